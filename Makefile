@@ -1,0 +1,52 @@
+# One command each; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What is installed is what the lock file and the package's own metadata say.
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check format generate lock build clean
+.DEFAULT_GOAL := help
+
+help: ## List the commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1	/' | expand -t 12
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), engine, service, Postgres
+	$(BIN)/python -m tests.demo
+
+test: $(STAMP) ## The whole test suite
+	$(BIN)/pytest
+
+check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code proto
+
+format: $(STAMP) ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write proto
+
+generate: $(STAMP) ## Make clients/pipesync from proto/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py
+
+lock: $(STAMP) ## Pin every dependency anew in requirements.lock
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--all-extras --group dev --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
+
+build: $(STAMP) ## The wheel and the source distribution, in dist/
+	$(BIN)/hatchling build
+
+clean: ## Remove what the commands above made
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

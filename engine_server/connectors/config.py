@@ -1,0 +1,65 @@
+"""A connector's configuration: a pydantic model, its JSON Schema, and its errors by field."""
+
+import difflib
+from typing import Any, TypeVar
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engine_server.errors import InvalidRequest
+from pipesync_rpc.errors import FieldViolation
+
+
+class ConnectorConfig(BaseModel):
+    """The base of every connector's configuration.
+
+    A secret is a ``pydantic.SecretStr``: its schema says ``writeOnly``, which is how everyone else
+    knows to hide it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)
+
+
+def config_schema(model: type[ConnectorConfig]) -> Struct:
+    """The JSON Schema of ``model``, for a connector's spec."""
+    return ParseDict(model.model_json_schema(), Struct())
+
+
+def parse_config(model: type[ConfigT], config: Struct, path: str) -> ConfigT:
+    """Checks ``config`` against ``model``.
+
+    Args:
+        model: The connector's configuration model.
+        config: What the caller sent. Its numbers are all floats: 5.0 is a valid integer.
+        path: Where it stands in the request, e.g. ``pipeline.source.config``.
+
+    Raises:
+        InvalidRequest: names every bad field, never a value.
+    """
+    try:
+        return model.model_validate(MessageToDict(config))
+    except ValidationError as error:
+        raise InvalidRequest(
+            [
+                _violation(model, path, details["loc"], details["type"], details["msg"])
+                for details in error.errors(include_url=False, include_input=False)
+            ]
+        ) from None
+
+
+def _violation(
+    model: type[ConnectorConfig], path: str, location: tuple[Any, ...], kind: str, message: str
+) -> FieldViolation:
+    field = ".".join([path, *(str(part) for part in location)])
+    if kind == "missing":
+        return FieldViolation(field, "is required")
+    if kind == "extra_forbidden":
+        known = sorted(model.model_fields)
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+        return FieldViolation(field, f"is not a field of this connector; {hint}")
+    return FieldViolation(field, message[:1].lower() + message[1:])

@@ -1,0 +1,137 @@
+"""The seams of the engine: what it asks of a source and of a destination."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from engine_server.connectors.config import ConnectorConfig
+from pipesync.v1.catalog_pb2 import Spec, Stream, StreamSelection
+from pipesync.v1.message_pb2 import Message, SourceInput
+from pipesync.v1.state_pb2 import SourceState
+
+# Every method is an async generator: the engine closes it early at a limit or a cancellation, and
+# its `finally` blocks must then end every task, connection and socket that it opened.
+Messages = AsyncGenerator[Message, None]
+
+ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedStream:
+    """A stream that the source offers and the pipeline wants.
+
+    Attributes:
+        stream: What the source's catalog says of it.
+        selection: What the user said of it; time_range.lt is filled in with the run's ceiling where
+            the stream supports ranges and the user set none.
+    """
+
+    stream: Stream
+    selection: StreamSelection
+
+    @property
+    def name(self) -> str:
+        """The stream's name."""
+        return self.stream.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadRequest:
+    """What one read is to do.
+
+    Attributes:
+        streams: The streams to read, and no others.
+        state: The checkpoints to go on from, of more streams than are read perhaps; an absent one
+            means from the start.
+        state_limit: How many checkpoints this request will still take; None when it takes all.
+            Fetching what comes after them is waste.
+        refused_streams: The streams that failed downstream so far. It grows while the read goes on:
+            a source looks before each fetch and reads these no further.
+        inputs: When there are any, the source handles these instead of reading its history.
+    """
+
+    streams: Sequence[SelectedStream]
+    state: SourceState = field(default_factory=SourceState)
+    state_limit: int | None = None
+    refused_streams: AbstractSet[str] = frozenset()
+    inputs: Sequence[SourceInput] = ()
+
+
+class Source(Protocol[ConfigT]):
+    """Where records come from. One object per process serves all requests at once.
+
+    A source that cannot go on raises ``engine_server.errors.ConnectionFailed`` when its far side is
+    out of reach or refuses it, else ``ConnectorError``. Any other exception is a bug of the source.
+    """
+
+    @property
+    def config_model(self) -> type[ConfigT]:
+        """The model that its configuration is checked against."""
+
+    def spec(self) -> Spec:
+        """Its own description: no network, no configuration needed."""
+
+    def check(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Yields one connection_status, after logs if any; failing to connect is no exception."""
+
+    def discover(self, config: ConfigT) -> Messages:
+        """Yields one catalog, after logs if any."""
+
+    def read(self, config: ConfigT, request: ReadRequest) -> Messages:
+        """Yields the records of the streams, from their checkpoints on.
+
+        For each stream, in this order: ``stream_status.started``; record batches, each followed by
+        the checkpoint (``source_state``) that accounts for it; ``range_completed`` after the
+        checkpoint that covers the range; last ``completed``, ``skipped`` or ``errored``. Streams
+        may interleave. A checkpoint accounts for nothing but records yielded before it. A stream whose
+        checkpoint says that nothing is left is ``started`` and ``completed`` without a fetch.
+        """
+
+    def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Makes what reading needs at the far side; safe to repeat.
+
+        A control message asks the caller to store a changed configuration, whole.
+        """
+
+    def teardown(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Removes what setup made; safe to repeat."""
+
+
+class Destination(Protocol[ConfigT]):
+    """Where records go. One object per process serves all requests at once.
+
+    Raises as a source does.
+    """
+
+    @property
+    def config_model(self) -> type[ConfigT]:
+        """The model that its configuration is checked against."""
+
+    def spec(self) -> Spec:
+        """Its own description: no network, no configuration needed."""
+
+    def check(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Yields one connection_status, after logs if any; failing to connect is no exception."""
+
+    def write(
+        self,
+        config: ConfigT,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+    ) -> Messages:
+        """Commits the records of ``messages`` and yields every message on, in order.
+
+        A record batch is yielded once it is committed. A checkpoint, and any stream_status, is
+        yielded only after every record batch before it is; logs may overtake. When ``messages``
+        ends, all that is held is committed and yielded before the generator ends. A stream whose
+        records are refused for good is reported once by ``stream_status.errored``, and nothing of
+        it is yielded after that; the other streams go on. ``messages`` is the caller's to close,
+        but a destination that reads it from a task of its own ends that task before it ends itself.
+        """
+
+    def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Makes what writing these streams needs; safe to repeat, and additive."""
+
+    def teardown(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
+        """Removes what setup made; safe to repeat."""

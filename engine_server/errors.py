@@ -1,0 +1,65 @@
+"""Everything the engine answers other than OK, cut by what the caller can do about it."""
+
+from collections.abc import Sequence
+
+from google.rpc import code_pb2
+
+from pipesync_rpc.errors import FieldViolation, RpcError
+
+
+class EngineError(RpcError):
+    """The root of the engine's own errors."""
+
+
+class InvalidRequest(EngineError):
+    """The caller must change the request: every bad field is named."""
+
+    default_code = code_pb2.INVALID_ARGUMENT
+    default_reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__(
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            field_violations=violations,
+        )
+
+
+class UnknownConnector(EngineError):
+    """The caller must name another connector, or install this one."""
+
+    default_code = code_pb2.NOT_FOUND
+    default_reason = "UNKNOWN_CONNECTOR"
+
+
+class EmptyCatalog(EngineError):
+    """The source offers nothing to sync."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = "EMPTY_CATALOG"
+
+
+class InputsNotSupported(EngineError):
+    """The source takes no pushed inputs."""
+
+    default_code = code_pb2.UNIMPLEMENTED
+    default_reason = "INPUTS_NOT_SUPPORTED"
+
+
+class ConnectorError(EngineError):
+    """What a connector raises when it cannot go on.
+
+    Its message is shown to people, so it holds no secret. Outside a sync it becomes the status of the call; inside one the sync ends with an Eof whose
+    status is FAILED and whose failure_message is this message.
+    """
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = "CONNECTOR_FAILED"
+
+
+class ConnectionFailed(ConnectorError):
+    """The connector's far side cannot be reached, or refuses us.
+
+    Remedy: the configuration or the network. Inside a sync it becomes a connection_status of FAILED.
+    """
+
+    default_reason = "CONNECTION_FAILED"
