@@ -35,6 +35,16 @@ class PipelineServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListPipelineConnectors = channel.unary_unary(
+                '/pipesync.v1.PipelineService/ListPipelineConnectors',
+                request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsResponse.FromString,
+                _registered_method=True)
+        self.DiscoverSource = channel.unary_stream(
+                '/pipesync.v1.PipelineService/DiscoverSource',
+                request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceResponse.FromString,
+                _registered_method=True)
         self.CreatePipeline = channel.unary_unary(
                 '/pipesync.v1.PipelineService/CreatePipeline',
                 request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.CreatePipelineRequest.SerializeToString,
@@ -110,6 +120,20 @@ class PipelineServiceStub:
 class PipelineServiceServicer:
     """Keeps pipelines and their state, and has the engine run them.
     """
+
+    def ListPipelineConnectors(self, request, context):
+        """The connectors that the engine has, with their specs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscoverSource(self, request, context):
+        """The streams that a source offers: one catalog message, and logs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def CreatePipeline(self, request, context):
         """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
@@ -210,6 +234,16 @@ class PipelineServiceServicer:
 
 def add_PipelineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListPipelineConnectors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPipelineConnectors,
+                    request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsResponse.SerializeToString,
+            ),
+            'DiscoverSource': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiscoverSource,
+                    request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceResponse.SerializeToString,
+            ),
             'CreatePipeline': grpc.unary_unary_rpc_method_handler(
                     servicer.CreatePipeline,
                     request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.CreatePipelineRequest.FromString,
@@ -291,6 +325,60 @@ def add_PipelineServiceServicer_to_server(servicer, server):
 class PipelineService:
     """Keeps pipelines and their state, and has the engine run them.
     """
+
+    @staticmethod
+    def ListPipelineConnectors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pipesync.v1.PipelineService/ListPipelineConnectors',
+            pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsRequest.SerializeToString,
+            pipesync_dot_v1_dot_pipeline__service__pb2.ListPipelineConnectorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscoverSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pipesync.v1.PipelineService/DiscoverSource',
+            pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceRequest.SerializeToString,
+            pipesync_dot_v1_dot_pipeline__service__pb2.DiscoverSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreatePipeline(request,

@@ -33,6 +33,10 @@ class PipelineServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PipelineServiceAsyncStub: ...
+    ListPipelineConnectors: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelineConnectorsRequest, _pipeline_service_pb2.ListPipelineConnectorsResponse]
+    """The connectors that the engine has, with their specs."""
+    DiscoverSource: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.DiscoverSourceRequest, _pipeline_service_pb2.DiscoverSourceResponse]
+    """The streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]
     """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
     FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
@@ -67,6 +71,10 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """Keeps pipelines and their state, and has the engine run them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListPipelineConnectors: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelineConnectorsRequest, _pipeline_service_pb2.ListPipelineConnectorsResponse]  # type: ignore[assignment]
+    """The connectors that the engine has, with their specs."""
+    DiscoverSource: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.DiscoverSourceRequest, _pipeline_service_pb2.DiscoverSourceResponse]  # type: ignore[assignment]
+    """The streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]  # type: ignore[assignment]
     """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
     FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
@@ -98,6 +106,22 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps pipelines and their state, and has the engine run them."""
+
+    @_abc_1.abstractmethod
+    def ListPipelineConnectors(
+        self,
+        request: _pipeline_service_pb2.ListPipelineConnectorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.ListPipelineConnectorsResponse, _abc.Awaitable[_pipeline_service_pb2.ListPipelineConnectorsResponse]]:
+        """The connectors that the engine has, with their specs."""
+
+    @_abc_1.abstractmethod
+    def DiscoverSource(
+        self,
+        request: _pipeline_service_pb2.DiscoverSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.DiscoverSourceResponse], _abc.AsyncIterator[_pipeline_service_pb2.DiscoverSourceResponse]]:
+        """The streams that a source offers: one catalog message, and logs."""
 
     @_abc_1.abstractmethod
     def CreatePipeline(
