@@ -1,0 +1,1 @@
+"""The Stripe source: what an account holds, listed and kept current."""
