@@ -40,6 +40,14 @@ def api_version() -> str:
     return _ApiVersion.CURRENT
 
 
+def stream_name(path: str) -> str:
+    """The stream of a list: ``/v1/checkout/sessions`` is ``checkout_sessions``.
+
+    A v2 list keeps its version in its name (``v2_core_accounts``), so that names stay unique.
+    """
+    return path.removeprefix("/v1").strip("/").replace("/", "_")
+
+
 @cache
 def load_resources() -> Mapping[str, Resource]:
     """Every stream by name, ordered by name; worked out once per process, without the network."""
@@ -53,12 +61,12 @@ def load_resources() -> Mapping[str, Resource]:
         "/v1/products": True,
         "/v1/subscriptions": True,
     }
-    resources = {path[len("/v1/") :]: _resource(path, paths[path]) for path in sorted(paths)}
+    resources = {stream_name(path): _resource(path, paths[path]) for path in sorted(paths)}
     return MappingProxyType(resources)
 
 
 def _resource(path: str, filterable: bool) -> Resource:
-    name = path[len("/v1/") :]
+    name = stream_name(path)
     stream = ParseDict(
         {
             "name": name,

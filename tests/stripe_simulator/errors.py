@@ -1,0 +1,130 @@
+"""Stripe's error answers, as its API reference and its libraries' fixtures show them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+
+class Refusal(Exception):
+    """A request that is answered with an error body instead of an object.
+
+    Attributes:
+        status: The HTTP status.
+        error: What stands under ``error`` in the body.
+        headers: Sent besides the usual ones.
+    """
+
+    def __init__(
+        self, status: int, error: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(error["message"])
+        self.status = status
+        self.error = dict(error)
+        self.headers = dict(headers or {})
+
+    def response(self) -> web.Response:
+        """The answer."""
+        return web.Response(
+            status=self.status,
+            body=orjson.dumps({"error": self.error}),
+            headers=self.headers,
+            content_type="application/json",
+        )
+
+
+def invalid_request(status: int, message: str, *, code: str = "", param: str = "") -> Refusal:
+    """An ``invalid_request_error``; empty code and param are left out, as Stripe does."""
+    error = {"type": "invalid_request_error", "message": message}
+    if code:
+        error["code"] = code
+        error["doc_url"] = f"https://stripe.com/docs/error-codes/{code.replace('_', '-')}"
+    if param:
+        error["param"] = param
+    return Refusal(status, error)
+
+
+def missing_key() -> Refusal:
+    """No key was sent."""
+    return invalid_request(
+        401,
+        "You did not provide an API key. You need to provide your API key in the Authorization "
+        "header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY').",
+    )
+
+
+def unknown_key(key: str) -> Refusal:
+    """A key that is not this account's; all but its ends is hidden."""
+    hidden = f"{key[:8]}{'*' * max(0, len(key) - 12)}{key[-4:]}"
+    return invalid_request(401, f"Invalid API Key provided: {hidden}")
+
+
+def unknown_url(method: str, path: str) -> Refusal:
+    """A path that the API does not have."""
+    return invalid_request(
+        404,
+        f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we "
+        "can help at https://support.stripe.com/.",
+    )
+
+
+def noun(list_path: str) -> str:
+    """What an error calls an object of that list: ``customer`` for ``/v1/customers``."""
+    return list_path.rpartition("/")[2].removesuffix("s")
+
+
+def resource_missing(status: int, what: str, object_id: str, param: str) -> Refusal:
+    """No object has that id: 404 for the object asked for, 400 for one named by a parameter."""
+    return invalid_request(
+        status, f"No such {what}: '{object_id}'", code="resource_missing", param=param
+    )
+
+
+def unknown_parameter(param: str) -> Refusal:
+    """A parameter that this endpoint does not take."""
+    return invalid_request(
+        400, f"Received unknown parameter: {param}", code="parameter_unknown", param=param
+    )
+
+
+def missing_parameter(param: str) -> Refusal:
+    """A parameter that this endpoint insists on."""
+    return invalid_request(
+        400, f"Missing required param: {param}.", code="parameter_missing", param=param
+    )
+
+
+def rate_limited(reason: str, retry_after: float | None = None) -> Refusal:
+    """Too many requests.
+
+    Args:
+        reason: What ``Stripe-Rate-Limited-Reason`` says, e.g. ``global-rate``.
+        retry_after: Seconds for ``Retry-After``; None leaves it out, as Stripe usually does.
+    """
+    headers = {"Stripe-Rate-Limited-Reason": reason}
+    if retry_after is not None:
+        headers["Retry-After"] = f"{retry_after:g}"
+    error = {
+        "type": "invalid_request_error",
+        "code": "rate_limit",
+        "message": "Request rate limit exceeded. Learn more about rate limits here "
+        "https://stripe.com/docs/rate-limits.",
+    }
+    return Refusal(429, error, headers)
+
+
+def permission_denied(message: str) -> Refusal:
+    """What the key or the account may not read."""
+    return invalid_request(403, message)
+
+
+def server_error(status: int) -> Refusal:
+    """A fault of Stripe's own."""
+    return Refusal(
+        status,
+        {
+            "type": "api_error",
+            "message": "An unknown error occurred. Sorry about that; we've been notified.",
+        },
+    )

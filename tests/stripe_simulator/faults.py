@@ -1,0 +1,136 @@
+"""Faults on request: what a test wants to go wrong, where, and how often."""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from functools import partial
+
+from aiohttp import web
+
+from tests.stripe_simulator.errors import Refusal
+
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Answers in the place of ``serve``, or calls it, earlier or later.
+Fault = Callable[[web.Request, Serve], Awaitable[web.StreamResponse]]
+
+
+class _Rule:
+    def __init__(self, fault: Fault, path: str, times: int | None) -> None:
+        self.path = path
+        self._fault = fault
+        self._left = times
+
+    async def serve(self, request: web.Request, serve: Serve) -> web.StreamResponse:
+        if self._left == 0:
+            return await serve(request)
+        if self._left is not None:
+            self._left -= 1
+        return await self._fault(request, serve)
+
+
+class Faults:
+    """The faults in force. Those that let a request through combine, the first added outermost."""
+
+    def __init__(self) -> None:
+        self._rules: list[_Rule] = []
+
+    def add(self, fault: Fault, *, path: str = "*", times: int | None = 1) -> None:
+        """Lets the next requests fail.
+
+        Args:
+            fault: What happens to them.
+            path: Which ones: a path, or a pattern such as ``/v1/issuing/*``.
+            times: How many of them; None for all from now on.
+        """
+        self._rules.append(_Rule(fault, path, times))
+
+    def clear(self) -> None:
+        """Lets all further requests through."""
+        self._rules.clear()
+
+    async def serve(self, request: web.Request, serve: Serve) -> web.StreamResponse:
+        """Answers a request as the faults in force say."""
+        for rule in reversed(self._rules):
+            if fnmatchcase(request.path, rule.path):
+                serve = partial(rule.serve, serve=serve)
+        return await serve(request)
+
+
+def refuse(refusal: Refusal) -> Fault:
+    """Answers with an error body; see the functions of the ``errors`` module."""
+
+    async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
+        return refusal.response()
+
+    return fault
+
+
+def html(status: int = 502) -> Fault:
+    """Answers with the page of a proxy in between, which is no JSON."""
+
+    async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
+        text = f"<html><head><title>{status} Bad Gateway</title></head><body></body></html>"
+        return web.Response(status=status, text=text, content_type="text/html")
+
+    return fault
+
+
+def connection_reset() -> Fault:
+    """Resets the connection without an answer."""
+
+    async def fault(request: web.Request, _serve: Serve) -> web.StreamResponse:
+        assert request.transport is not None
+        connection: socket.socket = request.transport.get_extra_info("socket")
+        # To linger for no time makes closing send a reset instead of an orderly end.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+        return web.Response()
+
+    return fault
+
+
+def truncated_body() -> Fault:
+    """Promises the whole body and closes the connection after half of it."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        whole = await serve(request)
+        assert isinstance(whole, web.Response)
+        assert isinstance(whole.body, bytes)
+        cut = web.StreamResponse(status=whole.status, headers=whole.headers)
+        cut.content_length = len(whole.body)
+        await cut.prepare(request)
+        await cut.write(whole.body[: len(whole.body) // 2])
+        assert request.transport is not None
+        request.transport.close()
+        return cut
+
+    return fault
+
+
+def stall(released: asyncio.Event) -> Fault:
+    """Answers nothing until the event is set."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        await released.wait()
+        return await serve(request)
+
+    return fault
+
+
+def latency(seconds: float) -> Fault:
+    """Answers that much later."""
+    return jittered_latency(seconds, seconds, seed=0)
+
+
+def jittered_latency(shortest: float, longest: float, *, seed: int) -> Fault:
+    """Answers later by a random time in seconds, so that pages finish out of order."""
+    generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        await asyncio.sleep(generator.uniform(shortest, longest))
+        return await serve(request)
+
+    return fault

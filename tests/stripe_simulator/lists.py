@@ -1,0 +1,116 @@
+"""How v1 lists answer: newest first, by cursor, within a window of ``created``.
+
+Rules: https://docs.stripe.com/api/pagination and the list parameters of the ``stripe`` package.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
+from tests.stripe_simulator import errors
+from tests.stripe_simulator.objects import Key, ObjectList
+
+# What a list does with a cursor whose object lies outside the window: both were seen of Stripe.
+OutsideCursor = Literal["empty_page", "resource_missing"]
+
+_PAGING = frozenset({"limit", "starting_after", "ending_before"})
+_DEFAULT_LIMIT = 10
+_LARGEST_LIMIT = 100
+_END_OF_TIME = sys.maxsize
+
+
+def list_page(
+    endpoint: ListEndpoint,
+    objects: ObjectList,
+    query: Mapping[str, str],
+    outside_cursor: OutsideCursor = "empty_page",
+) -> bytes:
+    """The JSON of one page.
+
+    Raises:
+        Refusal: a parameter is missing, unknown or bad, or a cursor names no object.
+    """
+    _refuse_parameters(endpoint, query)
+    limit = _integer(query, "limit", _DEFAULT_LIMIT)
+    if not 1 <= limit <= _LARGEST_LIMIT:
+        bound = "greater than or equal to 1" if limit < 1 else "less than or equal to 100"
+        raise errors.invalid_request(
+            400, f"This value must be {bound} (it currently is '{limit}').", param="limit"
+        )
+    low, high = _window(query)
+    order = objects.everything if query.get("status") == "all" else objects.listed
+    starting_after, ending_before = query.get("starting_after"), query.get("ending_before")
+    if starting_after is not None and ending_before is not None:
+        raise errors.invalid_request(
+            400, "You cannot parameterize `starting_after` and `ending_before` in one request."
+        )
+    cursor_param = "starting_after" if starting_after is not None else "ending_before"
+    cursor_id = query.get(cursor_param)
+    if cursor_id is None:
+        page, has_more = order.page_before(low, high, limit)
+    else:
+        cursor = objects.get(cursor_id)
+        outside = cursor is not None and not low <= cursor.key < high
+        if cursor is None or (outside and outside_cursor == "resource_missing"):
+            raise errors.resource_missing(400, errors.noun(endpoint.path), cursor_id, cursor_param)
+        if outside:
+            page, has_more = (), False
+        elif starting_after is not None:
+            page, has_more = order.page_before(low, cursor.key, limit)
+        else:
+            page, has_more = order.page_after(cursor.key, low, high, limit)
+    return b'{"object":"list","url":"%s","has_more":%s,"data":[%s]}' % (
+        endpoint.path.encode(),
+        b"true" if has_more else b"false",
+        b",".join(item.body for item in page),
+    )
+
+
+def _refuse_parameters(endpoint: ListEndpoint, query: Mapping[str, str]) -> None:
+    for param in sorted(endpoint.required_params):
+        if param not in query:
+            raise errors.missing_parameter(param)
+    known = endpoint.required_params | endpoint.optional_params | _PAGING
+    for param, value in query.items():
+        name = param.partition("[")[0]
+        if name not in known:
+            raise errors.unknown_parameter(param)
+        if name not in _PAGING and name != "created" and (name, value) != ("status", "all"):
+            # Better refused than silently not filtered.
+            raise errors.invalid_request(
+                400, f"The simulator does not filter by {param}={value}.", param=param
+            )
+
+
+def _window(query: Mapping[str, str]) -> tuple[Key, Key]:
+    """The half-open window [low, high) of keys that the ``created`` parameters ask for."""
+    low, high = 0, _END_OF_TIME
+    for param in query:
+        if param.partition("[")[0] != "created":
+            continue
+        second = _integer(query, param, 0)
+        match param:
+            case "created":
+                low, high = max(low, second), min(high, second + 1)
+            case "created[gt]":
+                low = max(low, second + 1)
+            case "created[gte]":
+                low = max(low, second)
+            case "created[lt]":
+                high = min(high, second)
+            case "created[lte]":
+                high = min(high, second + 1)
+            case _:
+                raise errors.unknown_parameter(param)
+    return (low, 0), (high, 0)
+
+
+def _integer(query: Mapping[str, str], param: str, default: int) -> int:
+    text = query.get(param, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise errors.invalid_request(
+            400, f"Invalid integer: {text}", code="parameter_invalid_integer", param=param
+        ) from None

@@ -1,0 +1,129 @@
+"""The objects of one list, kept in order so that a page costs no more than itself."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+# Creation second, then insertion number: what lists are ordered by.
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """One object, encoded once.
+
+    Attributes:
+        id: Unique in its list.
+        key: Its place in the order.
+        listed: Whether a list shows it without being asked for all.
+        body: Its JSON.
+    """
+
+    id: str
+    key: Key
+    listed: bool
+    body: bytes
+
+
+class ObjectOrder:
+    """Objects in ascending order of their keys."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.objects: list[StoredObject] = []
+
+    def insert(self, item: StoredObject) -> None:
+        """Puts an object in its place; the usual case, the newest, is the cheap one."""
+        index = bisect_left(self.keys, item.key)
+        self.keys.insert(index, item.key)
+        self.objects.insert(index, item)
+
+    def remove(self, key: Key) -> None:
+        """Takes out the object that is there."""
+        index = bisect_left(self.keys, key)
+        del self.keys[index], self.objects[index]
+
+    def page_before(self, low: Key, high: Key, limit: int) -> tuple[Sequence[StoredObject], bool]:
+        """The newest objects with low <= key < high, newest first; whether older remain."""
+        first, last = bisect_left(self.keys, low), bisect_left(self.keys, high)
+        start = max(first, last - limit)
+        return self.objects[start:last][::-1], start > first
+
+    def page_after(
+        self, cursor: Key, low: Key, high: Key, limit: int
+    ) -> tuple[Sequence[StoredObject], bool]:
+        """The oldest objects past the cursor in the window, newest first; whether newer remain."""
+        first = max(bisect_left(self.keys, low), bisect_right(self.keys, cursor))
+        last = bisect_left(self.keys, high)
+        stop = min(last, first + limit)
+        return self.objects[first:stop][::-1], stop < last
+
+
+class ObjectList:
+    """All objects behind one list endpoint."""
+
+    def __init__(self) -> None:
+        self.everything = ObjectOrder()
+        self.listed = ObjectOrder()
+        self._by_id: dict[str, StoredObject] = {}
+        self._inserted = 0
+
+    def put(self, document: Mapping[str, Any], *, listed: bool = True) -> None:
+        """Adds an object, or replaces the one of the same id, which keeps its insertion number.
+
+        Args:
+            document: The object; ``created`` (or ``date``) in Unix seconds or ISO 8601 gives its
+                place, and without one it stands at the old end.
+            listed: False for what a list hides unless it is asked for all.
+        """
+        object_id = document["id"]
+        replaced = self._by_id.get(object_id)
+        if replaced is None:
+            self._inserted += 1
+            number = self._inserted
+        else:
+            number = replaced.key[1]
+            self.delete(object_id)
+        item = StoredObject(
+            id=object_id,
+            key=(_created(document), number),
+            listed=listed,
+            body=orjson.dumps(document),
+        )
+        self._by_id[object_id] = item
+        self.everything.insert(item)
+        if listed:
+            self.listed.insert(item)
+
+    def delete(self, object_id: str) -> None:
+        """Removes an object; KeyError when there is none of that id."""
+        item = self._by_id.pop(object_id)
+        self.everything.remove(item.key)
+        if item.listed:
+            self.listed.remove(item.key)
+
+    def get(self, object_id: str) -> StoredObject | None:
+        """The object of that id, hidden or not."""
+        return self._by_id.get(object_id)
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Every object, hidden ones included, oldest first."""
+        return (orjson.loads(item.body) for item in self.everything.objects)
+
+    def ids(self) -> set[str]:
+        """The id of every object, hidden ones included."""
+        return set(self._by_id)
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+
+def _created(document: Mapping[str, Any]) -> int:
+    value = document.get("created", document.get("date", 0))
+    if isinstance(value, str):
+        return int(datetime.fromisoformat(value).timestamp())
+    return int(value)
