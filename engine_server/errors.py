@@ -1,6 +1,7 @@
 """Everything the engine answers other than OK, cut by what the caller can do about it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from google.rpc import code_pb2
 
@@ -22,6 +23,37 @@ class InvalidRequest(EngineError):
             "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
             field_violations=violations,
         )
+
+
+class Violations:
+    """Gathers the bad fields of a request, so that all of them are reported at once."""
+
+    def __init__(self) -> None:
+        self._found: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Notes one bad field."""
+        self._found.append(FieldViolation(field, description))
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Notes the bad fields that a check inside the block raises, and goes on after the block.
+
+        What the block was to assign is only there once ``raise_if_any`` has passed.
+        """
+        try:
+            yield
+        except InvalidRequest as error:
+            self._found.extend(error.field_violations)
+
+    def raise_if_any(self) -> None:
+        """Ends the request when a field is bad.
+
+        Raises:
+            InvalidRequest: names all of them.
+        """
+        if self._found:
+            raise InvalidRequest(self._found)
 
 
 class UnknownConnector(EngineError):
@@ -48,8 +80,9 @@ class InputsNotSupported(EngineError):
 class ConnectorError(EngineError):
     """What a connector raises when it cannot go on.
 
-    Its message is shown to people, so it holds no secret. Outside a sync it becomes the status of the call; inside one the sync ends with an Eof whose
-    status is FAILED and whose failure_message is this message.
+    Its message is shown to people, so it holds no secret. Outside a sync it becomes the status of
+    the call; inside one the sync ends with an Eof whose status is FAILED and whose failure_message
+    is this message.
     """
 
     default_code = code_pb2.FAILED_PRECONDITION
@@ -59,7 +92,8 @@ class ConnectorError(EngineError):
 class ConnectionFailed(ConnectorError):
     """The connector's far side cannot be reached, or refuses us.
 
-    Remedy: the configuration or the network. Inside a sync it becomes a connection_status of FAILED.
+    The remedy is in the configuration or the network. Inside a sync it becomes a connection_status
+    of FAILED.
     """
 
     default_reason = "CONNECTION_FAILED"

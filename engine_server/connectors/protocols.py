@@ -84,8 +84,8 @@ class Source(Protocol[ConfigT]):
         For each stream, in this order: ``stream_status.started``; record batches, each followed by
         the checkpoint (``source_state``) that accounts for it; ``range_completed`` after the
         checkpoint that covers the range; last ``completed``, ``skipped`` or ``errored``. Streams
-        may interleave. A checkpoint accounts for nothing but records yielded before it. A stream whose
-        checkpoint says that nothing is left is ``started`` and ``completed`` without a fetch.
+        may interleave. A checkpoint accounts for nothing but records yielded before it. A stream
+        whose checkpoint says that nothing is left is ``started`` and ``completed`` without a fetch.
         """
 
     def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:

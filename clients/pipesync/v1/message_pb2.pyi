@@ -380,6 +380,7 @@ class Message(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     EOF_FIELD_NUMBER: _builtins.int
+    SYNC_RUN_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
     """"source/<type>", "destination/<type>" or "engine". Set by the engine."""
     @_builtins.property
@@ -406,6 +407,12 @@ class Message(_message.Message):
     def progress(self) -> _progress_pb2.Progress: ...
     @_builtins.property
     def eof(self) -> _state_pb2.Eof: ...
+    @_builtins.property
+    def sync_run(self) -> _state_pb2.SyncRun:
+        """A sync's first message: the run that it belongs to. Whoever stores checkpoints as they pass stores
+        this beside them, with the latest progress in it, and so can go on with the run after a crash.
+        """
+
     def __init__(
         self,
         *,
@@ -421,12 +428,13 @@ class Message(_message.Message):
         spec: _catalog_pb2.Spec | None = ...,
         progress: _progress_pb2.Progress | None = ...,
         eof: _state_pb2.Eof | None = ...,
+        sync_run: _state_pb2.SyncRun | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

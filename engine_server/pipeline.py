@@ -1,0 +1,99 @@
+"""A pipeline's configuration, checked and resolved into connectors, their settings and streams."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from engine_server.connectors.config import ConnectorConfig, parse_config
+from engine_server.connectors.protocols import Destination, SelectedStream, Source
+from engine_server.connectors.registry import ConnectorRegistry
+from engine_server.errors import ConnectorError, InvalidRequest
+from engine_server.selection import select_streams
+from pipesync.v1.catalog_pb2 import Catalog, Connector, StreamSelection
+from pipesync_rpc.errors import FieldViolation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedSource:
+    """A source with its checked configuration."""
+
+    type: str
+    connector: Source[Any]
+    config: ConnectorConfig
+
+    @property
+    def name(self) -> str:
+        """How its messages are marked: ``source/<type>``."""
+        return f"source/{self.type}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedDestination:
+    """A destination with its checked configuration."""
+
+    type: str
+    connector: Destination[Any]
+    config: ConnectorConfig
+
+    @property
+    def name(self) -> str:
+        """How its messages are marked: ``destination/<type>``."""
+        return f"destination/{self.type}"
+
+
+def resolve_source(registry: ConnectorRegistry, connector: Connector, path: str) -> ResolvedSource:
+    """Finds a source and checks its configuration, without network.
+
+    Args:
+        registry: The connectors there are.
+        connector: What the caller sent.
+        path: Where it stands in the request, e.g. ``pipeline.source``.
+
+    Raises:
+        UnknownConnector: This engine does not have it.
+        InvalidRequest: names every bad field.
+    """
+    _require_type(connector, path)
+    source = registry.source(connector.type)
+    config = parse_config(source.config_model, connector.config, f"{path}.config")
+    return ResolvedSource(type=connector.type, connector=source, config=config)
+
+
+def resolve_destination(
+    registry: ConnectorRegistry, connector: Connector, path: str
+) -> ResolvedDestination:
+    """Finds a destination and checks its configuration, without network.
+
+    Args and errors are those of ``resolve_source``.
+    """
+    _require_type(connector, path)
+    destination = registry.destination(connector.type)
+    config = parse_config(destination.config_model, connector.config, f"{path}.config")
+    return ResolvedDestination(type=connector.type, connector=destination, config=config)
+
+
+async def resolve_streams(
+    source: ResolvedSource, selections: Sequence[StreamSelection]
+) -> list[SelectedStream]:
+    """The source's streams that are selected; their path in the request is ``pipeline.streams``.
+
+    Raises:
+        EmptyCatalog: The source offers nothing.
+        InvalidRequest: names every selection that cannot be met.
+        ConnectorError: The source cannot say what it offers.
+    """
+    return select_streams(await _catalog(source), selections, "pipeline.streams")
+
+
+async def _catalog(source: ResolvedSource) -> Catalog:
+    async with aclosing(source.connector.discover(source.config)) as messages:
+        async for message in messages:
+            if message.HasField("catalog"):
+                return message.catalog
+    raise ConnectorError(f"{source.name} yielded no catalog")
+
+
+def _require_type(connector: Connector, path: str) -> None:
+    if not connector.type:
+        raise InvalidRequest([FieldViolation(f"{path}.type", "is required")])

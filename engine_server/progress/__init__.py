@@ -1,0 +1,1 @@
+"""How far a run and a request have come."""

@@ -1,0 +1,157 @@
+"""Follows messages into a progress record; the cost of one does not grow with the streams."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from engine_server.progress.ranges import RangeSet
+from pipesync.v1.message_pb2 import Message, StreamStatus
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    RUN_STATUS_SUCCEEDED,
+    ConnectionStatus,
+    Progress,
+    RunStatus,
+    StreamProgress,
+)
+
+FINAL_STATUSES = frozenset(
+    {
+        StreamProgress.STATUS_COMPLETED,
+        StreamProgress.STATUS_SKIPPED,
+        StreamProgress.STATUS_ERRORED,
+    }
+)
+DATA_PAYLOADS = frozenset({"record_batch", "source_state", "stream_status"})
+
+
+class ProgressTracker:
+    """The progress of one run, or of one request.
+
+    Pure: time comes in with the messages and with ``snapshot``.
+    """
+
+    def __init__(self, streams: Iterable[str], previous: Progress | None = None) -> None:
+        """Starts from nothing, or goes on from an earlier request's ``previous`` progress.
+
+        Args:
+            streams: The names of the streams that are to be finished.
+            previous: Of its streams, those in ``streams`` go on and those already final are kept.
+                Its connection_status is not: this request tries the connection anew.
+        """
+        self._progress = Progress()
+        self._ranges: dict[str, RangeSet] = {}
+        self._statuses: Counter[StreamProgress.Status.ValueType] = Counter()
+        wanted = set(streams)
+        if previous is not None:
+            self._progress.CopyFrom(previous)
+            self._progress.ClearField("connection_status")
+            for name, stream in previous.streams.items():
+                if name not in wanted and stream.status not in FINAL_STATUSES:
+                    del self._progress.streams[name]
+        for name in wanted:
+            stream = self._progress.streams[name]
+            stream.status = stream.status or StreamProgress.STATUS_NOT_STARTED
+        for name, stream in self._progress.streams.items():
+            self._statuses[stream.status] += 1
+            self._ranges[name] = RangeSet(stream.completed_ranges)
+
+    @property
+    def status(self) -> RunStatus.ValueType:
+        """How it stands: failed connection, streams to finish, errored streams, in this order."""
+        if self._progress.connection_status.status == ConnectionStatus.STATUS_FAILED:
+            return RUN_STATUS_FAILED
+        if (
+            self._statuses[StreamProgress.STATUS_NOT_STARTED]
+            or self._statuses[StreamProgress.STATUS_STARTED]
+        ):
+            return RUN_STATUS_STARTED
+        if self._statuses[StreamProgress.STATUS_ERRORED]:
+            return RUN_STATUS_FAILED
+        return RUN_STATUS_SUCCEEDED
+
+    def observe(self, message: Message) -> bool:
+        """Takes in one message and says whether a stream's status changed by it.
+
+        Messages of streams that it was not made for are not counted.
+        """
+        payload = message.WhichOneof("payload")
+        if payload in DATA_PAYLOADS and not self._progress.HasField("started_at"):
+            self._progress.started_at.CopyFrom(message.ts)
+        match payload:
+            case "record_batch":
+                batch = message.record_batch
+                if batch.stream in self._ranges:
+                    count = len(batch.records)
+                    self._progress.streams[batch.stream].record_count += count
+                    self._progress.derived.total_record_count += count
+            case "source_state":
+                self._observe_checkpoint(message.source_state.stream)
+            case "stream_status":
+                return self._observe_status(message.stream_status)
+            case "connection_status":
+                self._progress.connection_status.CopyFrom(message.connection_status)
+        return False
+
+    def snapshot(self, now_nanoseconds: int) -> Progress:
+        """A copy of the progress at a time given in Unix nanoseconds."""
+        progress = Progress()
+        progress.CopyFrom(self._progress)
+        derived = progress.derived
+        derived.status = self.status
+        if progress.HasField("started_at"):
+            elapsed = max(0, now_nanoseconds - progress.started_at.ToNanoseconds()) / 1e9
+            progress.elapsed_ms = int(elapsed * 1000)
+            if elapsed:
+                states = progress.global_state_count + derived.total_state_count
+                derived.records_per_second = derived.total_record_count / elapsed
+                derived.states_per_second = states / elapsed
+        return progress
+
+    def _observe_checkpoint(self, stream: str) -> None:
+        if not stream:
+            self._progress.global_state_count += 1
+        elif stream in self._ranges:
+            self._progress.streams[stream].state_count += 1
+            self._progress.derived.total_state_count += 1
+
+    def _observe_status(self, message: StreamStatus) -> bool:
+        if message.stream not in self._ranges:
+            return False
+        stream = self._progress.streams[message.stream]
+        match message.WhichOneof("status"):
+            case "started":
+                if message.started.HasField("time_range"):
+                    stream.total_range.CopyFrom(message.started.time_range)
+                return self._move(stream, StreamProgress.STATUS_STARTED)
+            case "range_completed":
+                ranges = self._ranges[message.stream]
+                ranges.add(message.range_completed.range)
+                del stream.completed_ranges[:]
+                stream.completed_ranges.extend(ranges)
+                return False
+            case "completed":
+                return self._move(stream, StreamProgress.STATUS_COMPLETED)
+            case "skipped":
+                return self._move(stream, StreamProgress.STATUS_SKIPPED, message.skipped.reason)
+            case "errored":
+                return self._move(stream, StreamProgress.STATUS_ERRORED, message.errored.error)
+        return False
+
+    def _move(
+        self,
+        stream: StreamProgress,
+        status: StreamProgress.Status.ValueType,
+        reason: str = "",
+    ) -> bool:
+        """A final status stays, but for an error, which nothing hides."""
+        current = stream.status
+        if current == status or current == StreamProgress.STATUS_ERRORED:
+            return False
+        if current in FINAL_STATUSES and status != StreamProgress.STATUS_ERRORED:
+            return False
+        self._statuses[current] -= 1
+        self._statuses[status] += 1
+        stream.status = status
+        stream.message = reason
+        return True

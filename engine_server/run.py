@@ -1,0 +1,125 @@
+"""One sync: the list of its stages, from the source's first message to the eof."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.pipeline import ResolvedDestination, ResolvedSource
+from engine_server.progress.tracker import FINAL_STATUSES
+from engine_server.selection import with_ceiling
+from engine_server.stages.contain_failure import contain_failure
+from engine_server.stages.enforce_catalog import enforce_catalog
+from engine_server.stages.reduce import Ending, reduce
+from engine_server.stages.stamp import stamp
+from engine_server.stages.take_through_states import take_through_states
+from engine_server.stages.tap_log import tap_log
+from engine_server.stages.time_limit import TimeLimit, until
+from pipesync.v1.message_pb2 import Message, SourceInput
+from pipesync.v1.state_pb2 import SourceState, SyncState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPlan:
+    """All that one sync needs, checked beforehand.
+
+    Attributes:
+        source: Where records come from.
+        destination: Where they go; None to hand them to the caller instead.
+        streams: The selected streams.
+        state: What ``state.begin_run`` made; the sync folds checkpoints into it.
+        state_limit: How many checkpoints to take; None for all.
+        soft_limit: When to stop reading.
+        hard_limit: When to stop altogether.
+        inputs: What the source is to handle instead of reading its history.
+    """
+
+    source: ResolvedSource
+    destination: ResolvedDestination | None
+    streams: Sequence[SelectedStream]
+    state: SyncState
+    state_limit: int | None
+    soft_limit: TimeLimit
+    hard_limit: TimeLimit
+    inputs: Sequence[SourceInput] = ()
+
+
+async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
+    """Yields the sync's messages: the run first, last the eof.
+
+    Closing it closes every stage: it leaves no task, connection or socket.
+    """
+    streams = _unfinished(plan)
+    ending = Ending()
+    async with AsyncExitStack() as stack:
+        # A generator whose consumer fails is not closed by that; the stack closes each, last first.
+        async def enter(stage: Messages) -> Messages:
+            return await stack.enter_async_context(aclosing(stage))
+
+        messages = await enter(_nothing())
+        if streams:
+            messages = await enter(_read(plan, streams, ending))
+            messages = await enter(contain_failure(messages, plan.source.name, ending.fail))
+            if plan.state_limit is not None:
+                messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
+            messages = await enter(until(messages, plan.soft_limit, ending.cut))
+            messages = await enter(stamp(messages, plan.source.name))
+            messages = await enter(enforce_catalog(messages, streams))
+            messages = await enter(tap_log(messages))
+            if plan.destination is not None:
+                messages = await enter(_write(plan.destination, streams, messages))
+                messages = await enter(
+                    contain_failure(messages, plan.destination.name, ending.fail)
+                )
+                messages = await enter(stamp(messages, plan.destination.name))
+            messages = await enter(until(messages, plan.hard_limit, ending.cut))
+        messages = await enter(
+            reduce(
+                messages,
+                state=plan.state,
+                streams=[stream.name for stream in streams],
+                ending=ending,
+            )
+        )
+        async for message in messages:
+            yield message
+
+
+def _unfinished(plan: SyncPlan) -> list[SelectedStream]:
+    """The streams that this request reads: those of the run that are in no final status yet."""
+    run = plan.state.sync_run
+    return [
+        with_ceiling(stream, run.time_ceiling)
+        for stream in plan.streams
+        if stream.name not in run.progress.streams
+        or run.progress.streams[stream.name].status not in FINAL_STATUSES
+    ]
+
+
+async def _nothing() -> AsyncGenerator[Message, None]:
+    """The messages of a sync that has nothing left to do."""
+    none: tuple[Message, ...] = ()
+    for message in none:
+        yield message
+
+
+def _read(plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending) -> Messages:
+    # The state grows while the sync goes on; the source sees it as it was handed in.
+    checkpoints = SourceState()
+    checkpoints.CopyFrom(plan.state.source)
+    request = ReadRequest(
+        streams=streams,
+        state=checkpoints,
+        state_limit=plan.state_limit,
+        refused_streams=ending.refused_streams,
+        inputs=plan.inputs,
+    )
+    return plan.source.connector.read(plan.source.config, request)
+
+
+def _write(
+    destination: ResolvedDestination,
+    streams: Sequence[SelectedStream],
+    messages: AsyncIterator[Message],
+) -> Messages:
+    return destination.connector.write(destination.config, streams, messages)

@@ -1,0 +1,87 @@
+"""Which of the source's streams a pipeline syncs, and how."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.errors import EmptyCatalog, InvalidRequest
+from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection
+from pipesync_rpc.errors import FieldViolation
+
+
+def select_streams(
+    catalog: Catalog, selections: Sequence[StreamSelection], path: str
+) -> list[SelectedStream]:
+    """The catalog's streams that ``selections`` names, in that order; all of them when it is empty.
+
+    Args:
+        catalog: What the source offers.
+        selections: What the pipeline wants.
+        path: Where the selections stand in the request, e.g. ``pipeline.streams``.
+
+    Raises:
+        EmptyCatalog: The source offers nothing.
+        InvalidRequest: names every selection that cannot be met, unknown streams with their
+            nearest match.
+    """
+    offered = {stream.name: stream for stream in catalog.streams}
+    if not offered:
+        raise EmptyCatalog("the source offers no streams, so there is nothing to sync")
+    violations: list[FieldViolation] = []
+    seen: set[str] = set()
+    for index, selection in enumerate(selections):
+        violations += _violations(selection, f"{path}[{index}]", offered, seen)
+        seen.add(selection.name)
+    if violations:
+        raise InvalidRequest(violations)
+    wanted = selections or [StreamSelection(name=name) for name in offered]
+    return [SelectedStream(stream=offered[one.name], selection=one) for one in wanted]
+
+
+def with_ceiling(selected: SelectedStream, ceiling: Timestamp) -> SelectedStream:
+    """The same stream, read up to ``ceiling`` unless the user said up to when."""
+    time_range = selected.selection.time_range
+    if not selected.stream.supports_time_range or time_range.HasField("lt"):
+        return selected
+    selection = StreamSelection()
+    selection.CopyFrom(selected.selection)
+    selection.time_range.lt.CopyFrom(ceiling)
+    return SelectedStream(stream=selected.stream, selection=selection)
+
+
+def _violations(
+    selection: StreamSelection, path: str, offered: Mapping[str, Stream], seen: set[str]
+) -> list[FieldViolation]:
+    name = selection.name
+    if not name:
+        return [FieldViolation(f"{path}.name", "is required")]
+    if name in seen:
+        return [FieldViolation(f"{path}.name", f"stream {name!r} is selected twice")]
+    if name not in offered:
+        return [FieldViolation(f"{path}.name", _unknown(name, list(offered)))]
+    violations = []
+    if selection.backfill_limit < 0:
+        violations.append(
+            FieldViolation(f"{path}.backfill_limit", "must be 0, for no limit, or more")
+        )
+    if selection.HasField("time_range"):
+        time_range = selection.time_range
+        if not offered[name].supports_time_range:
+            violations.append(
+                FieldViolation(f"{path}.time_range", f"stream {name!r} cannot be read by time")
+            )
+        elif (
+            time_range.HasField("gte")
+            and time_range.HasField("lt")
+            and time_range.gte.ToNanoseconds() >= time_range.lt.ToNanoseconds()
+        ):
+            violations.append(FieldViolation(f"{path}.time_range", "gte must be before lt"))
+    return violations
+
+
+def _unknown(name: str, offered: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, offered, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else "discover lists those it has"
+    return f"the source has no stream {name!r}; {hint}"

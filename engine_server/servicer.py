@@ -1,0 +1,269 @@
+"""The engine's RPCs: each checks its whole request, then passes messages on."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from engine_server import operations
+from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.connectors.registry import ConnectorRegistry
+from engine_server.errors import InputsNotSupported, Violations
+from engine_server.operations import Side
+from engine_server.options import check_options, limits
+from engine_server.pipeline import (
+    ResolvedDestination,
+    ResolvedSource,
+    resolve_destination,
+    resolve_source,
+    resolve_streams,
+)
+from engine_server.run import SyncPlan, run_sync
+from engine_server.selection import select_streams
+from engine_server.stages.time_limit import TimeLimit
+from engine_server.state import begin_run
+from pipesync.v1 import engine_service_pb2 as pb
+from pipesync.v1.engine_service_pb2_grpc import EngineServiceServicer
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.state_pb2 import Eof
+
+DEFAULT_BATCH_STATE_LIMIT = 1000
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SidesRequest = pb.PipelineCheckRequest | pb.PipelineSetupRequest | pb.PipelineTeardownRequest
+SyncRequest = pb.PipelineReadRequest | pb.PipelineSyncRequest | pb.PipelineSyncBatchRequest
+
+
+class EngineServicer(EngineServiceServicer):
+    """Serves EngineService. Remembers nothing of a request once it has ended."""
+
+    def __init__(self, registry: ConnectorRegistry) -> None:
+        self._registry = registry
+        self._soft_limits: set[TimeLimit] = set()
+
+    def end_softly(self) -> None:
+        """Has every sync stop reading now: it flushes, and answers with has_more."""
+        for soft_limit in self._soft_limits:
+            soft_limit.end_now()
+
+    async def ListConnectors(
+        self, request: pb.ListConnectorsRequest, context: Context
+    ) -> pb.ListConnectorsResponse:
+        return pb.ListConnectorsResponse(connectors=self._registry.describe_all(request.side))
+
+    async def GetConnector(
+        self, request: pb.GetConnectorRequest, context: Context
+    ) -> pb.GetConnectorResponse:
+        violations = Violations()
+        if not request.side:
+            violations.add("side", "must be CONNECTOR_SIDE_SOURCE or CONNECTOR_SIDE_DESTINATION")
+        if not request.type:
+            violations.add("type", "is required")
+        violations.raise_if_any()
+        connector = self._registry.describe(request.side, request.type)
+        return pb.GetConnectorResponse(connector=connector)
+
+    async def SourceDiscover(
+        self, request: pb.SourceDiscoverRequest, context: Context
+    ) -> AsyncGenerator[pb.SourceDiscoverResponse, None]:
+        source = resolve_source(self._registry, request.source, "source")
+        async with aclosing(operations.discover(source)) as messages:
+            async for message in messages:
+                yield pb.SourceDiscoverResponse(message=message)
+
+    async def PipelineCheck(
+        self, request: pb.PipelineCheckRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineCheckResponse, None]:
+        sides, streams = await self._sides(request)
+        async with aclosing(operations.check(sides, streams)) as messages:
+            async for message in messages:
+                yield pb.PipelineCheckResponse(message=message)
+
+    async def PipelineSetup(
+        self, request: pb.PipelineSetupRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineSetupResponse, None]:
+        sides, streams = await self._sides(request)
+        async with aclosing(operations.setup(sides, streams)) as messages:
+            async for message in messages:
+                yield pb.PipelineSetupResponse(message=message)
+
+    async def PipelineTeardown(
+        self, request: pb.PipelineTeardownRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineTeardownResponse, None]:
+        sides, streams = await self._sides(request)
+        async with aclosing(operations.teardown(sides, streams)) as messages:
+            async for message in messages:
+                yield pb.PipelineTeardownResponse(message=message)
+
+    async def PipelineRead(
+        self, request: pb.PipelineReadRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineReadResponse, None]:
+        violations = Violations()
+        check_options(request.options, violations)
+        with violations.gather():
+            source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
+            streams = await resolve_streams(source, request.pipeline.streams)
+        violations.raise_if_any()
+        plan = _plan(request, context, source, None, streams, default_state_limit=None)
+        async with aclosing(self._run(plan)) as messages:
+            async for message in messages:
+                yield pb.PipelineReadResponse(message=message)
+
+    async def PipelineWrite(
+        self, request_iterator: AsyncIterator[pb.PipelineWriteRequest], context: Context
+    ) -> AsyncGenerator[pb.PipelineWriteResponse, None]:
+        requests = aiter(request_iterator)
+        first = await anext(requests, pb.PipelineWriteRequest())
+        violations = Violations()
+        if not first.HasField("pipeline"):
+            violations.add("pipeline", "must be in the first request")
+        violations.raise_if_any()
+        with violations.gather():
+            streams = await self._written_streams(first, requests)
+        with violations.gather():
+            destination = resolve_destination(
+                self._registry, first.pipeline.destination, "pipeline.destination"
+            )
+        violations.raise_if_any()
+        async with aclosing(
+            operations.write(destination, streams, _messages(requests))
+        ) as messages:
+            async for message in messages:
+                yield pb.PipelineWriteResponse(message=message)
+
+    async def PipelineSync(
+        self, request: pb.PipelineSyncRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineSyncResponse, None]:
+        plan = await self._sync_plan(request, context, default_state_limit=None)
+        async with aclosing(self._run(plan)) as messages:
+            async for message in messages:
+                if not message.HasField("record_batch"):
+                    yield pb.PipelineSyncResponse(message=message)
+
+    async def PipelineSyncBatch(
+        self, request: pb.PipelineSyncBatchRequest, context: Context
+    ) -> pb.PipelineSyncBatchResponse:
+        plan = await self._sync_plan(
+            request, context, default_state_limit=DEFAULT_BATCH_STATE_LIMIT
+        )
+        eof = Eof()
+        async with aclosing(self._run(plan)) as messages:
+            async for message in messages:
+                if message.HasField("eof"):
+                    eof = message.eof
+        return pb.PipelineSyncBatchResponse(eof=eof)
+
+    async def _run(self, plan: SyncPlan) -> AsyncGenerator[Message, None]:
+        """One sync, known to ``end_softly`` while it runs."""
+        self._soft_limits.add(plan.soft_limit)
+        try:
+            async with aclosing(run_sync(plan)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            self._soft_limits.discard(plan.soft_limit)
+
+    async def _sync_plan(
+        self,
+        request: pb.PipelineSyncRequest | pb.PipelineSyncBatchRequest,
+        context: Context,
+        *,
+        default_state_limit: int | None,
+    ) -> SyncPlan:
+        violations = Violations()
+        check_options(request.options, violations)
+        with violations.gather():
+            source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
+            streams = await resolve_streams(source, request.pipeline.streams)
+        with violations.gather():
+            destination = resolve_destination(
+                self._registry, request.pipeline.destination, "pipeline.destination"
+            )
+        violations.raise_if_any()
+        return _plan(
+            request, context, source, destination, streams, default_state_limit=default_state_limit
+        )
+
+    async def _sides(self, request: SidesRequest) -> tuple[list[Side], list[SelectedStream]]:
+        """The sides that an operation touches, and the streams, which only the source knows."""
+        pipeline = request.pipeline
+        wants_source = request.only != pb.CONNECTOR_SIDE_DESTINATION
+        wants_destination = request.only != pb.CONNECTOR_SIDE_SOURCE
+        sides: list[Side] = []
+        streams: list[SelectedStream] = []
+        violations = Violations()
+        with violations.gather():
+            if wants_source or pipeline.source.type:
+                source = resolve_source(self._registry, pipeline.source, "pipeline.source")
+                streams = await resolve_streams(source, pipeline.streams)
+                sides += [source] if wants_source else []
+        with violations.gather():
+            if wants_destination:
+                sides.append(
+                    resolve_destination(
+                        self._registry, pipeline.destination, "pipeline.destination"
+                    )
+                )
+        violations.raise_if_any()
+        return sides, streams
+
+    async def _written_streams(
+        self, first: pb.PipelineWriteRequest, requests: AsyncIterator[pb.PipelineWriteRequest]
+    ) -> list[SelectedStream]:
+        """The streams of a write: the source's, or those of a catalog that comes first."""
+        pipeline = first.pipeline
+        if pipeline.source.type:
+            source = resolve_source(self._registry, pipeline.source, "pipeline.source")
+            return await resolve_streams(source, pipeline.streams)
+        second = await anext(requests, pb.PipelineWriteRequest())
+        violations = Violations()
+        if not second.message.HasField("catalog"):
+            violations.add(
+                "message.catalog", "must be the first message of a pipeline without a source"
+            )
+        violations.raise_if_any()
+        return select_streams(second.message.catalog, pipeline.streams, "pipeline.streams")
+
+
+def _plan(
+    request: SyncRequest,
+    context: Context,
+    source: ResolvedSource,
+    destination: ResolvedDestination | None,
+    streams: Sequence[SelectedStream],
+    *,
+    default_state_limit: int | None,
+) -> SyncPlan:
+    """Puts a checked request together; its time starts now.
+
+    Raises:
+        InputsNotSupported: The request has inputs, and the source takes none.
+    """
+    if request.inputs and not source.connector.spec().HasField("source_input_schema"):
+        raise InputsNotSupported(f"the source {source.type!r} takes no inputs")
+    spec = destination.connector.spec() if destination is not None else None
+    bounds = limits(
+        request.options,
+        soft_limit_fraction=spec.soft_limit_fraction if spec is not None else 0,
+        default_state_limit=default_state_limit,
+        seconds_to_deadline=context.time_remaining(),
+    )
+    now = asyncio.get_running_loop().time()
+    return SyncPlan(
+        source=source,
+        destination=destination,
+        streams=streams,
+        state=begin_run(request.options, time.time_ns()),
+        state_limit=bounds.states,
+        soft_limit=TimeLimit(now + bounds.soft_seconds if bounds.soft_seconds else None),
+        hard_limit=TimeLimit(now + bounds.hard_seconds if bounds.hard_seconds else None),
+        inputs=request.inputs,
+    )
+
+
+async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:
+    async for request in requests:
+        yield request.message

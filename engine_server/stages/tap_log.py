@@ -1,0 +1,32 @@
+"""Writes what connectors log into the engine's own log, and passes everything on."""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+from google.protobuf.json_format import MessageToDict
+
+from pipesync.v1.message_pb2 import Log, Message
+
+log = structlog.get_logger()
+
+LEVELS = {
+    Log.LEVEL_DEBUG: logging.DEBUG,
+    Log.LEVEL_INFO: logging.INFO,
+    Log.LEVEL_WARN: logging.WARNING,
+    Log.LEVEL_ERROR: logging.ERROR,
+}
+
+
+async def tap_log(messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
+    """Yields every message; a log message becomes one event ``connector_log`` besides."""
+    async for message in messages:
+        if message.HasField("log"):
+            log.log(
+                LEVELS.get(message.log.level, logging.INFO),
+                "connector_log",
+                emitted_by=message.emitted_by,
+                message=message.log.message,
+                data=MessageToDict(message.log.data),
+            )
+        yield message

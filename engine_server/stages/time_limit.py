@@ -1,0 +1,64 @@
+"""Ends a stream of messages at a moment in time, even while it waits for the next message."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+
+from pipesync.v1.message_pb2 import Message
+
+
+class TimeLimit:
+    """The moment at which something ends: known beforehand, or brought forward to now.
+
+    Attributes:
+        at: On the event loop's clock, in seconds; None while there is no limit.
+    """
+
+    def __init__(self, at: float | None) -> None:
+        self.at = at
+        self._waiting: set[asyncio.Timeout] = set()
+
+    def reached(self) -> bool:
+        """Whether the moment has come."""
+        return self.at is not None and asyncio.get_running_loop().time() >= self.at
+
+    def end_now(self) -> None:
+        """Brings the moment forward to now: whoever waits under this limit stops waiting."""
+        now = asyncio.get_running_loop().time()
+        self.at = now if self.at is None else min(self.at, now)
+        for timeout in self._waiting:
+            timeout.reschedule(self.at)
+
+    async def wait_for(self, messages: AsyncIterator[Message]) -> Message:
+        """The next message, unless the limit comes first: then the wait for it is cancelled.
+
+        Raises:
+            StopAsyncIteration: ``messages`` ended.
+            TimeoutError: The limit was reached.
+        """
+        timeout = asyncio.timeout_at(self.at)
+        self._waiting.add(timeout)
+        try:
+            async with timeout:
+                return await anext(messages)
+        finally:
+            self._waiting.remove(timeout)
+
+
+async def until(
+    messages: AsyncIterator[Message], limit: TimeLimit, on_limit_reached: Callable[[], None]
+) -> AsyncGenerator[Message, None]:
+    """Yields ``messages`` until ``limit``, then ends, whatever they are waiting for.
+
+    ``on_limit_reached`` is called at most once, and only when the limit cut the stream.
+    """
+    while not limit.reached():
+        try:
+            message = await limit.wait_for(messages)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if limit.reached():
+                break
+            raise
+        yield message
+    on_limit_reached()

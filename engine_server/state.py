@@ -1,0 +1,49 @@
+"""What a request goes on from, and what it hands back."""
+
+from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import Progress
+from pipesync.v1.state_pb2 import SyncState
+
+
+def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
+    """The state that a request starts with.
+
+    A request continues the run in its state when both bear the same run_id. One without a run_id
+    continues an earlier one without, if that was cut short: only then does the state hold its
+    time_ceiling (see ``end_run``). Otherwise a new run begins: source and destination checkpoints
+    are kept, progress starts over, and the ceiling is now.
+
+    The progress of a state that continues a run is set; that of a new run is absent.
+    """
+    state = SyncState()
+    state.CopyFrom(options.state)
+    if state.sync_run.run_id == options.run_id and state.sync_run.HasField("time_ceiling"):
+        return state
+    state.ClearField("sync_run")
+    state.sync_run.run_id = options.run_id
+    # Whole seconds: sources filter by them, so that nothing lies between a ceiling and itself.
+    state.sync_run.time_ceiling.seconds = now_nanoseconds // 1_000_000_000
+    return state
+
+
+def apply_checkpoint(state: SyncState, message: Message) -> None:
+    """Puts a message's checkpoint, if it is one, in the place of the one before it."""
+    if not message.HasField("source_state"):
+        return
+    checkpoint = message.source_state
+    if checkpoint.stream:
+        state.source.streams[checkpoint.stream] = checkpoint.data
+    else:
+        setattr(state.source, "global", checkpoint.data)
+
+
+def end_run(state: SyncState, run_progress: Progress, *, has_more: bool) -> None:
+    """Completes the state that a request hands back.
+
+    A request without a run_id froze its ceiling only for the requests that finish its work; once
+    it is finished, the next one reads up to its own now.
+    """
+    state.sync_run.progress.CopyFrom(run_progress)
+    if not state.sync_run.run_id and not has_more:
+        state.sync_run.ClearField("time_ceiling")
