@@ -1,0 +1,1 @@
+"""What surrounds every call: identities, the error boundary, one log event, tokens."""
