@@ -1,0 +1,20 @@
+"""What the engine is told when it starts."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from pipesync_rpc.settings import ServerSettings
+
+
+class EngineSettings(ServerSettings):
+    """Runs source-to-destination pipelines, one per request; remembers nothing.
+
+    Every flag can be given as an environment variable instead: --log-level as PIPESYNC_LOG_LEVEL.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="engine-server")
+
+    listen: str = Field(
+        default="127.0.0.1:50051",
+        description="Where to serve gRPC: host:port or unix:/path; port 0 takes a free one.",
+    )
