@@ -1,0 +1,66 @@
+"""Logs as a program writes them."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+PROGRAM = """
+import logging, warnings, structlog
+from pipesync_rpc import context
+from pipesync_rpc.logging import configure_logging
+configure_logging(format={format!r}, level="info")
+context.bind(request_id="r-1", pipeline_id="orders")
+log = structlog.get_logger("room")
+log.debug("too_small")
+log.info("batch_written", stream="customers", rows=3, note="a\\nb")
+logging.getLogger("library").warning("half of %s", "it", extra={{"attempt": 2}})
+def fail():
+    api_key = "sk_" + "live_secret"
+    raise ValueError("what went wrong")
+try:
+    fail()
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def lines_of(log_format: str | None) -> list[str]:
+    """What the program wrote to stderr; nothing goes to stdout."""
+    result = subprocess.run(  # noqa: S603 - our own interpreter and text
+        [sys.executable, "-c", PROGRAM.format(format=log_format)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "default"},
+    )
+    assert result.stdout == ""
+    assert "sk_live_secret" not in result.stderr
+    return result.stderr.splitlines()
+
+
+def test_json_has_one_event_a_line_with_the_identities() -> None:
+    events: list[dict[str, Any]] = [json.loads(line) for line in lines_of("json")]
+    assert [event["event"] for event in events] == ["batch_written", "half of it", "failed"]
+    ours, library, failed = events
+    assert ours["stream"] == "customers"
+    assert ours["rows"] == 3
+    assert ours["logger"] == "room"
+    assert ours["level"] == "info"
+    assert ours["timestamp"].endswith("Z")
+    assert library["attempt"] == 2
+    assert all(event["request_id"] == "r-1" for event in events)
+    assert all(event["pipeline_id"] == "orders" for event in events)
+    assert failed["exception"].endswith("ValueError: what went wrong")
+
+
+def test_without_a_terminal_the_default_is_json() -> None:
+    assert json.loads(lines_of(None)[0])["event"] == "batch_written"
+
+
+def test_the_console_has_no_colours_outside_a_terminal() -> None:
+    lines = lines_of("console")
+    assert "batch_written" in lines[0]
+    assert "stream=customers" in lines[0]
+    assert "\x1b" not in "".join(lines)
