@@ -1,0 +1,134 @@
+"""Everything the service answers other than OK, cut by what the caller can do about it."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from google.rpc import code_pb2
+
+from pipesync_rpc.errors import FieldViolation, RpcError
+
+
+class ServiceError(RpcError):
+    """The root of the service's own errors."""
+
+
+class InvalidRequest(ServiceError):
+    """The caller must change the request: every bad field is named."""
+
+    default_code = code_pb2.INVALID_ARGUMENT
+    default_reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__(
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            field_violations=violations,
+        )
+
+
+class PipelineNotFound(ServiceError):
+    """The caller must name another pipeline, or create this one."""
+
+    default_code = code_pb2.NOT_FOUND
+    default_reason = "PIPELINE_NOT_FOUND"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"there is no pipeline {pipeline_id!r}", metadata={"pipeline_id": pipeline_id}
+        )
+
+
+class PipelineExists(ServiceError):
+    """The caller must choose another id, or update what is there."""
+
+    default_code = code_pb2.ALREADY_EXISTS
+    default_reason = "PIPELINE_EXISTS"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"there is a pipeline {pipeline_id!r} already", metadata={"pipeline_id": pipeline_id}
+        )
+
+
+class PipelinePaused(ServiceError):
+    """The caller must set desired_status to ACTIVE first."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = "PIPELINE_PAUSED"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} is paused: set its desired_status to ACTIVE to sync it",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
+class ConnectionFailed(ServiceError):
+    """A connector cannot be reached: the remedy is in its configuration or the network."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = "CONNECTION_FAILED"
+
+
+class PipelineChanged(ServiceError):
+    """Somebody else changed the pipeline: read it again, and decide again."""
+
+    default_code = code_pb2.ABORTED
+    default_reason = "PIPELINE_CHANGED"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} was changed meanwhile: get it again and repeat the update",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
+class SyncInProgress(ServiceError):
+    """The caller must wait for the sync that is under way."""
+
+    default_code = code_pb2.ABORTED
+    default_reason = "SYNC_IN_PROGRESS"
+
+
+class LeaseLost(ServiceError):
+    """Somebody else may sync the pipeline by now, so this sync stopped and stores nothing more."""
+
+    default_code = code_pb2.ABORTED
+    default_reason = "LEASE_LOST"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"this service lost its lease on pipeline {pipeline_id!r}: repeat the sync",
+            metadata={"pipeline_id": pipeline_id},
+            retry_delay=timedelta(seconds=1),
+        )
+
+
+class SecretsUnreadable(ServiceError):
+    """The operator must give the service the key that the secrets were encrypted with."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = "SECRETS_UNREADABLE"
+
+
+class StoreUnavailable(ServiceError):
+    """The service's own database is away; trying again may help."""
+
+    default_code = code_pb2.UNAVAILABLE
+    default_reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_delay=timedelta(seconds=1))
+
+
+class EngineUnavailable(ServiceError):
+    """The engine is away; trying again may help."""
+
+    default_code = code_pb2.UNAVAILABLE
+    default_reason = "ENGINE_UNAVAILABLE"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_delay=timedelta(seconds=1))
+
+
+class CannotStart(Exception):
+    """The program cannot start: the message says why and what to do."""

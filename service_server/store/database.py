@@ -1,0 +1,98 @@
+"""The connections to the service's own Postgres."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self, TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service_server.errors import StoreUnavailable
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+_CONNECT_TIMEOUT = 10.0
+# Every statement here touches a few rows; one that takes longer waits for something that is gone.
+_STATEMENT_TIMEOUT = 30.0
+_UNREACHABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+)
+
+
+class Database:
+    """A pool of connections that says in the service's own words when Postgres is gone."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._pool = pool
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, url: str, *, max_connections: int = 10) -> AsyncIterator[Self]:
+        """Connects, and closes all connections at the end.
+
+        Args:
+            url: ``postgresql://...``
+            max_connections: How many may be open at once.
+
+        Raises:
+            StoreUnavailable: Postgres cannot be reached, or refuses the user.
+        """
+        with _reachable():
+            try:
+                pool = await asyncpg.create_pool(
+                    url,
+                    min_size=1,
+                    max_size=max_connections,
+                    timeout=_CONNECT_TIMEOUT,
+                    command_timeout=_STATEMENT_TIMEOUT,
+                    server_settings={"application_name": "pipesync service-server"},
+                )
+            except (
+                asyncpg.InvalidAuthorizationSpecificationError,
+                asyncpg.InvalidCatalogNameError,
+            ) as error:
+                raise StoreUnavailable(f"the service's database refuses it: {error}") from error
+        try:
+            yield cls(pool)
+        finally:
+            await pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection of the pool.
+
+        Raises:
+            StoreUnavailable: Postgres was, or went, away.
+        """
+        with _reachable():
+            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One connection with a transaction that is committed unless the body raises.
+
+        Raises:
+            StoreUnavailable: Postgres was, or went, away: nobody knows whether it committed.
+        """
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except _UNREACHABLE as error:
+        if isinstance(error, ValueError):  # asyncpg's word for an argument of the wrong type.
+            raise
+        raise StoreUnavailable(
+            f"the service's database cannot be reached ({type(error).__name__})"
+        ) from error

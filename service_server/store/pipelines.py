@@ -1,0 +1,107 @@
+"""Pipelines as they are stored: one message, and its configuration once more, encrypted."""
+
+import secrets
+from dataclasses import dataclass, field
+
+import asyncpg
+from google.protobuf.json_format import MessageToJson, Parse
+
+from pipesync.v1.catalog_pb2 import PipelineConfig
+from pipesync.v1.pipeline_service_pb2 import Pipeline, PipelineStatus
+from pipesync.v1.progress_pb2 import Progress
+from service_server.store.database import Connection
+from service_server.store.queries import load_queries
+
+_SQL = load_queries("pipelines.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPipeline:
+    """A pipeline, and what only the service may read of it.
+
+    Attributes:
+        pipeline: As people are shown it, every secret masked.
+        sealed_config: Its PipelineConfig with the secrets, encrypted (see ``secrets.Vault``).
+    """
+
+    pipeline: Pipeline
+    sealed_config: bytes = field(repr=False)
+
+
+async def insert(connection: Connection, stored: StoredPipeline) -> bool:
+    """Stores a new pipeline; False when its id is taken."""
+    pipeline = stored.pipeline
+    return bool(
+        await connection.fetchval(
+            _SQL["insert"],
+            pipeline.id,
+            MessageToJson(pipeline.config, indent=None),
+            stored.sealed_config,
+            pipeline.desired_status,
+            pipeline.status,
+            pipeline.sync_policy,
+            _new_etag(),
+        )
+    )
+
+
+async def get(connection: Connection, pipeline_id: str) -> StoredPipeline | None:
+    """The pipeline with its latest run's progress and without its state; None if there is none."""
+    row = await connection.fetchrow(_SQL["get"], pipeline_id)
+    return _stored(row) if row is not None else None
+
+
+async def list_after(connection: Connection, pipeline_id: str, limit: int) -> list[Pipeline]:
+    """At most ``limit`` pipelines in the order of their ids, those after ``pipeline_id``."""
+    rows = await connection.fetch(_SQL["list_after"], pipeline_id, limit)
+    return [_stored(row).pipeline for row in rows]
+
+
+async def update(connection: Connection, stored: StoredPipeline) -> bool:
+    """Stores a changed pipeline, unless its etag is no longer current: then returns False."""
+    pipeline = stored.pipeline
+    return bool(
+        await connection.fetchval(
+            _SQL["update"],
+            pipeline.id,
+            pipeline.etag,
+            MessageToJson(pipeline.config, indent=None),
+            stored.sealed_config,
+            pipeline.desired_status,
+            pipeline.sync_policy,
+            _new_etag(),
+        )
+    )
+
+
+async def set_status(
+    connection: Connection, pipeline_id: str, status: PipelineStatus, message: str = ""
+) -> None:
+    """Stores what the pipeline is doing, and why if it is in error."""
+    await connection.execute(_SQL["set_status"], pipeline_id, status, message)
+
+
+async def delete(connection: Connection, pipeline_id: str, token: int) -> bool:
+    """Forgets the pipeline and all that belongs to it, if ``token`` still holds its lease."""
+    return bool(await connection.fetchval(_SQL["delete"], pipeline_id, token))
+
+
+def _stored(row: asyncpg.Record) -> StoredPipeline:
+    pipeline = Pipeline(
+        id=row["id"],
+        config=Parse(row["config"], PipelineConfig()),
+        desired_status=row["desired_status"],
+        status=row["status"],
+        status_message=row["status_message"],
+        sync_policy=row["sync_policy"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        etag=row["etag"],
+    )
+    if row["progress"] is not None:
+        pipeline.progress.CopyFrom(Progress.FromString(row["progress"]))
+    return StoredPipeline(pipeline=pipeline, sealed_config=row["sealed_config"])
+
+
+def _new_etag() -> str:
+    return secrets.token_hex(8)

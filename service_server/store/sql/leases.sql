@@ -1,0 +1,34 @@
+-- name: acquire
+-- A lease that is still held is left alone; then no row is returned.
+INSERT INTO pipesync.leases AS held (pipeline_id, token, holder, acquire_time, expire_time)
+SELECT id, nextval('pipesync.fencing_tokens'), $2, clock_timestamp(), clock_timestamp() + $3
+FROM pipesync.pipelines
+WHERE id = $1
+ON CONFLICT (pipeline_id) DO UPDATE
+SET token = excluded.token,
+    holder = excluded.holder,
+    acquire_time = excluded.acquire_time,
+    expire_time = excluded.expire_time
+WHERE held.expire_time <= clock_timestamp()
+RETURNING token;
+
+-- name: get
+SELECT holder, acquire_time, greatest(expire_time - clock_timestamp(), interval '0') AS time_left
+FROM pipesync.leases
+WHERE pipeline_id = $1;
+
+-- name: renew
+UPDATE pipesync.leases
+SET expire_time = clock_timestamp() + $3
+WHERE pipeline_id = $1 AND token = $2
+RETURNING true;
+
+-- name: lock
+-- Nobody can take the lease over until the transaction that asks this has ended.
+SELECT true
+FROM pipesync.leases
+WHERE pipeline_id = $1 AND token = $2
+FOR SHARE;
+
+-- name: release
+DELETE FROM pipesync.leases WHERE pipeline_id = $1 AND token = $2;

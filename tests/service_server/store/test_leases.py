@@ -1,0 +1,63 @@
+from datetime import timedelta
+
+import pytest
+
+from service_server.errors import LeaseLost
+from service_server.store import leases, pipelines
+from service_server.store.database import Database
+from tests.service_server.store.test_pipelines import stored
+
+MINUTE = timedelta(minutes=1)
+NO_TIME = timedelta(0)
+
+
+@pytest.fixture(autouse=True)
+async def pipeline(database: Database) -> None:
+    async with database.connection() as connection:
+        await pipelines.insert(connection, stored("first"))
+
+
+async def test_a_held_lease_is_not_given_to_another(database: Database) -> None:
+    async with database.connection() as connection:
+        assert await leases.acquire(connection, "first", "one", MINUTE) is not None
+        assert await leases.acquire(connection, "first", "two", MINUTE) is None
+        holder = await leases.get_holder(connection, "first")
+    assert holder is not None
+    assert holder.name == "one"
+    assert NO_TIME < holder.time_left <= MINUTE
+
+
+async def test_an_expired_lease_is_taken_over_with_a_greater_token(database: Database) -> None:
+    async with database.connection() as connection:
+        first = await leases.acquire(connection, "first", "one", NO_TIME)
+        second = await leases.acquire(connection, "first", "two", MINUTE)
+        assert first is not None
+        assert second is not None
+        assert second > first
+        assert not await leases.renew(connection, "first", first, MINUTE)
+        await leases.release(connection, "first", first)
+        assert await leases.renew(connection, "first", second, MINUTE)
+
+
+async def test_a_released_lease_is_free(database: Database) -> None:
+    async with database.connection() as connection:
+        token = await leases.acquire(connection, "first", "one", MINUTE)
+        assert token is not None
+        await leases.release(connection, "first", token)
+        assert await leases.get_holder(connection, "first") is None
+        assert await leases.acquire(connection, "first", "two", MINUTE) is not None
+
+
+async def test_a_stale_token_is_refused(database: Database) -> None:
+    async with database.connection() as connection:
+        first = await leases.acquire(connection, "first", "one", NO_TIME)
+        assert first is not None
+        await leases.require(connection, "first", first)
+        await leases.acquire(connection, "first", "two", MINUTE)
+        with pytest.raises(LeaseLost):
+            await leases.require(connection, "first", first)
+
+
+async def test_a_pipeline_that_is_not_there_cannot_be_leased(database: Database) -> None:
+    async with database.connection() as connection:
+        assert await leases.acquire(connection, "absent", "one", MINUTE) is None
