@@ -1,0 +1,151 @@
+"""A stream's checkpoint: what of its backfill is accounted for, as a value and as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from engine_server.connectors.stripe.ranges import Range, reconcile
+from engine_server.errors import ConnectorError
+
+_RANGE_FIELDS = {
+    "gte": {
+        "type": "integer",
+        "description": "Inclusive lower bound in Unix seconds; absent when there is none.",
+    },
+    "lt": {
+        "type": "integer",
+        "description": "Exclusive upper bound in Unix seconds; absent when there is none.",
+    },
+}
+
+CHECKPOINT_SCHEMA = {
+    "type": "object",
+    "description": "How far a stream's backfill has come: everything in accounted_range is read "
+    "but for what remaining lists.",
+    "properties": {
+        "accounted_range": {
+            "type": "object",
+            "description": "The time that the backfill covers, by creation of the objects.",
+            "properties": _RANGE_FIELDS,
+            "additionalProperties": False,
+        },
+        "remaining": {
+            "type": "array",
+            "description": "What is still to be read. A range without bounds is the list as it is, "
+            "not filtered by time.",
+            "items": {
+                "type": "object",
+                "properties": {
+                    **_RANGE_FIELDS,
+                    "cursor": {
+                        "type": "string",
+                        "description": "The next page starts after this object (or is this page "
+                        "token); absent when no page of the range was read.",
+                    },
+                },
+                "additionalProperties": False,
+            },
+        },
+        "record_count": {
+            "type": "integer",
+            "description": "Records read so far, which backfill_limit is compared with.",
+        },
+    },
+    "required": ["accounted_range", "remaining"],
+    "additionalProperties": False,
+}
+
+
+def checkpoint_schema() -> Struct:
+    """The JSON Schema of a checkpoint, for the source's spec."""
+    return ParseDict(CHECKPOINT_SCHEMA, Struct())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What is left of a stream's backfill.
+
+    It is a value: what is fetched ahead cannot change one that was emitted.
+
+    Attributes:
+        accounted: The window that the backfill covers; without bounds for a list that cannot be
+            filtered by time.
+        remaining: What is still to be read of it.
+        record_count: Records read so far.
+    """
+
+    accounted: Range
+    remaining: tuple[Range, ...]
+    record_count: int = 0
+
+    def after(self, part: Range, left: Sequence[Range], record_count: int) -> "Checkpoint":
+        """The checkpoint after a page of ``part``.
+
+        Args:
+            part: The range whose page it was, one of ``remaining``.
+            left: What of it is still to be read.
+            record_count: The records on the page.
+        """
+        at = self.remaining.index(part)
+        return Checkpoint(
+            accounted=self.accounted,
+            remaining=(*self.remaining[:at], *left, *self.remaining[at + 1 :]),
+            record_count=self.record_count + record_count,
+        )
+
+    def to_json(self) -> str:
+        """Its JSON text, without white space."""
+        return orjson.dumps(
+            {
+                "accounted_range": _range_fields(self.accounted),
+                "remaining": [_range_fields(part) for part in self.remaining],
+                "record_count": self.record_count,
+            }
+        ).decode()
+
+
+def resume(stream: str, data: str, window: Range) -> Checkpoint:
+    """The checkpoint to go on from.
+
+    Args:
+        stream: Whose it is, for the error.
+        data: The stored JSON text; empty at the start.
+        window: What is to be read now, perhaps not what was asked before.
+
+    Raises:
+        ConnectorError: ``data`` is not a checkpoint of this source.
+    """
+    if not data:
+        return Checkpoint(accounted=window, remaining=(window,))
+    try:
+        fields = orjson.loads(data)
+        accounted = _range(fields["accounted_range"])
+        remaining = tuple(_range(part) for part in fields["remaining"])
+        record_count = int(fields.get("record_count", 0))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConnectorError(
+            f"the checkpoint of stream {stream} is not one of the Stripe source; "
+            "reset the pipeline's state to read it from the start"
+        ) from error
+    return Checkpoint(
+        accounted=window,
+        remaining=reconcile(accounted, remaining, window),
+        record_count=record_count,
+    )
+
+
+def _range(fields: Any) -> Range:
+    part = Range(**fields)
+    for value, kind in ((part.gte, int), (part.lt, int), (part.cursor, str)):
+        if value is not None and type(value) is not kind:
+            raise TypeError(f"{value!r} is not of type {kind.__name__}")
+    return part
+
+
+def _range_fields(part: Range) -> dict[str, int | str]:
+    fields = {"gte": part.gte, "lt": part.lt, "cursor": part.cursor}
+    return {name: value for name, value in fields.items() if value is not None}

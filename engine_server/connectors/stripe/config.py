@@ -1,0 +1,97 @@
+"""The Stripe source's configuration."""
+
+from urllib.parse import urlsplit
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+
+from engine_server.connectors.config import ConnectorConfig
+
+STRIPE_URL = "https://api.stripe.com"
+
+
+class StripeConfig(ConnectorConfig):
+    """Which account is read, and how hard."""
+
+    api_key: SecretStr = Field(
+        description="A secret key (sk_...) or, better, a restricted key (rk_...) that may read."
+    )
+    account_id: str | None = Field(
+        default=None,
+        pattern="^acct_",
+        description="The account that the key belongs to (acct_...). Looked up when absent. Every "
+        "record carries the id of the account that it was read from.",
+    )
+    api_version: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The Stripe API version to read in. Defaults to the version of the installed "
+        "stripe package, which the catalog is made from.",
+    )
+    base_url: str = Field(
+        default=STRIPE_URL,
+        description="Where the API is. Another address, such as a test server's, has no rate limit "
+        "unless rate_limit gives one.",
+    )
+    stripe_account: str | None = Field(
+        default=None,
+        pattern="^acct_",
+        description="A connected account (acct_...) to read instead of the key's own.",
+    )
+    rate_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="The most requests a second with this key, by all pipelines of one engine "
+        "together; the pipeline that started last decides. Defaults to 80 for a live key and 20 "
+        "for a test key: below what Stripe allows, so that others may use the account, too. No "
+        "endpoint of Stripe itself is asked more than 20 times a second whatever is said here.",
+    )
+    max_concurrency: int = Field(
+        default=16, ge=1, le=100, description="The most requests under way at once in one sync."
+    )
+    backfill_limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Stop each stream's backfill after this many records, the newest ones, and "
+        "call it complete. A stream's own backfill_limit wins. No limit by default.",
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_secret_key(cls, api_key: SecretStr) -> SecretStr:
+        key = api_key.get_secret_value()
+        if not key.startswith(("sk_", "rk_")):
+            raise PydanticCustomError(
+                "api_key", "must be a secret key (sk_...) or a restricted key (rk_...)"
+            )
+        # It travels in a header: anything else there would fail far from here.
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise PydanticCustomError(
+                "api_key", "must hold no white space, line ends or letters beyond ASCII"
+            )
+        return api_key
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http_url(cls, base_url: str) -> str:
+        url = urlsplit(base_url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            raise PydanticCustomError(
+                "base_url", "must be an http or https URL, such as https://api.stripe.com"
+            )
+        if url.username or url.password:
+            raise PydanticCustomError("base_url", "must hold no user name or password")
+        return base_url.rstrip("/")
+
+    @property
+    def known_account_id(self) -> str | None:
+        """The account that is read, as far as it is configured."""
+        return self.stripe_account or self.account_id
+
+    def with_account(self, account_id: str) -> Struct:
+        """The configuration to store, whole and with its secrets, once the account is known."""
+        fields = self.model_dump(exclude_unset=True, exclude_none=True)
+        fields |= {"api_key": self.api_key.get_secret_value(), "account_id": account_id}
+        return ParseDict(fields, Struct())

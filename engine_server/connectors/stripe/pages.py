@@ -1,0 +1,86 @@
+"""One page of a list, in either of Stripe's two paging styles."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from engine_server.connectors.stripe.catalog import Resource
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.ranges import Range
+
+# The most that a v1 list gives (https://docs.stripe.com/api/pagination).
+V1_PAGE_SIZE = 100
+# The most that every v2 list gives.
+V2_PAGE_SIZE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What one list request brought.
+
+    Attributes:
+        records: The objects, in the order of the list.
+        next_cursor: Where the next page starts; None when this is the last one.
+        received_at: When the answer came, in Unix seconds.
+    """
+
+    records: list[dict[str, Any]]
+    next_cursor: str | None
+    received_at: int
+
+    def newest_first_span(self, created_field: str) -> tuple[int, int] | None:
+        """When its first and last objects were created, if they show a list that is newest first.
+
+        None for a page out of order, and for a page of one second, which shows nothing.
+        """
+        created = [record.get(created_field) for record in self.records]
+        times = [moment for moment in created if type(moment) is int]
+        if len(times) < len(created) or not times or times[0] == times[-1]:
+            return None
+        if any(earlier < later for earlier, later in itertools.pairwise(times)):
+            return None
+        return times[0], times[-1]
+
+
+def page_size(resource: Resource) -> int:
+    """The most objects that one page of the list holds."""
+    return V1_PAGE_SIZE if resource.api == "v1" else V2_PAGE_SIZE
+
+
+async def fetch_page(client: StripeClient, resource: Resource, part: Range, size: int) -> Page:
+    """Reads the first page of what is left of ``part``.
+
+    Raises:
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: the same, and an answer that is no list.
+    """
+    params = {**resource.list_params, "limit": str(size)}
+    if part.gte is not None:
+        params[f"{resource.created_param}[gte]"] = str(part.gte)
+    if part.lt is not None:
+        params[f"{resource.created_param}[lt]"] = str(part.lt)
+    if part.cursor is not None:
+        params["starting_after" if resource.api == "v1" else "page"] = part.cursor
+    answer = await client.get(resource.path, params)
+    try:
+        records: list[dict[str, Any]] = answer.body["data"]
+        next_cursor = _next_cursor(resource, answer.body, records)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RequestFailed(
+            f"GET {resource.path} was not answered with a list whose objects have ids", status=200
+        ) from error
+    return Page(records=records, next_cursor=next_cursor, received_at=answer.received_at)
+
+
+def _next_cursor(
+    resource: Resource, body: dict[str, Any], records: list[dict[str, Any]]
+) -> str | None:
+    if resource.api == "v1":
+        # An empty page that promises more has nothing to start after.
+        return str(records[-1]["id"]) if body["has_more"] and records else None
+    if not body.get("next_page_url"):
+        return None
+    [token] = parse_qs(urlsplit(str(body["next_page_url"])).query)["page"]
+    return token

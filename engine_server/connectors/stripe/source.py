@@ -1,0 +1,88 @@
+"""The Stripe source, as the engine sees it."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from engine_server.connectors.config import config_schema
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.stripe.account import check_account, fetch_account_id
+from engine_server.connectors.stripe.backfill import backfill
+from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.checkpoint import checkpoint_schema
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.errors import ConnectorError, InputsNotSupported
+from pipesync.v1.catalog_pb2 import Catalog, Spec
+from pipesync.v1.message_pb2 import Control, Message
+from pipesync.v1.progress_pb2 import ConnectionStatus
+
+
+class StripeSource:
+    """Reads the objects of one Stripe account, list by list."""
+
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        """``policy`` says how patient it is with a failing API."""
+        self._policy = policy or RetryPolicy()
+
+    @property
+    def config_model(self) -> type[StripeConfig]:
+        """The model that its configuration is checked against."""
+        return StripeConfig
+
+    def spec(self) -> Spec:
+        """Its own description: no network, no configuration needed."""
+        return Spec(
+            config_schema=config_schema(StripeConfig), stream_state_schema=checkpoint_schema()
+        )
+
+    async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Yields one connection_status: whether the API is there and takes the key."""
+        try:
+            async with StripeClient(config, self._policy) as client:
+                message = await check_account(client, config)
+            status = ConnectionStatus.STATUS_SUCCEEDED
+        except ConnectorError as error:
+            message = error.message
+            status = ConnectionStatus.STATUS_FAILED
+        yield Message(connection_status=ConnectionStatus(status=status, message=message))
+
+    async def discover(self, config: StripeConfig) -> Messages:
+        """Yields the catalog of the installed ``stripe`` package, without the network."""
+        streams = [resource.stream for resource in load_resources().values()]
+        yield Message(catalog=Catalog(streams=streams))
+
+    async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
+        """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
+
+        Raises:
+            InputsNotSupported: events cannot be pushed into it.
+            ConnectionFailed: the API cannot be reached, or refuses the key.
+            ConnectorError: a checkpoint is not its own, or the account cannot be told.
+        """
+        if request.inputs:
+            raise InputsNotSupported("the Stripe source takes no pushed inputs")
+        async with StripeClient(config, self._policy) as client:
+            account_id = await fetch_account_id(client, config)
+            async with aclosing(backfill(client, config, request, account_id)) as messages:
+                async for message in messages:
+                    yield message
+
+    async def setup(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Looks the account up when it is not configured, and asks to store it.
+
+        Raises:
+            ConnectionFailed: the API cannot be reached, or refuses the key.
+            ConnectorError: the account cannot be told.
+        """
+        if config.known_account_id is not None:
+            return
+        async with StripeClient(config, self._policy) as client:
+            account_id = await fetch_account_id(client, config)
+        yield Message(control=Control(source_config=config.with_account(account_id)))
+
+    async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Yields nothing: there is nothing to remove."""
+        nothing: tuple[Message, ...] = ()
+        for message in nothing:
+            yield message

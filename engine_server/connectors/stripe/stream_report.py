@@ -1,0 +1,93 @@
+"""The emitting side of one stream's backfill: what was read, and how it ended."""
+
+from collections.abc import Iterator
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine_server.connectors.stripe.checkpoint import Checkpoint
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.ranges import Range, difference
+from engine_server.connectors.stripe.records import encode
+from engine_server.connectors.stripe.stream_fetch import FetchedPage
+from pipesync.v1.catalog_pb2 import TimeRange
+from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint, StreamStatus
+
+
+class StreamReport:
+    """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
+
+    def __init__(
+        self, stream: str, checkpoint: Checkpoint, *, account_id: str, limit: int | None
+    ) -> None:
+        """``limit`` is the number of records after which the stream counts as complete."""
+        self._stream = stream
+        self._checkpoint = checkpoint
+        self._account_id = account_id
+        self._limit = limit
+        self.is_closed = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to read, or enough was."""
+        enough = self._limit is not None and self._checkpoint.record_count >= self._limit
+        return enough or not self._checkpoint.remaining
+
+    def start(self) -> Iterator[Message]:
+        """The stream begins; what earlier requests completed is told again."""
+        window = self._checkpoint.accounted
+        started = StreamStatus.Started()
+        if window.is_bounded:
+            started.time_range.CopyFrom(_time_range(window))
+        yield self._status(StreamStatus(started=started))
+        remaining = self._checkpoint.remaining
+        if all(part.is_bounded for part in remaining):
+            yield from self._ranges_completed(difference(window, remaining))
+
+    def page(self, page: FetchedPage) -> Iterator[Message]:
+        """A page was read: its records, then the checkpoint that accounts for them."""
+        records = [
+            encode(record, account_id=self._account_id, received_at=page.received_at)
+            for record in page.records
+        ]
+        if records:
+            yield Message(record_batch=RecordBatch(stream=self._stream, records=records))
+        self._checkpoint = self._checkpoint.after(page.part, page.left, len(records))
+        yield Message(
+            source_state=StateCheckpoint(stream=self._stream, data=self._checkpoint.to_json())
+        )
+        if not page.left:
+            scope = page.part if page.part.is_bounded else self._checkpoint.accounted
+            yield from self._ranges_completed(difference(scope, self._checkpoint.remaining))
+
+    def complete(self) -> Iterator[Message]:
+        """The stream ends well."""
+        self.is_closed = True
+        yield self._status(StreamStatus(completed=StreamStatus.Completed()))
+
+    def fail(self, error: RequestFailed) -> Iterator[Message]:
+        """The stream ends because Stripe refused it, or failed for too long."""
+        self.is_closed = True
+        if error.is_unavailable:
+            status = StreamStatus(skipped=StreamStatus.Skipped(reason=error.message))
+        else:
+            status = StreamStatus(errored=StreamStatus.Errored(error=error.message))
+        yield self._status(status)
+
+    def _ranges_completed(self, parts: tuple[Range, ...]) -> Iterator[Message]:
+        for part in parts:
+            if part.is_bounded:
+                completed = StreamStatus.RangeCompleted(range=_time_range(part))
+                yield self._status(StreamStatus(range_completed=completed))
+
+    def _status(self, status: StreamStatus) -> Message:
+        status.stream = self._stream
+        return Message(stream_status=status)
+
+
+def _time_range(part: Range) -> TimeRange:
+    time_range = TimeRange()
+    if part.gte is not None:
+        time_range.gte.CopyFrom(Timestamp(seconds=part.gte))
+    if part.lt is not None:
+        time_range.lt.CopyFrom(Timestamp(seconds=part.lt))
+    return time_range
