@@ -1,0 +1,163 @@
+"""The product's own programs as real processes, for end-to-end tests and the demo."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+START_TIMEOUT_SECONDS = 30.0
+STOP_TIMEOUT_SECONDS = 30.0
+
+
+class ServerProcess:
+    """A server of ours in a process of its own, followed through its JSON log.
+
+    Attributes:
+        events: Every log event so far, in order.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]):
+        self._command = [sys.executable, "-m", module, "--log-format", "json", *arguments]
+        self._environment = {**os.environ, **environment}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self._ended = False
+        self.events: list[dict[str, Any]] = []
+
+    async def start(self) -> None:
+        """Returns once the server listens.
+
+        Raises:
+            RuntimeError: It ended instead, or did not listen in time; with what it logged.
+        """
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stderr=asyncio.subprocess.PIPE, env=self._environment
+        )
+        self._reader = asyncio.create_task(self._read_events(self._process.stderr))
+        await self.wait_for("listening", timeout=START_TIMEOUT_SECONDS)
+
+    @property
+    def address(self) -> str:
+        """Where it serves gRPC."""
+        addresses = [event["address"] for event in self.events if event["event"] == "listening"]
+        return str(addresses[-1])
+
+    async def wait_for(self, event: str, *, timeout: float = 30.0) -> dict[str, Any]:
+        """The first log event of that name, from the past or the future.
+
+        Raises:
+            RuntimeError: It did not come before the process ended or the time was up.
+        """
+
+        def seen() -> bool:
+            return self._ended or any(one["event"] == event for one in self.events)
+
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(seen)
+        except TimeoutError:
+            raise RuntimeError(f"no {event!r} in {timeout} s; logged: {self.events}") from None
+        for one in self.events:
+            if one["event"] == event:
+                return one
+        raise RuntimeError(f"ended before {event!r}; logged: {self.events}")
+
+    def kill(self) -> None:
+        """SIGKILL: the process gets no chance to tidy up."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    def terminate(self) -> None:
+        """SIGTERM: the process drains."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    async def wait(self) -> int:
+        """The exit code, once the process has ended."""
+        if self._process is None or self._reader is None:
+            raise RuntimeError("the process was not started")
+        exit_code = await self._process.wait()
+        await self._reader
+        return exit_code
+
+    async def stop(self) -> int | None:
+        """Ends the process, if it was started, and returns its exit code."""
+        if self._process is None:
+            return None
+        self.terminate()
+        try:
+            return await asyncio.wait_for(self.wait(), STOP_TIMEOUT_SECONDS)
+        except TimeoutError:
+            self.kill()
+            return await self.wait()
+
+    async def _read_events(self, stream: asyncio.StreamReader | None) -> None:
+        if stream is None:
+            return
+        async for line in stream:
+            async with self._changed:
+                self.events.append(_event(line))
+                self._changed.notify_all()
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+@asynccontextmanager
+async def running(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[ServerProcess]:
+    """A server that runs for the length of the block: ``engine_server`` or ``service_server``."""
+    server = ServerProcess(module, arguments, environment or {})
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """What a command left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def json_lines(self) -> list[Any]:
+        """Its standard output, one JSON value a line."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+
+async def run_pipelines(
+    service: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> CommandResult:
+    """Runs the ``pipelines`` command against a service to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pipesync_cli",
+        "--service",
+        service,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    stdout, stderr = await process.communicate()
+    return CommandResult(
+        exit_code=process.returncode or 0, stdout=stdout.decode(), stderr=stderr.decode()
+    )
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {"event": line.decode(errors="replace").rstrip(), "level": "unstructured"}
+    return event if isinstance(event, dict) else {"event": str(event), "level": "unstructured"}
