@@ -8,6 +8,9 @@ from typing import Literal
 
 from google.protobuf.json_format import ParseDict
 
+from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
+from engine_server.connectors.stripe.catalog_exceptions import CREATED_FIELDS, LEFT_OUT, SHOW_ALL
+from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
 
 
@@ -22,7 +25,8 @@ class Resource:
         list_params: Sent with every page, e.g. ``{"status": "all"}`` for subscriptions.
         created_param: The list filter that a backfill window is given in (``created``); empty when
             the list cannot be filtered by time.
-        created_field: The field of the object that this filter looks at (Unix seconds).
+        created_field: The field of the object that this filter looks at (Unix seconds); empty when
+            there is no such filter.
     """
 
     stream: Stream
@@ -51,46 +55,46 @@ def stream_name(path: str) -> str:
 @cache
 def load_resources() -> Mapping[str, Resource]:
     """Every stream by name, ordered by name; worked out once per process, without the network."""
-    paths = {
-        "/v1/charges": True,
-        "/v1/coupons": True,
-        "/v1/customers": True,
-        "/v1/invoices": True,
-        "/v1/payment_methods": False,
-        "/v1/prices": True,
-        "/v1/products": True,
-        "/v1/subscriptions": True,
-    }
-    resources = {stream_name(path): _resource(path, paths[path]) for path in sorted(paths)}
-    return MappingProxyType(resources)
+    resources = [
+        _resource(endpoint)
+        for endpoint in list_endpoints().values()
+        if not endpoint.required_params and endpoint.path not in LEFT_OUT
+    ]
+    return MappingProxyType(
+        {
+            resource.stream.name: resource
+            for resource in sorted(resources, key=lambda resource: resource.stream.name)
+        }
+    )
 
 
-def _resource(path: str, filterable: bool) -> Resource:
-    name = stream_name(path)
+def _resource(endpoint: ListEndpoint) -> Resource:
+    object_class = endpoint.object_class()
+    created_field = CREATED_FIELDS.get(endpoint.path, "created")
+    # A window needs objects that always say, in Unix seconds, where in it they stand: v2 objects
+    # say it as text, connected accounts not always, trial offers never.
+    in_windows = (
+        "created" in endpoint.optional_params
+        and object_class.__annotations__.get(created_field) is int
+    )
     stream = ParseDict(
         {
-            "name": name,
+            "name": stream_name(endpoint.path),
+            # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
-            "json_schema": {
-                "type": "object",
-                "properties": {
-                    "id": {"type": ["string", "null"]},
-                    "object": {"type": ["string", "null"]},
-                    "created": {"type": ["integer", "null"]},
-                    "metadata": {"type": ["object", "null"]},
-                },
-            },
+            "json_schema": json_schema(object_class),
             "metadata": {"api_version": api_version()},
             "newer_than_field": "_updated_at",
-            "supports_time_range": filterable,
+            "soft_delete_field": "deleted" if "deleted" in object_class.__annotations__ else "",
+            "supports_time_range": in_windows,
         },
         Stream(),
     )
     return Resource(
         stream=stream,
-        path=path,
-        api="v1",
-        list_params={"status": "all"} if name == "subscriptions" else {},
-        created_param="created" if filterable else "",
-        created_field="created",
+        path=endpoint.path,
+        api="v2" if endpoint.path.startswith("/v2/") else "v1",
+        list_params=SHOW_ALL.get(endpoint.path, {}),
+        created_param="created" if in_windows else "",
+        created_field=created_field if in_windows else "",
     )

@@ -1,0 +1,29 @@
+"""Where a list differs from the rule, and why; every other list is a plain stream."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+# Lists that are no streams, by path, each with its reason.
+LEFT_OUT: Mapping[str, str] = MappingProxyType(
+    {
+        "/v1/events": "tells of changes to the other streams for 30 days; it is read, not stored",
+        "/v2/core/events": "as /v1/events",
+    }
+)
+
+# What a list must be sent to show everything, by path.
+SHOW_ALL: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        # Leaves canceled ones out by default.
+        "/v1/subscriptions": {"status": "all"},
+        # Leaves closed ones out by default.
+        "/v2/money_management/financial_accounts": {
+            "statuses[0]": "closed",
+            "statuses[1]": "open",
+            "statuses[2]": "pending",
+        },
+    }
+)
+
+# The creation time, where it is not called "created", by path.
+CREATED_FIELDS: Mapping[str, str] = MappingProxyType({"/v1/invoiceitems": "date"})

@@ -1,0 +1,180 @@
+"""The streams that the installed stripe package gives, and how each is listed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf.json_format import MessageToDict
+
+from engine_server.connectors.stripe.catalog import (
+    Resource,
+    api_version,
+    load_resources,
+    stream_name,
+)
+from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
+from engine_server.connectors.stripe.catalog_exceptions import CREATED_FIELDS, LEFT_OUT, SHOW_ALL
+
+PINNED_STREAMS = Path(__file__).with_name("streams_of_stripe_16_1.txt")
+
+
+def field_types(resource: Resource) -> dict[str, str]:
+    """The JSON type of each field; every one may be null besides."""
+    types = {}
+    for field, schema in MessageToDict(resource.stream.json_schema)["properties"].items():
+        types[field], null = schema["type"]
+        assert null == "null"
+    return types
+
+
+def test_the_streams_are_those_of_the_pinned_package() -> None:
+    assert list(load_resources()) == PINNED_STREAMS.read_text().splitlines()
+
+
+def test_a_stream_is_named_after_the_path_of_its_list() -> None:
+    assert stream_name("/v1/customers") == "customers"
+    assert stream_name("/v1/checkout/sessions") == "checkout_sessions"
+    assert stream_name("/v2/core/accounts") == "v2_core_accounts"
+
+
+@pytest.mark.parametrize("name", ["subscription_items", "setup_attempts", "issuing_tokens"])
+def test_a_list_that_needs_a_parameter_is_no_stream(name: str) -> None:
+    assert name not in load_resources()
+
+
+def test_every_exception_is_about_a_list_that_exists() -> None:
+    assert {*LEFT_OUT, *SHOW_ALL, *CREATED_FIELDS} <= set(list_endpoints())
+
+
+def test_records_are_told_apart_by_id_and_account() -> None:
+    for resource in load_resources().values():
+        assert [list(path.segments) for path in resource.stream.primary_key] == [
+            ["id"],
+            ["_account_id"],
+        ]
+
+
+def test_every_stream_says_which_api_version_it_is_of() -> None:
+    for resource in load_resources().values():
+        assert MessageToDict(resource.stream.metadata) == {"api_version": api_version()}
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (
+            "customers",
+            {
+                "id": "string",
+                "object": "string",
+                "created": "integer",
+                "livemode": "boolean",
+                "address": "object",
+                "metadata": "object",
+                "default_source": "string",
+                "preferred_locales": "array",
+                "tax_exempt": "string",
+                "deleted": "boolean",
+                "discount": "object",
+            },
+        ),
+        (
+            "subscriptions",
+            {"customer": "string", "items": "object", "status": "string", "created": "integer"},
+        ),
+        (
+            "invoices",
+            {"lines": "object", "total": "integer", "customer": "string", "due_date": "integer"},
+        ),
+        (
+            "prices",
+            {"product": "string", "unit_amount": "integer", "unit_amount_decimal": "string"},
+        ),
+        ("coupons", {"percent_off": "number"}),
+        ("v2_core_accounts", {"created": "string", "configuration": "object"}),
+    ],
+)
+def test_field_types_are_those_of_the_annotations(stream: str, expected: dict[str, str]) -> None:
+    types = field_types(load_resources()[stream])
+    assert {field: types.get(field) for field in expected} == expected
+
+
+def test_a_field_named_like_a_python_keyword_has_its_name_on_the_wire() -> None:
+    types = field_types(load_resources()["v2_money_management_inbound_transfers"])
+    assert types["from"] == "object"
+    assert "from_" not in types
+
+
+def test_streams_whose_objects_can_be_deleted_say_so() -> None:
+    resources = load_resources()
+    assert resources["customers"].stream.soft_delete_field == "deleted"
+    assert resources["charges"].stream.soft_delete_field == ""
+
+
+@pytest.mark.parametrize("stream", ["customers", "invoices", "checkout_sessions", "coupons"])
+def test_a_list_that_filters_by_created_is_read_in_windows(stream: str) -> None:
+    resource = load_resources()[stream]
+    assert resource.stream.supports_time_range
+    assert (resource.created_param, resource.created_field) == ("created", "created")
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "payment_methods",  # the list has no filter
+        "accounts",  # a connected account may lack its creation time
+        "product_catalog_trial_offers",  # the object does not say when it was created
+        "v2_money_management_transactions",  # v2 times are text
+    ],
+)
+def test_other_lists_are_not_read_in_windows(stream: str) -> None:
+    resource = load_resources()[stream]
+    assert not resource.stream.supports_time_range
+    assert (resource.created_param, resource.created_field) == ("", "")
+
+
+def test_invoice_items_are_filtered_by_created_and_say_it_as_date() -> None:
+    resource = load_resources()["invoiceitems"]
+    assert (resource.created_param, resource.created_field) == ("created", "date")
+
+
+def test_lists_that_hide_objects_are_asked_for_all() -> None:
+    resources = load_resources()
+    assert resources["subscriptions"].list_params == {"status": "all"}
+    assert resources["customers"].list_params == {}
+
+
+def test_v2_lists_are_told_apart() -> None:
+    resources = load_resources()
+    assert (resources["v2_core_accounts"].api, resources["v2_core_accounts"].path) == (
+        "v2",
+        "/v2/core/accounts",
+    )
+    assert resources["customers"].api == "v1"
+
+
+def test_resources_are_loaded_once() -> None:
+    assert load_resources() is load_resources()
+
+
+def test_loading_opens_no_connection() -> None:
+    script = (
+        "import sys\n"
+        "def refuse(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
+        "        raise SystemExit(f'loading the catalog called {event}{args}')\n"
+        "sys.addaudithook(refuse)\n"
+        "from engine_server.connectors.stripe.catalog import load_resources\n"
+        "assert load_resources()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 (our own text)
+
+
+def test_the_stripe_package_is_imported_only_when_the_catalog_is_loaded() -> None:
+    script = (
+        "import sys\n"
+        "import engine_server.connectors.stripe.catalog\n"
+        "assert 'stripe' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 (our own text)
