@@ -9,6 +9,7 @@ from typing import Literal
 
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from tests.stripe_simulator import errors
+from tests.stripe_simulator.hidden import asks_for_all, shown
 from tests.stripe_simulator.objects import Key, ObjectList
 
 # What a list does with a cursor whose object lies outside the window: both were seen of Stripe.
@@ -39,7 +40,7 @@ def list_page(
             400, f"This value must be {bound} (it currently is '{limit}').", param="limit"
         )
     low, high = _window(query)
-    order = objects.everything if query.get("status") == "all" else objects.listed
+    order = shown(endpoint.path, objects, query)
     starting_after, ending_before = query.get("starting_after"), query.get("ending_before")
     if starting_after is not None and ending_before is not None:
         raise errors.invalid_request(
@@ -76,11 +77,12 @@ def _refuse_parameters(endpoint: ListEndpoint, query: Mapping[str, str]) -> None
         name = param.partition("[")[0]
         if name not in known:
             raise errors.unknown_parameter(param)
-        if name not in _PAGING and name != "created" and (name, value) != ("status", "all"):
-            # Better refused than silently not filtered.
-            raise errors.invalid_request(
-                400, f"The simulator does not filter by {param}={value}.", param=param
-            )
+        if name in _PAGING or name == "created" or asks_for_all(endpoint.path, param, value):
+            continue
+        # Better refused than silently not filtered.
+        raise errors.invalid_request(
+            400, f"The simulator does not filter by {param}={value}.", param=param
+        )
 
 
 def _window(query: Mapping[str, str]) -> tuple[Key, Key]:

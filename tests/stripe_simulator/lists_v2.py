@@ -13,6 +13,7 @@ import orjson
 
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from tests.stripe_simulator import errors
+from tests.stripe_simulator.hidden import asks_for_all, shown
 from tests.stripe_simulator.objects import Key, ObjectList
 
 _PAGING = frozenset({"limit", "page"})
@@ -27,8 +28,8 @@ def list_page(endpoint: ListEndpoint, objects: ObjectList, query: Mapping[str, s
     Raises:
         Refusal: a parameter is unknown or bad.
     """
-    for param in query:
-        if param not in _PAGING:
+    for param, value in query.items():
+        if param not in _PAGING and not asks_for_all(endpoint.path, param, value):
             raise errors.unknown_parameter(param)
     limit = query.get("limit", str(_LARGEST_LIMIT))
     if not limit.isdigit() or not 1 <= int(limit) <= _LARGEST_LIMIT:
@@ -36,10 +37,10 @@ def list_page(endpoint: ListEndpoint, objects: ObjectList, query: Mapping[str, s
             400, f"limit must be between 1 and {_LARGEST_LIMIT}.", param="limit"
         )
     before = _NEWEST if "page" not in query else _key(query["page"])
-    page, has_more = objects.listed.page_before(_OLDEST, before, int(limit))
+    page, has_more = shown(endpoint.path, objects, query).page_before(_OLDEST, before, int(limit))
     next_page_url = None
     if has_more:
-        next_query = urlencode({"limit": limit, "page": _token(page[-1].key)})
+        next_query = urlencode({**query, "limit": limit, "page": _token(page[-1].key)})
         next_page_url = f"{endpoint.path}?{next_query}"
     return b'{"data":[%s],"next_page_url":%s,"previous_page_url":null}' % (
         b",".join(item.body for item in page),

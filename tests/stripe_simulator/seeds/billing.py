@@ -67,7 +67,6 @@ def product(references: References, index: int, created: int) -> Document:
         "id": references.id("products", index),
         "object": "product",
         "active": index % 11 != 0,
-        "attributes": [],
         "created": created,
         "default_price": references.some("prices", index),
         "description": f"All that comes with plan number {index}, month by month.",

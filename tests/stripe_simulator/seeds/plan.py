@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.stripe_simulator.seeds import billing
+from tests.stripe_simulator.seeds import balance, billing, checkout, payments
 from tests.stripe_simulator.seeds.references import References
 
-_MAKERS = {**billing.MAKERS}
+_MAKERS = {**balance.MAKERS, **billing.MAKERS, **checkout.MAKERS, **payments.MAKERS}
 
 # The streams that a plan can hold objects of.
 SEEDED_STREAMS = tuple(sorted(_MAKERS))
