@@ -1,0 +1,153 @@
+"""One connection to one server, and what its calls have in common."""
+
+# Call types are generic in their stubs only.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import grpc
+
+from pipesync_rpc.channel import open_channel
+from pipesync_rpc.credentials import ClientTls
+from pipesync_rpc.status import from_grpc
+
+StubT = TypeVar("StubT")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+AnswerT = TypeVar("AnswerT", covariant=True)
+
+
+class _ManyAnswers(Protocol[AnswerT]):
+    """A call with many answers, whatever its requests."""
+
+    def __aiter__(self) -> AsyncIterator[AnswerT]: ...
+
+    def cancel(self) -> bool: ...
+
+
+class Connection(Generic[StubT]):
+    """A channel that is open between ``async with`` and its end, and then never again.
+
+    Everything that goes wrong on it is raised as an RpcError.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        stub: Callable[[grpc.aio.Channel], StubT],
+        *,
+        tls: ClientTls | None,
+        token: str | None,
+        idempotent_methods: Iterable[str],
+    ) -> None:
+        """Takes what ``open_channel`` takes, and what makes a stub of it; nothing is opened yet."""
+        self._target = target
+        self._make_stub = stub
+        self._tls = tls
+        self._token = token
+        self._idempotent_methods = tuple(idempotent_methods)
+        self._channel: grpc.aio.Channel | None = None
+        self._opened_stub: StubT | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        if self._channel is not None:
+            raise RuntimeError("a client is entered once")
+        self._channel = open_channel(
+            self._target,
+            tls=self._tls,
+            token=self._token,
+            idempotent_methods=self._idempotent_methods,
+        )
+        self._opened_stub = self._make_stub(self._channel)
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closed, self._opened_stub = True, None
+        if self._channel is not None:
+            await self._channel.close()
+
+    @property
+    def stub(self) -> StubT:
+        """The stub on the open channel.
+
+        Raises:
+            RuntimeError: the client was not entered, or is closed.
+        """
+        if self._opened_stub is None:
+            state = "closed" if self._closed else "not open yet: use it in an async with"
+            raise RuntimeError(f"the client of {self._target} is {state}")
+        return self._opened_stub
+
+    async def one(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> ResponseT:
+        """The answer to one request."""
+        try:
+            return await method(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, self._target) from error
+
+    def many(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        timeout: float | None,
+    ) -> AsyncGenerator[ResponseT, None]:
+        """The answers to one request; closing the iterator early cancels the call."""
+        return self._answers(lambda: method(request, timeout=timeout))
+
+    async def exchange(
+        self,
+        method: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT],
+        requests: AsyncIterable[RequestT],
+        timeout: float | None,
+    ) -> AsyncGenerator[ResponseT, None]:
+        """The answers to many requests; closing the iterator early cancels the call.
+
+        What ``requests`` raises is raised here.
+        """
+        failures: list[Exception] = []
+
+        async def sent() -> AsyncIterator[RequestT]:
+            try:
+                async for request in requests:
+                    yield request
+            except Exception as error:
+                failures.append(error)
+                raise
+
+        answers = self._answers(lambda: method(sent(), timeout=timeout))
+        async with contextlib.aclosing(answers):
+            try:
+                async for answer in answers:
+                    yield answer
+            except asyncio.CancelledError:
+                # gRPC cancels a call whose requests fail, and tells nobody why.
+                if failures:
+                    raise failures[0] from None
+                raise
+
+    async def _answers(
+        self, start: Callable[[], _ManyAnswers[ResponseT]]
+    ) -> AsyncGenerator[ResponseT, None]:
+        call = start()
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_grpc(error, self._target) from error
+        finally:
+            call.cancel()
