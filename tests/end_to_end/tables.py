@@ -1,0 +1,35 @@
+"""What arrived in Postgres, compared with what the simulated account holds."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import asyncpg
+
+from tests.stripe_simulator.simulator import StripeSimulator
+
+
+async def documents(url: str, table: str, *, schema: str = "stripe") -> list[dict[str, Any]]:
+    """The objects in a table as Stripe sent them, in no order."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(f'SELECT _raw_data::text FROM "{schema}"."{table}"')  # noqa: S608 - names of our own
+    finally:
+        await connection.close()
+    return [json.loads(row[0]) for row in rows]
+
+
+async def assert_tables_equal(
+    simulator: StripeSimulator, url: str, streams: Iterable[str], *, schema: str = "stripe"
+) -> None:
+    """Every object of the account is in its table, whole, and none is there twice."""
+    for stream in streams:
+        found = await documents(url, stream, schema=schema)
+        expected = {document["id"]: document for document in simulator.objects(stream).documents()}
+        counts = Counter(document["id"] for document in found)
+        twice = [object_id for object_id, count in counts.items() if count > 1]
+        missing = expected.keys() - counts.keys()
+        unexpected = counts.keys() - expected.keys()
+        assert (twice, missing, unexpected) == ([], set(), set()), stream
+        assert {document["id"]: document for document in found} == expected, stream
