@@ -1,0 +1,1 @@
+"""The Postgres destination: one table a stream, kept by batched upserts."""

@@ -1,0 +1,12 @@
+-- $1: a schema. What our role may do there.
+SELECT
+    current_user::text AS role,
+    current_database()::text AS database,
+    schema_.oid IS NOT NULL AS schema_exists,
+    current_setting('transaction_read_only')::boolean AS read_only,
+    CASE
+        WHEN schema_.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE')
+        ELSE has_schema_privilege(schema_.oid, 'CREATE')
+            AND has_schema_privilege(schema_.oid, 'USAGE')
+    END AS may_create
+FROM (SELECT (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AS oid) AS schema_

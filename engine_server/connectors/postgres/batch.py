@@ -1,0 +1,54 @@
+"""The rows being gathered for the next flush."""
+
+import time
+from collections import defaultdict
+
+from engine_server.connectors.postgres.writer import Rows
+from pipesync.v1.message_pb2 import RecordBatch
+
+MAX_BYTES = 8 * 1024 * 1024
+# Seconds. Long enough to gather many small pages, short enough for live progress.
+MAX_AGE = 1.0
+
+
+class Batch:
+    """Rows by stream; false when there are none."""
+
+    def __init__(self, *, max_rows: int) -> None:
+        self._max_rows = max_rows
+        self._rows: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._row_count = 0
+        self._byte_count = 0
+        self._began = 0.0
+
+    def __bool__(self) -> bool:
+        return self._row_count > 0
+
+    def add(self, records: RecordBatch) -> None:
+        """Adds the records, unread."""
+        if not records.records:
+            return
+        if not self:
+            self._began = time.monotonic()
+        self._rows[records.stream].extend(records.records)
+        self._row_count += len(records.records)
+        self._byte_count += records.ByteSize()
+
+    def take(self) -> Rows:
+        """Answers the rows and begins anew."""
+        rows = self._rows
+        self._rows = defaultdict(list)
+        self._row_count = self._byte_count = 0
+        return rows
+
+    def is_full(self) -> bool:
+        """Whether no more should be added."""
+        return self._row_count >= self._max_rows or self._byte_count >= MAX_BYTES
+
+    def seconds_until_due(self) -> float | None:
+        """How long it may still wait for more rows; 0 when it is full; None when it is empty."""
+        if not self:
+            return None
+        if self.is_full():
+            return 0.0
+        return max(0.0, self._began + MAX_AGE - time.monotonic())

@@ -1,0 +1,120 @@
+"""Postgres as a destination: one table a stream."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from importlib.resources import files
+
+from engine_server.connectors.config import config_schema
+from engine_server.connectors.postgres import definition
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.flow import Flow
+from engine_server.connectors.postgres.pool import connect, errors_in_our_words, open_pool
+from engine_server.connectors.postgres.tables import Table, quote, table_of
+from engine_server.connectors.postgres.writer import Writer
+from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.errors import ConnectorError
+from pipesync.v1.catalog_pb2 import Spec
+from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.progress_pb2 import ConnectionStatus
+
+_ACCESS = files(__package__).joinpath("access.sql").read_text()
+
+
+class PostgresDestination:
+    """Keeps the rows of each stream in a table of its name. See ``protocols.Destination``.
+
+    A table has the stream's primary key as text columns, the object as its source sent it in
+    ``_raw_data``, the stamps ``_account_id`` and ``_updated_at``, ``_last_synced_at`` (when the row
+    was last written), and a typed column for each field.
+    """
+
+    @property
+    def config_model(self) -> type[PostgresConfig]:
+        """The model that its configuration is checked against."""
+        return PostgresConfig
+
+    def spec(self) -> Spec:
+        """Its own description."""
+        return Spec(config_schema=config_schema(PostgresConfig))
+
+    async def check(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Yields whether Postgres lets us in and lets us write these streams."""
+        try:
+            problem = await _access_problem(config, _tables(config, streams))
+        except ConnectorError as error:
+            problem = error.message
+        status = ConnectionStatus.STATUS_FAILED if problem else ConnectionStatus.STATUS_SUCCEEDED
+        yield Message(connection_status=ConnectionStatus(status=status, message=problem))
+
+    async def write(
+        self,
+        config: PostgresConfig,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+    ) -> Messages:
+        """Commits the records and yields every message on, as the protocol says.
+
+        Tables that are not there are made first, so a sync works without setup.
+        """
+        tables = _tables(config, streams)
+        async with open_pool(config) as pool:
+            with errors_in_our_words():
+                async with pool.acquire() as connection:
+                    made = await definition.make_missing(
+                        connection, config.schema_name, tables, config.columns
+                    )
+            for sentence in made:
+                yield _info(sentence)
+            writer = Writer(pool, tables, hard_delete=config.delete_mode == "hard")
+            flow = Flow(writer, batch_rows=config.batch_size)
+            async with aclosing(flow.pass_on(messages)) as passed_on:
+                async for message in passed_on:
+                    yield message
+
+    async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Makes the schema, the tables and their columns where they are missing."""
+        async with connect(config) as connection:
+            made = await definition.make_missing(
+                connection, config.schema_name, _tables(config, streams), config.columns
+            )
+        for sentence in made:
+            yield _info(sentence)
+
+    async def teardown(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
+        """Drops the tables of these streams, and the schema that leaves empty unless it is public.
+
+        Raises:
+            ConnectorError: The schema is one of Postgres's own, or something else (a view, say)
+                depends on a table.
+        """
+        async with connect(config) as connection:
+            done = await definition.drop(connection, config.schema_name, _tables(config, streams))
+        for sentence in done:
+            yield _info(sentence)
+
+
+def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[Table]:
+    return [table_of(selected, config.schema_name) for selected in streams]
+
+
+async def _access_problem(config: PostgresConfig, tables: Sequence[Table]) -> str:
+    """What stands in the way of writing ``tables``, and the remedy; empty when nothing does."""
+    schema = config.schema_name
+    async with connect(config) as connection:
+        [access] = await connection.fetch(_ACCESS, schema)
+        if access["read_only"]:
+            return f"database {access['database']} is read-only: is this a standby?"
+        if access["may_create"]:
+            return ""
+        if await definition.is_complete(connection, schema, tables, config.columns):
+            return ""
+    role = quote(access["role"])
+    if access["schema_exists"]:
+        remedy = f"GRANT CREATE, USAGE ON SCHEMA {quote(schema)} TO {role}"
+    else:
+        remedy = f"GRANT CREATE ON DATABASE {quote(access['database'])} TO {role}"
+    return f"role {role} may not create tables in schema {quote(schema)}: {remedy}"
+
+
+def _info(sentence: str) -> Message:
+    return Message(log=Log(level=Log.LEVEL_INFO, message=sentence))

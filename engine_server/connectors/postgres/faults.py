@@ -1,0 +1,66 @@
+"""What goes wrong at Postgres, cut by what we can do about it.
+
+SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import asyncpg
+
+_CONNECTION_CLASSES = frozenset({"08", "28"})
+_CONNECTION_STATES = frozenset(
+    {
+        "3D000",  # no such database
+        "53300",  # too many connections
+        "57P01",  # an administrator shut the server down, or ended our session
+        "57P02",  # another session crashed the server
+        "57P03",  # the server is starting up or shutting down
+    }
+)
+_PASSING_CLASSES = frozenset({"08", "40"})  # connection exceptions; deadlocks, serialization
+_PASSING_STATES = frozenset(
+    {
+        "25006",  # read-only: a fail-over made this server the standby
+        "53300",
+        "55P03",  # a lock was not to be had in time
+        "57P01",
+        "57P02",
+        "57P03",
+    }
+)
+# Bad data, violated constraints, no such table or no right to it, beyond a limit of Postgres.
+_REFUSED_CLASSES = frozenset({"22", "23", "42", "54"})
+_DATA_CLASSES = frozenset({"22", "23", "54"})
+
+
+def is_connection_fault(error: BaseException) -> bool:
+    """Whether Postgres was not reached, did not let us in, or went away."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error)[:2] in _CONNECTION_CLASSES or _state(error) in _CONNECTION_STATES
+    return isinstance(error, OSError | asyncpg.InterfaceError)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same transaction may succeed when it is tried again."""
+    if isinstance(error, asyncpg.PostgresError):
+        return _state(error)[:2] in _PASSING_CLASSES or _state(error) in _PASSING_STATES
+    return isinstance(error, OSError | asyncpg.InterfaceError)
+
+
+def is_refusal(error: asyncpg.PostgresError) -> bool:
+    """Whether this stream's rows are what Postgres will not have."""
+    return _state(error)[:2] in _REFUSED_CLASSES
+
+
+def lies_in_a_record(error: asyncpg.PostgresError) -> bool:
+    """Whether a single record is to blame for a refusal."""
+    return _state(error)[:2] in _DATA_CLASSES
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line. Its detail is left out: it may quote the row."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{error.args[0]} (SQLSTATE {_state(error)})"
+    return str(error) or type(error).__name__
+
+
+def _state(error: asyncpg.PostgresError) -> str:
+    return error.sqlstate or ""

@@ -1,0 +1,180 @@
+"""The table of one stream: its names, its key, its typed columns."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from google.protobuf.json_format import MessageToDict
+
+from engine_server.connectors.postgres.config import MAX_IDENTIFIER_BYTES
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.errors import ConnectorError
+
+ColumnMode = Literal["stored", "virtual", "none"]
+
+# What every table has besides its key.
+ACCOUNT_ID = "_account_id"
+RAW_DATA = "_raw_data"
+UPDATED_AT = "_updated_at"
+LAST_SYNCED_AT = "_last_synced_at"
+_BOOKKEEPING = (RAW_DATA, ACCOUNT_ID, UPDATED_AT, LAST_SYNCED_AT)
+# https://www.postgresql.org/docs/current/ddl-system-columns.html
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+_HASH_LENGTH = 8
+
+# A record whose field is not of the type that the schema says is not refused for it: the column
+# reads NULL, and _raw_data has what came. Among jsonb values only numbers lie between numbers.
+_COLUMN_TYPES: Mapping[str, tuple[str, str]] = {
+    "integer": (
+        "bigint",
+        (
+            "CASE WHEN {value} BETWEEN '-9223372036854775808' AND '9223372036854775807' "
+            "THEN {value}::bigint END"
+        ),
+    ),
+    "number": ("numeric", "CASE jsonb_typeof({value}) WHEN 'number' THEN {value}::numeric END"),
+    "boolean": ("boolean", "CASE jsonb_typeof({value}) WHEN 'boolean' THEN {value}::boolean END"),
+    "string": ("text", "{text}"),
+}
+_JSON_COLUMN = ("jsonb", "nullif({value}, 'null')")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyColumn:
+    """A text column of the primary key.
+
+    Attributes:
+        name: The column.
+        path: Where a record has its value, outermost segment first.
+    """
+
+    name: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedColumn:
+    """A typed column that Postgres works out from _raw_data.
+
+    Attributes:
+        name: The column.
+        type: Its SQL type.
+        expression: SQL over ``_raw_data``, immutable, that fails for no record.
+    """
+
+    name: str
+    type: str
+    expression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The table of one stream.
+
+    Attributes:
+        stream: The stream's name.
+        schema: The schema, unquoted.
+        name: The table, unquoted.
+        key: Its primary key, in order; never empty.
+        generated: A column for each top-level field that is not a column already.
+        newer_than_field: As the stream says; empty when it says none.
+        soft_delete_field: As the stream says; empty when it says none.
+    """
+
+    stream: str
+    schema: str
+    name: str
+    key: tuple[KeyColumn, ...]
+    generated: tuple[GeneratedColumn, ...]
+    newer_than_field: str
+    soft_delete_field: str
+
+    @property
+    def quoted(self) -> str:
+        """The qualified name, for SQL."""
+        return f"{quote(self.schema)}.{quote(self.name)}"
+
+
+def table_of(selected: SelectedStream, schema: str) -> Table:
+    """The table that ``selected`` is written to.
+
+    Raises:
+        ConnectorError: The stream has no primary key, so nothing says which row a record replaces.
+    """
+    stream = selected.stream
+    key = _key_columns([tuple(path.segments) for path in stream.primary_key])
+    if not key:
+        raise ConnectorError(f"stream {stream.name} has no primary key: it cannot be upserted")
+    taken = {*_BOOKKEEPING, *(column.name for column in key)}
+    fields: Mapping[str, Any] = MessageToDict(stream.json_schema).get("properties", {})
+    wanted = set(selected.selection.fields)
+    return Table(
+        stream=stream.name,
+        schema=schema,
+        name=identifier(stream.name),
+        key=key,
+        generated=tuple(
+            _generated_column(field, declared)
+            for field, declared in fields.items()
+            if field not in taken and (not wanted or field in wanted)
+        ),
+        newer_than_field=stream.newer_than_field,
+        soft_delete_field=stream.soft_delete_field,
+    )
+
+
+def identifier(name: str) -> str:
+    """``name`` as Postgres can hold it: one over 63 bytes ends in a hash of the whole."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:_HASH_LENGTH]
+    kept = encoded[: MAX_IDENTIFIER_BYTES - _HASH_LENGTH - 1].decode(errors="ignore")
+    return f"{kept}_{digest}"
+
+
+def quote(name: str) -> str:
+    """An identifier for SQL."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def literal(text: str) -> str:
+    """A string constant for SQL."""
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'"
+
+
+def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
+    last_segments = [path[-1] for path in paths]
+    return tuple(
+        KeyColumn(
+            name=_column_name(path[-1] if last_segments.count(path[-1]) == 1 else "_".join(path)),
+            path=path,
+        )
+        for path in paths
+    )
+
+
+def _generated_column(field: str, declared: Mapping[str, Any]) -> GeneratedColumn:
+    sql_type, expression = _COLUMN_TYPES.get(_json_type(declared), _JSON_COLUMN)
+    raw_data, key = quote(RAW_DATA), literal(field)
+    return GeneratedColumn(
+        name=_column_name(field),
+        type=sql_type,
+        expression=expression.format(
+            value=f"({raw_data} -> {key})", text=f"({raw_data} ->> {key})"
+        ),
+    )
+
+
+def _json_type(declared: Mapping[str, Any]) -> str:
+    """The one JSON type that a field has besides null; empty when it has several or says none."""
+    types = declared.get("type", [])
+    others = [name for name in ([types] if isinstance(types, str) else types) if name != "null"]
+    return others[0] if len(others) == 1 else ""
+
+
+def _column_name(field: str) -> str:
+    return identifier(f"{field}_" if field in _SYSTEM_COLUMNS else field)

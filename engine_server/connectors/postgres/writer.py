@@ -1,0 +1,145 @@
+"""Commits batches of rows: a fault that passes is waited out, a stream that is refused left out."""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import asyncpg
+import structlog
+
+from engine_server.connectors.postgres.faults import (
+    describe,
+    is_connection_fault,
+    is_passing,
+    is_refusal,
+)
+from engine_server.connectors.postgres.pool import Pool
+from engine_server.connectors.postgres.refusal import explain
+from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.errors import ConnectionFailed, ConnectorError
+
+log = structlog.get_logger()
+
+# Records by stream, in the order of arrival.
+Rows = Mapping[str, Sequence[bytes]]
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 5.0
+# Long enough for a restart or a fail-over; the caller's own time limit may be shorter.
+_GIVE_UP_AFTER = 60.0
+
+
+class Writer:
+    """Writes the rows of several streams in one transaction."""
+
+    def __init__(self, pool: Pool, tables: Sequence[Table], *, hard_delete: bool) -> None:
+        self._pool = pool
+        self._tables = {table.stream: table for table in tables}
+        self._statements = {
+            table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
+        }
+
+    async def commit(self, rows: Rows) -> dict[str, str]:
+        """Commits all rows, but for those of the streams that Postgres refuses.
+
+        Writing a row twice is the same as once, so a commit whose outcome is unknown is repeated.
+
+        Returns:
+            Why, for each refused stream.
+
+        Raises:
+            ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
+            ConnectorError: Postgres cannot go on, e.g. its disk is full; or the rows are of a
+                stream without a table.
+        """
+        if unknown := sorted(rows.keys() - self._tables.keys()):
+            raise ConnectorError(f"records came of streams that are not written: {unknown}")
+        # Always in one order, so that two transactions cannot lock each other's rows out.
+        remaining = dict(sorted(rows.items()))
+        refused: dict[str, str] = {}
+        faults = _Faults()
+        while remaining:
+            try:
+                refusal = await self._try_to_commit(remaining)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                await faults.wait_out(error)
+                # A server that fell back to a standby stays one: look for its successor.
+                await self._pool.expire_connections()
+                continue
+            if refusal is None:
+                break
+            stream, reason = refusal
+            refused[stream] = reason
+            del remaining[stream]
+        return refused
+
+    def abort(self) -> None:
+        """Drops every connection at once: for a Postgres that does not answer a cancellation."""
+        self._pool.terminate()
+
+    async def _try_to_commit(self, rows: Rows) -> tuple[str, str] | None:
+        """One transaction. Answers a stream that was refused and why, nothing being kept then."""
+        began = time.perf_counter()
+        counts: dict[str, asyncpg.Record] = {}
+        async with self._pool.acquire() as connection:
+            try:
+                async with connection.transaction():
+                    for stream, records in rows.items():
+                        [counts[stream]] = await connection.fetch(self._statements[stream], records)
+            except asyncpg.PostgresError as error:
+                if not is_refusal(error):
+                    raise
+                reason = await explain(
+                    error, connection, self._tables[stream], self._statements[stream], rows[stream]
+                )
+                return stream, reason
+        duration_ms = round((time.perf_counter() - began) * 1000, 1)
+        for stream, count in counts.items():
+            changed = dict(count)
+            unchanged = len(rows[stream]) - sum(changed.values())
+            log.info(
+                "flush_committed",
+                stream=stream,
+                rows=len(rows[stream]),
+                **changed,
+                unchanged=unchanged,
+                duration_ms=duration_ms,
+            )
+        return None
+
+
+class _Faults:
+    """The faults of one commit, waited out for a minute from the first."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._give_up_at = 0.0
+
+    async def wait_out(self, error: Exception) -> None:
+        """Waits before the next try.
+
+        Raises:
+            ConnectionFailed: Trying again is no use, or no longer.
+            ConnectorError: Postgres cannot go on.
+        """
+        if not is_passing(error):
+            if is_connection_fault(error):
+                raise ConnectionFailed(f"Postgres let us in no more: {describe(error)}") from error
+            raise ConnectorError(f"Postgres cannot go on: {describe(error)}") from error
+        now = time.monotonic()
+        if self._count == 0:
+            self._give_up_at = now + _GIVE_UP_AFTER
+        longest = min(_FIRST_DELAY * 2**self._count, _LONGEST_DELAY)
+        # Half of it at random, so that those cut off together do not come back together.
+        delay = longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
+        if now + delay > self._give_up_at:
+            raise ConnectionFailed(
+                f"Postgres could not be written to for {_GIVE_UP_AFTER:.0f} s: {describe(error)}"
+            ) from error
+        self._count += 1
+        log.warning(
+            "flush_retried", attempt=self._count, delay_s=round(delay, 3), error=describe(error)
+        )
+        await asyncio.sleep(delay)

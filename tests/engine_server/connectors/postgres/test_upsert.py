@@ -1,0 +1,176 @@
+"""Which record of a row is kept, and what a row holds."""
+
+import json
+from typing import Any
+
+import asyncpg
+import pytest
+import structlog
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
+
+
+async def _rows(database: asyncpg.Connection) -> dict[str, Any]:
+    rows = await database.fetch("SELECT id, _raw_data FROM stripe.customers ORDER BY id")
+    return {row["id"]: json.loads(row["_raw_data"]) for row in rows}
+
+
+async def _write_each(config: PostgresConfig, *batches: list[dict[str, Any]]) -> None:
+    """One write a batch, so one statement each."""
+    for batch in batches:
+        await write(config, [stream()], [records("customers", *batch)])
+
+
+async def test_stamps_become_columns_and_the_rest_is_stored_as_sent(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    sent = {"name": "Ada", "balance": 12345678901234567, "rate": 0.1, "address": {"a": [1, None]}}
+    await _write_each(config, [customer(1, at=1_700_000_000, **sent)])
+    row = await database.fetchrow("SELECT * FROM stripe.customers")
+    assert row is not None
+    assert json.loads(row["_raw_data"]) == {"id": "cus_1", "object": "customer", **sent}
+    assert row["_account_id"] == "acct_1"
+    assert row["_updated_at"].timestamp() == 1_700_000_000
+    assert abs(row["_last_synced_at"] - await database.fetchval("SELECT now()")).seconds < 60
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+@pytest.mark.parametrize(
+    ("first_at", "second_at", "kept"),
+    [(1, 2, "second"), (2, 1, "first"), (1, 1, "second")],
+    ids=["newer wins", "older is skipped", "of the same second the later arrival wins"],
+)
+async def test_the_newest_record_is_kept(
+    config: PostgresConfig,
+    database: asyncpg.Connection,
+    together: bool,
+    first_at: int,
+    second_at: int,
+    kept: str,
+) -> None:
+    first = customer(1, at=first_at, name="first")
+    second = customer(1, at=second_at, name="second")
+    await _write_each(config, *([[first, second]] if together else [[first], [second]]))
+    assert (await _rows(database))["cus_1"]["name"] == kept
+
+
+async def test_without_a_time_the_later_arrival_wins(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    timeless = stream(newer_than_field="")
+    for name in ("first", "second"):
+        await write(config, [timeless], [records("customers", customer(1, at=None, name=name))])
+    both = [customer(2, at=None, name="first"), customer(2, at=None, name="second")]
+    await write(config, [timeless], [records("customers", *both)])
+    assert {row["name"] for row in (await _rows(database)).values()} == {"second"}
+
+
+async def test_an_unchanged_record_touches_no_row_even_when_stamped_later(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    look = "SELECT xmin::text, xmax::text, ctid::text, * FROM stripe.customers ORDER BY id"
+    await _write_each(config, [customer(number, at=1, name="same") for number in range(50)])
+    before = await database.fetch(look)
+    await _write_each(config, [customer(number, at=2, name="same") for number in range(50)])
+    assert await database.fetch(look) == before
+
+
+async def test_accounts_with_the_same_ids_are_apart(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _write_each(config, [customer(1), {**customer(1), "_account_id": "acct_2"}])
+    accounts = await database.fetch("SELECT _account_id FROM stripe.customers ORDER BY 1")
+    assert [row[0] for row in accounts] == ["acct_1", "acct_2"]
+
+
+async def test_a_key_may_lie_inside_the_record(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    nested = stream(primary_key=[["owner", "id"], ["id"]], newer_than_field="", properties={})
+    await write(
+        config,
+        [nested],
+        [records("customers", {"owner": {"id": "o"}, "id": 7}, {"owner": {"id": "o"}, "id": 8})],
+    )
+    rows = await database.fetch("SELECT owner_id, id FROM stripe.customers ORDER BY id")
+    assert [tuple(row) for row in rows] == [("o", "7"), ("o", "8")]
+
+
+STUB = {"id": "cus_1", "object": "customer", "deleted": True, "_account_id": "acct_1"}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+async def test_a_soft_delete_keeps_what_was_known(
+    config: PostgresConfig, database: asyncpg.Connection, together: bool
+) -> None:
+    known, stub = customer(1, at=1, name="Ada"), {**STUB, "_updated_at": 2}
+    await _write_each(config, *([[known, stub]] if together else [[known], [stub]]))
+    row = await database.fetchrow("SELECT name, deleted FROM stripe.customers")
+    assert row is not None
+    assert tuple(row) == ("Ada", True)
+
+
+async def test_a_delete_said_twice_touches_no_row(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    look = "SELECT xmin::text, * FROM stripe.customers"
+    await _write_each(config, [customer(1, at=1, name="Ada")], [{**STUB, "_updated_at": 2}])
+    before = await database.fetch(look)
+    await _write_each(config, [{**STUB, "_updated_at": 3}])
+    assert await database.fetch(look) == before
+
+
+async def test_an_older_delete_is_skipped(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _write_each(config, [customer(1, at=2, name="Ada")], [{**STUB, "_updated_at": 1}])
+    assert "deleted" not in (await _rows(database))["cus_1"]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+async def test_a_hard_delete_removes_the_row(
+    database_url: str, database: asyncpg.Connection, together: bool
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": "hard"})
+    known, stub = [customer(1, at=1), customer(2, at=1)], [{**STUB, "_updated_at": 2}]
+    await _write_each(config, *([[*known, *stub]] if together else [known, stub]))
+    assert list(await _rows(database)) == ["cus_2"]
+
+
+async def test_an_older_hard_delete_is_skipped(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": "hard"})
+    await _write_each(config, [customer(1, at=2)], [{**STUB, "_updated_at": 1}])
+    assert list(await _rows(database)) == ["cus_1"]
+
+
+@pytest.mark.parametrize("delete_mode", ["soft", "hard"])
+async def test_each_flush_logs_what_became_of_its_rows(database_url: str, delete_mode: str) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": delete_mode})
+    await _write_each(config, [customer(number, at=1) for number in range(1, 6)])
+    with structlog.testing.capture_logs() as captured:
+        await _write_each(
+            config,
+            [
+                {**STUB, "_updated_at": 2},
+                customer(2, at=2, name="changed"),
+                customer(3, at=2),
+                customer(4, at=0, name="older"),
+                customer(6, at=1, name="superseded"),
+                customer(6, at=2),
+            ],
+        )
+    [flush] = [entry for entry in captured if entry["event"] == "flush_committed"]
+    assert flush.pop("duration_ms") > 0
+    assert flush == {
+        "event": "flush_committed",
+        "log_level": "info",
+        "stream": "customers",
+        "rows": 6,
+        "inserted": 1,
+        "updated": 1,
+        "deleted": 1,
+        "unchanged": 3,
+    }
