@@ -1,5 +1,7 @@
 """A sync that is stopped at any checkpoint, and goes on elsewhere, loses nothing."""
 
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
 from google.protobuf.struct_pb2 import Struct
 
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
@@ -8,7 +10,7 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
 from tests.end_to_end.tables import assert_tables_equal
-from tests.processes import running
+from tests.processes import ServerProcess, running
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -31,6 +33,10 @@ def pipeline(simulator: StripeSimulator, url: str, schema: str) -> PipelineConfi
     )
 
 
+def new_engine() -> AbstractAsyncContextManager[ServerProcess]:
+    return running("engine_server", "--listen", "127.0.0.1:0")
+
+
 async def sync_batch(
     engine: str, config: PipelineConfig, state: SyncState, state_limit: int = 0
 ) -> Eof:
@@ -50,21 +56,24 @@ async def sync_to_the_end(engine: str, config: PipelineConfig, state: SyncState)
 async def test_stopped_after_every_checkpoint_and_resumed_in_a_new_engine(
     database_url: str,
 ) -> None:
-    async with StripeSimulator(PLAN) as simulator:
+    async with AsyncExitStack() as stack:
+        simulator = await stack.enter_async_context(StripeSimulator(PLAN))
         simulator.faults.add(faults.jittered_latency(0.0, 0.03, seed=7), times=None)
+        engine = await stack.enter_async_context(new_engine())
         stopped_after = 0
         has_more = True
         while has_more:
             stopped_after += 1
             schema = f"stopped_after_{stopped_after}"
             config = pipeline(simulator, database_url, schema)
-            async with running("engine_server", "--listen", "127.0.0.1:0") as first_engine:
-                eof = await sync_batch(first_engine.address, config, SyncState(), stopped_after)
-                has_more = eof.has_more
-                if has_more:
-                    assert eof.run_progress.derived.total_state_count == stopped_after
-            async with running("engine_server", "--listen", "127.0.0.1:0") as second_engine:
-                eof = await sync_to_the_end(second_engine.address, config, eof.ending_state)
+            eof = await sync_batch(engine.address, config, SyncState(), stopped_after)
+            has_more = eof.has_more
+            if has_more:
+                assert eof.run_progress.derived.total_state_count == stopped_after
+                await engine.stop()
+                # It resumes this sync, and begins the next one.
+                engine = await stack.enter_async_context(new_engine())
+                eof = await sync_to_the_end(engine.address, config, eof.ending_state)
             assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
             await assert_tables_equal(simulator, database_url, PLAN.counts, schema=schema)
         # Every checkpoint of a whole sync was stopped at: it has one a page at the least.
@@ -74,7 +83,7 @@ async def test_stopped_after_every_checkpoint_and_resumed_in_a_new_engine(
 async def test_read_one_checkpoint_at_a_time(database_url: str) -> None:
     async with (
         StripeSimulator(PLAN) as simulator,
-        running("engine_server", "--listen", "127.0.0.1:0") as engine,
+        new_engine() as engine,
     ):
         simulator.faults.add(faults.jittered_latency(0.0, 0.03, seed=11), times=None)
         config = pipeline(simulator, database_url, "one_at_a_time")
