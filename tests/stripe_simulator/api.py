@@ -9,6 +9,7 @@ import orjson
 from engine_server.connectors.stripe.catalog import stream_name
 from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
 from tests.stripe_simulator import errors, lists, lists_v2
+from tests.stripe_simulator.nested import NestedLists
 from tests.stripe_simulator.objects import ObjectList
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
 
@@ -22,6 +23,7 @@ class Api:
         account_created: When it was made, Unix seconds.
         outside_cursor: What a list does with a cursor outside the asked window.
         throttle: The rate limits in force.
+        nested: The lists inside objects.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Api:
         self.account_created = account_created
         self.outside_cursor = outside_cursor
         self.throttle = Throttle(rate_limits)
+        self.nested = NestedLists()
         self._objects: dict[str, ObjectList] = {}
 
     def objects(self, name: str) -> ObjectList:
@@ -56,6 +59,10 @@ class Api:
         if path == "/v1/account":
             self.throttle.admit(path)
             return self._account()
+        nested = self.nested.page(path, query)
+        if nested is not None:
+            self.throttle.admit(path)
+            return nested
         list_path, _, object_id = path.rpartition("/")
         if endpoint := list_endpoints().get(path):
             self.throttle.admit(path)

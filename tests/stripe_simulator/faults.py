@@ -87,7 +87,8 @@ def connection_reset() -> Fault:
         # To linger for no time makes closing send a reset instead of an orderly end.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
-        return web.Response()
+        # The server's own word for a request whose client is gone.
+        raise asyncio.CancelledError
 
     return fault
 

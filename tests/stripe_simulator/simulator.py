@@ -1,8 +1,9 @@
 """The simulator: an HTTP server that answers as Stripe's API does, in process."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -63,6 +64,14 @@ class StripeSimulator:
         """The objects of a stream, to look at or to change: ``simulator.objects("customers")``."""
         return self._api.objects(stream)
 
+    def nest(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Serves a list inside an object, and answers what the object then carries of it.
+
+        ``simulator.nest("/v1/subscription_items?subscription=sub_1", items)``: what it answers
+        carries the first ten and whether there are more; the URL lists all, in the order given.
+        """
+        return self._api.nested.put(url, documents)
+
     def limit_rate(self, limits: RateLimits) -> None:
         """Puts other rate limits in force, with full buckets."""
         self._api.throttle = Throttle(limits)
@@ -71,9 +80,9 @@ class StripeSimulator:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(self._name_request)
-        # A stalled request ends with its client, and stopping waits for none.
+        # A stalled request ends with its client, and stopping waits for none (0: for all).
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=0
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
         )
         await self._runner.setup()
         await web.TCPSite(self._runner, *self._address).start()

@@ -1,0 +1,60 @@
+"""Lists inside an object: the object carries the first ten, a list of their own carries all.
+
+Rules: https://docs.stripe.com/api/subscription_items/list and /api/invoice-line-item/retrieve
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import orjson
+
+from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
+from tests.stripe_simulator import lists
+from tests.stripe_simulator.objects import ObjectList
+
+_EMBEDDED = 10
+
+
+class NestedLists:
+    """All lists inside objects, by the URL that the object names."""
+
+    def __init__(self) -> None:
+        self._lists: dict[str, list[tuple[Mapping[str, str], ObjectList]]] = {}
+
+    def put(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Serves the documents, in this order, and answers the list to embed in their parent.
+
+        Args:
+            url: e.g. ``/v1/invoices/in_1/lines`` or ``/v1/subscription_items?subscription=sub_1``.
+            documents: Objects that all have ``created``, newest first, or that all have none.
+        """
+        target = urlsplit(url)
+        objects = ObjectList()
+        for document in reversed(documents):
+            objects.put(document)
+        self._lists.setdefault(target.path, []).append((dict(parse_qsl(target.query)), objects))
+        page = lists.list_page(_endpoint(target.path), objects, {"limit": str(_EMBEDDED)})
+        return {**orjson.loads(page), "total_count": len(documents), "url": url}
+
+    def page(self, path: str, query: Mapping[str, str]) -> bytes | None:
+        """One page of the list at that URL; None when no object names it.
+
+        Raises:
+            Refusal: a parameter is bad.
+        """
+        for parent, objects in self._lists.get(path, ()):
+            if parent.items() <= query.items():
+                paging = {name: query[name] for name in query if name not in parent}
+                return lists.list_page(_endpoint(path), objects, paging)
+        return None
+
+
+def _endpoint(path: str) -> ListEndpoint:
+    return ListEndpoint(
+        path=path,
+        required_params=frozenset(),
+        optional_params=frozenset(),
+        object_module="",
+        object_name="",
+    )

@@ -1,0 +1,26 @@
+"""A simulator that a test fills, and a client that has its key."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.stripe_simulator.simulator import StripeSimulator
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    """An account that holds nothing."""
+    async with StripeSimulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(simulator: StripeSimulator) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client of it, with its key."""
+    async with aiohttp.ClientSession(
+        simulator.base_url,
+        headers={"Authorization": f"Bearer {simulator.api_key}"},
+        timeout=aiohttp.ClientTimeout(total=10),
+    ) as client:
+        yield client
