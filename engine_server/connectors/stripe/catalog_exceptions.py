@@ -11,7 +11,9 @@ LEFT_OUT: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# What a list must be sent to show everything, by path.
+# What a list must be sent to show everything, by path. Some cannot be made to: /v2/core/accounts
+# shows either open or closed ones, /v1/reviews open ones, /v1/tax_ids the account's own, and
+# customers, subscriptions and quotes on a test clock are listed by that clock only.
 SHOW_ALL: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         # Leaves canceled ones out by default.

@@ -38,6 +38,12 @@ def test_a_stream_is_named_after_the_path_of_its_list() -> None:
     assert stream_name("/v2/core/accounts") == "v2_core_accounts"
 
 
+def test_no_two_lists_share_a_name() -> None:
+    paths = [resource.path for resource in load_resources().values()]
+    required = {path for path, endpoint in list_endpoints().items() if endpoint.required_params}
+    assert set(paths) == set(list_endpoints()) - required - set(LEFT_OUT)
+
+
 @pytest.mark.parametrize("name", ["subscription_items", "setup_attempts", "issuing_tokens"])
 def test_a_list_that_needs_a_parameter_is_no_stream(name: str) -> None:
     assert name not in load_resources()
