@@ -19,8 +19,10 @@ from engine_server.connectors.stripe.splitting import split
 # without a filter. Most lists are done with it, whether or not the server can filter at all.
 _NEWEST_SECONDS = 3600
 
-# Cutting a range is a bet on its density that may cost a request: this many pages pay for one.
-_PAGES_PER_PART = 40
+# A cut is a bet on the density of what was not seen yet, and may cost a request. The first bets are
+# few, so that what they show can guide the others; in the long run this many pages pay for one.
+_FIRST_CUTS = 2
+_PAGES_PER_CUT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,12 +168,13 @@ class StreamFetch:
         if not scope.contains(oldest):
             return (rest,)
         wanted = share - self.in_flight - len(self._pending)
-        affordable = share + self._pages // _PAGES_PER_PART - self._cuts
+        early = min(share, _FIRST_CUTS + self._pages // 2)
+        cuts = early + self._pages // _PAGES_PER_CUT - self._cuts
         parts = split(
             dataclasses.replace(scope, cursor=page.next_cursor),
             newest=newest,
             oldest=oldest,
-            parts=min(wanted, affordable),
+            parts=min(wanted, 1 + cuts),
         )
         self._cuts += len(parts) - 1
         return parts if len(parts) > 1 else (rest,)

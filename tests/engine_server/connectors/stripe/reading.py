@@ -1,0 +1,102 @@
+"""Reads through the Stripe source as the engine would, and keeps what came out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine_server.connectors.protocols import ReadRequest, SelectedStream
+from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.source import StripeSource
+from pipesync.v1.catalog_pb2 import StreamSelection, TimeRange
+from pipesync.v1.message_pb2 import StreamStatus
+from pipesync.v1.state_pb2 import SourceState
+from tests.stripe_simulator.simulator import StripeSimulator
+
+# As many attempts as for real, but no test waits for them.
+QUICK = RetryPolicy(first_delay=0.001, longest_delay=0.01, timeout=5)
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """What one read brought: counts by (stream, id), the last checkpoints, the turns of streams."""
+
+    ids: Counter[tuple[str, str]] = field(default_factory=Counter)
+    state: SourceState = field(default_factory=SourceState)
+    checkpoints: int = 0
+    statuses: list[StreamStatus] = field(default_factory=list)
+
+    def turns(self, stream: str) -> list[str]:
+        """The turns of a stream in order, ranges left out."""
+        names = [s.WhichOneof("status") for s in self.statuses if s.stream == stream]
+        return [name for name in names if name and name != "range_completed"]
+
+    def ids_of(self, stream: str) -> set[str]:
+        """The ids read of a stream."""
+        return {object_id for name, object_id in self.ids if name == stream}
+
+
+def config_for(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
+    """The configuration that reads the simulator."""
+    return StripeConfig.model_validate(
+        {
+            "api_key": simulator.api_key,
+            "base_url": simulator.base_url,
+            "account_id": simulator.account_id,
+            **fields,
+        }
+    )
+
+
+def selected(
+    name: str, *, gte: int | None = None, lt: int | None = None, backfill_limit: int = 0
+) -> SelectedStream:
+    """A stream, in a window perhaps."""
+    selection = StreamSelection(name=name, backfill_limit=backfill_limit)
+    if gte is not None:
+        selection.time_range.gte.seconds = gte
+    if lt is not None:
+        selection.time_range.lt.seconds = lt
+    return SelectedStream(stream=load_resources()[name].stream, selection=selection)
+
+
+async def read(
+    config: StripeConfig,
+    streams: Sequence[SelectedStream],
+    *,
+    state: SourceState | None = None,
+    stop_after: int | None = None,
+    policy: RetryPolicy = QUICK,
+    **request: Any,
+) -> Reading:
+    """Reads to the end, or closes right after that many checkpoints."""
+    reading = Reading()
+    if state is not None:
+        reading.state.CopyFrom(state)
+    read_request = ReadRequest(streams=streams, state=state or SourceState(), **request)
+    async with aclosing(StripeSource(policy).read(config, read_request)) as messages:
+        async for message in messages:
+            match message.WhichOneof("payload"):
+                case "record_batch":
+                    batch = message.record_batch
+                    reading.ids.update((batch.stream, orjson.loads(r)["id"]) for r in batch.records)
+                case "source_state":
+                    checkpoint = message.source_state
+                    reading.state.streams[checkpoint.stream] = checkpoint.data
+                    reading.checkpoints += 1
+                    if reading.checkpoints == stop_after:
+                        break
+                case "stream_status":
+                    reading.statuses.append(message.stream_status)
+    return reading
+
+
+def time_range(gte: int, lt: int) -> TimeRange:
+    """A range of whole seconds."""
+    return TimeRange(gte=Timestamp(seconds=gte), lt=Timestamp(seconds=lt))

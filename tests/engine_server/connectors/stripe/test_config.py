@@ -1,0 +1,64 @@
+import pytest
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from engine_server.connectors.config import config_schema, parse_config
+from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.errors import InvalidRequest
+
+SECRET = "sk_test_planted_secret"
+
+
+def violations(**fields: object) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_config(StripeConfig, ParseDict(fields, Struct()), "config")
+    return {v.field: v.description for v in caught.value.field_violations}
+
+
+def test_every_bad_field_is_named_with_what_would_be_right() -> None:
+    found = violations(
+        api_key="pk_test_no", base_url="ftp://x", rate_limit=0, max_concurrency=0, account_id="me"
+    )
+    assert found["config.api_key"] == "must be a secret key (sk_...) or a restricted key (rk_...)"
+    assert found["config.base_url"] == (
+        "must be an http or https URL, such as https://api.stripe.com"
+    )
+    assert set(found) == {
+        f"config.{name}"
+        for name in ("api_key", "base_url", "rate_limit", "max_concurrency", "account_id")
+    }
+
+
+@pytest.mark.parametrize("key", ["sk_test with space", "sk_test\n", "sk_tést"])
+def test_a_key_that_fits_in_no_header_is_refused_unquoted(key: str) -> None:
+    [description] = violations(api_key=key).values()
+    assert key not in description
+
+
+def test_an_api_key_is_required() -> None:
+    assert violations() == {"config.api_key": "is required"}
+
+
+def test_no_representation_shows_the_key() -> None:
+    config = StripeConfig.model_validate({"api_key": SECRET})
+    assert SECRET not in repr(config) + str(config)
+
+
+def test_a_trailing_slash_of_the_base_url_does_not_matter() -> None:
+    config = StripeConfig.model_validate({"api_key": SECRET, "base_url": "http://localhost:1/"})
+    assert config.base_url == "http://localhost:1"
+
+
+def test_the_configuration_to_store_is_what_was_given_and_the_account() -> None:
+    config = StripeConfig.model_validate({"api_key": SECRET, "rate_limit": 5, "account_id": None})
+    assert MessageToDict(config.with_account("acct_1")) == {
+        "api_key": SECRET,
+        "rate_limit": 5.0,
+        "account_id": "acct_1",
+    }
+
+
+def test_every_field_is_described_and_the_key_is_marked_secret() -> None:
+    properties = MessageToDict(config_schema(StripeConfig))["properties"]
+    assert all(field.get("description") for field in properties.values())
+    assert [name for name, field in properties.items() if field.get("writeOnly")] == ["api_key"]
