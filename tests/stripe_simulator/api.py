@@ -42,6 +42,8 @@ class Api:
         self.throttle = Throttle(rate_limits)
         self.nested = NestedLists()
         self._objects: dict[str, ObjectList] = {}
+        # Looked up now, so that no request waits for it.
+        self._endpoints = list_endpoints()
 
     def objects(self, name: str) -> ObjectList:
         """The objects of a stream."""
@@ -64,13 +66,13 @@ class Api:
             self.throttle.admit(path)
             return nested
         list_path, _, object_id = path.rpartition("/")
-        if endpoint := list_endpoints().get(path):
+        if endpoint := self._endpoints.get(path):
             self.throttle.admit(path)
             objects = self.objects(stream_name(path))
             if path.startswith("/v2/"):
                 return lists_v2.list_page(endpoint, objects, query)
             return lists.list_page(endpoint, objects, query, self.outside_cursor)
-        if list_path in list_endpoints():
+        if list_path in self._endpoints:
             self.throttle.admit(list_path)
             found = self.objects(stream_name(list_path)).get(object_id)
             if found is None:
