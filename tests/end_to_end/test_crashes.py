@@ -1,0 +1,161 @@
+"""Whatever dies in the middle of a batch, the next sync_batch completes the pipeline."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.end_to_end.command import PipelinesCommand
+from tests.end_to_end.tables import assert_tables_equal, documents
+from tests.postgres import PostgresCluster
+from tests.processes import CommandResult, ServerProcess, running
+from tests.stripe_simulator.faults import Fault, Serve
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+PLAN = SeedPlan(counts={"customers": 4000, "products": 150, "prices": 450})
+# Enough for a flush of a thousand rows to be committed, and not all that there is.
+PAGES_LET_THROUGH = 25
+CUSTOMERS_PATH = "/v1/customers"
+
+
+def stall_after(pages: int, released: asyncio.Event) -> Fault:
+    """Lets so many pages through and holds all others until the event is set."""
+    left = pages
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            await released.wait()
+        return await serve(request)
+
+    return fault
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator(PLAN) as one:
+        yield one
+
+
+def running_service(
+    engine: ServerProcess, service_database_url: str, directory: Path
+) -> ServerProcess:
+    return ServerProcess(
+        "service_server",
+        [
+            *("--listen", "127.0.0.1:0", "--engine", engine.address),
+            # A service that was killed keeps its leases for so long.
+            *("--data-dir", str(directory), "--lease-seconds", "1"),
+        ],
+        {"PIPESYNC_DATABASE_URL": service_database_url},
+    )
+
+
+async def complete(pipelines: PipelinesCommand) -> None:
+    """Runs the pipeline to its end, once a dead service's lease has run out."""
+    result = await pipelines("sync_batch", "crashed", "--loop", "0", "--raw")
+    while "SYNC_IN_PROGRESS" in result.stderr or "under way" in result.stderr:
+        result = await pipelines("sync_batch", "crashed", "--loop", "0", "--raw")
+    assert result.exit_code == 0, result.stderr
+    last = result.json_lines()[-1]
+    assert (last["status"], last["has_more"]) == ("succeeded", False)
+
+
+async def assert_all_rows_arrived(pipelines: PipelinesCommand) -> None:
+    await assert_tables_equal(pipelines.simulator, pipelines.database_url, PLAN.counts)
+
+
+async def sync_until_stalled(
+    pipelines: PipelinesCommand, engine: ServerProcess, released: asyncio.Event
+) -> asyncio.Task[CommandResult]:
+    """A batch under way, some of whose rows are committed and some of whose pages are not read."""
+    created = await pipelines.create("crashed", PLAN.counts)
+    assert created.exit_code == 0, created.stderr
+    pipelines.simulator.faults.add(
+        stall_after(PAGES_LET_THROUGH, released), path=CUSTOMERS_PATH, times=None
+    )
+    batch = asyncio.create_task(pipelines("sync_batch", "crashed", "--raw"))
+    await pipelines.simulator.requests.wait_for(CUSTOMERS_PATH, PAGES_LET_THROUGH + 1)
+    await engine.wait_for("flush_committed")
+    return batch
+
+
+async def test_an_engine_killed_in_mid_batch(
+    simulator: StripeSimulator,
+    engine: ServerProcess,
+    service: ServerProcess,
+    database_url: str,
+) -> None:
+    pipelines = PipelinesCommand(
+        service=service.address, simulator=simulator, database_url=database_url
+    )
+    released = asyncio.Event()
+    batch = await sync_until_stalled(pipelines, engine, released)
+    engine.kill()
+    await engine.wait()
+    result = await batch
+    assert result.exit_code == 1
+    assert "Traceback" not in result.stderr
+    arrived = await documents(database_url, "customers")
+    assert 0 < len(arrived) < PLAN.counts["customers"]
+    released.set()
+    async with running("engine_server", "--listen", engine.address):
+        await complete(pipelines)
+        await assert_all_rows_arrived(pipelines)
+
+
+async def test_a_service_killed_in_mid_batch(
+    simulator: StripeSimulator,
+    engine: ServerProcess,
+    service_database_url: str,
+    database_url: str,
+    tmp_path: Path,
+) -> None:
+    released = asyncio.Event()
+    first = running_service(engine, service_database_url, tmp_path)
+    second = running_service(engine, service_database_url, tmp_path)
+    try:
+        await first.start()
+        pipelines = PipelinesCommand(
+            service=first.address, simulator=simulator, database_url=database_url
+        )
+        batch = await sync_until_stalled(pipelines, engine, released)
+        first.kill()
+        await first.wait()
+        result = await batch
+        assert result.exit_code == 1
+        assert "Traceback" not in result.stderr
+        released.set()
+        await second.start()
+        pipelines = PipelinesCommand(
+            service=second.address, simulator=simulator, database_url=database_url
+        )
+        await complete(pipelines)
+        await assert_all_rows_arrived(pipelines)
+    finally:
+        await first.stop()
+        await second.stop()
+
+
+async def test_postgres_restarted_in_mid_batch(
+    simulator: StripeSimulator,
+    engine: ServerProcess,
+    service: ServerProcess,
+    postgres_cluster: PostgresCluster,
+    database_url: str,
+) -> None:
+    pipelines = PipelinesCommand(
+        service=service.address, simulator=simulator, database_url=database_url
+    )
+    released = asyncio.Event()
+    batch = await sync_until_stalled(pipelines, engine, released)
+    await asyncio.to_thread(postgres_cluster.restart)
+    released.set()
+    result = await batch
+    assert "Traceback" not in result.stderr
+    await complete(pipelines)
+    await assert_all_rows_arrived(pipelines)

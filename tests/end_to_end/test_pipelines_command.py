@@ -1,0 +1,103 @@
+"""A pipeline's whole life through the pipelines command, the service and the engine."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from tests.end_to_end.command import PipelinesCommand
+from tests.end_to_end.tables import assert_tables_equal
+from tests.processes import ServerProcess
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+PLAN = SeedPlan(
+    counts={"customers": 2500, "products": 150, "prices": 450, "subscriptions": 300, "coupons": 20}
+)
+
+
+@pytest.fixture
+async def pipelines(service: ServerProcess, database_url: str) -> AsyncIterator[PipelinesCommand]:
+    async with StripeSimulator(PLAN) as simulator:
+        yield PipelinesCommand(
+            service=service.address, simulator=simulator, database_url=database_url
+        )
+
+
+async def test_two_batches_of_ten_checkpoints_then_the_rest(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
+    assert (await pipelines("setup", "life")).exit_code == 0
+
+    twice = await pipelines(
+        *("sync_batch", "life", "--reset-state", "--state-limit", "10", "--loop", "2", "--raw")
+    )
+    assert twice.exit_code == 0, twice.stderr
+    first, second = twice.json_lines()
+    for batch in (first, second):
+        assert (batch["status"], batch["has_more"]) == ("started", True)
+        assert batch["request_progress"]["derived"]["total_state_count"] == 10
+    assert second["run_progress"]["derived"]["total_state_count"] == 20
+
+    rest = await pipelines("sync_batch", "life", "--loop", "0", "--raw")
+    assert rest.exit_code == 0, rest.stderr
+    last = rest.json_lines()[-1]
+    assert (last["status"], last["has_more"]) == ("succeeded", False)
+    statuses = {stream["status"] for stream in last["run_progress"]["streams"].values()}
+    assert statuses == {"completed"}
+    await assert_tables_equal(pipelines.simulator, pipelines.database_url, PLAN.counts)
+
+
+async def test_a_streamed_sync_fills_the_tables_too(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
+    synced = await pipelines("sync", "life")
+    assert synced.exit_code == 0, synced.stderr
+    await assert_tables_equal(pipelines.simulator, pipelines.database_url, PLAN.counts)
+    again = await pipelines("sync_batch", "life", "--raw")
+    assert again.json_lines()[-1]["status"] == "succeeded"
+
+
+async def test_typed_columns_can_be_queried(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("life", ["customers", "subscriptions"])).exit_code == 0
+    assert (await pipelines("sync_batch", "life", "--loop", "0")).exit_code == 0
+    connection = await asyncpg.connect(pipelines.database_url)
+    try:
+        row = await connection.fetchrow(
+            """
+            SELECT customers.created, customers.livemode, customers.email, subscriptions.status
+            FROM stripe.customers
+            JOIN stripe.subscriptions ON subscriptions.customer = customers.id
+            LIMIT 1
+            """
+        )
+    finally:
+        await connection.close()
+    assert row is not None
+    assert [type(value) for value in row] == [int, bool, str, str]
+
+
+async def test_no_answer_shows_a_secret(pipelines: PipelinesCommand) -> None:
+    created = await pipelines.create("life", PLAN.counts)
+    answers = [created, await pipelines("get", "life"), await pipelines("list")]
+    answers.append(await pipelines("update", "life", "--destination-config", "batch_size=500"))
+    answers.append(await pipelines("check", "life"))
+    for answer in answers:
+        assert answer.exit_code == 0, answer.stderr
+        assert pipelines.simulator.api_key not in answer.stdout + answer.stderr
+        assert pipelines.database_url not in answer.stdout + answer.stderr
+    # The secrets that were masked in the update's own read were kept.
+    assert (await pipelines("sync_batch", "life")).exit_code == 0
+
+
+async def test_teardown_and_delete_leave_nothing(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
+    assert (await pipelines("setup", "life")).exit_code == 0
+    assert (await pipelines("delete", "life")).exit_code == 0
+    assert (await pipelines("get", "life")).exit_code != 0
+    connection = await asyncpg.connect(pipelines.database_url)
+    try:
+        tables = await connection.fetch(
+            "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'stripe'"
+        )
+    finally:
+        await connection.close()
+    assert tables == []
