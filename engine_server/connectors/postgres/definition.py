@@ -19,6 +19,8 @@ _COLUMNS = files(__package__).joinpath("columns.sql").read_text()
 _CREATE_TABLE = files(__package__).joinpath("create_table.sql").read_text()
 _IS_EMPTY_SCHEMA = files(__package__).joinpath("is_empty_schema.sql").read_text()
 _VIRTUAL_COLUMNS_SINCE = 18
+# Asked of the table itself: to_regnamespace() may answer from a cache that is behind the lock.
+_SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 # Two set-ups of one schema take turns; the lock goes with the transaction.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pipesync ' || $1, 0))"
 
@@ -92,7 +94,7 @@ async def _missing(
 ) -> Mapping[str, str]:
     """What is to be done: sentence → statement, in order."""
     missing: dict[str, str] = {}
-    if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quote(schema)):
+    if not await connection.fetchval(_SCHEMA_EXISTS, schema):
         missing[f"created schema {quote(schema)}"] = f"CREATE SCHEMA {quote(schema)}"
     existing = await _existing(connection, schema, tables)
     for table in _by_name(tables):

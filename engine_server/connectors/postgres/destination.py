@@ -8,7 +8,7 @@ from engine_server.connectors.config import config_schema
 from engine_server.connectors.postgres import definition
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
-from engine_server.connectors.postgres.pool import connect, errors_in_our_words, open_pool
+from engine_server.connectors.postgres.pool import Connection, Pool, ask, open_pool
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.writer import Writer
 from engine_server.connectors.protocols import Messages, SelectedStream
@@ -40,7 +40,11 @@ class PostgresDestination:
     async def check(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields whether Postgres lets us in and lets us write these streams."""
         try:
-            problem = await _access_problem(config, _tables(config, streams))
+            tables = _tables(config, streams)
+            async with open_pool(config) as pool:
+                problem = await ask(
+                    pool, lambda connection: _access_problem(connection, config, tables)
+                )
         except ConnectorError as error:
             problem = error.message
         status = ConnectionStatus.STATUS_FAILED if problem else ConnectionStatus.STATUS_SUCCEEDED
@@ -58,11 +62,7 @@ class PostgresDestination:
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            with errors_in_our_words():
-                async with pool.acquire() as connection:
-                    made = await definition.make_missing(
-                        connection, config.schema_name, tables, config.columns
-                    )
+            made = await _make_missing(pool, config, tables)
             for sentence in made:
                 yield _info(sentence)
             writer = Writer(pool, tables, hard_delete=config.delete_mode == "hard")
@@ -73,10 +73,8 @@ class PostgresDestination:
 
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Makes the schema, the tables and their columns where they are missing."""
-        async with connect(config) as connection:
-            made = await definition.make_missing(
-                connection, config.schema_name, _tables(config, streams), config.columns
-            )
+        async with open_pool(config) as pool:
+            made = await _make_missing(pool, config, _tables(config, streams))
         for sentence in made:
             yield _info(sentence)
 
@@ -87,8 +85,11 @@ class PostgresDestination:
             ConnectorError: The schema is one of Postgres's own, or something else (a view, say)
                 depends on a table.
         """
-        async with connect(config) as connection:
-            done = await definition.drop(connection, config.schema_name, _tables(config, streams))
+        tables = _tables(config, streams)
+        async with open_pool(config) as pool:
+            done = await ask(
+                pool, lambda connection: definition.drop(connection, config.schema_name, tables)
+            )
         for sentence in done:
             yield _info(sentence)
 
@@ -97,17 +98,27 @@ def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[T
     return [table_of(selected, config.schema_name) for selected in streams]
 
 
-async def _access_problem(config: PostgresConfig, tables: Sequence[Table]) -> str:
+async def _make_missing(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> list[str]:
+    return await ask(
+        pool,
+        lambda connection: definition.make_missing(
+            connection, config.schema_name, tables, config.columns
+        ),
+    )
+
+
+async def _access_problem(
+    connection: Connection, config: PostgresConfig, tables: Sequence[Table]
+) -> str:
     """What stands in the way of writing ``tables``, and the remedy; empty when nothing does."""
     schema = config.schema_name
-    async with connect(config) as connection:
-        [access] = await connection.fetch(_ACCESS, schema)
-        if access["read_only"]:
-            return f"database {access['database']} is read-only: is this a standby?"
-        if access["may_create"]:
-            return ""
-        if await definition.is_complete(connection, schema, tables, config.columns):
-            return ""
+    [access] = await connection.fetch(_ACCESS, schema)
+    if access["read_only"]:
+        return f"database {access['database']} is read-only: is this a standby?"
+    if access["may_create"]:
+        return ""
+    if await definition.is_complete(connection, schema, tables, config.columns):
+        return ""
     role = quote(access["role"])
     if access["schema_exists"]:
         remedy = f"GRANT CREATE, USAGE ON SCHEMA {quote(schema)} TO {role}"

@@ -15,8 +15,6 @@ from engine_server.connectors.postgres.writer import Rows, Writer
 from pipesync.v1.message_pb2 import Message, StreamStatus
 
 MAX_FLUSHES = 2
-# Seconds. A cancelled call stops within one, whatever Postgres does.
-_CANCEL_TIMEOUT = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +137,11 @@ class Flow:
         return None if len(self._flushes) == MAX_FLUSHES else self._batch.seconds_until_due()
 
     async def _end(self, reading: asyncio.Task[Message | None] | None) -> None:
-        flushes = [flush.task for flush in self._flushes]
-        tasks: list[asyncio.Task[Any]] = [*flushes, *([reading] if reading else [])]
+        tasks: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
+        if reading is not None:
+            tasks.append(reading)
         for task in tasks:
             task.cancel()
-        if flushes:
-            _, stuck = await asyncio.wait(flushes, timeout=_CANCEL_TIMEOUT)
-            if stuck:
-                self._writer.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -15,11 +15,13 @@ from engine_server.errors import ConnectionFailed, ConnectorError
 
 Pool = asyncpg.Pool
 Connection = PoolConnectionProxy
+T = TypeVar("T")
 
 MAX_CONNECTIONS = 2
 _CONNECT_TIMEOUT = 10.0
 # The engine promises that a cancelled call stops within a second.
-_CLOSE_TIMEOUT = 0.5
+_CANCEL_TIMEOUT = 0.3
+_CLOSE_TIMEOUT = 0.3
 _SERVER_SETTINGS = {
     "application_name": "pipesync",
     # A plan made while a table is small joins by reading it whole; kept, it makes each batch slower
@@ -30,12 +32,12 @@ _SERVER_SETTINGS = {
 
 @asynccontextmanager
 async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
-    """A pool of at most two connections, that is gone half a second after its use at the latest.
+    """A pool of at most two connections, that is gone soon after its use whatever the server does.
 
     Raises:
         ConnectionFailed: The first connection cannot be made.
     """
-    with errors_in_our_words():
+    with _errors_in_our_words():
         pool = await _create_pool(config)
     try:
         yield pool
@@ -47,22 +49,42 @@ async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
             pool.terminate()
 
 
-@asynccontextmanager
-async def connect(config: PostgresConfig) -> AsyncIterator[Connection]:
-    """One connection.
+async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
+    """What ``question`` answers, asked over one connection.
 
     Raises:
-        ConnectionFailed: It cannot be made, or was lost.
+        ConnectionFailed: The connection cannot be made, or was lost.
         ConnectorError: Postgres refused what was asked of it.
     """
-    async with open_pool(config) as pool:
-        with errors_in_our_words():
-            async with pool.acquire() as connection:
-                yield connection
+
+    async def asked() -> T:
+        async with pool.acquire() as connection:
+            return await question(connection)
+
+    with _errors_in_our_words():
+        return await cancel_promptly(pool, asked())
+
+
+async def cancel_promptly(pool: Pool, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits ``work``, which uses ``pool``, and when cancelled does not wait for it for long.
+
+    A cancelled transaction waits for the server's word, which a server out of reach does not give:
+    then every connection of the pool is dropped.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        _, stuck = await asyncio.wait([task], timeout=_CANCEL_TIMEOUT)
+        if stuck:
+            pool.terminate()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 @contextmanager
-def errors_in_our_words() -> Iterator[None]:
+def _errors_in_our_words() -> Iterator[None]:
     """Turns the driver's errors into ConnectionFailed and ConnectorError."""
     try:
         yield

@@ -14,7 +14,7 @@ from engine_server.connectors.postgres.faults import (
     is_passing,
     is_refusal,
 )
-from engine_server.connectors.postgres.pool import Pool
+from engine_server.connectors.postgres.pool import Pool, cancel_promptly
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.upsert import upsert_statement
@@ -62,7 +62,7 @@ class Writer:
         faults = _Faults()
         while remaining:
             try:
-                refusal = await self._try_to_commit(remaining)
+                refusal = await cancel_promptly(self._pool, self._try_to_commit(remaining))
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 await faults.wait_out(error)
                 # A server that fell back to a standby stays one: look for its successor.
@@ -74,10 +74,6 @@ class Writer:
             refused[stream] = reason
             del remaining[stream]
         return refused
-
-    def abort(self) -> None:
-        """Drops every connection at once: for a Postgres that does not answer a cancellation."""
-        self._pool.terminate()
 
     async def _try_to_commit(self, rows: Rows) -> tuple[str, str] | None:
         """One transaction. Answers a stream that was refused and why, nothing being kept then."""

@@ -1,0 +1,318 @@
+"""What is yielded when: nothing before the records that it stands for are committed."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+
+import asyncpg
+import pytest
+
+from engine_server.connectors.postgres import batch as batch_module
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.message_pb2 import Message
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    completed,
+    customer,
+    given,
+    log_line,
+    logs,
+    records,
+    stream,
+    write,
+)
+
+COUNT = "SELECT count(*) FROM stripe.customers"
+
+
+async def _setup(config: PostgresConfig, *names: str) -> None:
+    await logs(PostgresDestination().setup(config, [stream(name) for name in names]))
+
+
+@pytest.fixture
+def small_batches(database_url: str) -> PostgresConfig:
+    """Flushes every two rows."""
+    return PostgresConfig.model_validate({"url": database_url, "batch_size": 2})
+
+
+def _pages(count: int) -> list[Message]:
+    """Each a record of its own and the checkpoint that names it."""
+    return [
+        message
+        for number in range(count)
+        for message in (
+            records("customers", customer(number)),
+            checkpoint("customers", str(number)),
+        )
+    ]
+
+
+async def test_every_message_is_passed_on_in_order(small_batches: PostgresConfig) -> None:
+    messages = [
+        checkpoint("", "{}"),
+        *_pages(7),
+        records("customers"),
+        completed("customers"),
+        records("products", customer(1)),
+        checkpoint("products"),
+        completed("products"),
+    ]
+    streams = [stream(), stream("products")]
+    assert await write(small_batches, streams, messages) == messages
+
+
+async def test_what_is_yielded_is_visible_to_others(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    seen = 0
+    passed_on = PostgresDestination().write(small_batches, [stream()], given(*_pages(9)))
+    async with aclosing(passed_on):
+        async for message in passed_on:
+            if not message.HasField("log"):
+                seen += message.HasField("record_batch")
+                assert await database.fetchval(COUNT) >= seen
+    assert seen == 9
+
+
+async def test_a_checkpoint_waits_for_the_commit_of_its_records(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    messages = [
+        records("customers", customer(1), customer(2)),
+        checkpoint("customers"),
+        log_line("overtakes"),
+    ]
+    passed_on = PostgresDestination().write(small_batches, [stream()], given(*messages))
+    async with aclosing(passed_on):
+        async with database.transaction():
+            await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+            assert await anext(passed_on) == messages[2]
+            following = asyncio.create_task(_next(passed_on))
+            await _blocked_session(database)
+            assert not following.done()
+        assert await following == messages[0]
+        assert await anext(passed_on) == messages[1]
+
+
+async def test_checkpoints_come_out_while_the_source_idles(config: PostgresConfig) -> None:
+    idle = asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        for message in _pages(1):
+            yield message
+        await idle.wait()
+
+    passed_on = PostgresDestination().write(config, [stream()], source())
+    async with aclosing(passed_on):
+        texts = [await anext(passed_on) for _ in range(4)]
+        assert texts[2:] == _pages(1)
+
+
+async def test_a_status_and_a_global_checkpoint_wait_as_well(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    messages = [records("customers", customer(1)), checkpoint(""), completed("products")]
+    passed_on = PostgresDestination().write(
+        config, [stream(), stream("products")], given(*messages)
+    )
+    async with aclosing(passed_on):
+        async for message in passed_on:
+            if not message.HasField("log"):
+                assert await database.fetchval(COUNT) == 1
+
+
+async def test_small_streams_share_a_commit(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    names = ["customers", "products", "prices"]
+    await write(
+        config, [stream(name) for name in names], [records(name, customer(1)) for name in names]
+    )
+    transactions = {
+        await database.fetchval(f"SELECT xmin::text FROM stripe.{name}")  # noqa: S608 - ours
+        for name in names
+    }
+    assert len(transactions) == 1
+
+
+async def test_a_blocked_database_stops_reading(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    read: list[int] = []
+
+    async def source() -> AsyncGenerator[Message, None]:
+        for number in range(100):
+            read.append(number)
+            yield records("customers", customer(number))
+
+    passed_on = PostgresDestination().write(small_batches, [stream()], source())
+    async with aclosing(passed_on):
+        async with database.transaction():
+            await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+            following = asyncio.create_task(_next(passed_on))
+            await _blocked_session(database)
+            await asyncio.wait([following], timeout=0.2)
+            # Two flushes in flight and a third batch full.
+            assert len(read) == 6
+        await following
+
+
+async def test_a_batch_is_full_by_bytes_too(
+    config: PostgresConfig, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "MAX_BYTES", 10_000)
+    big = [records("customers", customer(number, name="x" * 6_000)) for number in range(6)]
+    await write(config, [stream()], big)
+    transactions = await database.fetchval(
+        "SELECT count(DISTINCT xmin::text) FROM stripe.customers"
+    )
+    assert transactions == 3
+
+
+async def test_flushes_of_different_streams_overlap(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers", "products")
+    messages = [
+        records("customers", customer(1), customer(2)),
+        records("products", customer(1), customer(2)),
+    ]
+    streams = [stream(), stream("products")]
+    passed_on = PostgresDestination().write(small_batches, streams, given(*messages))
+    async with aclosing(passed_on):
+        async with database.transaction():
+            await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+            following = asyncio.create_task(_next(passed_on))
+            await _until(database, "SELECT count(*) = 2 FROM stripe.products")
+            assert not following.done()
+        assert await following == messages[0]
+        assert await anext(passed_on) == messages[1]
+
+
+async def test_the_later_of_two_flushes_in_flight_wins_a_row_of_the_same_second(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    for number in range(1, 4):
+        versions = [
+            records("customers", customer(number, name=f"version {n}"), customer(100 + n))
+            for n in range(8)
+        ]
+        await write(small_batches, [stream()], versions)
+    names = await database.fetch("SELECT name FROM stripe.customers WHERE name IS NOT NULL")
+    assert [row["name"] for row in names] == ["version 7"] * 3
+
+
+async def test_closing_at_any_point_leaves_every_yielded_checkpoint_backed_by_rows(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    for stop_after in range(12):
+        await database.execute("TRUNCATE stripe.customers")
+        last = -1
+        passed_on = PostgresDestination().write(small_batches, [stream()], given(*_pages(6)))
+        async with aclosing(passed_on):
+            for _ in range(stop_after):
+                message = await anext(passed_on)
+                if message.HasField("source_state"):
+                    last = int(message.source_state.data)
+        stored = await database.fetch("SELECT id FROM stripe.customers")
+        assert {f"cus_{number}" for number in range(last + 1)} <= {row["id"] for row in stored}
+
+
+async def test_closing_ends_every_task_and_connection_though_source_and_database_block(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    tasks_before = asyncio.all_tasks()
+    source_ended = asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        try:
+            yield log_line("reading")
+            yield records("customers", customer(1), customer(2))
+            await asyncio.Event().wait()
+        finally:
+            source_ended.set()
+
+    passed_on = PostgresDestination().write(small_batches, [stream()], source())
+    async with database.transaction():
+        await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+        await anext(passed_on)
+        writing = asyncio.create_task(_next(passed_on))
+        await _blocked_session(database)
+        began = time.monotonic()
+        writing.cancel()
+        with suppress(asyncio.CancelledError):
+            await writing
+        await passed_on.aclose()
+        assert time.monotonic() - began < 1
+    assert source_ended.is_set()
+    assert asyncio.all_tasks() == tasks_before
+    await _until(
+        database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
+    )
+
+
+async def test_closing_takes_less_than_a_second_though_postgres_answers_nothing(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _setup(small_batches, "customers")
+    tasks_before = asyncio.all_tasks()
+    frozen = []
+    passed_on = PostgresDestination().write(
+        small_batches,
+        [stream()],
+        given(log_line("reading"), records("customers", customer(1), customer(2))),
+    )
+    try:
+        async with database.transaction():
+            await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+            await anext(passed_on)
+            writing = asyncio.create_task(_next(passed_on))
+            await _blocked_session(database)
+            frozen = [
+                row["pid"]
+                for row in await database.fetch(
+                    "SELECT pid FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            ]
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            writing.cancel()
+            with suppress(asyncio.CancelledError):
+                await writing
+            await passed_on.aclose()
+            assert time.monotonic() - began < 1
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    assert asyncio.all_tasks() == tasks_before
+
+
+async def _next(messages: AsyncIterator[Message]) -> Message:
+    return await anext(messages)
+
+
+async def _blocked_session(database: asyncpg.Connection) -> None:
+    """Waits until another session of this database waits for a lock."""
+    await _until(
+        database,
+        "SELECT count(*) > 0 FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+
+
+async def _until(database: asyncpg.Connection, question: str) -> None:
+    """Asks Postgres until the answer is yes: it tells nobody when a session begins to wait."""
+    async with asyncio.timeout(10):
+        while not await database.fetchval(question):  # noqa: ASYNC110 - Postgres has no event for it
+            await asyncio.sleep(0.01)
