@@ -57,11 +57,15 @@ async def backfill(
     )
     try:
         while (outcome := await fetches.next()) is not None:
-            report = streams[outcome.stream].report
-            for message in _messages(report, outcome):
+            has_checkpoint = False
+            for message in _messages(streams[outcome.stream].report, outcome):
                 # It may have been refused meanwhile.
-                if outcome.stream not in request.refused_streams:
-                    yield message
+                if outcome.stream in request.refused_streams:
+                    break
+                yield message
+                has_checkpoint = has_checkpoint or message.HasField("source_state")
+            if isinstance(outcome, Fetched) and not has_checkpoint:
+                fetches.allow_one_more()
     finally:
         await fetches.close()
 

@@ -19,7 +19,7 @@ from engine_server.connectors.stripe.records import decode
 from engine_server.connectors.stripe.retry import RetryPolicy, is_retriable, retry_after
 from engine_server.errors import ConnectionFailed
 
-_log = structlog.get_logger()
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,9 @@ class StripeClient:
             connector=aiohttp.TCPConnector(limit=self._max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=self._policy.timeout),
+            timeout=aiohttp.ClientTimeout(
+                total=self._policy.timeout, sock_connect=self._policy.connect_timeout
+            ),
             trust_env=True,
         )
         return self
@@ -117,7 +119,7 @@ class StripeClient:
             if not outcome.retriable or attempt >= self._most_attempts(outcome):
                 self._give_up(path, outcome)
             delay = self._policy.delay(attempt, outcome.retry_after)
-            _log.warning(
+            log.warning(
                 "stripe_request_retried",
                 attempt=attempt,
                 delay=round(delay, 3),
@@ -137,7 +139,7 @@ class StripeClient:
                 self._base_url + path, params=params, allow_redirects=False
             ) as response:
                 body = await response.read()
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return _Fault(message=self._clean(str(error)), is_unreachable=True)
         except TimeoutError:
             return _Fault(message=f"no whole answer within {self._policy.timeout:g} seconds")

@@ -85,6 +85,11 @@ class Fetches:
             raise outcome
         return outcome
 
+    def allow_one_more(self) -> None:
+        """Says that a page was of no use, so that it does not count against the limit."""
+        if self._pages_left is not None:
+            self._pages_left += 1
+
     async def close(self) -> None:
         """Ends every fetch."""
         tasks = list(self._tasks)
@@ -126,8 +131,7 @@ class Fetches:
             outcome = Fetched(stream=stream.name, page=page)
         except RequestFailed as error:
             stream.stop()
-            if self._pages_left is not None:
-                self._pages_left += 1
+            self.allow_one_more()
             outcome = Failed(stream=stream.name, error=error)
         except Exception as error:
             outcome = error

@@ -19,6 +19,7 @@ class RetryPolicy:
         first_delay: The upper bound of the first delay; each later one's is twice the one before.
         longest_delay: The upper bound of any delay.
         timeout: How long one attempt may take, the body included.
+        connect_timeout: How long connecting may take of that.
     """
 
     attempts: int = 8
@@ -26,6 +27,7 @@ class RetryPolicy:
     first_delay: float = 0.5
     longest_delay: float = 30.0
     timeout: float = 30.0
+    connect_timeout: float = 10.0
 
     def delay(self, attempt: int, retry_after: float | None) -> float:
         """Seconds to wait after the failed ``attempt`` (from 1).

@@ -7,6 +7,8 @@ from contextlib import aclosing
 import orjson
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
@@ -36,7 +38,7 @@ async def simulator(request: pytest.FixtureRequest) -> AsyncIterator[StripeSimul
         same_second={"customers": 350, "products": 120},
     )
     async with StripeSimulator(plan, outside_cursor=request.param) as simulator:
-        simulator.faults.add(faults.jittered_latency(0, 0.01, seed=1), times=None)
+        simulator.faults.add(faults.jittered_latency(0, 0.004, seed=1), times=None)
         yield simulator
 
 
@@ -97,6 +99,29 @@ async def test_checkpoints_stay_small(simulator: StripeSimulator) -> None:
         reading = await read(config, [selected("customers")], stop_after=stop_after)
         remaining = orjson.loads(reading.state.streams["customers"])["remaining"]
         assert len(remaining) <= 2 * 8
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seconds=st.lists(st.integers(1_700_000_000, 1_700_000_060), min_size=100, max_size=500),
+    more_seconds=st.lists(st.integers(1_400_000_000, 1_700_000_000), max_size=200),
+    stops=st.lists(st.integers(1, 4), max_size=6),
+)
+async def test_any_history_is_read_once_wherever_it_is_stopped(
+    seconds: list[int], more_seconds: list[int], stops: list[int]
+) -> None:
+    async with StripeSimulator(outside_cursor="resource_missing") as simulator:
+        for number, created in enumerate([*seconds, *more_seconds]):
+            simulator.objects("customers").put({"id": f"cus_{number}", "created": created})
+        config, streams = config_for(simulator), [selected("customers", lt=1_700_000_050)]
+        in_window = [c < 1_700_000_050 for c in (*seconds, *more_seconds)]
+        ids: Counter[tuple[str, str]] = Counter()
+        state = SourceState()
+        for stop_after in [*stops, None]:
+            reading = await read(config, streams, state=state, stop_after=stop_after)
+            ids += reading.ids
+            state = reading.state
+        assert ids == Counter(("customers", f"cus_{n}") for n, yes in enumerate(in_window) if yes)
 
 
 @pytest.mark.parametrize("state_limit", [1, 3, 10])
@@ -265,6 +290,26 @@ async def test_a_refused_stream_is_read_no_further(simulator: StripeSimulator) -
                 refused.add("customers")
     assert later == {"products", "prices"}
     assert len(simulator.requests.of("/v1/customers")) <= 5
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 4])
+async def test_pages_of_a_refused_stream_do_not_use_up_the_limit(
+    simulator: StripeSimulator, max_concurrency: int
+) -> None:
+    refused: set[str] = set()
+    request = ReadRequest(
+        streams=[selected(n) for n in STREAMS], refused_streams=refused, state_limit=5
+    )
+    config = config_for(simulator, max_concurrency=max_concurrency)
+    checkpoints, completed = 0, set()
+    async with aclosing(StripeSource(QUICK).read(config, request)) as messages:
+        async for message in messages:
+            if message.HasField("record_batch") and message.record_batch.stream == "customers":
+                refused.add("customers")
+            checkpoints += message.HasField("source_state")
+            if message.stream_status.HasField("completed"):
+                completed.add(message.stream_status.stream)
+    assert checkpoints == 5 or completed == {"products", "prices"}
 
 
 async def test_one_failing_stream_does_not_stop_the_others(simulator: StripeSimulator) -> None:
