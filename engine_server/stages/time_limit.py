@@ -6,6 +6,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pipesync.v1.message_pb2 import Message
 
 
+class LimitReached(Exception):
+    """The limit came before the next message."""
+
+
 class TimeLimit:
     """The moment at which something ends: known beforehand, or brought forward to now.
 
@@ -26,20 +30,26 @@ class TimeLimit:
         now = asyncio.get_running_loop().time()
         self.at = now if self.at is None else min(self.at, now)
         for timeout in self._waiting:
-            timeout.reschedule(self.at)
+            if not timeout.expired():
+                timeout.reschedule(self.at)
 
     async def wait_for(self, messages: AsyncIterator[Message]) -> Message:
         """The next message, unless the limit comes first: then the wait for it is cancelled.
 
         Raises:
             StopAsyncIteration: ``messages`` ended.
-            TimeoutError: The limit was reached.
+            LimitReached: The limit came first.
         """
         timeout = asyncio.timeout_at(self.at)
         self._waiting.add(timeout)
         try:
             async with timeout:
                 return await anext(messages)
+        except TimeoutError:
+            # Not by the clock: a loop may fire a timer up to a millisecond before its time.
+            if timeout.expired():
+                raise LimitReached from None
+            raise
         finally:
             self._waiting.remove(timeout)
 
@@ -56,9 +66,7 @@ async def until(
             message = await limit.wait_for(messages)
         except StopAsyncIteration:
             return
-        except TimeoutError:
-            if limit.reached():
-                break
-            raise
+        except LimitReached:
+            break
         yield message
     on_limit_reached()

@@ -1,0 +1,102 @@
+"""What passes of the streams and fields that were selected, and what is said of the rest."""
+
+from contextlib import aclosing
+
+from structlog.testing import capture_logs
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.stages.enforce_catalog import enforce_catalog
+from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection
+from tests.engine_server.stages.sequences import gathered, given
+from tests.messages import (
+    checkpoint,
+    completed,
+    connected,
+    global_checkpoint,
+    log,
+    record_batch,
+    selected,
+    started,
+)
+
+# Bytes that no encoder would write like this: a float that is whole, spaces, keys out of order.
+AS_THE_SOURCE_WROTE_IT = b'{ "z": 1.0, "id":"1",  "a": 12345678901234567890123 }'
+
+
+async def test_what_was_selected_passes_and_so_does_what_is_of_no_stream() -> None:
+    messages = [
+        started("a"),
+        record_batch("a", {"id": 1}),
+        checkpoint("a"),
+        global_checkpoint(),
+        log("a line"),
+        connected(),
+        completed("a"),
+    ]
+    with capture_logs() as logs:
+        assert await gathered(enforce_catalog(given(*messages), [selected("a")])) == messages
+    assert not logs
+
+
+async def test_a_stream_that_was_not_selected_is_dropped_and_logged_once_with_counts() -> None:
+    messages = [
+        started("b"),
+        record_batch("b", {"id": 1}, {"id": 2}),
+        checkpoint("b"),
+        record_batch("b", {"id": 3}),
+        checkpoint("c"),
+        completed("a"),
+    ]
+    with capture_logs() as logs:
+        assert await gathered(enforce_catalog(given(*messages), [selected("a")])) == [
+            completed("a")
+        ]
+    assert logs == [
+        {
+            "event": "unselected_stream_dropped",
+            "log_level": "warning",
+            "stream": name,
+            "messages": messages,
+            "records": records,
+        }
+        for name, messages, records in [("b", 4, 3), ("c", 1, 0)]
+    ]
+
+
+async def test_what_was_dropped_is_logged_when_it_is_closed_early_too() -> None:
+    stage = enforce_catalog(given(checkpoint("b"), completed("a"), log("x")), [selected("a")])
+    with capture_logs() as logs:
+        async with aclosing(stage):
+            assert await anext(stage) == completed("a")
+    assert [entry["stream"] for entry in logs] == ["b"]
+
+
+async def test_without_selected_fields_the_bytes_pass_untouched() -> None:
+    message = record_batch("a", AS_THE_SOURCE_WROTE_IT)
+    (passed,) = await gathered(enforce_catalog(given(message), [selected("a")]))
+    assert list(passed.record_batch.records) == [AS_THE_SOURCE_WROTE_IT]
+
+
+async def test_selected_fields_stay_and_so_do_key_and_bookkeeping() -> None:
+    described = Stream(
+        name="a",
+        primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["owner", "id"])],
+        newer_than_field="changed",
+        soft_delete_field="gone",
+    )
+    wanted = SelectedStream(
+        stream=described, selection=StreamSelection(name="a", fields=["name", "absent"])
+    )
+    record = {
+        "id": 1,
+        "owner": {"id": 2},
+        "name": "n",
+        "secret": "s",
+        "changed": 5,
+        "gone": True,
+        "_account_id": "acct",
+    }
+    (passed,) = await gathered(enforce_catalog(given(record_batch("a", record)), [wanted]))
+    assert list(passed.record_batch.records) == [
+        b'{"id":1,"owner":{"id":2},"name":"n","changed":5,"gone":true,"_account_id":"acct"}'
+    ]

@@ -1,0 +1,42 @@
+"""What connectors log reaches the engine's log, and goes on."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from engine_server.stages.tap_log import tap_log
+from pipesync.v1.message_pb2 import Log
+from tests.engine_server.stages.sequences import gathered, given
+from tests.messages import checkpoint, log
+
+
+async def test_everything_passes_and_only_logs_are_logged() -> None:
+    line = log("page fetched", records=3.0, stream="a")
+    line.emitted_by = "source/x"
+    messages = [checkpoint("a"), line]
+    with capture_logs() as logs:
+        assert await gathered(tap_log(given(*messages))) == messages
+    assert logs == [
+        {
+            "event": "connector_log",
+            "log_level": "info",
+            "emitted_by": "source/x",
+            "message": "page fetched",
+            "data": {"records": 3.0, "stream": "a"},
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "logged_as"),
+    [
+        (Log.LEVEL_UNSPECIFIED, "info"),
+        (Log.LEVEL_DEBUG, "debug"),
+        (Log.LEVEL_INFO, "info"),
+        (Log.LEVEL_WARN, "warning"),
+        (Log.LEVEL_ERROR, "error"),
+    ],
+)
+async def test_levels_are_kept(level: Log.Level.ValueType, logged_as: str) -> None:
+    with capture_logs() as logs:
+        await gathered(tap_log(given(log("x", level))))
+    assert [entry["log_level"] for entry in logs] == [logged_as]

@@ -1,0 +1,122 @@
+"""Short ways to write the messages and streams that tests are made of."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from engine_server.connectors.protocols import SelectedStream
+from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection, TimeRange
+from pipesync.v1.message_pb2 import (
+    Control,
+    Log,
+    Message,
+    RecordBatch,
+    StateCheckpoint,
+    StreamStatus,
+)
+from pipesync.v1.progress_pb2 import ConnectionStatus
+
+
+def stream(name: str, **attributes: Any) -> Stream:
+    """A stream whose key is ``id`` and that can be read by time."""
+    return Stream(
+        name=name,
+        primary_key=[FieldPath(segments=["id"])],
+        **{"supports_time_range": True, **attributes},
+    )
+
+
+def selected(name: str, **selection: Any) -> SelectedStream:
+    """Such a stream, selected."""
+    return SelectedStream(stream=stream(name), selection=StreamSelection(name=name, **selection))
+
+
+def seconds(gte: int | None = None, lt: int | None = None) -> TimeRange:
+    """A time range in whole seconds; None leaves a bound open."""
+    time_range = TimeRange()
+    if gte is not None:
+        time_range.gte.FromSeconds(gte)
+    if lt is not None:
+        time_range.lt.FromSeconds(lt)
+    return time_range
+
+
+def struct(value: Mapping[str, Any]) -> Struct:
+    """A mapping as protobuf has it."""
+    return ParseDict(dict(value), Struct())
+
+
+def record_batch(stream_name: str, *records: bytes | Mapping[str, Any]) -> Message:
+    """Records of one stream, as their bytes or as what they decode to."""
+    return Message(
+        record_batch=RecordBatch(
+            stream=stream_name,
+            records=[
+                record if isinstance(record, bytes) else orjson.dumps(record) for record in records
+            ],
+        )
+    )
+
+
+def checkpoint(stream_name: str, data: str = "{}") -> Message:
+    """A stream's checkpoint."""
+    return Message(source_state=StateCheckpoint(stream=stream_name, data=data))
+
+
+def global_checkpoint(data: str = "{}") -> Message:
+    """A checkpoint shared by all streams."""
+    return Message(source_state=StateCheckpoint(data=data))
+
+
+def started(stream_name: str, time_range: TimeRange | None = None) -> Message:
+    """A stream begins, with the whole span of its backfill if it has one."""
+    return _status(stream_name, started=StreamStatus.Started(time_range=time_range))
+
+
+def range_completed(stream_name: str, time_range: TimeRange) -> Message:
+    """A part of a stream's backfill is done."""
+    return _status(stream_name, range_completed=StreamStatus.RangeCompleted(range=time_range))
+
+
+def completed(stream_name: str) -> Message:
+    """A stream is done."""
+    return _status(stream_name, completed=StreamStatus.Completed())
+
+
+def skipped(stream_name: str, reason: str = "not enabled") -> Message:
+    """A stream cannot be read, through no fault."""
+    return _status(stream_name, skipped=StreamStatus.Skipped(reason=reason))
+
+
+def errored(stream_name: str, error: str = "it broke") -> Message:
+    """A stream failed."""
+    return _status(stream_name, errored=StreamStatus.Errored(error=error))
+
+
+def log(text: str, level: Log.Level.ValueType = Log.LEVEL_INFO, **data: Any) -> Message:
+    """A log line of a connector."""
+    return Message(log=Log(level=level, message=text, data=struct(data)))
+
+
+def connected() -> Message:
+    """The far side can be reached."""
+    return Message(connection_status=ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED))
+
+
+def connection_failed(reason: str) -> Message:
+    """The far side cannot be reached."""
+    return Message(
+        connection_status=ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=reason)
+    )
+
+
+def control(source_config: Mapping[str, Any]) -> Message:
+    """A source asks for its configuration to be stored anew."""
+    return Message(control=Control(source_config=struct(source_config)))
+
+
+def _status(stream_name: str, **status: Any) -> Message:
+    return Message(stream_status=StreamStatus(stream=stream_name, **status))
