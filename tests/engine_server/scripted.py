@@ -1,0 +1,255 @@
+"""A source and a destination that do what a test says, found as anyone's connectors are."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+
+import orjson
+from pydantic import SecretStr
+
+from engine_server.connectors.config import ConnectorConfig, config_schema
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.registry import (
+    DESTINATIONS_GROUP,
+    SOURCES_GROUP,
+    ConnectorRegistry,
+)
+from engine_server.stages.stream_name import stream_name
+from pipesync.v1.catalog_pb2 import Catalog, Spec, Stream
+from pipesync.v1.message_pb2 import Message
+from tests.messages import (
+    checkpoint,
+    completed,
+    connected,
+    control,
+    errored,
+    log,
+    record_batch,
+    started,
+)
+
+Read = Callable[[ReadRequest], Messages]
+# The records of each stream, page by page.
+Dataset = Mapping[str, Sequence[Sequence[bytes]]]
+
+
+def pages(dataset: Dataset) -> Read:
+    """Reads as the protocol has it: a checkpoint a page, and goes on from any of them."""
+
+    async def read(request: ReadRequest) -> Messages:
+        for selected in request.streams:
+            name = selected.name
+            state = orjson.loads(request.state.streams.get(name, '{"pages": 0}'))
+            yield started(name)
+            for number, page in enumerate(dataset[name], start=1):
+                if number <= state["pages"]:
+                    continue
+                if name in request.refused_streams:
+                    break
+                yield record_batch(name, *page)
+                yield checkpoint(name, f'{{"pages": {number}}}')
+            else:
+                yield completed(name)
+
+    return read
+
+
+def given(*messages: Message) -> Read:
+    """Yields these messages, whatever is asked for."""
+
+    async def read(request: ReadRequest) -> Messages:
+        for message in messages:
+            yield message
+
+    return read
+
+
+def then_blocks(*messages: Message) -> Read:
+    """Yields these messages, then waits for ever."""
+
+    async def read(request: ReadRequest) -> Messages:
+        for message in messages:
+            yield message
+        await asyncio.Event().wait()
+
+    return read
+
+
+def then_raises(error: Exception, *messages: Message) -> Read:
+    """Yields these messages, then raises."""
+
+    async def read(request: ReadRequest) -> Messages:
+        for message in messages:
+            yield message
+        raise error
+
+    return read
+
+
+async def _at_once() -> None:
+    """Commits without waiting."""
+
+
+@dataclass(kw_only=True)
+class SourceScript:
+    """What the source offers and yields; and what it saw.
+
+    Attributes:
+        streams: Its catalog.
+        read: What a read yields.
+        before_discover: Awaited before the catalog is yielded.
+        requests: What the reads were asked for, in order.
+        reading: Set once a read has begun.
+        closed: Set once a read has ended, however it ended.
+    """
+
+    streams: Sequence[Stream] = ()
+    read: Read = field(default_factory=given)
+    before_discover: Callable[[], Awaitable[None]] = _at_once
+    requests: list[ReadRequest] = field(default_factory=list)
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(kw_only=True)
+class DestinationScript:
+    """How the destination commits; and what it committed.
+
+    Attributes:
+        commit_every: How many messages it holds before it commits them.
+        before_commit: Awaited before each commit: may block, or raise.
+        refuses: The streams whose records it refuses.
+        committed: The records of each stream, in order.
+        closed: Set once a write has ended, however it ended.
+    """
+
+    commit_every: int = 1
+    before_commit: Callable[[], Awaitable[None]] = _at_once
+    refuses: frozenset[str] = frozenset()
+    committed: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+# What a configuration names by its field ``script``. A fixture fills and clears them.
+source_scripts: dict[str, SourceScript] = {}
+destination_scripts: dict[str, DestinationScript] = {}
+
+
+class ScriptedConfig(ConnectorConfig):
+    """Which script to follow."""
+
+    script: str
+    password: SecretStr | None = None
+
+
+class ScriptedSource:
+    """Follows a SourceScript."""
+
+    config_model = ScriptedConfig
+
+    def spec(self) -> Spec:
+        return Spec(config_schema=config_schema(ScriptedConfig))
+
+    async def check(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield connected()
+
+    async def discover(self, config: ScriptedConfig) -> Messages:
+        script = source_scripts[config.script]
+        await script.before_discover()
+        yield Message(catalog=Catalog(streams=script.streams))
+
+    async def read(self, config: ScriptedConfig, request: ReadRequest) -> Messages:
+        script = source_scripts[config.script]
+        script.requests.append(request)
+        script.reading.set()
+        try:
+            async with aclosing(script.read(request)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            # As closing a connection does, it takes a turn of the loop.
+            await asyncio.sleep(0)
+            script.closed.set()
+
+    async def setup(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield control({"script": config.script, "password": "made by setup"})
+
+    async def teardown(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield log("source torn down")
+
+
+class ScriptedDestination:
+    """Follows a DestinationScript: commits what it holds, then passes it on."""
+
+    config_model = ScriptedConfig
+
+    def spec(self) -> Spec:
+        return Spec(config_schema=config_schema(ScriptedConfig))
+
+    async def check(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield connected()
+
+    async def write(
+        self,
+        config: ScriptedConfig,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+    ) -> Messages:
+        script = destination_scripts[config.script]
+        refused: set[str] = set()
+        held: list[Message] = []
+        try:
+            async for message in messages:
+                held.append(message)
+                if len(held) >= script.commit_every:
+                    async for passed_on in _commit(script, held, refused):
+                        yield passed_on
+                    held.clear()
+            async for passed_on in _commit(script, held, refused):
+                yield passed_on
+        finally:
+            # As closing a connection does, it takes a turn of the loop.
+            await asyncio.sleep(0)
+            script.closed.set()
+
+    async def setup(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield log(f"made {', '.join(selected.name for selected in streams)}")
+
+    async def teardown(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield log("destination torn down")
+
+
+async def _commit(
+    script: DestinationScript, held: Sequence[Message], refused: set[str]
+) -> AsyncGenerator[Message, None]:
+    await script.before_commit()
+    for message in held:
+        name = stream_name(message)
+        if name in refused:
+            continue
+        if message.HasField("record_batch") and name in script.refuses:
+            refused.add(name)
+            yield errored(name, f"{name} was refused")
+            continue
+        if message.HasField("record_batch"):
+            script.committed[name].extend(message.record_batch.records)
+        yield message
+
+
+def scripted_registry() -> ConnectorRegistry:
+    """The connectors above, as a package of anyone's would offer them."""
+    module = ScriptedSource.__module__
+    return ConnectorRegistry(
+        [EntryPoint("scripted", f"{module}:{ScriptedSource.__name__}", SOURCES_GROUP)],
+        [EntryPoint("scripted", f"{module}:{ScriptedDestination.__name__}", DESTINATIONS_GROUP)],
+    )

@@ -1,0 +1,191 @@
+"""A whole sync over the wire: its messages, its ends, and going on from them."""
+
+import orjson
+import pytest
+
+from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, StreamProgress
+from tests.engine_server.engine import ScriptedEngine
+from tests.engine_server.scripted import given
+from tests.messages import started
+
+COMPLETED = StreamProgress.STATUS_COMPLETED
+DATASET = {
+    "customers": [[b'{"id": "c1"}', b'{"id": "c2"}'], [b'{"id": "c3"}'], [b'{"id": "c4"}']],
+    "empty": [],
+    "invoices": [[b'{"id": "i1"}'], [b'{"id": "i2"}']],
+}
+CHECKPOINTS = 5
+RECORDS = {
+    name: [record for page in pages for record in page] for name, pages in DATASET.items() if pages
+}
+
+
+async def test_the_run_comes_first_and_the_eof_last(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    messages = await engine.sync(run_id="r1")
+    run = messages[0].sync_run
+    assert messages[0].WhichOneof("payload") == "sync_run"
+    assert run.run_id == "r1"
+    assert run.time_ceiling.seconds > 0
+    assert messages[-1].WhichOneof("payload") == "eof"
+    assert [message.HasField("eof") for message in messages].count(True) == 1
+
+
+async def test_a_sync_yields_all_but_the_records_and_says_who_emitted_what(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds(DATASET)
+    messages = await engine.sync()
+    kinds = {message.WhichOneof("payload") for message in messages}
+    assert kinds == {"sync_run", "stream_status", "source_state", "progress", "eof"}
+    for message in messages:
+        from_source = message.WhichOneof("payload") in {"stream_status", "source_state"}
+        assert message.emitted_by == ("source/scripted" if from_source else "engine")
+        assert message.ts.seconds > 0
+
+
+async def test_the_progress_before_the_eof_agrees_with_it(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    *_, progress, eof = await engine.sync()
+    assert progress.progress == eof.eof.run_progress == eof.eof.ending_state.sync_run.progress
+
+
+async def test_a_finished_sync_has_committed_and_counted_everything(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds(DATASET)
+    eof = await engine.batch(run_id="r1")
+    assert engine.destination.committed == RECORDS
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    assert not eof.has_more
+    assert not eof.failure_message
+    assert eof.ending_state.source.streams["customers"] == '{"pages": 3}'
+    assert "empty" not in eof.ending_state.source.streams
+    for progress in (eof.run_progress, eof.request_progress):
+        assert {name: one.status for name, one in progress.streams.items()} == dict.fromkeys(
+            DATASET, COMPLETED
+        )
+        assert progress.streams["customers"].record_count == 4
+        assert progress.streams["customers"].state_count == 3
+        assert progress.derived.total_record_count == 6
+        assert progress.derived.total_state_count == CHECKPOINTS
+
+
+@pytest.mark.parametrize("run_id", ["", "r1"])
+@pytest.mark.parametrize("limit", range(1, CHECKPOINTS + 2))
+@pytest.mark.parametrize("commit_every", [1, 4])
+async def test_looping_on_any_state_limit_ends_with_everything_once(
+    engine: ScriptedEngine, limit: int, run_id: str, commit_every: int
+) -> None:
+    engine.holds(DATASET)
+    engine.destination.commit_every = commit_every
+    ends = await engine.loop(state_limit=limit, run_id=run_id)
+    assert engine.destination.committed == RECORDS
+    for eof in ends[:-1]:
+        assert eof.request_progress.derived.total_state_count == limit
+    final = ends[-1]
+    assert final.status == RUN_STATUS_SUCCEEDED
+    assert final.run_progress.derived.total_record_count == 6
+    assert final.run_progress.derived.total_state_count == CHECKPOINTS
+    assert {one.status for one in final.run_progress.streams.values()} == {COMPLETED}
+    assert len({eof.ending_state.sync_run.time_ceiling.seconds for eof in ends[:-1]}) <= 1
+
+
+async def test_a_stream_of_messages_ends_at_its_state_limit_too(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    messages = await engine.sync(state_limit=2)
+    states = [message.source_state for message in messages if message.HasField("source_state")]
+    assert [state.data for state in states] == ['{"pages": 1}', '{"pages": 2}']
+    eof = messages[-1].eof
+    assert eof.has_more
+    assert eof.status == RUN_STATUS_STARTED
+    assert eof.ending_state.source.streams == {"customers": '{"pages": 2}'}
+    assert engine.source.closed.is_set()
+
+
+async def test_a_batch_without_a_limit_takes_a_thousand_checkpoints(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds({"many": [[orjson.dumps({"id": number})] for number in range(1001)]})
+    eof = await engine.batch()
+    assert eof.request_progress.derived.total_state_count == 1000
+    assert eof.has_more
+    assert engine.source.requests[0].state_limit == 1000
+    messages = await engine.sync()
+    assert messages[-1].eof.request_progress.derived.total_state_count == 1001
+    assert engine.source.requests[1].state_limit is None
+
+
+async def test_a_finished_run_continued_returns_at_once(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    first = await engine.batch(run_id="r1")
+    again = await engine.batch(run_id="r1", state=first.ending_state)
+    assert len(engine.source.requests) == 1
+    assert again.status == RUN_STATUS_SUCCEEDED
+    assert not again.has_more
+    assert again.ending_state.source == first.ending_state.source
+    assert again.run_progress.streams == first.run_progress.streams
+    assert not again.request_progress.streams
+
+
+async def test_a_continuation_reads_only_the_streams_that_are_not_done(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds({"a": [[b'{"id": 1}']], "b": [[b'{"id": 1}'], [b'{"id": 2}']]})
+    first = await engine.batch(run_id="r1", state_limit=2)
+    assert first.run_progress.streams["a"].status == COMPLETED
+    await engine.batch(run_id="r1", state=first.ending_state)
+    asked = [[selected.name for selected in one.streams] for one in engine.source.requests]
+    assert asked == [["a", "b"], ["b"]]
+    request = engine.source.requests[1]
+    assert request.state.streams == {"a": '{"pages": 1}', "b": '{"pages": 1}'}
+
+
+async def test_a_new_run_keeps_checkpoints_and_reads_every_stream_again(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds(DATASET)
+    first = await engine.batch(run_id="r1")
+    second = await engine.batch(run_id="r2", state=first.ending_state)
+    assert len(engine.source.requests[1].streams) == 3
+    assert engine.destination.committed == RECORDS
+    assert second.run_progress.derived.total_record_count == 0
+    assert {one.status for one in second.run_progress.streams.values()} == {COMPLETED}
+    assert second.ending_state.sync_run.run_id == "r2"
+
+
+async def test_streams_are_read_up_to_the_runs_ceiling(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    first = await engine.batch(run_id="r1", state_limit=1)
+    first.ending_state.sync_run.time_ceiling.seconds -= 1000
+    await engine.batch(run_id="r1", state=first.ending_state, state_limit=1)
+    ceiling = first.ending_state.sync_run.time_ceiling
+    bounds = [one.selection.time_range.lt for one in engine.source.requests[1].streams]
+    assert bounds == [ceiling] * 3
+
+
+async def test_checkpoints_of_streams_no_longer_selected_are_kept(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    first = await engine.batch()
+    engine.holds({"invoices": DATASET["invoices"]})
+    second = await engine.batch(state=first.ending_state)
+    assert second.ending_state.source.streams["customers"] == '{"pages": 3}'
+
+
+async def test_a_read_yields_the_records_and_no_destination_is_asked(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds(DATASET)
+    messages = await engine.read(state_limit=2)
+    records = [record for message in messages for record in message.record_batch.records]
+    assert records == RECORDS["customers"][:3]
+    assert messages[-1].eof.has_more
+    assert messages[-1].eof.request_progress.derived.total_record_count == 3
+    assert not engine.destination.committed
+
+
+async def test_a_source_that_ends_early_leaves_the_run_unfinished(engine: ScriptedEngine) -> None:
+    engine.offers("a", read=given(started("a")))
+    eof = await engine.batch()
+    assert eof.status == RUN_STATUS_STARTED
+    assert not eof.has_more
