@@ -96,7 +96,9 @@ def _without_details(error: grpc.aio.AioRpcError, target: str) -> RpcError:
     server = f"the server at {target}" if target else "the server"
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            message = f"{server} cannot be reached: {said}"
+            # gRPC strings the causes together; the last one is what a person can act on.
+            cause = said.rpartition(": ")[2]
+            message = f"{server} cannot be reached: {cause[:1].lower()}{cause[1:]}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             message = f"{server} did not answer in time"
         case grpc.StatusCode.CANCELLED:

@@ -1,0 +1,1 @@
+"""The program ``pipelines``: the service, from a terminal."""

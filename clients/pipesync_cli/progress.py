@@ -1,0 +1,177 @@
+"""How far a sync has come, for a person watching stderr."""
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from pipesync.v1.catalog_pb2 import TimeRange
+from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
+from pipesync_cli.output import note
+from pipesync_cli.plain import enum_to_plain
+
+# What a person looks for comes first.
+_ORDER = ["errored", "started", "completed", "skipped", "not_started", "unspecified"]
+_STYLES = {"errored": "red", "started": "cyan", "completed": "green", "skipped": "yellow"}
+# Lines of the terminal that are not rows of the table.
+_MARGIN = 6
+
+
+class ProgressView(Protocol):
+    """Somewhere to show progress, between its beginning and its end."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, progress: Progress) -> None:
+        """Replaces what was shown before."""
+
+    def log(self, line: str) -> None:
+        """Shows a line that stays."""
+
+
+def open_view(title: str, *, interval: float) -> ProgressView:
+    """A live table in a terminal, plain lines elsewhere.
+
+    Args:
+        title: What is being synced.
+        interval: The least number of seconds between two plain lines of totals.
+    """
+    return LiveTable(title) if sys.stderr.isatty() else Lines(title, interval)
+
+
+class Lines:
+    """A line whenever a stream changes its status, and one with the totals now and then."""
+
+    def __init__(self, title: str, interval: float) -> None:
+        self._title = title
+        self._interval = interval
+        self._statuses: dict[str, str] = {}
+        self._next_totals = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def show(self, progress: Progress) -> None:
+        """Writes what changed."""
+        for name, stream in sorted(progress.streams.items()):
+            status = _status(stream)
+            if self._statuses.get(name, "not_started") != status:
+                reason = f": {stream.message}" if stream.message else ""
+                note(f"{self._title}: {name} {status}, {stream.record_count:,} records{reason}")
+            self._statuses[name] = status
+        if time.monotonic() >= self._next_totals:
+            self._next_totals = time.monotonic() + self._interval
+            note(f"{self._title}: {totals(progress)}")
+
+    def log(self, line: str) -> None:
+        """Writes the line."""
+        note(line)
+
+
+class LiveTable:
+    """A table of the streams that is drawn anew in place."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._console = Console(stderr=True)
+        self._live = Live(Text(f"{title}: starting"), console=self._console)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Draws the table."""
+        self._live.update(self.drawn(progress))
+
+    def log(self, line: str) -> None:
+        """Writes the line above the table."""
+        self._console.print(line, markup=False, highlight=False)
+
+    def drawn(self, progress: Progress) -> RenderableType:
+        """The table with its line of totals."""
+        rows = sorted(
+            progress.streams.items(), key=lambda item: (_ORDER.index(_status(item[1])), item[0])
+        )
+        shown = rows[: max(1, self._console.height - _MARGIN)]
+        table = Table(box=None, pad_edge=False)
+        table.add_column("stream")
+        table.add_column("status")
+        for head in ("records", "checkpoints", "done"):
+            table.add_column(head, justify="right")
+        for name, stream in shown:
+            status = _status(stream)
+            table.add_row(
+                name,
+                Text(status, style=_STYLES.get(status, "dim")),
+                f"{stream.record_count:,}",
+                f"{stream.state_count:,}",
+                _done(stream),
+            )
+        parts: list[RenderableType] = [Text(f"{self._title}: {totals(progress)}"), table]
+        if len(rows) > len(shown):
+            parts.append(Text(f"and {len(rows) - len(shown)} more", style="dim"))
+        return Group(*parts)
+
+
+def totals(progress: Progress) -> str:
+    """The whole of a progress in one line."""
+    derived = progress.derived
+    counts = Counter(_status(stream) for stream in progress.streams.values())
+    states = derived.total_state_count + progress.global_state_count
+    ends = "".join(f", {counts[word]} {word}" for word in ("skipped", "errored") if counts[word])
+    return (
+        f"{enum_to_plain(RunStatus.DESCRIPTOR, derived.status)},"
+        f" {derived.total_record_count:,} records and {states:,} checkpoints"
+        f" in {progress.elapsed_ms / 1000:.1f} s ({derived.records_per_second:,.0f} records/s),"
+        f" {counts['completed']} of {len(progress.streams)} streams completed{ends}"
+    )
+
+
+def _status(stream: StreamProgress) -> str:
+    word = str(enum_to_plain(StreamProgress.Status.DESCRIPTOR, stream.status))
+    return word if word in _ORDER else "unspecified"
+
+
+def _done(stream: StreamProgress) -> str:
+    if stream.status == StreamProgress.STATUS_COMPLETED:
+        return "100%"
+    total = _length(stream.total_range)
+    if total <= 0:
+        return ""
+    return f"{min(1.0, sum(map(_length, stream.completed_ranges)) / total):.0%}"
+
+
+def _length(time_range: TimeRange) -> float:
+    if not (time_range.HasField("gte") and time_range.HasField("lt")):
+        return 0.0
+    return time_range.lt.seconds - time_range.gte.seconds

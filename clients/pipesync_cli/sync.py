@@ -1,0 +1,177 @@
+"""Commands that sync: sync, and sync_batch, which repeats while there is more."""
+
+import uuid
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from itertools import count
+from typing import Annotated
+
+import typer
+from google.protobuf.duration_pb2 import Duration
+
+from pipesync.v1.pipeline_service_pb2 import SyncPipelineBatchRequest, SyncPipelineRequest
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    ConnectionStatus,
+    Progress,
+    StreamProgress,
+)
+from pipesync.v1.state_pb2 import Eof
+from pipesync_cli.app import awaited, open_client
+from pipesync_cli.numbers import seconds, whole_number
+from pipesync_cli.output import complain, log_line, say, say_json
+from pipesync_cli.pipelines import PipelineId
+from pipesync_cli.progress import ProgressView, open_view, totals
+
+# Seconds between two lines of totals where no table can be drawn.
+_LINE_INTERVAL = 5.0
+
+StateLimit = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number(1),
+        metavar="N",
+        help="Stop after N checkpoints.",
+    ),
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(parser=seconds, metavar="S", help="Stop after S seconds.")
+]
+RunId = Annotated[str | None, typer.Option(metavar="R", help="Begin the run R, or go on with it.")]
+ResetState = Annotated[bool, typer.Option("--reset-state", help="Forget the stored state first.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to the program."""
+    app.command()(awaited(sync))
+    app.command("sync_batch")(awaited(sync_batch))
+    app.command("sync-batch", hidden=True)(awaited(sync_batch))
+
+
+async def sync(
+    command: typer.Context,
+    pipeline_id: PipelineId,
+    state_limit: StateLimit = None,
+    time_limit: TimeLimit = None,
+    run_id: RunId = None,
+    reset_state: ResetState = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the messages as JSON, one a line.")
+    ] = False,
+) -> None:
+    """Sync a pipeline, message by message.
+
+    It goes on from the stored state, and every checkpoint is stored as it passes.
+    """
+    request = SyncPipelineRequest(
+        id=pipeline_id,
+        run_id=run_id or "",
+        state_limit=state_limit or 0,
+        time_limit=_duration(time_limit),
+        reset_state=reset_state,
+    )
+    eof: Eof | None = None
+    with _view(pipeline_id, raw, _LINE_INTERVAL) as view:
+        async with (
+            open_client(command) as client,
+            aclosing(client.sync_pipeline(request)) as answers,
+        ):
+            async for answer in answers:
+                message = answer.message
+                if raw:
+                    say_json(message)
+                elif view is not None and message.HasField("log"):
+                    view.log(log_line(message))
+                elif view is not None and message.HasField("progress"):
+                    view.show(message.progress)
+                if message.HasField("eof"):
+                    eof = message.eof
+    _finish(eof, raw)
+
+
+async def sync_batch(
+    command: typer.Context,
+    pipeline_id: PipelineId,
+    state_limit: StateLimit = None,
+    time_limit: TimeLimit = None,
+    run_id: RunId = None,
+    reset_state: ResetState = False,
+    loop: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(0),
+            metavar="N",
+            help="Repeat up to N times while there is more; 0 until there is no more.",
+        ),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print each call's result as JSON, one a line.")
+    ] = False,
+) -> None:
+    """Sync a pipeline, call by call.
+
+    Each call goes on from the stored state; with --loop, all of them are one run.
+
+    The limits hold for each call; the state is forgotten before the first one only. Enum values in
+    JSON are short and in lower case: "status": "succeeded".
+    """
+    request = SyncPipelineBatchRequest(
+        id=pipeline_id,
+        run_id=run_id or (f"run-{uuid.uuid4().hex[:12]}" if loop is not None else ""),
+        state_limit=state_limit or 0,
+        time_limit=_duration(time_limit),
+        reset_state=reset_state,
+    )
+    calls = range(1) if loop is None else range(loop) if loop else count()
+    eof: Eof | None = None
+    with _view(pipeline_id, raw, 0.0) as view:
+        async with open_client(command) as client:
+            for _ in calls:
+                eof = (await client.sync_pipeline_batch(request)).eof
+                if raw:
+                    say_json(eof)
+                elif view is not None:
+                    view.show(eof.run_progress)
+                if not eof.has_more:
+                    break
+                request.reset_state = False
+    _finish(eof, raw)
+
+
+def _view(
+    pipeline_id: str, raw: bool, interval: float
+) -> AbstractContextManager[ProgressView | None]:
+    return nullcontext() if raw else open_view(pipeline_id, interval=interval)
+
+
+def _duration(limit: float | None) -> Duration | None:
+    if limit is None:
+        return None
+    duration = Duration()
+    duration.FromNanoseconds(max(1, round(limit * 1e9)))
+    return duration
+
+
+def _finish(eof: Eof | None, raw: bool) -> None:
+    """Says how it ended; the last status decides on the exit code."""
+    if eof is None:
+        complain("the sync ended without saying how")
+        raise typer.Exit(1)
+    if not raw:
+        for sentence in _failures(eof.run_progress):
+            complain(sentence)
+        if eof.failure_message:
+            complain(eof.failure_message)
+        say(f"{totals(eof.run_progress)}{'; there is more' if eof.has_more else ''}")
+    if eof.status == RUN_STATUS_FAILED:
+        raise typer.Exit(1)
+
+
+def _failures(progress: Progress) -> list[str]:
+    failures = [
+        f"{name}: {stream.message}"
+        for name, stream in sorted(progress.streams.items())
+        if stream.status == StreamProgress.STATUS_ERRORED
+    ]
+    if progress.connection_status.status == ConnectionStatus.STATUS_FAILED:
+        failures.append(progress.connection_status.message)
+    return failures

@@ -1,0 +1,118 @@
+"""The commands that act on connectors."""
+
+import json
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from pipesync.v1 import pipeline_service_pb2 as contract
+from pipesync.v1.catalog_pb2 import Catalog, Connector, FieldPath, Spec, Stream
+from pipesync.v1.engine_service_pb2 import (
+    CONNECTOR_SIDE_DESTINATION,
+    CONNECTOR_SIDE_SOURCE,
+    ConnectorInfo,
+)
+from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.progress_pb2 import ConnectionStatus
+from tests.pipesync_cli.program import pipelines_of
+from tests.pipesync_cli.scripted_service import scripted_service
+
+
+def schema(*names: str, required: tuple[str, ...] = ()) -> Struct:
+    """A JSON Schema of an object with these properties."""
+    return ParseDict(
+        {"type": "object", "properties": {name: {} for name in names}, "required": list(required)},
+        Struct(),
+    )
+
+
+CATALOG = Message(
+    catalog=Catalog(
+        streams=[
+            Stream(
+                name="customers",
+                primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["owner", "id"])],
+                json_schema=schema("id", "email"),
+                supports_time_range=True,
+            )
+        ]
+    )
+)
+
+
+async def test_connectors_are_listed_with_their_settings() -> None:
+    service = scripted_service()
+    spec = Spec(config_schema=schema("account_id", "api_key", required=("api_key",)))
+    service.connectors = [
+        ConnectorInfo(side=CONNECTOR_SIDE_SOURCE, type="stripe", spec=spec),
+        ConnectorInfo(side=CONNECTOR_SIDE_DESTINATION, type="postgres", spec=Spec()),
+    ]
+    outcome = await pipelines_of(service, "connectors", "source")
+    assert outcome.lines == [
+        "SIDE         TYPE      SETTINGS",
+        "source       stripe    api_key*, account_id",
+        "destination  postgres",
+    ]
+    assert service.requests == [contract.ListPipelineConnectorsRequest(side=CONNECTOR_SIDE_SOURCE)]
+    raw = await pipelines_of(service, "connectors", "--raw")
+    assert json.loads(raw.lines[0])["spec"]["config_schema"]["required"] == ["api_key"]
+
+
+async def test_discover_takes_a_pipeline_or_a_source() -> None:
+    service = scripted_service()
+    service.messages = [CATALOG]
+    outcome = await pipelines_of(service, "discover", "orders")
+    assert outcome.lines == [
+        "STREAM     KEY           FIELDS  TIME RANGES",
+        "customers  id, owner.id  2       yes",
+    ]
+    raw = await pipelines_of(
+        service, "discover", "--source", "stripe", "--source-config", "api_key=k", "--raw"
+    )
+    assert [json.loads(line)["name"] for line in raw.lines] == ["customers"]
+    source = Connector(type="stripe")
+    source.config["api_key"] = "k"
+    assert service.requests == [
+        contract.DiscoverSourceRequest(pipeline_id="orders"),
+        contract.DiscoverSourceRequest(source=source),
+    ]
+
+
+async def test_check_fails_when_a_connection_does() -> None:
+    service = scripted_service()
+    service.messages = [
+        Message(
+            emitted_by="source/stripe",
+            connection_status=ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED),
+        ),
+        Message(
+            emitted_by="destination/postgres",
+            connection_status=ConnectionStatus(
+                status=ConnectionStatus.STATUS_FAILED, message="connection refused"
+            ),
+        ),
+    ]
+    outcome = await pipelines_of(service, "check", "orders", "--only", "destination")
+    assert outcome.code == 1
+    assert outcome.lines == [
+        "source/stripe succeeded",
+        "destination/postgres failed: connection refused",
+    ]
+    assert service.requests == [
+        contract.CheckPipelineRequest(id="orders", only=CONNECTOR_SIDE_DESTINATION)
+    ]
+
+
+async def test_setup_shows_what_it_makes_on_stderr() -> None:
+    service = scripted_service()
+    data = Struct()
+    data.update({"table": "customers"})
+    service.messages = [
+        Message(
+            emitted_by="destination/postgres",
+            log=Log(level=Log.LEVEL_INFO, message="table created", data=data),
+        )
+    ]
+    outcome = await pipelines_of(service, "setup", "orders")
+    assert (outcome.code, outcome.stdout) == (0, "orders set up\n")
+    assert outcome.stderr == "info: destination/postgres: table created table=customers\n"
