@@ -94,6 +94,7 @@ def key_from_file(path: Path) -> bytes:
 
 
 def _make_key_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -75,7 +75,7 @@ async def update(connection: Connection, stored: StoredPipeline) -> bool:
 
 
 async def set_status(
-    connection: Connection, pipeline_id: str, status: PipelineStatus, message: str = ""
+    connection: Connection, pipeline_id: str, status: PipelineStatus.ValueType, message: str = ""
 ) -> None:
     """Stores what the pipeline is doing, and why if it is in error."""
     await connection.execute(_SQL["set_status"], pipeline_id, status, message)

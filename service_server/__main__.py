@@ -1,0 +1,130 @@
+"""service-server: puts the service together and serves it until it is told to end."""
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from pipesync.v1.pipeline_service_pb2 import DESCRIPTOR
+from pipesync.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
+from pipesync_client import EngineClient
+from pipesync_rpc.channel import InsecureToken
+from pipesync_rpc.credentials import CannotListen
+from pipesync_rpc.logging import configure_logging
+from pipesync_rpc.program import Termination, run_program
+from pipesync_rpc.server import RpcServer
+from pipesync_rpc.settings import read_settings
+from service_server.connectors import Connectors
+from service_server.embedded import embedded_postgres
+from service_server.engine import Engine
+from service_server.errors import CannotStart, ServiceError
+from service_server.in_flight import InFlight
+from service_server.leases import LeaseKeeper
+from service_server.operations import Operations
+from service_server.pipelines import Pipelines
+from service_server.secrets import Vault, key_from_file, parse_keys
+from service_server.servicer import PipelineServicer
+from service_server.settings import ServiceSettings
+from service_server.store.database import Database
+from service_server.store.migrate import migrate
+from service_server.sync import Syncs
+
+log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]:
+    """Puts the service together and serves it for the length of the body, then drains.
+
+    Raises:
+        CannotStart: Something that the service stands on is missing.
+        CannotListen: The address is taken, or not safe to listen on.
+        ServiceError: The database cannot be used.
+        InsecureToken: The engine's token would travel in plain text.
+        OSError: A PEM file cannot be read.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
+        database = await stack.enter_async_context(Database.open(url))
+        await migrate(database)
+        client = EngineClient(
+            settings.engine,
+            tls=settings.client_tls,
+            token=settings.engine_token.get_secret_value() if settings.engine_token else None,
+        )
+        engine = Engine(await stack.enter_async_context(client), settings.engine)
+        connectors = Connectors(engine)
+        leases = LeaseKeeper(
+            database,
+            holder=f"{socket.gethostname()}:{os.getpid()}",
+            duration=settings.lease_duration,
+        )
+        in_flight = InFlight()
+        stack.push_async_callback(in_flight.drain, settings.drain_seconds)
+        pipelines = Pipelines(database, engine, connectors, _vault(settings))
+        operations = Operations(
+            pipelines=pipelines,
+            engine=engine,
+            connectors=connectors,
+            database=database,
+            leases=leases,
+            in_flight=in_flight,
+        )
+        syncs = Syncs(
+            pipelines=pipelines,
+            engine=engine,
+            connectors=connectors,
+            database=database,
+            leases=leases,
+            in_flight=in_flight,
+        )
+        servicer = PipelineServicer(  # type: ignore[abstract]  # lacks what is UNIMPLEMENTED
+            engine=engine, pipelines=pipelines, operations=operations, syncs=syncs
+        )
+        yield await stack.enter_async_context(
+            RpcServer(
+                listen=settings.listen,
+                register=lambda server: add_PipelineServiceServicer_to_server(servicer, server),
+                service_names=[DESCRIPTOR.services_by_name["PipelineService"].full_name],
+                tls=settings.tls,
+                token_hashes=settings.token_hashes,
+                grace=settings.drain_seconds,
+                max_concurrent_calls=settings.max_concurrent_calls,
+            )
+        )
+
+
+async def serve(settings: ServiceSettings, termination: Termination) -> None:
+    """Serves until the process is asked to end."""
+    async with running_service(settings):
+        await termination.wait()
+
+
+def _vault(settings: ServiceSettings) -> Vault:
+    if settings.encryption_keys is not None:
+        return Vault(parse_keys(settings.encryption_keys.get_secret_value()))
+    return Vault([key_from_file(settings.data_dir / "encryption.key")])
+
+
+def main() -> None:
+    """The program ``service-server``."""
+    settings = read_settings(ServiceSettings)
+    configure_logging(format=settings.log_format, level=settings.log_level)
+    try:
+        run_program(lambda termination: serve(settings, termination))
+    except CannotListen as error:
+        log.error("cannot_listen", reason=str(error))
+        sys.exit(1)
+    except (CannotStart, ServiceError, InsecureToken, OSError) as error:
+        log.error("cannot_start", reason=str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""One sync at a time per pipeline: a lease that is renewed while its body runs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from service_server.errors import (
+    LeaseLost,
+    PipelineNotFound,
+    ServiceError,
+    StoreUnavailable,
+    SyncInProgress,
+)
+from service_server.store import leases
+from service_server.store.database import Connection, Database
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to sync one pipeline.
+
+    Attributes:
+        pipeline_id: Which pipeline.
+        token: The fencing token: without it nothing is stored.
+        give_up: Ends the body of ``LeaseKeeper.hold`` as if the lease had been lost.
+    """
+
+    pipeline_id: str
+    token: int
+    give_up: Callable[[], None]
+
+    async def require(self, connection: Connection) -> None:
+        """Makes the rest of the transaction safe from a takeover.
+
+        Raises:
+            LeaseLost: somebody else holds the lease.
+        """
+        await leases.require(connection, self.pipeline_id, self.token)
+
+
+class LeaseKeeper:
+    """Takes, renews and frees the leases of this process."""
+
+    def __init__(self, database: Database, *, holder: str, duration: timedelta) -> None:
+        """Takes the settings.
+
+        Args:
+            database: Where the leases are.
+            holder: This process, in words for whoever is turned away.
+            duration: How long a lease outlives a process that died.
+        """
+        self._database = database
+        self._holder = holder
+        self._duration = duration
+
+    @asynccontextmanager
+    async def hold(self, pipeline_id: str) -> AsyncIterator[Lease]:
+        """Holds the lease for the body, which is cancelled at the moment the lease runs out.
+
+        Raises:
+            SyncInProgress: somebody else holds it.
+            PipelineNotFound: there is no such pipeline.
+            LeaseLost: it was taken over, or could not be renewed in time.
+        """
+        clock = asyncio.get_running_loop().time
+        seconds = self._duration.total_seconds()
+        # Counted from before the request, so that this clock runs out before the database's does.
+        asked_at = clock()
+        token = await self._acquire(pipeline_id)
+        try:
+            async with asyncio.timeout_at(asked_at + seconds) as life:
+                lease = Lease(
+                    pipeline_id=pipeline_id,
+                    token=token,
+                    give_up=lambda: life.reschedule(clock()),
+                )
+                renewing = asyncio.create_task(self._renew(lease, life))
+                try:
+                    yield lease
+                finally:
+                    renewing.cancel()
+        except TimeoutError:
+            if not life.expired():
+                raise
+            raise LeaseLost(pipeline_id) from None
+        finally:
+            await self._release(pipeline_id, token)
+
+    async def _acquire(self, pipeline_id: str) -> int:
+        async with self._database.connection() as connection:
+            token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
+            if token is not None:
+                return token
+            holder = await leases.get_holder(connection, pipeline_id)
+        if holder is None:
+            # Freed in between, or no such pipeline: one more try tells.
+            async with self._database.connection() as connection:
+                token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
+            if token is None:
+                raise PipelineNotFound(pipeline_id)
+            return token
+        raise SyncInProgress(
+            f"pipeline {pipeline_id!r} is being synced by {holder.name} since"
+            f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when that has ended",
+            metadata={"pipeline_id": pipeline_id, "holder": holder.name},
+            retry_delay=holder.time_left,
+        )
+
+    async def _renew(self, lease: Lease, life: asyncio.Timeout) -> None:
+        clock = asyncio.get_running_loop().time
+        seconds = self._duration.total_seconds()
+        while True:
+            await asyncio.sleep(seconds / 3)
+            asked_at = clock()
+            try:
+                async with self._database.connection() as connection:
+                    held = await leases.renew(
+                        connection, lease.pipeline_id, lease.token, self._duration
+                    )
+            except StoreUnavailable as error:
+                _log.warning("lease_not_renewed", pipeline_id=lease.pipeline_id, error=str(error))
+                continue
+            if not held:
+                _log.warning("lease_lost", pipeline_id=lease.pipeline_id)
+                lease.give_up()
+                return
+            life.reschedule(asked_at + seconds)
+
+    async def _release(self, pipeline_id: str, token: int) -> None:
+        try:
+            async with self._database.connection() as connection:
+                await leases.release(connection, pipeline_id, token)
+        except ServiceError as error:
+            _log.warning("lease_not_released", pipeline_id=pipeline_id, error=str(error))

@@ -1,0 +1,156 @@
+"""What is stored of a sync while it runs and when it ends: its state and its run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.pipeline_service_pb2 import PipelineStatus, Run
+from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
+from pipesync.v1.state_pb2 import Eof, SyncState
+from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.leases import Lease
+from service_server.store import pipelines, runs, states
+from service_server.store.database import Database
+
+_log = structlog.get_logger(__name__)
+
+# Checkpoints are stored at least this often, in seconds.
+_INTERVAL = 1.0
+# How long the last store waits between attempts while the database is away, in seconds.
+_RETRY_DELAY = 0.5
+
+_PIPELINE_STATUS = {
+    RunStatus.RUN_STATUS_UNSPECIFIED: PipelineStatus.PIPELINE_STATUS_BACKFILL,
+    RunStatus.RUN_STATUS_STARTED: PipelineStatus.PIPELINE_STATUS_BACKFILL,
+    RunStatus.RUN_STATUS_SUCCEEDED: PipelineStatus.PIPELINE_STATUS_READY,
+    RunStatus.RUN_STATUS_FAILED: PipelineStatus.PIPELINE_STATUS_ERROR,
+}
+
+
+class Recorder:
+    """The record of one sync.
+
+    Attributes:
+        state: Where a sync that began now would go on.
+    """
+
+    def __init__(self, database: Database, lease: Lease, state: SyncState, run_id: str) -> None:
+        """Begins with what is stored.
+
+        Args:
+            database: Where to store.
+            lease: The right to do so.
+            state: What the sync starts from.
+            run_id: What the run's record is called.
+        """
+        self._database = database
+        self._lease = lease
+        self.state = SyncState()
+        self.state.CopyFrom(state)
+        self._run = Run(
+            run_id=run_id, pipeline_id=lease.pipeline_id, status=RunStatus.RUN_STATUS_STARTED
+        )
+        self._run.start_time.GetCurrentTime()
+        # Until the engine has said which run this is, the state's own is left as it is.
+        self._run_is_known = False
+        self._changed = asyncio.Event()
+
+    def take(self, message: Message) -> None:
+        """Takes in what one message says of the state or the run."""
+        match message.WhichOneof("payload"):
+            case "source_state" if message.source_state.stream:
+                checkpoint = message.source_state
+                self.state.source.streams[checkpoint.stream] = checkpoint.data
+            case "source_state":
+                setattr(self.state.source, "global", message.source_state.data)
+            case "sync_run":
+                self.state.sync_run.CopyFrom(message.sync_run)
+                self._run_is_known = True
+            case "progress":
+                self._take_progress(message.progress)
+            case "eof":
+                self.take_eof(message.eof)
+            case _:
+                return
+        self._changed.set()
+
+    def take_eof(self, eof: Eof) -> None:
+        """Takes in how the sync ended."""
+        if eof.HasField("ending_state"):
+            self.state.CopyFrom(eof.ending_state)
+        self._run.status = eof.status
+        self._run.progress.CopyFrom(eof.run_progress)
+        self._run.failure_message = _failure(eof)
+        if eof.status != RunStatus.RUN_STATUS_STARTED:
+            self._run.end_time.GetCurrentTime()
+
+    async def store(self) -> None:
+        """Stores state, run and status together.
+
+        Raises:
+            LeaseLost: somebody else may sync the pipeline by now; nothing was stored.
+            StoreUnavailable: the database is away.
+        """
+        self._changed.clear()
+        status = _PIPELINE_STATUS[self._run.status]
+        async with self._database.transaction() as connection:
+            await self._lease.require(connection)
+            await states.put(connection, self._run.pipeline_id, self.state)
+            await runs.put(connection, self._run)
+            await pipelines.set_status(
+                connection, self._run.pipeline_id, status, self._run.failure_message
+            )
+
+    async def store_at_last(self) -> None:
+        """Stores like ``store``, but waits for a database that is away while the lease lasts."""
+        while True:
+            try:
+                return await self.store()
+            except StoreUnavailable as error:
+                _log.warning("state_not_stored_yet", error=str(error))
+                await asyncio.sleep(_RETRY_DELAY)
+
+    @asynccontextmanager
+    async def storing(self) -> AsyncIterator[None]:
+        """Stores what is taken in during the body, at least once a second and at its end."""
+        task = asyncio.create_task(self._store_as_it_changes())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await self.store_at_last()
+
+    async def _store_as_it_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            try:
+                await self.store()
+            except StoreUnavailable as error:
+                self._changed.set()
+                _log.warning("state_not_stored_yet", error=str(error))
+            except LeaseLost:
+                self._lease.give_up()
+                return
+            await asyncio.sleep(_INTERVAL)
+
+    def _take_progress(self, progress: Progress) -> None:
+        self._run.progress.CopyFrom(progress)
+        if self._run_is_known:
+            self.state.sync_run.progress.CopyFrom(progress)
+
+
+def _failure(eof: Eof) -> str:
+    """Why a run failed, in one sentence; empty when it did not."""
+    if eof.status != RunStatus.RUN_STATUS_FAILED:
+        return ""
+    errors = [
+        f"{name}: {stream.message}"
+        for name, stream in sorted(eof.run_progress.streams.items())
+        if stream.status == StreamProgress.STATUS_ERRORED
+    ]
+    return eof.failure_message or eof.run_progress.connection_status.message or "; ".join(errors)

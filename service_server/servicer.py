@@ -1,0 +1,141 @@
+"""The service's RPCs: each hands its request on, and its answer back."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.pipeline_service_pb2_grpc import PipelineServiceServicer
+from pipesync_rpc import context as call_context
+from pipesync_rpc.errors import FieldViolation
+from service_server.engine import Engine
+from service_server.errors import InvalidRequest
+from service_server.operations import Operations
+from service_server.pipelines import Pipelines
+from service_server.sync import Syncs
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class PipelineServicer(PipelineServiceServicer):
+    """Serves PipelineService. What it does not override it answers with UNIMPLEMENTED."""
+
+    def __init__(
+        self, *, engine: Engine, pipelines: Pipelines, operations: Operations, syncs: Syncs
+    ) -> None:
+        self._engine = engine
+        self._pipelines = pipelines
+        self._operations = operations
+        self._syncs = syncs
+
+    async def ListPipelineConnectors(
+        self, request: pb.ListPipelineConnectorsRequest, context: Context
+    ) -> pb.ListPipelineConnectorsResponse:
+        """The connectors that the engine has."""
+        connectors = await self._engine.connectors(request.side)
+        return pb.ListPipelineConnectorsResponse(connectors=connectors)
+
+    async def DiscoverSource(
+        self, request: pb.DiscoverSourceRequest, context: Context
+    ) -> AsyncGenerator[pb.DiscoverSourceResponse, None]:
+        """The streams that a source offers."""
+        match request.WhichOneof("subject"):
+            case "pipeline_id":
+                call_context.bind(pipeline_id=request.pipeline_id)
+                messages = self._operations.discover(request.pipeline_id)
+            case "source":
+                messages = self._operations.discover_unstored(request.source)
+            case _:
+                raise InvalidRequest(
+                    [FieldViolation("source", "is required, unless pipeline_id is given")]
+                )
+        async with aclosing(messages):
+            async for message in messages:
+                yield pb.DiscoverSourceResponse(message=message)
+
+    async def CreatePipeline(
+        self, request: pb.CreatePipelineRequest, context: Context
+    ) -> pb.CreatePipelineResponse:
+        """Stores a new pipeline."""
+        call_context.bind(pipeline_id=request.pipeline.id)
+        return pb.CreatePipelineResponse(pipeline=await self._pipelines.create(request))
+
+    async def GetPipeline(
+        self, request: pb.GetPipelineRequest, context: Context
+    ) -> pb.GetPipelineResponse:
+        """One pipeline."""
+        call_context.bind(pipeline_id=request.id)
+        pipeline = await self._pipelines.get(request.id, request.view)
+        return pb.GetPipelineResponse(pipeline=pipeline)
+
+    async def ListPipelines(
+        self, request: pb.ListPipelinesRequest, context: Context
+    ) -> pb.ListPipelinesResponse:
+        """A page of pipelines."""
+        return await self._pipelines.list_page(request)
+
+    async def UpdatePipeline(
+        self, request: pb.UpdatePipelineRequest, context: Context
+    ) -> pb.UpdatePipelineResponse:
+        """Changes a pipeline."""
+        call_context.bind(pipeline_id=request.pipeline.id)
+        return pb.UpdatePipelineResponse(pipeline=await self._pipelines.update(request))
+
+    async def DeletePipeline(
+        self, request: pb.DeletePipelineRequest, context: Context
+    ) -> pb.DeletePipelineResponse:
+        """Forgets a pipeline."""
+        call_context.bind(pipeline_id=request.id)
+        await self._operations.delete(request.id, skip_teardown=request.skip_teardown)
+        return pb.DeletePipelineResponse()
+
+    async def CheckPipeline(
+        self, request: pb.CheckPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.CheckPipelineResponse, None]:
+        """Whether the connectors can be reached."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._operations.check(request.id, request.only)) as messages:
+            async for message in messages:
+                yield pb.CheckPipelineResponse(message=message)
+
+    async def SetupPipeline(
+        self, request: pb.SetupPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.SetupPipelineResponse, None]:
+        """Makes what a sync needs outside."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._operations.setup(request.id, request.only)) as messages:
+            async for message in messages:
+                yield pb.SetupPipelineResponse(message=message)
+
+    async def TeardownPipeline(
+        self, request: pb.TeardownPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.TeardownPipelineResponse, None]:
+        """Removes what setup made."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._operations.teardown(request.id, request.only)) as messages:
+            async for message in messages:
+                yield pb.TeardownPipelineResponse(message=message)
+
+    async def SyncPipeline(
+        self, request: pb.SyncPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
+        """Syncs, message by message."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._syncs.stream(request, context.time_remaining())) as messages:
+            async for message in messages:
+                yield pb.SyncPipelineResponse(message=message)
+
+    async def SyncPipelineBatch(
+        self, request: pb.SyncPipelineBatchRequest, context: Context
+    ) -> pb.SyncPipelineBatchResponse:
+        """Syncs, up to a limit."""
+        call_context.bind(pipeline_id=request.id)
+        eof = await self._syncs.batch(request, context.time_remaining())
+        return pb.SyncPipelineBatchResponse(eof=eof)
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        """A page of a pipeline's runs."""
+        call_context.bind(pipeline_id=request.pipeline_id)
+        return await self._pipelines.list_runs(request)

@@ -1,0 +1,100 @@
+"""What the service is told when it starts."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Self
+
+import platformdirs
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import CliSuppress, SettingsConfigDict
+
+from pipesync_rpc.credentials import ClientTls
+from pipesync_rpc.settings import ServerSettings
+from service_server.secrets import parse_keys
+
+
+class ServiceSettings(ServerSettings):
+    """Keeps pipelines and their state, and has the engine run them.
+
+    Every flag can be given as an environment variable instead: --log-level as PIPESYNC_LOG_LEVEL.
+    By variable only, because other users of the machine can read a command line:
+    PIPESYNC_ENCRYPTION_KEYS (base64 of 32 bytes each, between commas, newest first; without it a
+    key file is made in the data directory) and PIPESYNC_ENGINE_TOKEN (the bearer token for the
+    engine). A database URL with a password is better given as PIPESYNC_DATABASE_URL, too.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="service-server")
+
+    listen: str = Field(
+        default="127.0.0.1:50052",
+        description="Where to serve gRPC: host:port or unix:/path; port 0 takes a free one.",
+    )
+    engine: str = Field(
+        default="127.0.0.1:50051",
+        description="Where the engine is: host:port, dns:///host:port or unix:/path.",
+    )
+    engine_tls: bool = Field(default=False, description="Call the engine over TLS.")
+    engine_ca: Path | None = Field(
+        default=None,
+        description="PEM file of who signs the engine's certificate; turns TLS to the engine on.",
+    )
+    engine_certificate: Path | None = Field(
+        default=None, description="PEM file of the service's own certificate, for mutual TLS."
+    )
+    engine_private_key: Path | None = Field(
+        default=None, description="PEM file of that certificate's private key."
+    )
+    engine_token: CliSuppress[SecretStr | None] = Field(default=None)
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="The service's own Postgres: postgresql://user:password@host/database. Without"
+        " it an embedded one is started in the data directory.",
+    )
+    data_dir: Path = Field(
+        default=Path(platformdirs.user_data_dir("pipesync", appauthor=False)),
+        description="Where the embedded Postgres and the key file are kept.",
+    )
+    encryption_keys: CliSuppress[SecretStr | None] = Field(default=None)
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=1,
+        description="How long a sync keeps its pipeline after the service that ran it died.",
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(
+            ("postgresql://", "postgres://")
+        ):
+            raise ValueError("must be a URL such as postgresql://user:password@host/database")
+        return url
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            parse_keys(keys.get_secret_value())
+        return keys
+
+    @model_validator(mode="after")
+    def _engine_certificate_is_whole(self) -> Self:
+        if (self.engine_certificate is None) != (self.engine_private_key is None):
+            raise ValueError("engine_certificate and engine_private_key go together")
+        return self
+
+    @property
+    def client_tls(self) -> ClientTls | None:
+        """The service's side of TLS to the engine; None for plain text."""
+        if not (self.engine_tls or self.engine_ca or self.engine_certificate):
+            return None
+        return ClientTls(
+            ca=self.engine_ca,
+            certificate=self.engine_certificate,
+            private_key=self.engine_private_key,
+        )
+
+    @property
+    def lease_duration(self) -> timedelta:
+        """``lease_seconds``."""
+        return timedelta(seconds=self.lease_seconds)

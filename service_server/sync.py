@@ -1,0 +1,161 @@
+"""Syncs a stored pipeline: lease, state in, engine, state out."""
+
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from google.protobuf.duration_pb2 import Duration
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import PipelineConfig
+from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.state_pb2 import Eof, SyncState
+from service_server import checks
+from service_server.connectors import SIDES, Connectors
+from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Messages
+from service_server.errors import PipelinePaused
+from service_server.in_flight import InFlight, Send
+from service_server.leases import Lease, LeaseKeeper
+from service_server.pipelines import Pipelines
+from service_server.recorder import Recorder
+from service_server.store import states
+from service_server.store.database import Database
+
+SyncRequest = pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest
+
+# What is kept of a caller's deadline to store and answer: this share of it, two seconds at most.
+_DEADLINE_MARGIN_FRACTION = 0.25
+_DEADLINE_MARGIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What one sync is to do, once it has the lease.
+
+    Attributes:
+        config: The stored configuration with this sync's overrides, and with its secrets.
+        options: What the engine is asked, but for the state.
+        fields: What the caller knows the engine's fields as.
+    """
+
+    config: PipelineConfig = field(repr=False)
+    options: SyncOptions
+    fields: FieldNames
+
+
+class Syncs:
+    """The syncs of this process. Each one has its pipeline to itself."""
+
+    def __init__(
+        self,
+        *,
+        pipelines: Pipelines,
+        engine: Engine,
+        connectors: Connectors,
+        database: Database,
+        leases: LeaseKeeper,
+        in_flight: InFlight,
+    ) -> None:
+        self._pipelines = pipelines
+        self._engine = engine
+        self._connectors = connectors
+        self._database = database
+        self._leases = leases
+        self._in_flight = in_flight
+
+    async def batch(
+        self, request: pb.SyncPipelineBatchRequest, seconds_to_deadline: float | None
+    ) -> Eof:
+        """Syncs up to a limit; to the end, whether or not the caller waits for the answer."""
+        return await self._in_flight.finish(self._batch(request, seconds_to_deadline))
+
+    def stream(
+        self, request: pb.SyncPipelineRequest, seconds_to_deadline: float | None
+    ) -> Messages:
+        """Syncs, and yields every message; ends, with all it saw stored, when the caller does."""
+        return self._in_flight.relay(lambda send: self._stream(request, seconds_to_deadline, send))
+
+    async def _batch(
+        self, request: pb.SyncPipelineBatchRequest, seconds_to_deadline: float | None
+    ) -> Eof:
+        plan = await self._plan(request, seconds_to_deadline)
+        async with self._leases.hold(request.id) as lease:
+            recorder = await self._begin(request, plan, lease)
+            eof = await self._engine.sync_batch(plan.config, plan.options, plan.fields)
+            recorder.take_eof(eof)
+            await recorder.store_at_last()
+        return eof
+
+    async def _stream(
+        self, request: pb.SyncPipelineRequest, seconds_to_deadline: float | None, send: Send
+    ) -> None:
+        plan = await self._plan(request, seconds_to_deadline)
+        async with self._leases.hold(request.id) as lease:
+            recorder = await self._begin(request, plan, lease)
+            messages = self._engine.sync(plan.config, plan.options, plan.fields)
+            async with recorder.storing(), aclosing(messages):
+                async for message in messages:
+                    recorder.take(message)
+                    await send(await self._connectors.masked(message, plan.config))
+
+    async def _plan(self, request: SyncRequest, seconds_to_deadline: float | None) -> _Plan:
+        checks.check_sync(request)
+        stored = await self._pipelines.load(request.id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
+            raise PipelinePaused(request.id)
+        config, fields = self._pipelines.open_config(stored), dict(FIELDS_OF_A_PIPELINE)
+        overrides = PipelineConfig(
+            source=request.overrides.source,
+            destination=request.overrides.destination,
+            streams=request.overrides.streams,
+        )
+        overridden = {field.name for field, _ in request.overrides.ListFields()}
+        sides = [side for side in SIDES if side in overridden]
+        read = await self._connectors.read(
+            overrides, sides=sides, stored=config, field="overrides", check_shape=False
+        )
+        for side in sides:
+            getattr(config, side).CopyFrom(getattr(read.plain, side))
+            fields[f"pipeline.{side}"] = f"overrides.{side}"
+        if overrides.streams:
+            del config.streams[:]
+            config.streams.extend(overrides.streams)
+            fields["pipeline.streams"] = "overrides.streams"
+        options = SyncOptions(run_id=request.run_id, state_limit=request.state_limit)
+        time_limit = _time_limit(request, seconds_to_deadline)
+        if time_limit is not None:
+            options.time_limit.CopyFrom(time_limit)
+        fields |= {
+            "options.state": "overrides.state",
+            "options.run_id": "run_id",
+            "options.state_limit": "state_limit",
+            "options.time_limit": "time_limit",
+        }
+        return _Plan(config=config, options=options, fields=fields)
+
+    async def _begin(self, request: SyncRequest, plan: _Plan, lease: Lease) -> Recorder:
+        """Adds the state to the plan; what is forgotten is so before the engine is called."""
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            if request.reset_state:
+                await states.delete(connection, request.id)
+            state = await states.get(connection, request.id)
+        if request.overrides.HasField("state"):
+            state = request.overrides.state
+        if state is not None:
+            plan.options.state.CopyFrom(state)
+        run_id = request.run_id or uuid.uuid4().hex
+        return Recorder(self._database, lease, state or SyncState(), run_id)
+
+
+def _time_limit(request: SyncRequest, seconds_to_deadline: float | None) -> Duration | None:
+    """The caller's time limit, cut so that the answer is there before the caller's deadline."""
+    limit = request.time_limit if request.HasField("time_limit") else None
+    if seconds_to_deadline is None:
+        return limit
+    margin = min(_DEADLINE_MARGIN_SECONDS, seconds_to_deadline * _DEADLINE_MARGIN_FRACTION)
+    before_deadline = Duration()
+    before_deadline.FromNanoseconds(max(1, int((seconds_to_deadline - margin) * 1e9)))
+    if limit is None or limit.ToNanoseconds() > before_deadline.ToNanoseconds():
+        return before_deadline
+    return limit

@@ -1,0 +1,166 @@
+"""An engine that does what a test tells it, over real gRPC."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+from google.protobuf.json_format import ParseDict
+from google.protobuf.struct_pb2 import Struct
+from google.rpc import code_pb2
+
+from pipesync.v1 import engine_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import Catalog, Spec, Stream
+from pipesync.v1.engine_service_pb2_grpc import (
+    EngineServiceServicer,
+    add_EngineServiceServicer_to_server,
+)
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus
+from pipesync.v1.state_pb2 import Eof
+from pipesync_rpc.errors import RpcError
+from pipesync_rpc.server import RpcServer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SPEC = Spec(
+    config_schema=ParseDict(
+        {
+            "type": "object",
+            "properties": {
+                "api_key": {"type": "string", "writeOnly": True, "format": "password"},
+                "webhook_secret": {"anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}]},
+                "base_url": {"type": "string"},
+                "rate": {"type": "integer"},
+            },
+            "required": ["api_key"],
+            "additionalProperties": False,
+            "$defs": {"Secret": {"type": "string", "writeOnly": True}},
+        },
+        Struct(),
+    )
+)
+
+
+async def _ends_well(request: pb.PipelineSyncBatchRequest) -> Eof:
+    return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
+
+
+async def _streams_nothing(request: pb.PipelineSyncRequest) -> AsyncGenerator[Message, None]:
+    eof = Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
+    yield Message(eof=eof)
+
+
+class ScriptedEngine(EngineServiceServicer):
+    """Has one connector, "scripted", on both sides.
+
+    Attributes:
+        requests: Every request so far.
+        metadata: Of the latest call.
+        failing_check: What a failed connection says; empty when connections are good.
+        error: Raised by every call but those for specs, when set.
+        setup_messages: What setup answers.
+        batch: What a batch does.
+        sync: What a sync does.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: dict[str, str] = {}
+        self.failing_check = ""
+        self.error: RpcError | None = None
+        self.setup_messages: Sequence[Message] = ()
+        self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
+        self.sync: Callable[[pb.PipelineSyncRequest], AsyncIterator[Message]] = _streams_nothing
+
+    def last(self, request_type: type[Any]) -> Any:
+        """The latest request of a type."""
+        return [request for request in self.requests if isinstance(request, request_type)][-1]
+
+    def _enter(self, request: Any, context: Context) -> None:
+        self.requests.append(request)
+        self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        if self.error is not None:
+            raise self.error
+
+    async def ListConnectors(
+        self, request: pb.ListConnectorsRequest, context: Context
+    ) -> pb.ListConnectorsResponse:
+        return pb.ListConnectorsResponse(
+            connectors=[
+                pb.ConnectorInfo(side=side, type="scripted", spec=SPEC)
+                for side in (pb.CONNECTOR_SIDE_SOURCE, pb.CONNECTOR_SIDE_DESTINATION)
+                if request.side in (side, pb.CONNECTOR_SIDE_UNSPECIFIED)
+            ]
+        )
+
+    async def GetConnector(
+        self, request: pb.GetConnectorRequest, context: Context
+    ) -> pb.GetConnectorResponse:
+        if request.type not in ("scripted", "other"):
+            raise RpcError(
+                f"there is no connector {request.type!r}",
+                code=code_pb2.NOT_FOUND,
+                reason="UNKNOWN_CONNECTOR",
+            )
+        return pb.GetConnectorResponse(
+            connector=pb.ConnectorInfo(side=request.side, type=request.type, spec=SPEC)
+        )
+
+    async def SourceDiscover(
+        self, request: pb.SourceDiscoverRequest, context: Context
+    ) -> AsyncGenerator[pb.SourceDiscoverResponse, None]:
+        self._enter(request, context)
+        catalog = Catalog(streams=[Stream(name="customers")])
+        yield pb.SourceDiscoverResponse(message=Message(catalog=catalog))
+
+    async def PipelineCheck(
+        self, request: pb.PipelineCheckRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineCheckResponse, None]:
+        self._enter(request, context)
+        status = ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED)
+        if self.failing_check:
+            status = ConnectionStatus(
+                status=ConnectionStatus.STATUS_FAILED, message=self.failing_check
+            )
+        yield pb.PipelineCheckResponse(
+            message=Message(emitted_by="source/scripted", connection_status=status)
+        )
+
+    async def PipelineSetup(
+        self, request: pb.PipelineSetupRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineSetupResponse, None]:
+        self._enter(request, context)
+        for message in self.setup_messages:
+            yield pb.PipelineSetupResponse(message=message)
+
+    async def PipelineTeardown(
+        self, request: pb.PipelineTeardownRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineTeardownResponse, None]:
+        self._enter(request, context)
+        yield pb.PipelineTeardownResponse(message=Message(emitted_by="source/scripted"))
+
+    async def PipelineSync(
+        self, request: pb.PipelineSyncRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelineSyncResponse, None]:
+        self._enter(request, context)
+        async for message in self.sync(request):
+            yield pb.PipelineSyncResponse(message=message)
+
+    async def PipelineSyncBatch(
+        self, request: pb.PipelineSyncBatchRequest, context: Context
+    ) -> pb.PipelineSyncBatchResponse:
+        self._enter(request, context)
+        return pb.PipelineSyncBatchResponse(eof=await self.batch(request))
+
+
+@asynccontextmanager
+async def serving(engine: ScriptedEngine) -> AsyncIterator[str]:
+    """Serves ``engine`` and yields its address."""
+    async with RpcServer(
+        listen="127.0.0.1:0",
+        register=lambda server: add_EngineServiceServicer_to_server(engine, server),
+        service_names=["pipesync.v1.EngineService"],
+        grace=0.1,
+    ) as server:
+        yield server.address

@@ -1,0 +1,299 @@
+import re
+
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import code_pb2
+
+from pipesync.v1 import engine_service_pb2 as engine_pb
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import StreamSelection
+from pipesync_client import PipelineClient
+from pipesync_rpc.errors import FieldViolation, RpcError
+from tests.service_server.conftest import SECRET, connector, pipeline
+from tests.service_server.scripted_engine import ScriptedEngine
+
+MASK = "********"
+
+
+async def create(
+    client: PipelineClient, wanted: pb.Pipeline, *, skip_check: bool = True
+) -> pb.Pipeline:
+    request = pb.CreatePipelineRequest(pipeline=wanted, skip_check=skip_check)
+    return (await client.create_pipeline(request)).pipeline
+
+
+async def get(client: PipelineClient, view: pb.PipelineView.ValueType = 0) -> pb.Pipeline:  # type: ignore[assignment]  # zero is the default view
+    return (await client.get_pipeline(pb.GetPipelineRequest(id="first", view=view))).pipeline
+
+
+async def update(client: PipelineClient, wanted: pb.Pipeline, *paths: str) -> pb.Pipeline:
+    request = pb.UpdatePipelineRequest(pipeline=wanted, update_mask=FieldMask(paths=paths))
+    return (await client.update_pipeline(request)).pipeline
+
+
+def bad_fields(error: pytest.ExceptionInfo[RpcError]) -> list[str]:
+    assert error.value.code == code_pb2.INVALID_ARGUMENT
+    return [violation.field for violation in error.value.field_violations]
+
+
+async def test_a_created_pipeline_is_shown_with_its_secrets_masked(created: pb.Pipeline) -> None:
+    assert created.id == "first"
+    assert created.config.source.config["api_key"] == MASK
+    assert created.config.destination.config["api_key"] == MASK
+    assert created.desired_status == pb.DESIRED_STATUS_ACTIVE
+    assert created.status == pb.PIPELINE_STATUS_SETUP
+    assert created.sync_policy == pb.SYNC_POLICY_MANUAL
+    assert created.etag
+
+
+async def test_the_engine_is_given_the_secrets(
+    created: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    config = engine.last(engine_pb.PipelineCheckRequest).pipeline
+    assert config.source.config["api_key"] == SECRET
+    assert config.destination.config["api_key"] == f"{SECRET}_2"
+
+
+async def test_an_empty_id_is_made_up(client: PipelineClient) -> None:
+    made = await create(client, pipeline(""))
+    assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{2,63}", made.id)
+
+
+@pytest.mark.parametrize("good", ["abc", "A-_", "a" * 64, "x0123456789"])
+async def test_an_allowed_id_is_taken(client: PipelineClient, good: str) -> None:
+    assert (await create(client, pipeline(good))).id == good
+
+
+@pytest.mark.parametrize("bad", ["ab", "a" * 65, "1bc", "_bc", "-bc", "a b", "a.b", "ábc", "abc\n"])
+async def test_an_id_that_is_not_allowed_is_named(client: PipelineClient, bad: str) -> None:
+    with pytest.raises(RpcError) as error:
+        await create(client, pipeline(bad))
+    assert bad_fields(error) == ["pipeline.id"]
+
+
+async def test_a_taken_id_is_refused(client: PipelineClient, created: pb.Pipeline) -> None:
+    with pytest.raises(RpcError) as error:
+        await create(client, pipeline())
+    assert error.value.code == code_pb2.ALREADY_EXISTS
+    assert error.value.reason == "PIPELINE_EXISTS"
+    assert "first" in error.value.message
+
+
+async def test_all_bad_fields_are_named_at_once(client: PipelineClient) -> None:
+    wanted = pb.Pipeline(
+        id="1",
+        desired_status=pb.DESIRED_STATUS_DELETED,
+        sync_policy=pb.SYNC_POLICY_CONTINUOUS,
+    )
+    with pytest.raises(RpcError) as error:
+        await create(client, wanted)
+    assert sorted(bad_fields(error)) == [
+        "pipeline.config.destination.type",
+        "pipeline.config.source.type",
+        "pipeline.desired_status",
+        "pipeline.id",
+        "pipeline.sync_policy",
+    ]
+
+
+async def test_the_shape_is_checked_even_without_a_connection(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    wanted = pipeline()
+    wanted.config.source.config.update({"base_ur": "x", "rate": "fast"})
+    del wanted.config.destination.config["api_key"]
+    with pytest.raises(RpcError) as error:
+        await create(client, wanted)
+    assert set(bad_fields(error)) == {
+        "pipeline.config.source.config.base_ur",
+        "pipeline.config.source.config.rate",
+        "pipeline.config.destination.config.api_key",
+    }
+    assert "did you mean base_url?" in error.value.message
+    assert not [one for one in engine.requests if isinstance(one, engine_pb.PipelineCheckRequest)]
+
+
+async def test_a_connection_that_fails_is_said_in_the_connectors_words(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.failing_check = "the API says no"
+    with pytest.raises(RpcError) as error:
+        await create(client, pipeline(), skip_check=False)
+    assert error.value.code == code_pb2.FAILED_PRECONDITION
+    assert error.value.reason == "CONNECTION_FAILED"
+    assert "source/scripted: the API says no" in error.value.message
+    with pytest.raises(RpcError, match="no pipeline 'first'"):
+        await get(client)
+
+
+async def test_the_engines_field_names_become_the_callers(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.error = RpcError(
+        "pipeline.source.config.api_key: is wrong",
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="INVALID_REQUEST",
+        field_violations=[
+            FieldViolation("pipeline.source.config.api_key", "is wrong"),
+            FieldViolation("pipeline.streams[0].name", "is unknown"),
+        ],
+    )
+    with pytest.raises(RpcError) as error:
+        await create(client, pipeline(), skip_check=False)
+    assert bad_fields(error) == [
+        "pipeline.config.source.config.api_key",
+        "pipeline.config.streams[0].name",
+    ]
+    assert error.value.message.startswith("pipeline.config.source.config.api_key: is wrong")
+
+
+async def test_an_unknown_connector_is_not_found(client: PipelineClient) -> None:
+    wanted = pipeline()
+    wanted.config.source.type = "stripes"
+    with pytest.raises(RpcError) as error:
+        await create(client, wanted)
+    assert (error.value.code, error.value.reason) == (code_pb2.NOT_FOUND, "UNKNOWN_CONNECTOR")
+
+
+async def test_a_missing_pipeline_is_not_found_by_name(client: PipelineClient) -> None:
+    with pytest.raises(RpcError, match="'first'") as error:
+        await get(client)
+    assert (error.value.code, error.value.reason) == (code_pb2.NOT_FOUND, "PIPELINE_NOT_FOUND")
+
+
+async def test_pipelines_are_paged_in_the_order_of_their_ids(client: PipelineClient) -> None:
+    for name in ("carol", "alice", "bobby"):
+        await create(client, pipeline(name))
+    first = await client.list_pipelines(pb.ListPipelinesRequest(page_size=2))
+    assert [one.id for one in first.pipelines] == ["alice", "bobby"]
+    rest = await client.list_pipelines(
+        pb.ListPipelinesRequest(page_size=2, page_token=first.next_page_token)
+    )
+    assert [one.id for one in rest.pipelines] == ["carol"]
+    assert not rest.next_page_token
+    assert rest.pipelines[0].config.source.config["api_key"] == MASK
+
+
+@pytest.mark.parametrize("token", ["x", "ÿ", "bm9wZQ==", "WyJhIiwgImIiXQ=="])
+async def test_a_page_token_that_is_not_ours_is_refused(client: PipelineClient, token: str) -> None:
+    with pytest.raises(RpcError) as error:
+        await client.list_pipelines(pb.ListPipelinesRequest(page_token=token))
+    assert bad_fields(error) == ["page_token"]
+
+
+async def test_a_negative_page_size_is_refused(client: PipelineClient) -> None:
+    with pytest.raises(RpcError) as error:
+        await client.list_pipelines(pb.ListPipelinesRequest(page_size=-1))
+    assert bad_fields(error) == ["page_size"]
+
+
+async def test_an_update_changes_what_the_mask_names_and_nothing_else(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    wanted = pb.Pipeline(id="first", desired_status=pb.DESIRED_STATUS_PAUSED)
+    wanted.config.source.CopyFrom(connector(api_key="sk_new", base_url="http://elsewhere"))
+    wanted.config.streams.append(StreamSelection(name="customers"))
+    changed = await update(client, wanted, "config.streams")
+    assert [one.name for one in changed.config.streams] == ["customers"]
+    assert changed.config.source == created.config.source
+    assert changed.desired_status == pb.DESIRED_STATUS_ACTIVE
+    assert changed.etag != created.etag
+    changed = await update(client, wanted, "config.source")
+    assert changed.config.source.config["base_url"] == "http://elsewhere"
+    assert changed.config.source.config["api_key"] == MASK
+    await check(client)
+    config = engine.last(engine_pb.PipelineCheckRequest).pipeline
+    assert config.source.config["api_key"] == "sk_new"
+    assert config.destination.config["api_key"] == f"{SECRET}_2"
+    assert [one.name for one in config.streams] == ["customers"]
+
+
+async def check(client: PipelineClient) -> None:
+    assert [_ async for _ in client.check_pipeline(pb.CheckPipelineRequest(id="first"))]
+
+
+async def test_writing_the_mask_back_keeps_the_secret(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    created.config.source.config["base_url"] = "http://elsewhere"
+    await update(client, created, "config.source")
+    await check(client)
+    config = engine.last(engine_pb.PipelineCheckRequest).pipeline.source.config
+    assert config["api_key"] == SECRET
+    assert config["base_url"] == "http://elsewhere"
+
+
+async def test_a_mask_where_nothing_is_stored_is_refused(
+    client: PipelineClient, created: pb.Pipeline
+) -> None:
+    created.config.source.config["webhook_secret"] = MASK
+    with pytest.raises(RpcError) as error:
+        await update(client, created, "config.source")
+    assert bad_fields(error) == ["pipeline.config.source.config.webhook_secret"]
+    wanted = pipeline("second")
+    wanted.config.source.config["api_key"] = MASK
+    with pytest.raises(RpcError) as error:
+        await create(client, wanted)
+    assert bad_fields(error) == ["pipeline.config.source.config.api_key"]
+
+
+async def test_a_mask_keeps_no_secret_of_another_connector(
+    client: PipelineClient, created: pb.Pipeline
+) -> None:
+    created.config.source.type = "other"
+    with pytest.raises(RpcError) as error:
+        await update(client, created, "config.source")
+    assert bad_fields(error) == ["pipeline.config.source.config.api_key"]
+
+
+async def test_an_unknown_path_in_the_mask_is_named(
+    client: PipelineClient, created: pb.Pipeline
+) -> None:
+    for paths in (["config.sauce"], ["id"], []):
+        with pytest.raises(RpcError) as error:
+            await update(client, created, *paths)
+        assert bad_fields(error) == ["update_mask"]
+        assert all(path in error.value.message for path in paths)
+
+
+async def test_an_update_with_an_old_etag_is_aborted(
+    client: PipelineClient, created: pb.Pipeline
+) -> None:
+    created.desired_status = pb.DESIRED_STATUS_PAUSED
+    changed = await update(client, created, "desired_status")
+    assert changed.status == pb.PIPELINE_STATUS_PAUSED
+    with pytest.raises(RpcError) as error:
+        await update(client, created, "desired_status")
+    assert (error.value.code, error.value.reason) == (code_pb2.ABORTED, "PIPELINE_CHANGED")
+
+
+async def test_a_pipeline_can_be_paused_while_the_engine_is_away(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    engine.error = RpcError("gone", code=code_pb2.UNAVAILABLE)
+    wanted = pb.Pipeline(id="first", desired_status=pb.DESIRED_STATUS_PAUSED)
+    assert (await update(client, wanted, "desired_status")).status == pb.PIPELINE_STATUS_PAUSED
+
+
+async def test_a_resumed_pipeline_is_what_it_was(
+    client: PipelineClient, created: pb.Pipeline
+) -> None:
+    wanted = pb.Pipeline(id="first", desired_status=pb.DESIRED_STATUS_PAUSED)
+    await update(client, wanted, "desired_status")
+    wanted.desired_status = pb.DESIRED_STATUS_ACTIVE
+    assert (await update(client, wanted, "desired_status")).status == created.status
+
+
+async def test_what_the_service_cannot_do_yet_is_unimplemented(client: PipelineClient) -> None:
+    with pytest.raises(RpcError) as error:
+        await client.push_webhook(pb.PushWebhookRequest(pipeline_id="first"))
+    assert error.value.code == code_pb2.UNIMPLEMENTED
+
+
+async def test_the_engines_connectors_are_passed_on(client: PipelineClient) -> None:
+    answer = await client.list_pipeline_connectors(
+        pb.ListPipelineConnectorsRequest(side=engine_pb.CONNECTOR_SIDE_SOURCE)
+    )
+    assert [(one.side, one.type) for one in answer.connectors] == [
+        (engine_pb.CONNECTOR_SIDE_SOURCE, "scripted")
+    ]
