@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
+from google.rpc import code_pb2
 
 from pipesync_rpc.channel import open_channel
 from pipesync_rpc.credentials import ClientTls
+from pipesync_rpc.errors import RpcError
 from pipesync_rpc.status import from_grpc
 
 StubT = TypeVar("StubT")
@@ -99,6 +101,9 @@ class Connection(Generic[StubT]):
             return await method(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error, self._target) from error
+        except asyncio.CancelledError:
+            self._refuse_foreign_cancellation()
+            raise
 
     def many(
         self,
@@ -134,7 +139,7 @@ class Connection(Generic[StubT]):
             try:
                 async for answer in answers:
                     yield answer
-            except asyncio.CancelledError:
+            except RpcError:
                 # gRPC cancels a call whose requests fail, and tells nobody why.
                 if failures:
                     raise failures[0] from None
@@ -149,5 +154,19 @@ class Connection(Generic[StubT]):
                 yield answer
         except grpc.aio.AioRpcError as error:
             raise from_grpc(error, self._target) from error
+        except asyncio.CancelledError:
+            self._refuse_foreign_cancellation()
+            raise
         finally:
             call.cancel()
+
+    def _refuse_foreign_cancellation(self) -> None:
+        # gRPC says "cancelled" to a task that nobody cancelled, when the client is closed under its
+        # call: passed on, that would end the task without a word.
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            raise RpcError(
+                f"the call to the server at {self._target} was cancelled: the client was closed",
+                code=code_pb2.CANCELLED,
+                reason="CANCELLED",
+            ) from None

@@ -135,6 +135,19 @@ async def test_a_cancelled_caller_cancels_the_call() -> None:
         await asyncio.wait_for(engine.closed.wait(), 1)
 
 
+async def test_closing_the_client_under_a_call_is_an_error_of_the_call() -> None:
+    engine = scripted_engine()
+    async with engine_server(engine) as server:
+        async with EngineClient(server.address) as client:
+            answers = client.pipeline_sync(PipelineSyncRequest())
+            await anext(answers)
+            waiting = asyncio.ensure_future(anext(answers))
+            await engine.entered.wait()
+        with pytest.raises(RpcError, match="the client was closed") as caught:
+            await waiting
+        assert caught.value.code == code_pb2.CANCELLED
+
+
 async def test_a_busy_server_is_asked_again_for_what_is_idempotent() -> None:
     engine = scripted_engine(RpcError("busy", code=code_pb2.UNAVAILABLE))
     async with engine_server(engine) as server, EngineClient(server.address) as client:

@@ -42,7 +42,7 @@ ENGINE_SERVICE = "pipesync.v1.EngineService"
 class ScriptedEngine(EngineServiceServicer):
     """Raises what it is told to, and remembers what it saw."""
 
-    raises: Exception | None = None
+    raises: BaseException | None = None
     requests: int = 0
     identities: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class ScriptedEngine(EngineServiceServicer):
         }
 
 
-def scripted_engine(raises: Exception | None = None) -> ScriptedEngine:
+def scripted_engine(raises: BaseException | None = None) -> ScriptedEngine:
     """An engine that answers, or raises ``raises``."""
     return ScriptedEngine(raises=raises)  # type: ignore[abstract]  # its base answers the rest
 

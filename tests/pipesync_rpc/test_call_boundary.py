@@ -108,7 +108,7 @@ async def test_an_unknown_exception_tells_the_caller_nothing_but_the_request_id(
     assert error.message == "internal error; quote request id r-9 when you report it"
     assert "sk_live_secret" not in str(caught.value.trailing_metadata())
     (failed,) = [event for event in events if event["event"] == "rpc_failed"]
-    assert failed["exc_info"] is True
+    assert str(failed["exc_info"]) == "sk_live_secret"
     assert failed["request_id"] == "r-9"
 
 
@@ -126,6 +126,19 @@ async def test_an_rpc_error_becomes_its_status_in_every_shape_of_call() -> None:
             error = from_grpc(caught.value)
             assert (error.code, error.reason) == (code_pb2.ABORTED, "LOST_LEASE")
             assert error.message == "no"
+
+
+async def test_a_cancellation_that_is_not_the_calls_own_is_an_internal_error() -> None:
+    engine = scripted_engine(asyncio.CancelledError())
+    engine.released.set()
+    async with engine_stub(engine) as stub:
+        for call in (
+            stub.ListConnectors(ListConnectorsRequest(), timeout=10),
+            stub.PipelineSync(PipelineSyncRequest(), timeout=10),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await finish(call)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_a_handler_may_abort_by_itself() -> None:

@@ -123,14 +123,18 @@ async def test_a_server_that_never_started_drains_in_peace() -> None:
 
 async def test_one_call_too_many_is_refused() -> None:
     engine = scripted_engine()
-    async with engine_stub(engine, max_concurrent_calls=1) as stub:
+    async with (
+        engine_server(engine, max_concurrent_calls=1) as server,
+        open_channel(server.address) as open_one,
+    ):
+        stub = EngineServiceStub(open_one)
         call = stub.PipelineSync(PipelineSyncRequest())
         await anext(aiter(call))
-        # The stream limit is per connection, so the second call comes over another one.
-        second = stub.ListConnectors(ListConnectorsRequest(), timeout=0.2)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await second
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # On one connection a call that is too many waits; over another it is refused.
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await EngineServiceStub(channel).ListConnectors(ListConnectorsRequest())
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         engine.released.set()
         async for _ in call:
             pass

@@ -47,6 +47,11 @@ class CallsInFlight:
         """Whether the server, and not the caller, cancelled the current task."""
         return asyncio.current_task() in self._dismissed
 
+    def is_cancelled(self) -> bool:
+        """Whether anybody cancelled the current task."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+
     async def ended(self, timeout: float) -> bool:
         """Waits until none is left; False when ``timeout`` seconds were not enough."""
         if not self._tasks:

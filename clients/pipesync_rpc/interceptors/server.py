@@ -110,11 +110,16 @@ class CallBoundary(grpc.aio.ServerInterceptor):
                     "error": error.message,
                 }
                 await _abort(context, error, request_id)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 outcome = {"code": "CANCELLED"}
-                if not self._calls.is_dismissed():
+                if self._calls.is_dismissed():
+                    await _abort(context, _stopping(), request_id)
+                if self._calls.is_cancelled():
                     raise
-                await _abort(context, _stopping(), request_id)
+                # Nobody cancelled this call: the handler let somebody else's cancellation out, and
+                # gRPC would send no status at all.
+                outcome = _internal_outcome(method, error)
+                await _abort(context, _internal(request_id), request_id)
             except grpc.aio.BaseError:
                 # The handler aborted by itself, or the caller is gone and nothing can be sent.
                 outcome = {"code": getattr(context.code(), "name", "CANCELLED")}
@@ -124,9 +129,7 @@ class CallBoundary(grpc.aio.ServerInterceptor):
                     # So says the generated base class of a method that nobody wrote.
                     outcome = {"code": "UNIMPLEMENTED"}
                     await _abort(context, _unimplemented(method), request_id)
-                outcome = {"code": "INTERNAL"}
-                with contextlib.suppress(Exception):  # A log that fails must not break the call.
-                    _log.exception("rpc_failed", method=method, exception=type(error).__name__)
+                outcome = _internal_outcome(method, error)
                 await _abort(context, _internal(request_id), request_id)
             finally:
                 outcome["duration_ms"] = round((time.monotonic() - started) * 1000, 1)
@@ -142,6 +145,12 @@ async def _abort(context: _Context, error: RpcError, request_id: str) -> None:
         status.details,
         (*status.trailing_metadata, (call_context.REQUEST_ID_KEY, request_id)),
     )
+
+
+def _internal_outcome(method: str, error: BaseException) -> dict[str, Any]:
+    with contextlib.suppress(Exception):  # A log that fails must not break the call.
+        _log.error("rpc_failed", method=method, exc_info=error)
+    return {"code": "INTERNAL"}
 
 
 def _internal(request_id: str) -> RpcError:
