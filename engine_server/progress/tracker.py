@@ -52,9 +52,13 @@ class ProgressTracker:
         for name in wanted:
             stream = self._progress.streams[name]
             stream.status = stream.status or StreamProgress.STATUS_NOT_STARTED
+        derived = self._progress.derived
+        derived.total_record_count = derived.total_state_count = 0
         for name, stream in self._progress.streams.items():
             self._statuses[stream.status] += 1
             self._ranges[name] = RangeSet(stream.completed_ranges)
+            derived.total_record_count += stream.record_count
+            derived.total_state_count += stream.state_count
 
     @property
     def status(self) -> RunStatus.ValueType:
@@ -100,9 +104,9 @@ class ProgressTracker:
         derived = progress.derived
         derived.status = self.status
         if progress.HasField("started_at"):
-            elapsed = max(0, now_nanoseconds - progress.started_at.ToNanoseconds()) / 1e9
-            progress.elapsed_ms = int(elapsed * 1000)
-            if elapsed:
+            elapsed_nanoseconds = max(0, now_nanoseconds - progress.started_at.ToNanoseconds())
+            progress.elapsed_ms = elapsed_nanoseconds // 1_000_000
+            if elapsed := elapsed_nanoseconds / 1e9:
                 states = progress.global_state_count + derived.total_state_count
                 derived.records_per_second = derived.total_record_count / elapsed
                 derived.states_per_second = states / elapsed

@@ -1,0 +1,75 @@
+"""Merged time ranges, compared with the plain set of the moments they hold."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine_server.progress.ranges import RangeSet
+from pipesync.v1.catalog_pb2 import TimeRange
+from tests.messages import seconds
+
+LEAST, MOST = -2, 22
+MOMENTS = range(LEAST, MOST)
+
+
+def moments(time_range: TimeRange) -> set[int]:
+    """The whole seconds of a range, an open bound reaching as far as this test looks."""
+    gte = time_range.gte.ToSeconds() if time_range.HasField("gte") else LEAST
+    lt = time_range.lt.ToSeconds() if time_range.HasField("lt") else MOST
+    return {moment for moment in MOMENTS if gte <= moment < lt}
+
+
+BOUND = st.none() | st.integers(min_value=0, max_value=20)
+RANGES = st.lists(st.builds(seconds, BOUND, BOUND), max_size=12)
+
+
+@given(RANGES)
+def test_it_covers_exactly_what_was_added(ranges: list[TimeRange]) -> None:
+    covered = [moment for merged in RangeSet(ranges) for moment in moments(merged)]
+    assert set(covered) == set().union(*map(moments, ranges))
+    assert len(covered) == len(set(covered))
+
+
+@given(RANGES)
+def test_ranges_are_in_order_and_neither_overlap_nor_touch(ranges: list[TimeRange]) -> None:
+    merged = list(RangeSet(ranges))
+    for one, next_one in pairwise(merged):
+        assert one.HasField("lt")
+        assert next_one.HasField("gte")
+        assert one.lt.ToSeconds() < next_one.gte.ToSeconds()
+
+
+@given(RANGES)
+def test_the_order_of_adding_makes_no_difference(ranges: list[TimeRange]) -> None:
+    assert list(RangeSet(ranges)) == list(RangeSet(reversed(ranges)))
+
+
+@given(RANGES)
+def test_a_set_made_of_its_own_ranges_is_the_same(ranges: list[TimeRange]) -> None:
+    merged = list(RangeSet(ranges))
+    assert list(RangeSet(merged)) == merged
+
+
+def test_adjacent_ranges_become_one() -> None:
+    assert list(RangeSet([seconds(5, 7), seconds(1, 3), seconds(3, 5)])) == [seconds(1, 7)]
+
+
+def test_an_empty_range_changes_nothing() -> None:
+    assert list(RangeSet([seconds(3, 3), seconds(5, 4)])) == []
+
+
+def test_open_bounds_swallow_what_they_reach() -> None:
+    ranges = RangeSet([seconds(1, 2), seconds(8, 9), seconds(None, 4), seconds(6, None)])
+    assert list(ranges) == [seconds(None, 4), seconds(6, None)]
+    ranges.add(seconds())
+    assert list(ranges) == [seconds()]
+
+
+def test_nanoseconds_are_kept() -> None:
+    early, late = seconds(1, 2), seconds(2, 3)
+    early.lt.nanos = 1
+    late.gte.nanos = 2
+    assert list(RangeSet([early, late])) == [early, late]
+    late.gte.nanos = 1
+    assert list(RangeSet([early, late])) == [seconds(1, 3)]

@@ -1,0 +1,255 @@
+"""The rules by which messages become progress."""
+
+import pytest
+
+from engine_server.progress.tracker import ProgressTracker
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    RUN_STATUS_SUCCEEDED,
+    Progress,
+    StreamProgress,
+)
+from tests.messages import (
+    checkpoint,
+    completed,
+    connected,
+    connection_failed,
+    errored,
+    global_checkpoint,
+    log,
+    range_completed,
+    record_batch,
+    seconds,
+    skipped,
+    started,
+)
+
+SECOND = 1_000_000_000
+NOT_STARTED = StreamProgress.STATUS_NOT_STARTED
+STARTED = StreamProgress.STATUS_STARTED
+COMPLETED = StreamProgress.STATUS_COMPLETED
+SKIPPED = StreamProgress.STATUS_SKIPPED
+ERRORED = StreamProgress.STATUS_ERRORED
+
+
+def at(second: float, message: Message) -> Message:
+    """The message, seen at this time."""
+    message.ts.FromNanoseconds(int(second * SECOND))
+    return message
+
+
+def progress_of(*messages: Message, now: float = 0) -> Progress:
+    """What the messages come to, for the streams a and b."""
+    tracker = ProgressTracker(["a", "b"])
+    for message in messages:
+        tracker.observe(message)
+    return tracker.snapshot(int(now * SECOND))
+
+
+def test_nothing_seen_is_nothing_started() -> None:
+    progress = progress_of(now=5)
+    assert {name: stream.status for name, stream in progress.streams.items()} == {
+        "a": NOT_STARTED,
+        "b": NOT_STARTED,
+    }
+    assert not progress.HasField("started_at")
+    assert not progress.HasField("connection_status")
+    assert progress.elapsed_ms == 0
+    assert progress.derived.states_per_second == 0
+
+
+@pytest.mark.parametrize("data", [started("a"), record_batch("a", b"{}"), checkpoint("a")])
+def test_time_starts_with_the_first_data_message(data: Message) -> None:
+    progress = progress_of(
+        at(10, log("connecting")),
+        at(11, connected()),
+        at(12, data),
+        at(13, checkpoint("b")),
+        now=13.5,
+    )
+    assert progress.started_at.ToSeconds() == 12
+    assert progress.elapsed_ms == 1500
+
+
+def test_elapsed_time_is_exact() -> None:
+    assert progress_of(at(1, checkpoint("a")), now=2.001).elapsed_ms == 1001
+    assert progress_of(at(5, checkpoint("a")), now=2).elapsed_ms == 0
+
+
+def test_records_and_checkpoints_are_counted_by_stream_and_in_total() -> None:
+    progress = progress_of(
+        record_batch("a", b"{}", b"{}"),
+        checkpoint("a"),
+        record_batch("b", b"{}"),
+        checkpoint("b"),
+        checkpoint("b"),
+        global_checkpoint(),
+    )
+    assert progress.streams["a"].record_count == 2
+    assert progress.streams["a"].state_count == 1
+    assert progress.streams["b"].record_count == 1
+    assert progress.streams["b"].state_count == 2
+    assert progress.global_state_count == 1
+    assert progress.derived.total_record_count == 3
+    assert progress.derived.total_state_count == 3
+
+
+def test_rates_are_over_the_elapsed_time_and_global_checkpoints_count() -> None:
+    progress = progress_of(
+        at(10, record_batch("a", *[b"{}"] * 6)),
+        at(10, checkpoint("a")),
+        at(11, global_checkpoint()),
+        now=14,
+    )
+    assert progress.derived.records_per_second == 1.5
+    assert progress.derived.states_per_second == 0.5
+
+
+def test_messages_of_other_streams_count_nowhere() -> None:
+    progress = progress_of(record_batch("c", b"{}"), checkpoint("c"), completed("c"))
+    assert set(progress.streams) == {"a", "b"}
+    assert progress.derived.total_record_count == 0
+    assert progress.derived.total_state_count == 0
+
+
+@pytest.mark.parametrize(
+    ("messages", "status", "message"),
+    [
+        ([started("a")], STARTED, ""),
+        ([completed("a")], COMPLETED, ""),
+        ([started("a"), completed("a")], COMPLETED, ""),
+        ([started("a"), skipped("a", "not enabled")], SKIPPED, "not enabled"),
+        ([started("a"), errored("a", "broken")], ERRORED, "broken"),
+        ([completed("a"), started("a")], COMPLETED, ""),
+        ([completed("a"), skipped("a", "late")], COMPLETED, ""),
+        ([skipped("a", "not enabled"), completed("a")], SKIPPED, "not enabled"),
+        ([completed("a"), errored("a", "after all")], ERRORED, "after all"),
+        ([skipped("a", "not enabled"), errored("a", "after all")], ERRORED, "after all"),
+        ([errored("a", "broken"), completed("a")], ERRORED, "broken"),
+        ([errored("a", "broken"), started("a")], ERRORED, "broken"),
+        ([errored("a", "broken"), skipped("a")], ERRORED, "broken"),
+        ([errored("a", "broken"), errored("a", "again")], ERRORED, "broken"),
+    ],
+)
+def test_a_streams_status_only_goes_forward_and_an_error_stays(
+    messages: list[Message], status: StreamProgress.Status.ValueType, message: str
+) -> None:
+    stream = progress_of(*messages).streams["a"]
+    assert stream.status == status
+    assert stream.message == message
+
+
+def test_only_a_change_of_status_is_called_one() -> None:
+    tracker = ProgressTracker(["a"])
+    seen = [
+        started("a"),
+        started("a"),
+        range_completed("a", seconds(1, 2)),
+        record_batch("a", b"{}"),
+        checkpoint("a"),
+        completed("c"),
+        completed("a"),
+        completed("a"),
+        errored("a"),
+    ]
+    assert [tracker.observe(message) for message in seen] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_ranges_are_merged_within_the_whole_span() -> None:
+    stream = progress_of(
+        started("a", seconds(0, 100)),
+        range_completed("a", seconds(50, 60)),
+        range_completed("a", seconds(0, 10)),
+        range_completed("a", seconds(10, 20)),
+    ).streams["a"]
+    assert stream.total_range == seconds(0, 100)
+    assert list(stream.completed_ranges) == [seconds(0, 20), seconds(50, 60)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([completed("a")], RUN_STATUS_STARTED),
+        ([completed("a"), started("b")], RUN_STATUS_STARTED),
+        ([errored("a"), started("b")], RUN_STATUS_STARTED),
+        ([errored("a"), completed("b")], RUN_STATUS_FAILED),
+        ([completed("a"), skipped("b")], RUN_STATUS_SUCCEEDED),
+        ([started("a"), connection_failed("gone")], RUN_STATUS_FAILED),
+        ([started("a"), connected()], RUN_STATUS_STARTED),
+    ],
+)
+def test_run_status(messages: list[Message], status: int) -> None:
+    assert progress_of(*messages).derived.status == status
+
+
+def test_a_run_without_streams_has_succeeded() -> None:
+    assert ProgressTracker([]).status == RUN_STATUS_SUCCEEDED
+
+
+def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
+    previous = progress_of(
+        at(10, started("a", seconds(0, 9))),
+        record_batch("a", b"{}"),
+        checkpoint("a"),
+        range_completed("a", seconds(0, 3)),
+        errored("b", "broken"),
+        global_checkpoint(),
+        now=11,
+    )
+    tracker = ProgressTracker(["a"], previous)
+    tracker.observe(at(20, started("a")))
+    tracker.observe(record_batch("a", b"{}"))
+    tracker.observe(checkpoint("a"))
+    tracker.observe(range_completed("a", seconds(3, 9)))
+    progress = tracker.snapshot(21 * SECOND)
+    stream = progress.streams["a"]
+    assert (stream.record_count, stream.state_count) == (2, 2)
+    assert list(stream.completed_ranges) == [seconds(0, 9)]
+    assert stream.total_range == seconds(0, 9)
+    assert progress.streams["b"].message == "broken"
+    assert progress.global_state_count == 1
+    assert progress.derived.total_record_count == 2
+    assert progress.derived.total_state_count == 2
+    assert progress.started_at.ToSeconds() == 10
+    assert progress.elapsed_ms == 11_000
+
+
+def test_a_continuation_forgets_a_failed_connection_and_unfinished_streams_nobody_wants() -> None:
+    previous = progress_of(
+        record_batch("a", b"{}"),
+        checkpoint("a"),
+        record_batch("b", b"{}", b"{}"),
+        checkpoint("b"),
+        completed("b"),
+        connection_failed("gone"),
+    )
+    progress = ProgressTracker(["c"], previous).snapshot(0)
+    assert {name: stream.status for name, stream in progress.streams.items()} == {
+        "b": COMPLETED,
+        "c": NOT_STARTED,
+    }
+    assert not progress.HasField("connection_status")
+    assert progress.derived.total_record_count == 2
+    assert progress.derived.total_state_count == 1
+
+
+def test_a_snapshot_is_a_copy_and_what_it_came_from_is_left_alone() -> None:
+    previous = progress_of(checkpoint("a"))
+    tracker = ProgressTracker(["a"], previous)
+    snapshot = tracker.snapshot(0)
+    tracker.observe(checkpoint("a"))
+    assert snapshot.streams["a"].state_count == 1
+    assert previous.streams["a"].state_count == 1
+    assert tracker.snapshot(0).streams["a"].state_count == 2

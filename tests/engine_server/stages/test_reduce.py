@@ -1,0 +1,277 @@
+"""How messages fold into progress, state and eof."""
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from hypothesis import given as for_any
+from hypothesis import strategies as st
+
+from engine_server.stages.reduce import PROGRESS_INTERVAL_NANOSECONDS, Ending, reduce
+from engine_server.stages.stream_name import stream_name
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    RUN_STATUS_SUCCEEDED,
+    StreamProgress,
+)
+from pipesync.v1.state_pb2 import Eof, SyncState
+from tests.engine_server.stages.sequences import gathered, given
+from tests.messages import (
+    checkpoint,
+    completed,
+    connected,
+    connection_failed,
+    errored,
+    global_checkpoint,
+    log,
+    record_batch,
+    skipped,
+    started,
+)
+
+SECOND = 1_000_000_000
+
+
+class Clock:
+    """Unix nanoseconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000 * SECOND
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def new_run(run_id: str = "r1") -> SyncState:
+    state = SyncState()
+    state.sync_run.run_id = run_id
+    state.sync_run.time_ceiling.seconds = 1_700_000_000
+    return state
+
+
+def at(clock: Clock, message: Message) -> Message:
+    """The message, stamped with the clock's time."""
+    message.ts.FromNanoseconds(clock())
+    return message
+
+
+async def reduced(
+    *messages: Message,
+    streams: Sequence[str] = ("a", "b"),
+    state: SyncState | None = None,
+    ending: Ending | None = None,
+) -> list[Message]:
+    return await gathered(
+        reduce(
+            given(*messages),
+            state=new_run() if state is None else state,
+            streams=streams,
+            ending=Ending() if ending is None else ending,
+        )
+    )
+
+
+async def eof_of(*messages: Message, **arguments: object) -> Eof:
+    return (await reduced(*messages, **arguments))[-1].eof  # type: ignore[arg-type]  # as reduced has them
+
+
+def kinds(messages: Sequence[Message]) -> list[str | None]:
+    return [message.WhichOneof("payload") for message in messages]
+
+
+async def test_the_run_comes_first_then_the_messages_then_progress_and_eof() -> None:
+    state = new_run()
+    messages = await reduced(log("x"), checkpoint("a"), state=state)
+    assert kinds(messages) == ["sync_run", "log", "source_state", "progress", "eof"]
+    assert messages[0].sync_run.run_id == "r1"
+    assert {messages[place].emitted_by for place in (0, 3, 4)} == {"engine"}
+
+
+async def test_the_last_checkpoint_of_each_stream_is_in_the_ending_state() -> None:
+    eof = await eof_of(
+        checkpoint("a", '{"n": 1.0}'),
+        global_checkpoint('{"cursor": 1}'),
+        checkpoint("b", '{"n": 1}'),
+        checkpoint("a", '{"n": 2.0}'),
+        global_checkpoint('{"cursor": 2}'),
+    )
+    source = eof.ending_state.source
+    assert source.streams == {"a": '{"n": 2.0}', "b": '{"n": 1}'}
+    assert getattr(source, "global") == '{"cursor": 2}'
+
+
+async def test_progress_comes_five_times_a_second_at_most() -> None:
+    clock = Clock()
+
+    async def messages() -> AsyncIterator[Message]:
+        for _ in range(100):
+            clock.now += PROGRESS_INTERVAL_NANOSECONDS // 10
+            yield at(clock, record_batch("a", b"{}"))
+
+    reducing = reduce(messages(), state=new_run(), streams=["a"], ending=Ending(), clock=clock)
+    elapsed = [
+        message.progress.elapsed_ms
+        for message in await gathered(reducing)
+        if message.HasField("progress")
+    ]
+    *throttled, last = elapsed
+    # The first message came 20 ms after the beginning, and progress counts from it.
+    assert throttled == list(range(180, 2000, 200))
+    assert last == throttled[-1]
+
+
+async def test_progress_comes_at_once_when_a_stream_changes_status() -> None:
+    messages = await reduced(started("a"), record_batch("a", b"{}"), started("a"), completed("a"))
+    assert kinds(messages[1:-2]) == [
+        "stream_status",
+        "progress",
+        "record_batch",
+        "stream_status",
+        "stream_status",
+        "progress",
+    ]
+    assert messages[2].progress.streams["a"].status == StreamProgress.STATUS_STARTED
+    assert messages[6].progress.streams["a"].status == StreamProgress.STATUS_COMPLETED
+
+
+async def test_nothing_that_comes_of_a_stream_after_it_errored_hides_it() -> None:
+    ending = Ending()
+    messages = await reduced(
+        checkpoint("a", "1"),
+        errored("a", "refused"),
+        checkpoint("a", "2"),
+        record_batch("a", b"{}"),
+        completed("a"),
+        checkpoint("b", "1"),
+        completed("b"),
+        ending=ending,
+    )
+    eof = messages[-1].eof
+    assert ending.refused_streams == {"a"}
+    assert eof.ending_state.source.streams == {"a": "1", "b": "1"}
+    assert eof.run_progress.streams["a"].status == StreamProgress.STATUS_ERRORED
+    assert eof.run_progress.streams["a"].message == "refused"
+    assert eof.run_progress.streams["a"].record_count == 0
+    assert eof.status == RUN_STATUS_FAILED
+    assert not eof.failure_message
+    assert completed("a") not in messages
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([], RUN_STATUS_STARTED),
+        ([started("a"), completed("b")], RUN_STATUS_STARTED),
+        ([completed("a"), completed("b")], RUN_STATUS_SUCCEEDED),
+        ([completed("a"), skipped("b")], RUN_STATUS_SUCCEEDED),
+        ([completed("a"), errored("b")], RUN_STATUS_FAILED),
+        ([started("a"), errored("b")], RUN_STATUS_STARTED),
+        ([completed("a"), completed("b"), connection_failed("gone")], RUN_STATUS_FAILED),
+        ([completed("a"), completed("b"), connected()], RUN_STATUS_SUCCEEDED),
+    ],
+)
+async def test_status(messages: list[Message], status: int) -> None:
+    eof = await eof_of(*messages)
+    assert eof.status == status
+    assert eof.run_progress.derived.status == status
+    assert eof.request_progress.derived.status == status
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_there_is_more_exactly_when_the_request_was_cut_short(cut: bool) -> None:
+    ending = Ending()
+    if cut:
+        ending.cut()
+    assert (await eof_of(checkpoint("a"), ending=ending)).has_more is cut
+
+
+async def test_there_is_more_after_a_cut_even_when_every_stream_is_done() -> None:
+    ending = Ending(cut_short=True)
+    eof = await eof_of(completed("a"), completed("b"), ending=ending)
+    assert eof.has_more
+    assert eof.status == RUN_STATUS_SUCCEEDED
+
+
+async def test_there_is_more_after_a_cut_when_one_stream_errored_and_others_wait() -> None:
+    assert (await eof_of(errored("a"), ending=Ending(cut_short=True))).has_more
+
+
+async def test_there_is_no_more_after_a_failure() -> None:
+    failed = Ending(cut_short=True, failure_message="it threw")
+    assert not (await eof_of(ending=failed)).has_more
+    assert not (await eof_of(connection_failed("gone"), ending=Ending(cut_short=True))).has_more
+
+
+async def test_a_connector_that_failed_fails_the_run_and_keeps_its_checkpoints() -> None:
+    ending = Ending()
+    ending.fail("the cause")
+    ending.fail("what came of it")
+    messages = await reduced(checkpoint("a", "1"), completed("a"), completed("b"), ending=ending)
+    eof = messages[-1].eof
+    assert eof.status == RUN_STATUS_FAILED
+    assert eof.failure_message == "the cause"
+    assert eof.run_progress.derived.status == RUN_STATUS_FAILED
+    assert messages[-2].progress == eof.run_progress
+    assert eof.ending_state.source.streams == {"a": "1"}
+
+
+async def test_a_continuation_counts_on_in_the_run_and_anew_in_the_request() -> None:
+    first = await eof_of(started("a"), record_batch("a", b"{}"), checkpoint("a"), errored("b"))
+    second = await eof_of(
+        started("a"),
+        record_batch("a", b"{}", b"{}"),
+        checkpoint("a"),
+        completed("a"),
+        state=first.ending_state,
+        streams=["a"],
+    )
+    assert second.run_progress.streams["a"].record_count == 3
+    assert second.request_progress.streams["a"].record_count == 2
+    assert second.run_progress.started_at == first.run_progress.started_at
+    assert second.run_progress.streams["b"].message == "it broke"
+    assert second.status == RUN_STATUS_FAILED
+    assert set(second.request_progress.streams) == {"a"}
+
+
+async def test_a_connection_that_failed_earlier_in_the_run_is_tried_anew() -> None:
+    first = await eof_of(connection_failed("gone"))
+    assert first.run_progress.connection_status.message == "gone"
+    second = await eof_of(completed("a"), completed("b"), state=first.ending_state)
+    assert second.status == RUN_STATUS_SUCCEEDED
+    assert not second.run_progress.HasField("connection_status")
+
+
+MESSAGES = st.sampled_from(
+    [
+        build(name)
+        for name in ("a", "b")
+        for build in (started, completed, skipped, errored, checkpoint)
+    ]
+    + [record_batch(name, *[b"{}"] * count) for name in ("a", "b") for count in (1, 3)]
+    + [global_checkpoint(), log("x"), checkpoint("unselected"), completed("unselected")]
+)
+
+
+@for_any(messages=st.lists(MESSAGES), rest=st.lists(MESSAGES))
+async def test_a_run_in_two_requests_comes_to_the_same_as_in_one(
+    messages: list[Message], rest: list[Message]
+) -> None:
+    first = await eof_of(*messages)
+    unfinished = {
+        name
+        for name, stream in first.run_progress.streams.items()
+        if stream.status in {StreamProgress.STATUS_NOT_STARTED, StreamProgress.STATUS_STARTED}
+    }
+    # The second request's source reads the unfinished streams only.
+    rest = [message for message in rest if stream_name(message) in {*unfinished, ""}]
+    second = await eof_of(*rest, state=first.ending_state, streams=sorted(unfinished))
+    whole = await eof_of(*messages, *rest)
+    assert second.status == whole.status
+    assert second.ending_state.source == whole.ending_state.source
+    assert second.run_progress.streams == whole.run_progress.streams
+    assert second.run_progress.global_state_count == whole.run_progress.global_state_count
+    total = second.run_progress.derived
+    streams = second.run_progress.streams.values()
+    assert total.total_record_count == sum(stream.record_count for stream in streams)
+    assert total.total_state_count == sum(stream.state_count for stream in streams)
