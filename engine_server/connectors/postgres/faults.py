@@ -5,6 +5,14 @@ SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 import asyncpg
 
+# What the driver raises. InternalClientError: a server's farewell found it between two queries.
+DRIVER_ERRORS = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
 _CONNECTION_CLASSES = frozenset({"08", "28"})
 _CONNECTION_STATES = frozenset(
     {
@@ -35,14 +43,14 @@ def is_connection_fault(error: BaseException) -> bool:
     """Whether Postgres was not reached, did not let us in, or went away."""
     if isinstance(error, asyncpg.PostgresError):
         return _state(error)[:2] in _CONNECTION_CLASSES or _state(error) in _CONNECTION_STATES
-    return isinstance(error, OSError | asyncpg.InterfaceError)
+    return _is_lost_connection(error)
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same transaction may succeed when it is tried again."""
     if isinstance(error, asyncpg.PostgresError):
         return _state(error)[:2] in _PASSING_CLASSES or _state(error) in _PASSING_STATES
-    return isinstance(error, OSError | asyncpg.InterfaceError)
+    return _is_lost_connection(error)
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
@@ -60,6 +68,11 @@ def describe(error: BaseException) -> str:
     if isinstance(error, asyncpg.PostgresError):
         return f"{error.args[0]} (SQLSTATE {_state(error)})"
     return str(error) or type(error).__name__
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    # A ValueError of the driver's is about our arguments.
+    return isinstance(error, DRIVER_ERRORS) and not isinstance(error, ValueError)
 
 
 def _state(error: asyncpg.PostgresError) -> str:

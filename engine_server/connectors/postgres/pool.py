@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.faults import describe, is_connection_fault
+from engine_server.connectors.postgres.faults import DRIVER_ERRORS, describe, is_connection_fault
 from engine_server.errors import ConnectionFailed, ConnectorError
 
 Pool = asyncpg.Pool
@@ -45,7 +45,7 @@ async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await pool.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except DRIVER_ERRORS:
             pool.terminate()
 
 
@@ -88,7 +88,7 @@ def _errors_in_our_words() -> Iterator[None]:
     """Turns the driver's errors into ConnectionFailed and ConnectorError."""
     try:
         yield
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except DRIVER_ERRORS as error:
         if is_connection_fault(error):
             raise ConnectionFailed(f"Postgres cannot be reached: {describe(error)}") from error
         raise ConnectorError(f"Postgres refused: {describe(error)}") from error

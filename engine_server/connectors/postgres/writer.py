@@ -9,6 +9,7 @@ import asyncpg
 import structlog
 
 from engine_server.connectors.postgres.faults import (
+    DRIVER_ERRORS,
     describe,
     is_connection_fault,
     is_passing,
@@ -63,7 +64,7 @@ class Writer:
         while remaining:
             try:
                 refusal = await cancel_promptly(self._pool, self._try_to_commit(remaining))
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except DRIVER_ERRORS as error:
                 await faults.wait_out(error)
                 # A server that fell back to a standby stays one: look for its successor.
                 await self._pool.expire_connections()

@@ -25,6 +25,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
+from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
 
 COUNT = "SELECT count(*) FROM stripe.customers"
 
@@ -93,7 +94,7 @@ async def test_a_checkpoint_waits_for_the_commit_of_its_records(
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             assert await anext(passed_on) == messages[2]
             following = asyncio.create_task(_next(passed_on))
-            await _blocked_session(database)
+            await until_one_is_blocked(database)
             assert not following.done()
         assert await following == messages[0]
         assert await anext(passed_on) == messages[1]
@@ -156,7 +157,7 @@ async def test_a_blocked_database_stops_reading(
         async with database.transaction():
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             following = asyncio.create_task(_next(passed_on))
-            await _blocked_session(database)
+            await until_one_is_blocked(database)
             await asyncio.wait([following], timeout=0.2)
             # Two flushes in flight and a third batch full.
             assert len(read) == 6
@@ -189,7 +190,7 @@ async def test_flushes_of_different_streams_overlap(
         async with database.transaction():
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             following = asyncio.create_task(_next(passed_on))
-            await _until(database, "SELECT count(*) = 2 FROM stripe.products")
+            await until(database, "SELECT count(*) = 2 FROM stripe.products")
             assert not following.done()
         assert await following == messages[0]
         assert await anext(passed_on) == messages[1]
@@ -246,7 +247,7 @@ async def test_closing_ends_every_task_and_connection_though_source_and_database
         await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
         await anext(passed_on)
         writing = asyncio.create_task(_next(passed_on))
-        await _blocked_session(database)
+        await until_one_is_blocked(database)
         began = time.monotonic()
         writing.cancel()
         with suppress(asyncio.CancelledError):
@@ -255,7 +256,7 @@ async def test_closing_ends_every_task_and_connection_though_source_and_database
         assert time.monotonic() - began < 1
     assert source_ended.is_set()
     assert asyncio.all_tasks() == tasks_before
-    await _until(
+    await until(
         database, "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database()"
     )
 
@@ -276,7 +277,7 @@ async def test_closing_takes_less_than_a_second_though_postgres_answers_nothing(
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             await anext(passed_on)
             writing = asyncio.create_task(_next(passed_on))
-            await _blocked_session(database)
+            await until_one_is_blocked(database)
             frozen = [
                 row["pid"]
                 for row in await database.fetch(
@@ -300,19 +301,3 @@ async def test_closing_takes_less_than_a_second_though_postgres_answers_nothing(
 
 async def _next(messages: AsyncIterator[Message]) -> Message:
     return await anext(messages)
-
-
-async def _blocked_session(database: asyncpg.Connection) -> None:
-    """Waits until another session of this database waits for a lock."""
-    await _until(
-        database,
-        "SELECT count(*) > 0 FROM pg_stat_activity "
-        "WHERE datname = current_database() AND wait_event_type = 'Lock'",
-    )
-
-
-async def _until(database: asyncpg.Connection, question: str) -> None:
-    """Asks Postgres until the answer is yes: it tells nobody when a session begins to wait."""
-    async with asyncio.timeout(10):
-        while not await database.fetchval(question):  # noqa: ASYNC110 - Postgres has no event for it
-            await asyncio.sleep(0.01)

@@ -1,0 +1,270 @@
+"""What the destination does when Postgres goes away, and when it refuses."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import asyncpg
+import pytest
+import structlog
+
+from engine_server.connectors.postgres import writer as writer_module
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.errors import ConnectionFailed, ConnectorError
+from pipesync.v1.message_pb2 import Message
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    completed,
+    customer,
+    logs,
+    records,
+    stream,
+    write,
+)
+from tests.engine_server.connectors.postgres.sessions import Relay, cut_others
+from tests.postgres import PostgresCluster
+
+GOOD, BAD = "products", "customers"
+
+
+async def _count(database: asyncpg.Connection, table: str) -> int:
+    count: int = await database.fetchval(f"SELECT count(*) FROM stripe.{table}")  # noqa: S608 - ours
+    return count
+
+
+def _errors(messages: list[Message]) -> list[str]:
+    """Why streams were errored."""
+    return [
+        message.stream_status.errored.error
+        for message in messages
+        if message.stream_status.HasField("errored")
+    ]
+
+
+REFUSED = {
+    "a NUL character": (b'{"id": "cus_7", "_account_id": "acct_1", "name": "a\\u0000b"}', "22P05"),
+    "a lone surrogate": (b'{"id": "cus_7", "_account_id": "acct_1", "name": "\\ud800"}', "22P02"),
+    "a number beyond numeric": (
+        b'{"id": "cus_7", "_account_id": "acct_1", "n": 1e200000}',
+        "22003",
+    ),
+    "a time in words": (b'{"id": "cus_7", "_account_id": "acct_1", "_updated_at": "now"}', "22P02"),
+    "no account": (b'{"id": "cus_7"}', "23502"),
+    "not JSON": (b'{"id": "cus_7", "_account_id": "acct_1"', "22P02"),
+    "not UTF-8": (b'{"id": "cus_7\xff", "_account_id": "acct_1"}', "22021"),
+    "not an object": (b"7", "22023"),
+}
+
+
+@pytest.mark.parametrize(("record", "sqlstate"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_refused_record_errs_its_stream_alone(
+    config: PostgresConfig, database: asyncpg.Connection, record: bytes, sqlstate: str
+) -> None:
+    before, after = records(GOOD, customer(1)), records(GOOD, customer(2))
+    written = await write(
+        config,
+        [stream(GOOD), stream(BAD)],
+        [
+            before,
+            records(BAD, *[customer(number) for number in range(5)], record, customer(6)),
+            checkpoint(BAD),
+            after,
+            checkpoint(GOOD),
+            completed(BAD),
+            completed(GOOD),
+        ],
+    )
+    [error] = _errors(written)
+    assert error.startswith(f"Postgres refused a record of {BAD} (")
+    assert sqlstate in error
+    readable = record.startswith(b'{"id": "cus_7", "_account_id": "acct_1",')
+    assert ('(id "cus_7", _account_id "acct_1")' in error) == readable
+    assert written == [before, written[1], after, checkpoint(GOOD), completed(GOOD)]
+    assert written[1].stream_status.stream == BAD
+    assert await _count(database, GOOD) == 2
+    assert await _count(database, BAD) == 0
+
+
+async def test_what_could_be_stored_exactly_is(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    odd = [
+        b'{"id": "1", "_account_id": "a", "n": 1e400}',
+        b'{"id": "2", "_account_id": "a", "n": 12345678901234567890123456789.000}',
+        b'{"id": "3", "_account_id": "a", "n": "\\ud83d\\ude00"}',
+        b'{"id": "4", "_account_id": "a", "n": "%s"}' % (b"x" * 1_000_000),
+    ]
+    assert _errors(await write(config, [stream()], [records("customers", *odd)])) == []
+    rows = await database.fetch("SELECT _raw_data ->> 'n' AS n FROM stripe.customers ORDER BY id")
+    assert [row["n"] for row in rows] == [
+        "1" + "0" * 400,
+        "12345678901234567890123456789.000",
+        "\N{GRINNING FACE}",
+        "x" * 1_000_000,
+    ]
+
+
+async def test_after_a_refusal_nothing_more_of_the_stream_is_written_or_yielded(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "batch_size": 2})
+    pages = [
+        message
+        for number in range(10)
+        for message in (records(BAD, customer(number), customer(100 + number)), checkpoint(BAD))
+    ]
+    bad = records(BAD, b"{}", b"{}")
+    written = await write(config, [stream(BAD)], [*pages[:4], bad, checkpoint(BAD), *pages[4:]])
+    assert written[:4] == pages[:4]
+    assert len(_errors(written)) == 1
+    assert len(written) == 5
+    assert await _count(database, BAD) == 4
+
+
+async def test_a_table_that_may_not_be_written_errs_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD), stream(GOOD)]))
+    await database.execute("ALTER TABLE stripe.customers ADD CHECK (_raw_data ? 'email')")
+    written = await write(
+        config,
+        [stream(BAD), stream(GOOD)],
+        [records(BAD, customer(1)), records(GOOD, customer(1)), checkpoint(GOOD)],
+    )
+    [error] = _errors(written)
+    assert "violates check constraint" in error
+    assert "DETAIL" not in error
+    assert written[-1] == checkpoint(GOOD)
+
+
+async def test_a_table_dropped_meanwhile_errs_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    async def source() -> AsyncGenerator[Message, None]:
+        yield records(GOOD, customer(1))
+        await database.execute("DROP TABLE stripe.customers")
+        yield records(BAD, customer(1))
+        yield checkpoint(GOOD)
+
+    written = await write(config, [stream(BAD), stream(GOOD)], source())
+    [error] = _errors(written)
+    assert error.startswith('Postgres refused to write to table "stripe"."customers"')
+    assert written[-1] == checkpoint(GOOD)
+
+
+async def test_records_of_a_stream_that_is_not_written_are_an_error(
+    config: PostgresConfig,
+) -> None:
+    with pytest.raises(ConnectorError, match="products"):
+        await write(config, [stream("customers")], [records("products", customer(1))])
+
+
+async def test_lost_connections_are_made_again_and_nothing_is_lost(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "batch_size": 5})
+
+    async def source() -> AsyncGenerator[Message, None]:
+        for number in range(40):
+            if number % 10 == 7:
+                await cut_others(database)
+            yield records("customers", customer(number))
+            yield checkpoint("customers", str(number))
+
+    with structlog.testing.capture_logs() as captured:
+        written = await write(config, [stream()], source())
+    assert written[-1] == checkpoint("customers", "39")
+    assert await _count(database, "customers") == 40
+    assert [entry for entry in captured if entry["event"] == "flush_retried"]
+
+
+async def _fail_first_insert(database: asyncpg.Connection, sqlstate: str) -> None:
+    """Has the first insert into customers fail; a sequence remembers it beyond the rollback."""
+    await database.execute(
+        f"""
+        CREATE SEQUENCE public.attempts;
+        CREATE FUNCTION public.fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF nextval('public.attempts') = 1 THEN
+                RAISE EXCEPTION 'made up' USING ERRCODE = '{sqlstate}';
+            END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER fail_once BEFORE INSERT ON stripe.customers
+            FOR EACH STATEMENT EXECUTE FUNCTION public.fail_once()
+        """
+    )
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    ["40P01", "40001", "53300", "55P03", "25006", "57P01"],
+    ids=["deadlock", "serialization", "connections", "lock", "read-only", "shutdown"],
+)
+async def test_a_fault_that_passes_is_waited_out(
+    config: PostgresConfig, database: asyncpg.Connection, sqlstate: str
+) -> None:
+    streams = [stream("customers"), stream("products")]
+    await logs(PostgresDestination().setup(config, streams))
+    await _fail_first_insert(database, sqlstate)
+    messages = [
+        records("products", customer(1)),
+        records("customers", customer(1)),
+        checkpoint("customers"),
+    ]
+    with structlog.testing.capture_logs() as captured:
+        assert await write(config, streams, messages) == messages
+    [retried] = [entry for entry in captured if entry["event"] == "flush_retried"]
+    assert sqlstate in retried["error"]
+    assert await _count(database, "customers") == await _count(database, "products") == 1
+
+
+async def test_a_full_disk_stops_the_write_with_its_reason(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream()]))
+    await _fail_first_insert(database, "53100")
+    with pytest.raises(ConnectorError, match=r"cannot go on: made up .*53100"):
+        await write(config, [stream()], [records("customers", customer(1))])
+
+
+async def test_a_restart_of_postgres_in_the_middle_loses_nothing(
+    postgres_cluster: PostgresCluster, database_url: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "batch_size": 10})
+
+    async def source() -> AsyncGenerator[Message, None]:
+        for number in range(100):
+            if number == 50:
+                await asyncio.to_thread(postgres_cluster.restart)
+            yield records("customers", customer(number))
+            yield checkpoint("customers", str(number))
+
+    written = await write(config, [stream()], source())
+    assert written[-1] == checkpoint("customers", "99")
+    database = await asyncpg.connect(database_url)
+    assert await _count(database, "customers") == 100
+    await database.close()
+
+
+async def test_a_postgres_that_stays_away_fails_the_connection(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "_GIVE_UP_AFTER", 0.5)
+    yielded: list[Message] = []
+    async with Relay(database_url) as relay:
+
+        async def source() -> AsyncGenerator[Message, None]:
+            yield checkpoint("customers", "first")
+            await relay.close()
+            yield records("customers", customer(1))
+            yield checkpoint("customers", "second")
+
+        config = PostgresConfig.model_validate({"url": relay.url})
+        passed_on = PostgresDestination().write(config, [stream()], source())
+        async with aclosing(passed_on):
+            while checkpoint("customers", "first") not in yielded:
+                yielded.append(await anext(passed_on))
+            with pytest.raises(ConnectionFailed, match="could not be written to for"):
+                await anext(passed_on)
