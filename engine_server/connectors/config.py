@@ -41,7 +41,13 @@ def parse_config(model: type[ConfigT], config: Struct, path: str) -> ConfigT:
         InvalidRequest: names every bad field, never a value.
     """
     try:
-        return model.model_validate(MessageToDict(config))
+        fields = MessageToDict(config)
+    except ValueError:
+        raise InvalidRequest(
+            [FieldViolation(path, "holds a number that is not finite: JSON has none such")]
+        ) from None
+    try:
+        return model.model_validate(fields)
     except ValidationError as error:
         raise InvalidRequest(
             [
@@ -62,4 +68,6 @@ def _violation(
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
         return FieldViolation(field, f"is not a field of this connector; {hint}")
+    # What pydantic puts before the words of a validator of ours.
+    message = message.removeprefix("Value error, ")
     return FieldViolation(field, message[:1].lower() + message[1:])

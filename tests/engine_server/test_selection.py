@@ -1,0 +1,97 @@
+"""Which streams a pipeline gets of those that its source offers."""
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.errors import EmptyCatalog, InvalidRequest
+from engine_server.selection import select_streams, with_ceiling
+from pipesync.v1.catalog_pb2 import Catalog, StreamSelection
+from tests.messages import seconds, selected, stream
+
+CATALOG = Catalog(
+    streams=[
+        stream("customers"),
+        stream("invoices"),
+        stream("timeless", supports_time_range=False),
+    ]
+)
+CEILING = Timestamp(seconds=1000)
+
+
+def violations_of(*selections: StreamSelection) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidRequest) as caught:
+        select_streams(CATALOG, selections, "pipeline.streams")
+    return [(one.field, one.description) for one in caught.value.field_violations]
+
+
+def test_no_selection_is_every_stream_as_it_comes() -> None:
+    chosen = select_streams(CATALOG, [], "pipeline.streams")
+    assert [one.stream for one in chosen] == list(CATALOG.streams)
+    assert [one.selection for one in chosen] == [
+        StreamSelection(name=one.name) for one in CATALOG.streams
+    ]
+
+
+def test_selected_streams_come_in_the_order_of_the_selection() -> None:
+    wanted = [StreamSelection(name="invoices", fields=["id"]), StreamSelection(name="customers")]
+    chosen = select_streams(CATALOG, wanted, "pipeline.streams")
+    assert [one.name for one in chosen] == ["invoices", "customers"]
+    assert chosen[0].stream == CATALOG.streams[1]
+    assert chosen[0].selection == wanted[0]
+
+
+def test_an_empty_catalog_leaves_nothing_to_do() -> None:
+    with pytest.raises(EmptyCatalog, match="offers no streams"):
+        select_streams(Catalog(), [], "pipeline.streams")
+
+
+def test_an_unknown_stream_is_named_with_its_nearest_match() -> None:
+    assert violations_of(StreamSelection(name="custmers"), StreamSelection(name="xyz")) == [
+        (
+            "pipeline.streams[0].name",
+            "the source has no stream 'custmers'; did you mean customers?",
+        ),
+        ("pipeline.streams[1].name", "the source has no stream 'xyz'; discover lists those it has"),
+    ]
+
+
+def test_every_bad_selection_is_reported_at_once() -> None:
+    assert violations_of(
+        StreamSelection(),
+        StreamSelection(name="customers", backfill_limit=-1, time_range=seconds(5, 5)),
+        StreamSelection(name="customers"),
+        StreamSelection(name="timeless", time_range=seconds(1)),
+        StreamSelection(name="invoices", time_range=seconds(6, 5)),
+    ) == [
+        ("pipeline.streams[0].name", "is required"),
+        ("pipeline.streams[1].backfill_limit", "must be 0, for no limit, or more"),
+        ("pipeline.streams[1].time_range", "gte must be before lt"),
+        ("pipeline.streams[2].name", "stream 'customers' is selected twice"),
+        ("pipeline.streams[3].time_range", "stream 'timeless' cannot be read by time"),
+        ("pipeline.streams[4].time_range", "gte must be before lt"),
+    ]
+
+
+def test_a_stream_is_read_up_to_the_ceiling() -> None:
+    bounded = with_ceiling(selected("customers", time_range=seconds(5)), CEILING)
+    assert bounded.selection.time_range == seconds(5, 1000)
+
+
+def test_the_users_own_end_goes_first() -> None:
+    bounded = with_ceiling(selected("customers", time_range=seconds(None, 7)), CEILING)
+    assert bounded.selection.time_range == seconds(None, 7)
+
+
+def test_a_stream_that_cannot_be_read_by_time_has_no_ceiling() -> None:
+    timeless = SelectedStream(
+        stream=stream("timeless", supports_time_range=False),
+        selection=StreamSelection(name="timeless"),
+    )
+    assert not with_ceiling(timeless, CEILING).selection.HasField("time_range")
+
+
+def test_a_ceiling_does_not_change_the_request() -> None:
+    wanted = selected("customers")
+    with_ceiling(wanted, CEILING)
+    assert not wanted.selection.HasField("time_range")

@@ -1,0 +1,94 @@
+"""Which run a request belongs to, and what state it begins and ends with."""
+
+import pytest
+
+from engine_server.state import apply_checkpoint, begin_run, end_run
+from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.progress_pb2 import Progress
+from pipesync.v1.state_pb2 import SyncState
+from tests.messages import checkpoint, completed, global_checkpoint
+
+THEN = 1_700_000_000
+NOW = 1_800_000_000
+NOW_NANOSECONDS = NOW * 1_000_000_000 + 999_999_999
+
+
+def ended(run_id: str = "", *, has_more: bool = False) -> SyncState:
+    """The state that an earlier request handed back."""
+    state = begin_run(SyncOptions(run_id=run_id), THEN * 1_000_000_000)
+    state.destination = '{"d": 1}'
+    apply_checkpoint(state, checkpoint("a", '{"n": 1}'))
+    apply_checkpoint(state, global_checkpoint('{"cursor": 1}'))
+    end_run(state, Progress(global_state_count=1), has_more=has_more)
+    return state
+
+
+@pytest.mark.parametrize("run_id", ["", "r1"])
+def test_from_nothing_a_run_begins_whose_ceiling_is_now_in_whole_seconds(run_id: str) -> None:
+    state = begin_run(SyncOptions(run_id=run_id), NOW_NANOSECONDS)
+    assert state.sync_run.run_id == run_id
+    assert state.sync_run.time_ceiling.ToNanoseconds() == NOW * 1_000_000_000
+    assert not state.sync_run.HasField("progress")
+    assert not state.source.streams
+
+
+@pytest.mark.parametrize(
+    ("earlier", "run_id"),
+    [
+        pytest.param(ended("r1"), "r1", id="a finished run"),
+        pytest.param(ended("r1", has_more=True), "r1", id="a run cut short"),
+        pytest.param(ended("", has_more=True), "", id="a request without a run, cut short"),
+    ],
+)
+def test_the_same_run_goes_on_with_everything(earlier: SyncState, run_id: str) -> None:
+    state = begin_run(SyncOptions(run_id=run_id, state=earlier), NOW_NANOSECONDS)
+    assert state == earlier
+    assert state.sync_run.time_ceiling.seconds == THEN
+
+
+@pytest.mark.parametrize(
+    ("earlier", "run_id"),
+    [
+        pytest.param(ended("r1"), "r2", id="another run"),
+        pytest.param(ended("r1", has_more=True), "r2", id="another run, cut short"),
+        pytest.param(ended(""), "r2", id="a request without a run"),
+        pytest.param(ended("", has_more=True), "r2", id="one without a run, cut short"),
+        pytest.param(ended("r1"), "", id="no run after a run"),
+        pytest.param(ended("r1", has_more=True), "", id="no run after a run that was cut short"),
+        pytest.param(ended(""), "", id="no run after a finished request without one"),
+    ],
+)
+def test_another_run_keeps_the_checkpoints_and_begins_anew(earlier: SyncState, run_id: str) -> None:
+    state = begin_run(SyncOptions(run_id=run_id, state=earlier), NOW_NANOSECONDS)
+    assert state.source == earlier.source
+    assert state.destination == earlier.destination
+    assert state.sync_run.run_id == run_id
+    assert state.sync_run.time_ceiling.seconds == NOW
+    assert not state.sync_run.HasField("progress")
+
+
+def test_the_state_of_the_request_is_left_alone() -> None:
+    options = SyncOptions(run_id="r2", state=ended("r1"))
+    state = begin_run(options, NOW_NANOSECONDS)
+    apply_checkpoint(state, checkpoint("a", '{"n": 2}'))
+    assert options.state == ended("r1")
+
+
+def test_a_checkpoint_replaces_the_one_before_character_for_character() -> None:
+    state = SyncState()
+    text = '{ "b": 1.0, "a": 12345678901234567890123 }'
+    apply_checkpoint(state, checkpoint("a", '{"n": 1}'))
+    apply_checkpoint(state, checkpoint("a", text))
+    apply_checkpoint(state, completed("a"))
+    assert state.source.streams == {"a": text}
+    assert getattr(state.source, "global") == ""
+
+
+@pytest.mark.parametrize(
+    ("run_id", "has_more", "frozen"),
+    [("r1", True, True), ("r1", False, True), ("", True, True), ("", False, False)],
+)
+def test_the_ceiling_stays_until_the_work_it_bounds_is_done(
+    run_id: str, has_more: bool, frozen: bool
+) -> None:
+    assert ended(run_id, has_more=has_more).sync_run.HasField("time_ceiling") is frozen
