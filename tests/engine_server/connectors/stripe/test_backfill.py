@@ -93,6 +93,29 @@ async def test_a_stop_after_any_checkpoint_loses_nothing(
         assert before.ids + after.ids == Counter(everything(simulator)), stop_after
 
 
+async def test_a_list_with_page_tokens_is_read_whole_wherever_it_is_stopped() -> None:
+    async with StripeSimulator() as simulator:
+        for number in range(50):
+            document = {
+                "id": f"acct_{number}",
+                "created": f"2026-01-{number % 28 + 1:02}T00:00:00Z",
+            }
+            simulator.objects("v2_core_accounts").put(document)
+        config, streams = config_for(simulator), [selected("v2_core_accounts")]
+        expected = Counter(("v2_core_accounts", f"acct_{number}") for number in range(50))
+        for stop_after in range(1, 4):
+            before = await read(config, streams, stop_after=stop_after)
+            after = await read(config, streams, state=before.state)
+            assert before.ids + after.ids == expected
+            assert before.checkpoints + after.checkpoints == 3
+
+
+async def test_small_streams_do_not_wait_for_a_big_one(simulator: StripeSimulator) -> None:
+    reading = await read(config_for(simulator, max_concurrency=2), [selected(n) for n in STREAMS])
+    completed = [s.stream for s in reading.statuses if s.HasField("completed")]
+    assert completed == ["prices", "products", "customers"]
+
+
 async def test_checkpoints_stay_small(simulator: StripeSimulator) -> None:
     config = config_for(simulator, max_concurrency=8)
     for stop_after in range(1, 30, 3):
