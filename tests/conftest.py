@@ -1,6 +1,8 @@
 """Fixtures that every room's tests share."""
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,11 +10,14 @@ from tests.postgres import PostgresCluster
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluster]:
+def postgres_cluster() -> Iterator[PostgresCluster]:
     """The run's Postgres: a missing one is an error, never a skip."""
-    cluster = PostgresCluster(tmp_path_factory.mktemp("postgres") / "data")
-    yield cluster
-    cluster.stop()
+    # Not below pytest's own directory: every new run of pytest closes that to other users, and as
+    # root Postgres runs as one.
+    with tempfile.TemporaryDirectory(prefix="pipesync-tests-") as directory:
+        cluster = PostgresCluster(Path(directory) / "postgres")
+        yield cluster
+        cluster.stop()
 
 
 @pytest.fixture
