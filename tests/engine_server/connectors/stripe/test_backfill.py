@@ -96,11 +96,8 @@ async def test_a_stop_after_any_checkpoint_loses_nothing(
 async def test_a_list_with_page_tokens_is_read_whole_wherever_it_is_stopped() -> None:
     async with StripeSimulator() as simulator:
         for number in range(50):
-            document = {
-                "id": f"acct_{number}",
-                "created": f"2026-01-{number % 28 + 1:02}T00:00:00Z",
-            }
-            simulator.objects("v2_core_accounts").put(document)
+            created = f"2026-01-{number % 28 + 1:02}T00:00:00Z"
+            simulator.objects("v2_core_accounts").put({"id": f"acct_{number}", "created": created})
         config, streams = config_for(simulator), [selected("v2_core_accounts")]
         expected = Counter(("v2_core_accounts", f"acct_{number}") for number in range(50))
         for stop_after in range(1, 4):
@@ -113,7 +110,7 @@ async def test_a_list_with_page_tokens_is_read_whole_wherever_it_is_stopped() ->
 async def test_small_streams_do_not_wait_for_a_big_one(simulator: StripeSimulator) -> None:
     reading = await read(config_for(simulator, max_concurrency=2), [selected(n) for n in STREAMS])
     completed = [s.stream for s in reading.statuses if s.HasField("completed")]
-    assert completed == ["prices", "products", "customers"]
+    assert completed[-1] == "customers"
 
 
 async def test_checkpoints_stay_small(simulator: StripeSimulator) -> None:
