@@ -156,7 +156,8 @@ async def _messages(answers: AsyncGenerator[AnswerT, None]) -> list[Message]:
 def _settings(connector: ConnectorInfo) -> str:
     schema = connector.spec.config_schema.fields
     required = {value.string_value for value in schema["required"].list_value.values}
-    names = sorted(schema["properties"].struct_value.fields, key=lambda name: name not in required)
+    known = schema["properties"].struct_value.fields
+    names = sorted(known, key=lambda name: (name not in required, name))
     return ", ".join(f"{name}*" if name in required else name for name in names)
 
 

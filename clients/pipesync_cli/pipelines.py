@@ -121,7 +121,7 @@ async def list_all(command: typer.Context, raw: Raw = False) -> None:
             say_json(pipeline)
         return
     say_table(
-        ["ID", "STATUS", "DESIRED", "SOURCE", "DESTINATION", "UPDATED"],
+        ["ID", "STATUS", "DESIRED", "SOURCE", "DESTINATION", "UPDATED (UTC)"],
         [
             [
                 pipeline.id,

@@ -26,7 +26,7 @@ def to_plain(message: Message, *, defaults: bool = False) -> Any:
         defaults: Whether fields at their default (0, false, empty) are there too.
     """
     if message.DESCRIPTOR.full_name.startswith(_WELL_KNOWN):
-        return MessageToDict(message)
+        return _tidied(MessageToDict(message))
     plain: dict[str, Any] = {}
     present = {field.name for field, _ in message.ListFields()}
     for field in _descriptor(message).fields:
@@ -72,6 +72,17 @@ def _one_to_plain(field: FieldDescriptor, value: Any, defaults: bool) -> Any:
         return enum_to_plain(field.enum_type, value)
     if isinstance(value, bytes):
         return value.decode(errors="replace")
+    return value
+
+
+def _tidied(value: Any) -> Any:
+    # A struct has no order of its own, and its numbers are all floats.
+    if isinstance(value, dict):
+        return {key: _tidied(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_tidied(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value
 
 

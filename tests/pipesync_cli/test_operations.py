@@ -42,7 +42,7 @@ CATALOG = Message(
 
 async def test_connectors_are_listed_with_their_settings() -> None:
     service = scripted_service()
-    spec = Spec(config_schema=schema("account_id", "api_key", required=("api_key",)))
+    spec = Spec(config_schema=schema("b", "api_key", "account_id", required=("api_key",)))
     service.connectors = [
         ConnectorInfo(side=CONNECTOR_SIDE_SOURCE, type="stripe", spec=spec),
         ConnectorInfo(side=CONNECTOR_SIDE_DESTINATION, type="postgres", spec=Spec()),
@@ -50,7 +50,7 @@ async def test_connectors_are_listed_with_their_settings() -> None:
     outcome = await pipelines_of(service, "connectors", "source")
     assert outcome.lines == [
         "SIDE         TYPE      SETTINGS",
-        "source       stripe    api_key*, account_id",
+        "source       stripe    api_key*, account_id, b",
         "destination  postgres",
     ]
     assert service.requests == [contract.ListPipelineConnectorsRequest(side=CONNECTOR_SIDE_SOURCE)]

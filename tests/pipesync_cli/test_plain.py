@@ -51,6 +51,8 @@ def test_there_and_back_is_the_same() -> None:
         "ids": ["a"],
         "on": True,
     }
+    assert list(plain["config"]["source"]["config"]) == ["ids", "on", "rate_limit", "share"]
+    assert isinstance(plain["config"]["source"]["config"]["rate_limit"], int)
     assert plain["config"]["streams"][0]["backfill_limit"] == 2**53 + 1
     assert plain["config"]["streams"][0]["sync_mode"] == "incremental"
     assert plain["config"]["streams"][0]["time_range"] == {"gte": "1970-01-01T00:00:05Z"}
