@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,7 @@ from pipesync_cli.plain import enum_to_plain
 _ORDER = ["errored", "started", "completed", "skipped", "not_started", "unspecified"]
 _STYLES = {"errored": "red", "started": "cyan", "completed": "green", "skipped": "yellow"}
 # Lines of the terminal that are not rows of the table.
-_MARGIN = 6
+_MARGIN = 7
 
 
 class ProgressView(Protocol):
@@ -95,7 +96,10 @@ class LiveTable:
     def __init__(self, title: str) -> None:
         self._title = title
         self._console = Console(stderr=True)
-        self._live = Live(Text(f"{title}: starting"), console=self._console)
+        # It turns by itself: one call may take minutes without a word.
+        self._spinner = Spinner("dots", text=f"syncing {title}")
+        self._live = Live(self._spinner, console=self._console)
+        self._latest: RenderableType = ""
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -107,11 +111,13 @@ class LiveTable:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._live.update(self._latest)
         self._live.stop()
 
     def show(self, progress: Progress) -> None:
         """Draws the table."""
-        self._live.update(self.drawn(progress))
+        self._latest = self.drawn(progress)
+        self._live.update(Group(self._latest, self._spinner))
 
     def log(self, line: str) -> None:
         """Writes the line above the table."""

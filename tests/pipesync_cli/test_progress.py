@@ -59,7 +59,7 @@ def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_table_shows_what_needs_a_look_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINES", "9")
+    monkeypatch.setenv("LINES", "10")
     monkeypatch.setenv("COLUMNS", "160")
     table = LiveTable("orders")
     console = Console(width=160)

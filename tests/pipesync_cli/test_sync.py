@@ -152,6 +152,29 @@ async def test_raw_prints_one_json_object_a_call_with_numbers_as_numbers() -> No
     assert second["status"] == "succeeded"
 
 
+async def test_a_terminal_gets_a_table_and_stdout_only_the_result() -> None:
+    service = scripted_service()
+    service.ends = [more(), done()]
+    terminal, program_side = os.openpty()
+    async with serving(service) as address:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "pipesync_cli", "--service", address, "sync_batch", "orders", "--loop", "0"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=program_side,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "24"},
+        )
+        os.close(program_side)
+        stdout, _ = await process.communicate()
+    with os.fdopen(terminal, "rb", buffering=0) as screen:
+        drawn = screen.read(65_536).decode()
+    assert process.returncode == 0
+    assert stdout.startswith(b"succeeded, ")
+    assert stdout.count(b"\n") == 1
+    assert "customers" in drawn
+    assert "100%" in drawn
+
+
 async def test_a_failed_sync_exits_1_and_says_why() -> None:
     service = scripted_service()
     service.ends = [failed()]
