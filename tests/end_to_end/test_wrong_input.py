@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import yaml
 from google.protobuf.json_format import ParseDict
 from google.rpc import code_pb2
@@ -19,7 +21,8 @@ from pipesync.v1.pipeline_service_pb2 import (
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
 from tests.end_to_end.command import PipelinesCommand
-from tests.processes import CommandResult, ServerProcess
+from tests.postgres import PostgresCluster
+from tests.processes import CommandResult, running
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -29,17 +32,44 @@ NOWHERE = "127.0.0.1:1"
 BAD_KEY = "sk_test_wrong_and_secret"
 
 
-@pytest.fixture
-async def simulator() -> AsyncIterator[StripeSimulator]:
-    async with StripeSimulator(SeedPlan(counts={"customers": 3})) as one:
-        yield one
+# One product for all of these: none of them leaves anything in it.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
-def pipelines(
-    service: ServerProcess, simulator: StripeSimulator, database_url: str
-) -> PipelinesCommand:
-    return PipelinesCommand(service=service.address, simulator=simulator, database_url=database_url)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def product(
+    postgres_cluster: PostgresCluster, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[PipelinesCommand]:
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            running("engine_server", "--listen", "127.0.0.1:0")
+        )
+        directory = tmp_path_factory.mktemp("service")
+        service = await stack.enter_async_context(
+            running(
+                "service_server",
+                *("--listen", "127.0.0.1:0", "--engine", engine.address),
+                *("--data-dir", str(directory)),
+                environment={
+                    "PIPESYNC_DATABASE_URL": postgres_cluster.url(
+                        await postgres_cluster.create_database()
+                    )
+                },
+            )
+        )
+        yield PipelinesCommand(
+            service=service.address,
+            simulator=await stack.enter_async_context(
+                StripeSimulator(SeedPlan(counts={"customers": 3}))
+            ),
+            database_url=postgres_cluster.url(await postgres_cluster.create_database()),
+        )
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pipelines(product: PipelinesCommand) -> AsyncIterator[PipelinesCommand]:
+    yield product
+    await product("delete", "good")
 
 
 def good_pipeline(pipelines: PipelinesCommand) -> dict[str, Any]:
@@ -214,7 +244,7 @@ async def test_a_taken_id(pipelines: PipelinesCommand) -> None:
                 ParseDict({"pipeline": good_pipeline(pipelines)}, CreatePipelineRequest())
             )
     assert raised.value.code == code_pb2.ALREADY_EXISTS
-    assert_one_sentence(await pipelines.create("good", ["customers"]), "good", "exists")
+    assert_one_sentence(await pipelines.create("good", ["customers"]), "good", "already")
 
 
 async def test_a_missing_pipeline(pipelines: PipelinesCommand) -> None:
