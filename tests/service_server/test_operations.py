@@ -1,5 +1,3 @@
-import asyncio
-
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2
@@ -96,18 +94,6 @@ async def test_a_pipeline_whose_teardown_fails_stays_unless_it_is_skipped(
     await client.get_pipeline(pb.GetPipelineRequest(id="first"))
     await client.delete_pipeline(pb.DeletePipelineRequest(id="first", skip_teardown=True))
     assert not (await client.list_pipelines(pb.ListPipelinesRequest())).pipelines
-
-
-async def test_an_engine_out_of_reach_is_said_plainly(
-    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
-) -> None:
-    engine.error = RpcError("gone", code=code_pb2.UNAVAILABLE, reason="UNAVAILABLE")
-    with pytest.raises(
-        RpcError, match=r"the engine at 127\.0\.0\.1:\d+ cannot be reached"
-    ) as error:
-        async with asyncio.timeout(20):
-            [_ async for _ in client.check_pipeline(pb.CheckPipelineRequest(id="first"))]
-    assert (error.value.code, error.value.reason) == (code_pb2.UNAVAILABLE, "ENGINE_UNAVAILABLE")
 
 
 async def test_the_callers_request_id_reaches_the_engine(

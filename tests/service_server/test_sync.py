@@ -1,0 +1,434 @@
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from datetime import timedelta
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.rpc import code_pb2
+
+from pipesync.v1 import engine_service_pb2 as engine_pb
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import StreamSelection
+from pipesync.v1.message_pb2 import Message, StateCheckpoint
+from pipesync.v1.progress_pb2 import ConnectionStatus, Progress, RunStatus
+from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
+from pipesync_client import PipelineClient
+from pipesync_rpc.errors import FieldViolation, RpcError
+from service_server.store import leases, states
+from service_server.store.database import Database
+from tests.service_server.conftest import SECRET, connector
+from tests.service_server.scripted_engine import ScriptedEngine
+
+MASK = "********"
+SyncScript = Callable[[engine_pb.PipelineSyncRequest], AsyncIterator[Message]]
+
+
+@pytest.fixture(autouse=True)
+async def first(created: pb.Pipeline) -> pb.Pipeline:
+    return created
+
+
+def state(cursor: str, run_id: str = "") -> SyncState:
+    made = SyncState(sync_run=SyncRun(run_id=run_id)) if run_id else SyncState()
+    made.source.streams["customers"] = cursor
+    return made
+
+
+def checkpoint(cursor: str, stream: str = "customers") -> Message:
+    return Message(source_state=StateCheckpoint(stream=stream, data=cursor))
+
+
+def ends(cursor: str, **fields: object) -> Callable[[object], "asyncio.Future[Eof]"]:
+    """A batch that ends with the state ``cursor``."""
+
+    def batch(_: object) -> "asyncio.Future[Eof]":
+        eof = Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state(cursor))
+        eof.MergeFrom(Eof(**fields))  # type: ignore[arg-type]  # any field of the message
+        done: asyncio.Future[Eof] = asyncio.get_running_loop().create_future()
+        done.set_result(eof)
+        return done
+
+    return batch
+
+
+async def sync_batch(client: PipelineClient, **fields: object) -> Eof:
+    request = pb.SyncPipelineBatchRequest(id="first", **fields)  # type: ignore[arg-type]  # any field
+    return (await client.sync_pipeline_batch(request)).eof
+
+
+def sync(client: PipelineClient) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
+    return client.sync_pipeline(pb.SyncPipelineRequest(id="first", run_id="run"))
+
+
+async def stored_state(database: Database) -> SyncState | None:
+    async with database.connection() as connection:
+        return await states.get(connection, "first")
+
+
+async def until_stored(database: Database, wanted: str) -> SyncState:
+    """The stored state, once its customers' checkpoint is ``wanted``."""
+    async with asyncio.timeout(5):
+        while True:
+            found = await stored_state(database)
+            if found is not None and found.source.streams.get("customers") == wanted:
+                return found
+            await asyncio.sleep(0.02)
+
+
+async def until_free(database: Database) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            async with database.connection() as connection:
+                if await leases.get_holder(connection, "first") is None:
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_batch_goes_on_from_the_state_that_the_last_one_ended_with(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.batch = ends('{"n":  1.0}')
+    eof = await sync_batch(client)
+    assert eof.ending_state == state('{"n":  1.0}')
+    assert not engine.last(engine_pb.PipelineSyncBatchRequest).options.HasField("state")
+    await sync_batch(client, state_limit=7, run_id="two", time_limit=Duration(seconds=9))
+    options = engine.last(engine_pb.PipelineSyncBatchRequest).options
+    assert options.state == state('{"n":  1.0}')
+    assert (options.state_limit, options.run_id) == (7, "two")
+    assert options.time_limit.ToSeconds() == 9
+
+
+async def test_a_reset_forgets_the_state_before_the_engine_is_called(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.batch = ends("{}")
+    await sync_batch(client)
+    engine.error = RpcError("no", code=code_pb2.FAILED_PRECONDITION)
+    with pytest.raises(RpcError):
+        await sync_batch(client, reset_state=True)
+    assert await stored_state(database) is None
+    engine.error = None
+    await sync_batch(client, reset_state=True)
+    assert not engine.last(engine_pb.PipelineSyncBatchRequest).options.HasField("state")
+    assert await stored_state(database) == state("{}")
+
+
+async def test_overrides_apply_to_this_sync_alone(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.batch = ends("ended")
+    overrides = pb.SyncOverrides(
+        source=connector(api_key=MASK, base_url="http://elsewhere"),
+        streams=[StreamSelection(name="customers")],
+        state=state("given"),
+    )
+    await sync_batch(client, overrides=overrides)
+    overridden = engine.last(engine_pb.PipelineSyncBatchRequest)
+    assert overridden.pipeline.source.config["base_url"] == "http://elsewhere"
+    assert overridden.pipeline.source.config["api_key"] == SECRET
+    assert [one.name for one in overridden.pipeline.streams] == ["customers"]
+    assert overridden.options.state == state("given")
+    assert await stored_state(database) == state("ended")
+    await sync_batch(client)
+    stored = engine.last(engine_pb.PipelineSyncBatchRequest)
+    assert "base_url" not in stored.pipeline.source.config
+    assert not stored.pipeline.streams
+
+
+async def test_a_bad_field_is_named_where_the_caller_wrote_it(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.error = RpcError(
+        "bad",
+        code=code_pb2.INVALID_ARGUMENT,
+        field_violations=[
+            FieldViolation("pipeline.source.config.rate", "is wrong"),
+            FieldViolation("pipeline.destination.config.rate", "is wrong"),
+        ],
+    )
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client, overrides=pb.SyncOverrides(source=connector()))
+    assert [violation.field for violation in error.value.field_violations] == [
+        "overrides.source.config.rate",
+        "pipeline.config.destination.config.rate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"state_limit": -1}, "state_limit"),
+        ({"time_limit": Duration()}, "time_limit"),
+        ({"time_limit": Duration(seconds=-1)}, "time_limit"),
+    ],
+)
+async def test_a_limit_that_makes_no_sense_is_named(
+    client: PipelineClient, fields: dict[str, object], named: str
+) -> None:
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client, **fields)
+    assert [violation.field for violation in error.value.field_violations] == [named]
+
+
+async def test_a_paused_pipeline_is_not_synced(client: PipelineClient) -> None:
+    paused = pb.Pipeline(id="first", desired_status=pb.DESIRED_STATUS_PAUSED)
+    mask = FieldMask(paths=["desired_status"])
+    await client.update_pipeline(pb.UpdatePipelineRequest(pipeline=paused, update_mask=mask))
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client)
+    assert error.value.code == code_pb2.FAILED_PRECONDITION
+    assert error.value.reason == "PIPELINE_PAUSED"
+
+
+async def test_the_callers_deadline_leaves_time_to_answer(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    request = pb.SyncPipelineBatchRequest(id="first", time_limit=Duration(seconds=100))
+    await client.sync_pipeline_batch(request, timeout=20)
+    limit = engine.last(engine_pb.PipelineSyncBatchRequest).options.time_limit
+    assert 16 < limit.ToTimedelta().total_seconds() < 18.1
+
+
+async def test_a_second_sync_of_the_same_pipeline_is_aborted(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def batch(_: object) -> Eof:
+        started.set()
+        await go_on.wait()
+        return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("{}"))
+
+    engine.batch = batch
+    first = asyncio.create_task(sync_batch(client))
+    await started.wait()
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client)
+    assert (error.value.code, error.value.reason) == (code_pb2.ABORTED, "SYNC_IN_PROGRESS")
+    assert error.value.retry_delay is not None
+    go_on.set()
+    await first
+    await until_free(database)
+    await sync_batch(client)
+
+
+async def test_a_batch_whose_caller_went_away_is_stored(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def batch(_: object) -> Eof:
+        started.set()
+        await go_on.wait()
+        return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("late"))
+
+    engine.batch = batch
+    caller = asyncio.create_task(sync_batch(client))
+    await started.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go_on.set()
+    await until_stored(database, "late")
+
+
+async def test_a_sync_that_lost_its_lease_stores_nothing(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    async def batch(_: object) -> Eof:
+        async with database.connection() as connection:
+            await connection.execute(
+                "UPDATE pipesync.leases SET token = nextval('pipesync.fencing_tokens')"
+            )
+        return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("stale"))
+
+    engine.batch = batch
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client)
+    assert error.value.reason == "LEASE_LOST"
+    assert await stored_state(database) is None
+    assert not (await client.list_runs(pb.ListRunsRequest(pipeline_id="first"))).runs
+
+
+async def test_an_engine_that_is_gone_is_said_plainly_and_loses_nothing(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.batch = ends("kept")
+    await sync_batch(client)
+    engine.error = RpcError("gone", code=code_pb2.UNAVAILABLE, reason="UNAVAILABLE")
+    with pytest.raises(RpcError, match=r"engine at 127\.0\.0\.1:\d+ cannot be reached") as error:
+        await sync_batch(client)
+    assert (error.value.code, error.value.reason) == (code_pb2.UNAVAILABLE, "ENGINE_UNAVAILABLE")
+    assert await stored_state(database) == state("kept")
+    await until_free(database)
+
+
+async def test_each_run_has_one_record_over_all_its_requests(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.batch = ends("{}", status=RunStatus.RUN_STATUS_STARTED, has_more=True)
+    await sync_batch(client, run_id="one")
+    assert (await get(client)).status == pb.PIPELINE_STATUS_BACKFILL
+    progress = Progress(global_state_count=3)
+    engine.batch = ends("{}", run_progress=progress)
+    await sync_batch(client, run_id="one")
+    shown = await get(client)
+    assert shown.status == pb.PIPELINE_STATUS_READY
+    assert shown.progress == progress
+    engine.batch = ends("{}", status=RunStatus.RUN_STATUS_FAILED, failure_message="it broke")
+    await sync_batch(client)
+    shown = await get(client)
+    assert (shown.status, shown.status_message) == (pb.PIPELINE_STATUS_ERROR, "it broke")
+    runs = (await client.list_runs(pb.ListRunsRequest(pipeline_id="first", page_size=1))).runs
+    assert runs[0].failure_message == "it broke"
+    assert runs[0].HasField("end_time")
+
+
+async def test_runs_are_paged_newest_first(client: PipelineClient) -> None:
+    for name in ("a", "b", "c"):
+        await sync_batch(client, run_id=name)
+    found: list[str] = []
+    token = ""
+    while token or not found:
+        request = pb.ListRunsRequest(pipeline_id="first", page_size=2, page_token=token)
+        answer = await client.list_runs(request)
+        found += [run.run_id for run in answer.runs]
+        token = answer.next_page_token
+    assert found == ["c", "b", "a"]
+
+
+async def test_why_a_connection_failed_is_shown(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    failed = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message="bad key")
+    progress = Progress(connection_status=failed)
+    engine.batch = ends("{}", status=RunStatus.RUN_STATUS_FAILED, run_progress=progress)
+    await sync_batch(client)
+    assert (await get(client)).status_message == "bad key"
+
+
+async def get(client: PipelineClient) -> pb.Pipeline:
+    request = pb.GetPipelineRequest(id="first", view=pb.PIPELINE_VIEW_FULL)
+    return (await client.get_pipeline(request)).pipeline
+
+
+def then_waits(*messages: Message) -> tuple[SyncScript, asyncio.Event]:
+    """A sync that sends ``messages`` and goes on for ever, and whether it was ended."""
+    ended = asyncio.Event()
+
+    async def script(_: object) -> AsyncGenerator[Message, None]:
+        try:
+            for message in messages:
+                yield message
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    return script, ended
+
+
+async def test_a_stream_stores_its_checkpoints_as_they_pass(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    run = SyncRun(run_id="run")
+    run.time_ceiling.FromSeconds(1000)
+    progress = Progress(global_state_count=1)
+    engine.sync, _ = then_waits(
+        Message(sync_run=run),
+        checkpoint("one"),
+        checkpoint("shared", stream=""),
+        Message(progress=progress),
+    )
+    async with aclosing(sync(client)) as answers:
+        received = [await anext(answers) for _ in range(4)]
+        assert [answer.message.WhichOneof("payload") for answer in received][:2] == [
+            "sync_run",
+            "source_state",
+        ]
+        await until_stored(database, "one")
+    await until_free(database)
+    stored = (await get(client)).sync_state
+    assert getattr(stored.source, "global") == "shared"
+    assert stored.sync_run.time_ceiling == run.time_ceiling
+    assert stored.sync_run.progress == progress
+
+
+async def test_a_stream_ends_with_the_ending_state(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    async def script(_: object) -> AsyncGenerator[Message, None]:
+        yield checkpoint("one")
+        yield Message(eof=Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("end")))
+
+    engine.sync = script
+    received = [answer.message async for answer in sync(client)]
+    assert received[-1].HasField("eof")
+    assert await stored_state(database) == state("end")
+    assert (await get(client)).status == pb.PIPELINE_STATUS_READY
+
+
+async def test_a_stream_whose_caller_went_away_ends_and_is_stored(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.sync, ended = then_waits(checkpoint("one"), checkpoint("two"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await anext(answers)
+    await until_stored(database, "two")
+    async with asyncio.timeout(5):
+        await ended.wait()
+    await until_free(database)
+
+
+async def test_a_stream_that_the_engine_breaks_off_keeps_what_passed(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    async def script(_: object) -> AsyncGenerator[Message, None]:
+        yield checkpoint("one")
+        raise RpcError("broken", code=code_pb2.FAILED_PRECONDITION, reason="CONNECTOR_FAILED")
+
+    engine.sync = script
+    with pytest.raises(RpcError, match="broken"):
+        [_ async for _ in sync(client)]
+    assert await stored_state(database) == state("one")
+
+
+async def test_a_stream_whose_lease_is_taken_ends(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.sync, ended = then_waits(checkpoint("one"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await until_stored(database, "one")
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM pipesync.leases")
+            await leases.acquire(connection, "first", "thief", timedelta(minutes=1))
+        with pytest.raises(RpcError) as error:
+            await anext(answers)
+    assert error.value.reason == "LEASE_LOST"
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+
+async def test_an_expired_lease_of_a_dead_service_is_taken_over(
+    client: PipelineClient, database: Database
+) -> None:
+    async with database.connection() as connection:
+        await leases.acquire(connection, "first", "dead", timedelta(milliseconds=1))
+    await sync_batch(client)
+
+
+async def test_a_sync_keeps_its_lease_for_as_long_as_it_runs(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    """The fixture's lease lasts three seconds."""
+    engine.sync, _ = then_waits(checkpoint("one"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await asyncio.sleep(3.5)
+        async with database.connection() as connection:
+            holder = await leases.get_holder(connection, "first")
+        assert holder is not None
+        assert holder.time_left > timedelta(0)
