@@ -43,9 +43,14 @@ class EngineServicer(EngineServiceServicer):
     def __init__(self, registry: ConnectorRegistry) -> None:
         self._registry = registry
         self._soft_limits: set[TimeLimit] = set()
+        self._ending = False
 
     def end_softly(self) -> None:
-        """Has every sync stop reading now: it flushes, and answers with has_more."""
+        """Has every sync stop reading now: it flushes, and answers with has_more.
+
+        A sync whose request is still being checked reads nothing at all.
+        """
+        self._ending = True
         for soft_limit in self._soft_limits:
             soft_limit.end_now()
 
@@ -159,6 +164,8 @@ class EngineServicer(EngineServiceServicer):
     async def _run(self, plan: SyncPlan) -> AsyncGenerator[Message, None]:
         """One sync, known to ``end_softly`` while it runs."""
         self._soft_limits.add(plan.soft_limit)
+        if self._ending:
+            plan.soft_limit.end_now()
         try:
             async with aclosing(run_sync(plan)) as messages:
                 async for message in messages:
@@ -251,17 +258,22 @@ def _plan(
         default_state_limit=default_state_limit,
         seconds_to_deadline=context.time_remaining(),
     )
-    now = asyncio.get_running_loop().time()
     return SyncPlan(
         source=source,
         destination=destination,
         streams=streams,
         state=begin_run(request.options, time.time_ns()),
         state_limit=bounds.states,
-        soft_limit=TimeLimit(now + bounds.soft_seconds if bounds.soft_seconds else None),
-        hard_limit=TimeLimit(now + bounds.hard_seconds if bounds.hard_seconds else None),
+        soft_limit=_limit_after(bounds.soft_seconds),
+        hard_limit=_limit_after(bounds.hard_seconds),
         inputs=request.inputs,
     )
+
+
+def _limit_after(seconds: float | None) -> TimeLimit:
+    if seconds is None:
+        return TimeLimit(None)
+    return TimeLimit(asyncio.get_running_loop().time() + seconds)
 
 
 async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:

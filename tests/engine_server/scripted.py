@@ -96,7 +96,7 @@ def then_raises(error: Exception, *messages: Message) -> Read:
     return read
 
 
-async def _at_once() -> None:
+async def at_once() -> None:
     """Commits without waiting."""
 
 
@@ -115,7 +115,7 @@ class SourceScript:
 
     streams: Sequence[Stream] = ()
     read: Read = field(default_factory=given)
-    before_discover: Callable[[], Awaitable[None]] = _at_once
+    before_discover: Callable[[], Awaitable[None]] = at_once
     requests: list[ReadRequest] = field(default_factory=list)
     reading: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -134,7 +134,7 @@ class DestinationScript:
     """
 
     commit_every: int = 1
-    before_commit: Callable[[], Awaitable[None]] = _at_once
+    before_commit: Callable[[], Awaitable[None]] = at_once
     refuses: frozenset[str] = frozenset()
     committed: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     closed: asyncio.Event = field(default_factory=asyncio.Event)
