@@ -1,0 +1,71 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from service_server.errors import LeaseLost, PipelineNotFound, StoreUnavailable, SyncInProgress
+from service_server.leases import LeaseKeeper
+from service_server.store import leases, pipelines
+from service_server.store.database import Database
+from tests.postgres import PostgresCluster
+from tests.service_server.store.test_pipelines import stored
+
+
+@pytest.fixture(autouse=True)
+async def pipeline(database: Database) -> None:
+    async with database.connection() as connection:
+        await pipelines.insert(connection, stored("first"))
+
+
+def keeper(database: Database, seconds: float, holder: str = "one") -> LeaseKeeper:
+    return LeaseKeeper(database, holder=holder, duration=timedelta(seconds=seconds))
+
+
+async def test_a_lease_names_its_holder_to_whoever_is_turned_away(database: Database) -> None:
+    async with keeper(database, 60).hold("first"):
+        with pytest.raises(SyncInProgress, match="synced by one since") as error:
+            async with keeper(database, 60, "two").hold("first"):
+                pass
+    assert error.value.retry_delay is not None
+    async with keeper(database, 60, "two").hold("first"):
+        pass
+
+
+async def test_a_lease_on_nothing_is_not_found(database: Database) -> None:
+    with pytest.raises(PipelineNotFound):
+        async with keeper(database, 60).hold("absent"):
+            pass
+
+
+async def test_a_body_that_lost_its_lease_is_ended(database: Database) -> None:
+    async def robbed() -> None:
+        async with keeper(database, 0.3).hold("first"):
+            async with database.connection() as connection:
+                await connection.execute("DELETE FROM pipesync.leases")
+            await asyncio.Event().wait()
+
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(robbed(), 10)
+
+
+async def test_the_error_of_a_body_is_its_own(database: Database) -> None:
+    with pytest.raises(TimeoutError, match="mine"):
+        async with keeper(database, 60).hold("first"):
+            raise TimeoutError("mine")
+    async with database.connection() as connection:
+        assert await leases.get_holder(connection, "first") is None
+
+
+async def test_a_restarted_database_is_connected_to_again(
+    database: Database, postgres_cluster: PostgresCluster
+) -> None:
+    async with keeper(database, 60).hold("first") as lease:
+        await asyncio.to_thread(postgres_cluster.restart)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    async with database.transaction() as connection:
+                        await lease.require(connection)
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
