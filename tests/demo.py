@@ -76,7 +76,9 @@ async def main() -> int:
             *("--destination-config", f"schema={SCHEMA}"),
             *(part for stream in STREAMS for part in ("--stream", stream)),
         ]
-        for command in (create, ["setup", PIPELINE_ID], ["sync_batch", PIPELINE_ID, "--loop", "0"]):
+        # Small batches, so that there is progress to see.
+        sync = ["sync_batch", PIPELINE_ID, "--state-limit", "30", "--loop", "0"]
+        for command in (create, ["setup", PIPELINE_ID], sync):
             exit_code = await _pipelines(service.address, command, secrets)
             if exit_code:
                 return exit_code
