@@ -21,7 +21,13 @@ newest AS (
 changed AS (
     SELECT newest.*, merged.raw_data AS merged_raw_data
     FROM newest
-    LEFT JOIN {table} AS stored ON {stored_is_newest}
+    -- LIMIT has each row looked up by its key: a plain join may read the whole table for each batch.
+    LEFT JOIN LATERAL (
+        SELECT stored._raw_data, stored._updated_at
+        FROM {table} AS stored
+        WHERE {stored_is_newest}
+        LIMIT 1
+    ) AS stored ON true
     CROSS JOIN LATERAL (
         SELECT CASE
             -- What says that an object is deleted says little else of it: keep what is known.

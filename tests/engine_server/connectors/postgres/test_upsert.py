@@ -8,6 +8,8 @@ import pytest
 import structlog
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.tables import table_of
+from engine_server.connectors.postgres.upsert import upsert_statement
 from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
 
 
@@ -95,6 +97,25 @@ async def test_a_key_may_lie_inside_the_record(
     )
     rows = await database.fetch("SELECT owner_id, id FROM stripe.customers ORDER BY id")
     assert [tuple(row) for row in rows] == [("o", "7"), ("o", "8")]
+
+
+@pytest.mark.parametrize("hard_delete", [False, True], ids=["soft delete", "hard delete"])
+async def test_rows_are_looked_up_by_key_however_large_the_table(
+    config: PostgresConfig, database: asyncpg.Connection, hard_delete: bool
+) -> None:
+    await write(config, [stream()], [records("customers", customer(0))])
+    await database.execute(
+        """
+        INSERT INTO stripe.customers (id, _account_id, _raw_data, _last_synced_at)
+        SELECT 'cus_' || number, 'acct_1', jsonb_build_object('name', repeat('x', 500)), now()
+        FROM generate_series(1, 5000) AS number
+        """
+    )
+    statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
+    batch = [json.dumps(customer(number)) for number in range(1000)]
+    plan = "\n".join(row[0] for row in await database.fetch(f"EXPLAIN {statement}", batch))
+    assert "Index Scan using customers_pkey" in plan
+    assert "Seq Scan" not in plan
 
 
 STUB = {"id": "cus_1", "object": "customer", "deleted": True, "_account_id": "acct_1"}
