@@ -1,34 +1,22 @@
 """The chain of stages by itself: that it closes whole, whoever ends it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import pytest
 
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.run import SyncPlan, run_sync
-from engine_server.stages.time_limit import TimeLimit
-from engine_server.state import begin_run
-from pipesync.v1.engine_service_pb2 import SyncOptions
-from tests.engine_server.scripted import (
-    DestinationScript,
-    ScriptedConfig,
-    ScriptedDestination,
-    ScriptedSource,
-    SourceScript,
-    destination_scripts,
-    source_scripts,
-    then_blocks,
-)
-from tests.messages import checkpoint, record_batch, selected
+from tests.engine_server.plans import planned
+from tests.engine_server.scripted import DestinationScript, SourceScript, then_blocks
+from tests.messages import checkpoint, record_batch, stream
 
 PAGE = (record_batch("a", b"{}"), checkpoint("a", "1"))
 
 
 @pytest.fixture
 def source() -> SourceScript:
-    return SourceScript(read=then_blocks(*PAGE))
+    return SourceScript(streams=[stream("a")], read=then_blocks(*PAGE))
 
 
 @pytest.fixture
@@ -37,21 +25,9 @@ def destination() -> DestinationScript:
 
 
 @pytest.fixture
-async def plan(source: SourceScript, destination: DestinationScript) -> AsyncIterator[SyncPlan]:
-    config = ScriptedConfig(script="a run")
-    source_scripts["a run"], destination_scripts["a run"] = source, destination
-    yield SyncPlan(
-        source=ResolvedSource(type="scripted", connector=ScriptedSource(), config=config),
-        destination=ResolvedDestination(
-            type="scripted", connector=ScriptedDestination(), config=config
-        ),
-        streams=[selected("a")],
-        state=begin_run(SyncOptions(), 0),
-        state_limit=None,
-        soft_limit=TimeLimit(None),
-        hard_limit=TimeLimit(None),
-    )
-    del source_scripts["a run"], destination_scripts["a run"]
+def plan(source: SourceScript, destination: DestinationScript) -> Iterator[SyncPlan]:
+    with planned(source, destination) as plan:
+        yield plan
 
 
 async def test_closing_it_closes_both_connectors_and_leaves_no_task(
