@@ -29,7 +29,11 @@ class PostgresConfig(ConnectorConfig):
     database: str | None = Field(
         None, min_length=1, description="Database name. The user's name when absent."
     )
-    user: str | None = Field(None, min_length=1, description="Role to connect as.")
+    user: str | None = Field(
+        None,
+        min_length=1,
+        description="Role to connect as. The operating system's user when absent.",
+    )
     password: SecretStr | None = Field(None, description="The role's password.")
     # After its alternatives: its validator looks at them.
     url: SecretStr | None = Field(

@@ -17,7 +17,7 @@ from engine_server.errors import ConnectorError
 
 _COLUMNS = files(__package__).joinpath("columns.sql").read_text()
 _CREATE_TABLE = files(__package__).joinpath("create_table.sql").read_text()
-_IS_EMPTY_SCHEMA = files(__package__).joinpath("is_empty_schema.sql").read_text()
+_MAY_DROP_SCHEMA = files(__package__).joinpath("may_drop_schema.sql").read_text()
 _VIRTUAL_COLUMNS_SINCE = 18
 # Asked of the table itself: to_regnamespace() may answer from a cache that is behind the lock.
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
@@ -83,7 +83,7 @@ async def drop(connection: Connection, schema: str, tables: Sequence[Table]) -> 
                 continue
             await connection.execute(f"DROP TABLE {table.quoted}")
             done.append(f"dropped table {table.quoted}")
-        if schema != "public" and await connection.fetchval(_IS_EMPTY_SCHEMA, schema):
+        if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
             await connection.execute(f"DROP SCHEMA {quote(schema)}")
             done.append(f"dropped schema {quote(schema)}")
     return done

@@ -24,6 +24,8 @@ _CANCEL_TIMEOUT = 0.3
 _CLOSE_TIMEOUT = 0.3
 _SERVER_SETTINGS = {
     "application_name": "pipesync",
+    # Under a stricter one, what is read after waiting for a lock may be older than the lock.
+    "default_transaction_isolation": "read committed",
     # A plan kept from when a table was small reads all of it when it is large. Planning anew costs
     # 1 ms a batch.
     "plan_cache_mode": "force_custom_plan",

@@ -199,15 +199,23 @@ async def test_flushes_of_different_streams_overlap(
 async def test_the_later_of_two_flushes_in_flight_wins_a_row_of_the_same_second(
     small_batches: PostgresConfig, database: asyncpg.Connection
 ) -> None:
-    await _setup(small_batches, "customers")
-    for number in range(1, 4):
-        versions = [
-            records("customers", customer(number, name=f"version {n}"), customer(100 + n))
-            for n in range(8)
-        ]
-        await write(small_batches, [stream()], versions)
-    names = await database.fetch("SELECT name FROM stripe.customers WHERE name IS NOT NULL")
-    assert [row["name"] for row in names] == ["version 7"] * 3
+    await _setup(small_batches, "accounts", "customers")
+    messages = [
+        records("accounts", customer(1)),
+        records("customers", customer(1, name="earlier")),
+        records("customers", customer(1, name="later"), customer(2)),
+    ]
+    streams = [stream("accounts"), stream("customers")]
+    async with database.transaction():
+        # The first flush waits here, before it comes to customers.
+        await database.execute("LOCK TABLE stripe.accounts IN EXCLUSIVE MODE")
+        writing = asyncio.create_task(write(small_batches, streams, messages))
+        await until_one_is_blocked(database)
+        # Time enough for the second, were it not to wait for the first.
+        await asyncio.wait([writing], timeout=0.2)
+    assert await writing == messages
+    name = await database.fetchval("SELECT name FROM stripe.customers WHERE id = 'cus_1'")
+    assert name == "later"
 
 
 async def test_closing_at_any_point_leaves_every_yielded_checkpoint_backed_by_rows(
