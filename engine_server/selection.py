@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import EmptyCatalog, InvalidRequest
-from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection
+from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection, TimeRange
 from pipesync_rpc.errors import FieldViolation
 
 
@@ -66,19 +66,22 @@ def _violations(
         violations.append(
             FieldViolation(f"{path}.backfill_limit", "must be 0, for no limit, or more")
         )
-    if selection.HasField("time_range"):
-        time_range = selection.time_range
-        if not offered[name].supports_time_range:
-            violations.append(
-                FieldViolation(f"{path}.time_range", f"stream {name!r} cannot be read by time")
-            )
-        elif (
-            time_range.HasField("gte")
-            and time_range.HasField("lt")
-            and time_range.gte.ToNanoseconds() >= time_range.lt.ToNanoseconds()
-        ):
-            violations.append(FieldViolation(f"{path}.time_range", "gte must be before lt"))
+    if selection.HasField("time_range") and (fault := _fault(offered[name], selection.time_range)):
+        violations.append(FieldViolation(f"{path}.time_range", fault))
     return violations
+
+
+def _fault(stream: Stream, time_range: TimeRange) -> str:
+    """What is wrong with a stream's time range; empty when nothing is."""
+    if not stream.supports_time_range:
+        return f"stream {stream.name!r} cannot be read by time"
+    try:
+        gte, lt = time_range.gte.ToNanoseconds(), time_range.lt.ToNanoseconds()
+    except ValueError:
+        return "gte and lt must be valid times, in the years 1 to 9999"
+    if time_range.HasField("gte") and time_range.HasField("lt") and gte >= lt:
+        return "gte must be before lt"
+    return ""
 
 
 def _unknown(name: str, offered: Sequence[str]) -> str:

@@ -45,8 +45,9 @@ class TimeLimit:
         try:
             async with timeout:
                 return await anext(messages)
-        except TimeoutError:
-            # Not by the clock: a loop may fire a timer up to a millisecond before its time.
+        except (TimeoutError, StopAsyncIteration):
+            # Not by the clock: a loop may fire a timer up to a millisecond before its time. And
+            # messages that end because their wait was cancelled did not end by themselves.
             if timeout.expired():
                 raise LimitReached from None
             raise

@@ -73,6 +73,17 @@ def test_every_bad_selection_is_reported_at_once() -> None:
     ]
 
 
+def test_a_time_out_of_all_range_is_refused() -> None:
+    beyond = StreamSelection(name="customers")
+    beyond.time_range.gte.seconds = 10**15
+    assert violations_of(beyond) == [
+        (
+            "pipeline.streams[0].time_range",
+            "gte and lt must be valid times, in the years 1 to 9999",
+        )
+    ]
+
+
 def test_a_stream_is_read_up_to_the_ceiling() -> None:
     bounded = with_ceiling(selected("customers", time_range=seconds(5)), CEILING)
     assert bounded.selection.time_range == seconds(5, 1000)

@@ -1,6 +1,7 @@
 """The limit in time: on idle messages, brought forward, and on another loop's clock."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -111,6 +112,17 @@ async def test_a_sources_own_timeout_passes_through() -> None:
     with pytest.raises(TimeoutError, match="the source's own"):
         await gathered(until(failing(TimeoutError("the source's own")), after(60), reached))
     assert reached.count == 0
+
+
+async def test_messages_that_end_because_they_were_cancelled_were_cut() -> None:
+    async def ends_quietly() -> AsyncGenerator[Message, None]:
+        yield FIRST
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    reached = Calls()
+    assert await gathered(until(ends_quietly(), after(0.02), reached)) == [FIRST]
+    assert reached.count == 1
 
 
 async def test_an_inner_limit_ends_its_part_only() -> None:
