@@ -1,12 +1,15 @@
 """A whole sync over the wire: its messages, its ends, and going on from them."""
 
+import asyncio
+
 import orjson
 import pytest
 
+from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, StreamProgress
 from tests.engine_server.engine import ScriptedEngine
 from tests.engine_server.scripted import given
-from tests.messages import started
+from tests.messages import checkpoint, global_checkpoint, record_batch, started
 
 COMPLETED = StreamProgress.STATUS_COMPLETED
 DATASET = {
@@ -114,6 +117,43 @@ async def test_a_batch_without_a_limit_takes_a_thousand_checkpoints(
     messages = await engine.sync()
     assert messages[-1].eof.request_progress.derived.total_state_count == 1001
     assert engine.source.requests[1].state_limit is None
+
+
+async def test_a_global_checkpoint_counts_and_is_kept(engine: ScriptedEngine) -> None:
+    engine.offers(
+        "a",
+        read=given(
+            started("a"),
+            record_batch("a", b"{}"),
+            global_checkpoint('{"cursor": 1.0}'),
+            checkpoint("a"),
+        ),
+    )
+    eof = await engine.batch(state_limit=1)
+    assert eof.has_more
+    assert getattr(eof.ending_state.source, "global") == '{"cursor": 1.0}'
+    assert not eof.ending_state.source.streams
+    assert eof.run_progress.global_state_count == 1
+    again = await engine.batch(state=eof.ending_state)
+    assert getattr(engine.source.requests[1].state, "global") == '{"cursor": 1.0}'
+    assert again.run_progress.global_state_count == 2
+
+
+async def test_only_the_selected_fields_arrive(engine: ScriptedEngine) -> None:
+    engine.holds({"a": [[b'{"id": 1, "name": "n", "email": "e"}']], "b": [[b'{ "id": 2 }']]})
+    await engine.batch(
+        streams=[StreamSelection(name="a", fields=["name"]), StreamSelection(name="b")]
+    )
+    assert engine.destination.committed == {"a": [b'{"id":1,"name":"n"}'], "b": [b'{ "id": 2 }']}
+
+
+async def test_many_syncs_at_once_do_not_mix(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    ends = await asyncio.gather(*[engine.batch(run_id=f"r{number}") for number in range(50)])
+    for number, eof in enumerate(ends):
+        assert eof.status == RUN_STATUS_SUCCEEDED
+        assert eof.ending_state.sync_run.run_id == f"r{number}"
+        assert eof.run_progress.derived.total_record_count == 6
 
 
 async def test_a_finished_run_continued_returns_at_once(engine: ScriptedEngine) -> None:
