@@ -1,0 +1,110 @@
+"""The service as a process of its own."""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync_client import PipelineClient
+from tests.processes import running
+from tests.service_server.conftest import KEY, pipeline
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    # Not below tmp_path: pytest closes that to the user that Postgres runs as under root.
+    with tempfile.TemporaryDirectory(prefix="pipesync-service-") as directory:
+        yield Path(directory) / "data"
+
+
+async def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    """The exit code and stderr of a service that does not start."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service_server", "--listen", "127.0.0.1:0", *arguments),
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, stderr.decode()
+
+
+async def test_a_killed_service_finds_its_pipelines_again(
+    data_dir: Path, engine_address: str
+) -> None:
+    arguments = (
+        *("service_server", "--listen", "127.0.0.1:0"),
+        *("--engine", engine_address, "--data-dir", str(data_dir)),
+    )
+    async with running(*arguments) as service, PipelineClient(service.address) as client:
+        await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline()))
+        service.kill()
+        assert await service.wait() < 0
+    async with running(*arguments) as service, PipelineClient(service.address) as client:
+        found = await client.get_pipeline(pb.GetPipelineRequest(id="first"))
+        assert found.pipeline.id == "first"
+        check = client.check_pipeline(pb.CheckPipelineRequest(id="first"))
+        assert [_ async for _ in check]
+        service.terminate()
+        assert await service.wait() == 0
+    assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+async def test_an_address_that_others_can_reach_is_refused_without_tls(
+    database_url: str, data_dir: Path
+) -> None:
+    exit_code, stderr = await refused(
+        *("--listen", "0.0.0.0:0", "--database-url", database_url, "--data-dir", str(data_dir))
+    )
+    assert exit_code == 1
+    assert "needs TLS" in stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--lease-seconds", "x"),
+        ("--database-url", "mysql://me:planted@host/db"),
+        ("--log-level", "loud"),
+    ],
+)
+async def test_a_bad_setting_is_one_sentence_that_names_it(flag: str, value: str) -> None:
+    exit_code, stderr = await refused(flag, value)
+    assert exit_code == 2
+    assert stderr.startswith("service_server: ") or flag in stderr
+    assert flag in stderr
+    assert "Traceback" not in stderr
+    assert "planted" not in stderr
+
+
+async def test_a_bad_key_is_refused_without_being_shown() -> None:
+    exit_code, stderr = await refused(environment={"PIPESYNC_ENCRYPTION_KEYS": f"{KEY},planted"})
+    assert exit_code == 2
+    assert "key 2 is not 32 bytes in base64" in stderr
+    assert "planted" not in stderr
+
+
+async def test_a_database_out_of_reach_is_said_plainly(data_dir: Path) -> None:
+    url = f"postgresql://me:planted@/db?host={data_dir}"
+    exit_code, stderr = await refused("--database-url", url, "--data-dir", str(data_dir))
+    assert exit_code == 1
+    assert "database cannot be reached" in stderr
+    assert "Traceback" not in stderr
+    assert "planted" not in stderr
+
+
+async def test_help_says_every_setting() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service_server", "--help"), stdout=subprocess.PIPE
+    )
+    stdout, _ = await process.communicate()
+    for setting in (
+        *("--listen", "--engine", "--database-url", "--data-dir", "--lease-seconds"),
+        *("--log-level", "PIPESYNC_ENCRYPTION_KEYS", "PIPESYNC_ENGINE_TOKEN"),
+    ):
+        assert setting in stdout.decode()
