@@ -64,7 +64,7 @@ def _violation(
     if kind == "missing":
         return FieldViolation(field, "is required")
     if kind == "extra_forbidden":
-        known = sorted(model.model_fields)
+        known = sorted(info.alias or name for name, info in model.model_fields.items())
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
         return FieldViolation(field, f"is not a field of this connector; {hint}")

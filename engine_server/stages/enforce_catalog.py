@@ -7,7 +7,7 @@ import orjson
 import structlog
 
 from engine_server.connectors.protocols import SelectedStream
-from engine_server.stages.stream_name import stream_name
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
 log = structlog.get_logger()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine_server import state as sync_state
 from engine_server.progress.tracker import ProgressTracker
-from engine_server.stages.stream_name import stream_name
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, ConnectionStatus, Progress
 from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState

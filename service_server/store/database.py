@@ -21,6 +21,8 @@ _UNREACHABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    # A server's farewell found the driver between two queries.
+    asyncpg.InternalClientError,
     OSError,
     TimeoutError,
 )

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine_server.connectors.postgres.batch import Batch
 from engine_server.connectors.postgres.writer import Rows, Writer
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, StreamStatus
 
 MAX_FLUSHES = 2
@@ -81,7 +82,7 @@ class Flow:
             await self._end(reading)
 
     def _take(self, message: Message) -> None:
-        if _stream(message) in self._refused:
+        if stream_name(message) in self._refused:
             return
         self._batch.add(message.record_batch)
         # Rows before it that are still gathered go with the next flush.
@@ -122,7 +123,7 @@ class Flow:
         kept: deque[tuple[int, Message]] = deque()
         told = False
         for waits_for, message in self._held:
-            if waits_for < number or _stream(message) != stream:
+            if waits_for < number or stream_name(message) != stream:
                 kept.append((waits_for, message))
             elif not told:
                 kept.append((waits_for, Message(stream_status=status)))
@@ -147,12 +148,3 @@ class Flow:
 
 async def _next(messages: AsyncIterator[Message]) -> Message | None:
     return await anext(messages, None)
-
-
-def _stream(message: Message) -> str:
-    """The stream that a message is about; empty when it is about none, or about all."""
-    payload = message.WhichOneof("payload")
-    if payload in {"record_batch", "source_state", "stream_status"}:
-        stream: str = getattr(message, payload).stream
-        return stream
-    return ""

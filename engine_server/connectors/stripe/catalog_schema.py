@@ -31,9 +31,14 @@ def json_schema(resource: type[Any]) -> dict[str, Any]:
                 "type": ["string" if field in encoded else _json_type(annotation), "null"]
             }
             for field, annotation in resource.__annotations__.items()
-            if get_origin(annotation) is not ClassVar
+            if not _is_class_variable(annotation)
         },
     }
+
+
+def _is_class_variable(annotation: Any) -> bool:
+    origin: Any = get_origin(annotation)
+    return origin is ClassVar
 
 
 def _json_type(annotation: Any) -> str:

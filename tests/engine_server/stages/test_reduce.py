@@ -7,7 +7,7 @@ from hypothesis import given as for_any
 from hypothesis import strategies as st
 
 from engine_server.stages.reduce import PROGRESS_INTERVAL_NANOSECONDS, Ending, reduce
-from engine_server.stages.stream_name import stream_name
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
