@@ -20,13 +20,11 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
 from pipesync_rpc.server import RpcServer
+from tests.engine_server.reads import Dataset, Read, pages
 from tests.engine_server.scripted import (
-    Dataset,
     DestinationScript,
-    Read,
     SourceScript,
     destination_scripts,
-    pages,
     scripted_registry,
     source_scripts,
 )

@@ -7,14 +7,12 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Mapping,
     Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 
-import orjson
 from pydantic import SecretStr
 
 from engine_server.connectors.config import ConnectorConfig, config_schema
@@ -24,76 +22,11 @@ from engine_server.connectors.registry import (
     SOURCES_GROUP,
     ConnectorRegistry,
 )
-from engine_server.stages.stream_name import stream_name
+from engine_server.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, Spec, Stream
 from pipesync.v1.message_pb2 import Message
-from tests.messages import (
-    checkpoint,
-    completed,
-    connected,
-    control,
-    errored,
-    log,
-    record_batch,
-    started,
-)
-
-Read = Callable[[ReadRequest], Messages]
-# The records of each stream, page by page.
-Dataset = Mapping[str, Sequence[Sequence[bytes]]]
-
-
-def pages(dataset: Dataset) -> Read:
-    """Reads as the protocol has it: a checkpoint a page, and goes on from any of them."""
-
-    async def read(request: ReadRequest) -> Messages:
-        for selected in request.streams:
-            name = selected.name
-            state = orjson.loads(request.state.streams.get(name, '{"pages": 0}'))
-            yield started(name)
-            for number, page in enumerate(dataset[name], start=1):
-                if number <= state["pages"]:
-                    continue
-                if name in request.refused_streams:
-                    break
-                yield record_batch(name, *page)
-                yield checkpoint(name, f'{{"pages": {number}}}')
-            else:
-                yield completed(name)
-
-    return read
-
-
-def given(*messages: Message) -> Read:
-    """Yields these messages, whatever is asked for."""
-
-    async def read(request: ReadRequest) -> Messages:
-        for message in messages:
-            yield message
-
-    return read
-
-
-def then_blocks(*messages: Message) -> Read:
-    """Yields these messages, then waits for ever."""
-
-    async def read(request: ReadRequest) -> Messages:
-        for message in messages:
-            yield message
-        await asyncio.Event().wait()
-
-    return read
-
-
-def then_raises(error: Exception, *messages: Message) -> Read:
-    """Yields these messages, then raises."""
-
-    async def read(request: ReadRequest) -> Messages:
-        for message in messages:
-            yield message
-        raise error
-
-    return read
+from tests.engine_server.reads import Read, given
+from tests.messages import connected, control, errored, log
 
 
 async def at_once() -> None:
@@ -129,6 +62,7 @@ class DestinationScript:
         commit_every: How many messages it holds before it commits them.
         before_commit: Awaited before each commit: may block, or raise.
         refuses: The streams whose records it refuses.
+        reads_in_tasks: Whether it awaits each message in a task of its own.
         committed: The records of each stream, in order.
         closed: Set once a write has ended, however it ended.
     """
@@ -136,6 +70,7 @@ class DestinationScript:
     commit_every: int = 1
     before_commit: Callable[[], Awaitable[None]] = at_once
     refuses: frozenset[str] = frozenset()
+    reads_in_tasks: bool = False
     committed: dict[str, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -208,13 +143,15 @@ class ScriptedDestination:
         script = destination_scripts[config.script]
         refused: set[str] = set()
         held: list[Message] = []
+        read = _in_tasks if script.reads_in_tasks else _in_turn
         try:
-            async for message in messages:
-                held.append(message)
-                if len(held) >= script.commit_every:
-                    async for passed_on in _commit(script, held, refused):
-                        yield passed_on
-                    held.clear()
+            async with aclosing(read(messages)) as incoming:
+                async for message in incoming:
+                    held.append(message)
+                    if len(held) >= script.commit_every:
+                        async for passed_on in _commit(script, held, refused):
+                            yield passed_on
+                        held.clear()
             async for passed_on in _commit(script, held, refused):
                 yield passed_on
         finally:
@@ -227,6 +164,28 @@ class ScriptedDestination:
 
     async def teardown(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
         yield log("destination torn down")
+
+
+async def _in_turn(messages: AsyncIterator[Message]) -> Messages:
+    async for message in messages:
+        yield message
+
+
+async def _in_tasks(messages: AsyncIterator[Message]) -> Messages:
+    async def next_one() -> Message | None:
+        return await anext(messages, None)
+
+    while True:
+        reading = asyncio.create_task(next_one())
+        try:
+            await asyncio.wait([reading])
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        message = reading.result()
+        if message is None:
+            return
+        yield message
 
 
 async def _commit(

@@ -10,7 +10,7 @@ from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, PipelineSyn
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof
 from tests.engine_server.engine import ScriptedEngine, pipeline
-from tests.engine_server.scripted import given, then_blocks
+from tests.engine_server.reads import given, then_blocks
 from tests.messages import checkpoint, completed, record_batch, started
 
 # A page is read, and its checkpoint; then comes nothing.

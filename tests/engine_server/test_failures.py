@@ -17,7 +17,8 @@ from pipesync.v1.progress_pb2 import (
 )
 from pipesync.v1.state_pb2 import Eof
 from tests.engine_server.engine import ScriptedEngine
-from tests.engine_server.scripted import at_once, given, then_raises
+from tests.engine_server.reads import given, then_raises
+from tests.engine_server.scripted import at_once
 from tests.messages import checkpoint, completed, errored, record_batch, skipped, started
 
 COMPLETED = StreamProgress.STATUS_COMPLETED

@@ -13,7 +13,7 @@ from pipesync.v1.message_pb2 import SourceInput
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import RpcError
 from tests.engine_server.engine import ScriptedEngine, connector, pipeline
-from tests.engine_server.scripted import pages
+from tests.engine_server.reads import pages
 from tests.messages import checkpoint, struct
 
 Call = Callable[[EngineClient, PipelineConfig, pb.SyncOptions], Awaitable[object]]

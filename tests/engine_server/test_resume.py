@@ -12,7 +12,8 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_SUCCEEDED, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
 from tests.engine_server.plans import planned
-from tests.engine_server.scripted import Dataset, DestinationScript, SourceScript, pages
+from tests.engine_server.reads import Dataset, pages
+from tests.engine_server.scripted import DestinationScript, SourceScript
 from tests.messages import stream
 
 COMPLETED = StreamProgress.STATUS_COMPLETED

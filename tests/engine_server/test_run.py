@@ -8,7 +8,8 @@ import pytest
 
 from engine_server.run import SyncPlan, run_sync
 from tests.engine_server.plans import planned
-from tests.engine_server.scripted import DestinationScript, SourceScript, then_blocks
+from tests.engine_server.reads import then_blocks
+from tests.engine_server.scripted import DestinationScript, SourceScript
 from tests.messages import checkpoint, record_batch, stream
 
 PAGE = (record_batch("a", b"{}"), checkpoint("a", "1"))
@@ -19,9 +20,9 @@ def source() -> SourceScript:
     return SourceScript(streams=[stream("a")], read=then_blocks(*PAGE))
 
 
-@pytest.fixture
-def destination() -> DestinationScript:
-    return DestinationScript()
+@pytest.fixture(params=[False, True], ids=["reads in turn", "reads in tasks"])
+def destination(request: pytest.FixtureRequest) -> DestinationScript:
+    return DestinationScript(reads_in_tasks=request.param)
 
 
 @pytest.fixture
@@ -65,14 +66,15 @@ async def test_cancelling_it_closes_both_connectors_and_leaves_no_task(
     assert asyncio.all_tasks() == before
 
 
+@pytest.mark.parametrize("limit", ["soft_limit", "hard_limit"])
 async def test_a_limit_closes_both_connectors_and_leaves_no_task(
-    plan: SyncPlan, source: SourceScript, destination: DestinationScript
+    plan: SyncPlan, source: SourceScript, destination: DestinationScript, limit: str
 ) -> None:
     before = asyncio.all_tasks()
     async with aclosing(run_sync(plan)) as messages:
         async for message in messages:
             if message.HasField("source_state"):
-                plan.hard_limit.end_now()
+                getattr(plan, limit).end_now()
     assert message.eof.has_more
     assert message.eof.ending_state.source.streams == {"a": "1"}
     assert source.closed.is_set()

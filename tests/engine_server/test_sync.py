@@ -8,7 +8,7 @@ import pytest
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, StreamProgress
 from tests.engine_server.engine import ScriptedEngine
-from tests.engine_server.scripted import given
+from tests.engine_server.reads import given
 from tests.messages import checkpoint, global_checkpoint, record_batch, started
 
 COMPLETED = StreamProgress.STATUS_COMPLETED
