@@ -106,8 +106,8 @@ class LeaseKeeper:
                 raise PipelineNotFound(pipeline_id)
             return token
         raise SyncInProgress(
-            f"pipeline {pipeline_id!r} is being synced by {holder.name} since"
-            f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when that has ended",
+            f"another sync of pipeline {pipeline_id!r} is under way, by {holder.name} since"
+            f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when it has ended",
             metadata={"pipeline_id": pipeline_id, "holder": holder.name},
             retry_delay=holder.time_left,
         )

@@ -23,7 +23,7 @@ def keeper(database: Database, seconds: float, holder: str = "one") -> LeaseKeep
 
 async def test_a_lease_names_its_holder_to_whoever_is_turned_away(database: Database) -> None:
     async with keeper(database, 60).hold("first"):
-        with pytest.raises(SyncInProgress, match="synced by one since") as error:
+        with pytest.raises(SyncInProgress, match="under way, by one since") as error:
             async with keeper(database, 60, "two").hold("first"):
                 pass
     assert error.value.retry_delay is not None
