@@ -41,9 +41,15 @@ def select_streams(
 
 
 def with_ceiling(selected: SelectedStream, ceiling: Timestamp) -> SelectedStream:
-    """The same stream, read up to ``ceiling`` unless the user said up to when."""
+    """The same stream, read up to ``ceiling``, or up to when the user said if that is earlier.
+
+    A bound in the future would have the source account for time that has not come yet, and skip
+    what happens in it.
+    """
     time_range = selected.selection.time_range
-    if not selected.stream.supports_time_range or time_range.HasField("lt"):
+    if not selected.stream.supports_time_range:
+        return selected
+    if time_range.HasField("lt") and time_range.lt.ToNanoseconds() <= ceiling.ToNanoseconds():
         return selected
     selection = StreamSelection()
     selection.CopyFrom(selected.selection)

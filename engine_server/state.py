@@ -12,7 +12,8 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     A request continues the run in its state when both bear the same run_id. One without a run_id
     continues an earlier one without, if that was cut short: only then does the state hold its
     time_ceiling (see ``end_run``). Otherwise a new run begins: source and destination checkpoints
-    are kept, progress starts over, and the ceiling is now.
+    are kept, progress starts over, and the ceiling is the end of
+    the second that has begun.
 
     The progress of a state that continues a run is set; that of a new run is absent.
     """
@@ -22,8 +23,9 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
         return state
     state.ClearField("sync_run")
     state.sync_run.run_id = options.run_id
-    # Whole seconds: sources filter by them, so that nothing lies between a ceiling and itself.
-    state.sync_run.time_ceiling.seconds = now_nanoseconds // 1_000_000_000
+    # Sources filter by whole seconds. The one that has begun is part of the run: whoever makes a
+    # record and syncs at once finds it.
+    state.sync_run.time_ceiling.seconds = now_nanoseconds // 1_000_000_000 + 1
     return state
 
 

@@ -89,6 +89,11 @@ def test_a_stream_is_read_up_to_the_ceiling() -> None:
     assert bounded.selection.time_range == seconds(5, 1000)
 
 
+def test_the_users_own_end_in_the_future_waits_for_the_ceiling() -> None:
+    bounded = with_ceiling(selected("customers", time_range=seconds(None, 1001)), CEILING)
+    assert bounded.selection.time_range == seconds(None, 1000)
+
+
 def test_the_users_own_end_goes_first() -> None:
     bounded = with_ceiling(selected("customers", time_range=seconds(None, 7)), CEILING)
     assert bounded.selection.time_range == seconds(None, 7)

@@ -24,10 +24,10 @@ def ended(run_id: str = "", *, has_more: bool = False) -> SyncState:
 
 
 @pytest.mark.parametrize("run_id", ["", "r1"])
-def test_from_nothing_a_run_begins_whose_ceiling_is_now_in_whole_seconds(run_id: str) -> None:
+def test_from_nothing_a_run_begins_whose_ceiling_ends_the_second_that_has_begun(run_id: str) -> None:
     state = begin_run(SyncOptions(run_id=run_id), NOW_NANOSECONDS)
     assert state.sync_run.run_id == run_id
-    assert state.sync_run.time_ceiling.ToNanoseconds() == NOW * 1_000_000_000
+    assert state.sync_run.time_ceiling.ToNanoseconds() == (NOW + 1) * 1_000_000_000
     assert not state.sync_run.HasField("progress")
     assert not state.source.streams
 
@@ -43,7 +43,7 @@ def test_from_nothing_a_run_begins_whose_ceiling_is_now_in_whole_seconds(run_id:
 def test_the_same_run_goes_on_with_everything(earlier: SyncState, run_id: str) -> None:
     state = begin_run(SyncOptions(run_id=run_id, state=earlier), NOW_NANOSECONDS)
     assert state == earlier
-    assert state.sync_run.time_ceiling.seconds == THEN
+    assert state.sync_run.time_ceiling.seconds == THEN + 1
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_another_run_keeps_the_checkpoints_and_begins_anew(earlier: SyncState, r
     assert state.source == earlier.source
     assert state.destination == earlier.destination
     assert state.sync_run.run_id == run_id
-    assert state.sync_run.time_ceiling.seconds == NOW
+    assert state.sync_run.time_ceiling.seconds == NOW + 1
     assert not state.sync_run.HasField("progress")
 
 
