@@ -24,7 +24,9 @@ def ended(run_id: str = "", *, has_more: bool = False) -> SyncState:
 
 
 @pytest.mark.parametrize("run_id", ["", "r1"])
-def test_from_nothing_a_run_begins_whose_ceiling_ends_the_second_that_has_begun(run_id: str) -> None:
+def test_from_nothing_a_run_begins_whose_ceiling_ends_the_second_that_has_begun(
+    run_id: str,
+) -> None:
     state = begin_run(SyncOptions(run_id=run_id), NOW_NANOSECONDS)
     assert state.sync_run.run_id == run_id
     assert state.sync_run.time_ceiling.ToNanoseconds() == (NOW + 1) * 1_000_000_000
