@@ -75,11 +75,12 @@ class LeaseKeeper:
         token = await self._acquire(pipeline_id)
         try:
             async with asyncio.timeout_at(asked_at + seconds) as life:
-                lease = Lease(
-                    pipeline_id=pipeline_id,
-                    token=token,
-                    give_up=lambda: life.reschedule(clock()),
-                )
+
+                def give_up() -> None:
+                    if not life.expired():
+                        life.reschedule(clock())
+
+                lease = Lease(pipeline_id=pipeline_id, token=token, give_up=give_up)
                 renewing = asyncio.create_task(self._renew(lease, life))
                 try:
                     yield lease

@@ -16,6 +16,8 @@ from pipesync.v1.progress_pb2 import ConnectionStatus, Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
+from service_server.__main__ import running_service
+from service_server.settings import ServiceSettings
 from service_server.store import leases, states
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET, connector
@@ -232,6 +234,36 @@ async def test_a_batch_whose_caller_went_away_is_stored(
         await caller
     go_on.set()
     await until_stored(database, "late")
+
+
+async def test_a_service_that_stops_lets_its_batches_end(
+    settings: ServiceSettings, engine: ScriptedEngine, database: Database
+) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def batch(_: object) -> Eof:
+        started.set()
+        await go_on.wait()
+        return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("last"))
+
+    engine.batch = batch
+    stopping = asyncio.Event()
+
+    async def serve() -> None:
+        async with running_service(settings) as server:
+            address.set_result(server.address)
+            await stopping.wait()
+
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    service = asyncio.create_task(serve())
+    async with PipelineClient(await address) as client:
+        caller = asyncio.create_task(sync_batch(client))
+        await started.wait()
+        stopping.set()
+        go_on.set()
+        assert (await caller).ending_state == state("last")
+    await service
+    assert await stored_state(database) == state("last")
 
 
 async def test_a_sync_that_lost_its_lease_stores_nothing(
