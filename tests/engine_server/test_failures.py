@@ -166,6 +166,9 @@ async def test_a_stream_that_the_destination_refuses_stays_errored_and_the_other
     assert eof.run_progress.streams["b"].status == COMPLETED
     assert eof.ending_state.source.streams == {"b": "1"}
     assert engine.destination.committed == {"b": [b"{}"]}
+    told = [message for message in messages if message.stream_status.HasField("errored")]
+    assert [message.emitted_by for message in told] == ["destination/scripted"]
+    assert told[0].ts.seconds > 0
     assert (await engine.batch()).status == RUN_STATUS_FAILED
 
 

@@ -4,12 +4,13 @@ import asyncio
 
 import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, StreamProgress
 from tests.engine_server.engine import ScriptedEngine
 from tests.engine_server.reads import given
-from tests.messages import checkpoint, global_checkpoint, record_batch, started
+from tests.messages import checkpoint, completed, global_checkpoint, log, record_batch, started
 
 COMPLETED = StreamProgress.STATUS_COMPLETED
 DATASET = {
@@ -145,6 +146,21 @@ async def test_only_the_selected_fields_arrive(engine: ScriptedEngine) -> None:
         streams=[StreamSelection(name="a", fields=["name"]), StreamSelection(name="b")]
     )
     assert engine.destination.committed == {"a": [b'{"id":1,"name":"n"}'], "b": [b'{ "id": 2 }']}
+
+
+async def test_what_the_source_logs_is_in_the_engines_log_and_reaches_the_caller(
+    engine: ScriptedEngine,
+) -> None:
+    engine.offers("a", read=given(log("page fetched"), completed("a")))
+    with capture_logs() as logs:
+        messages = await engine.sync()
+    assert [message.log.message for message in messages if message.HasField("log")] == [
+        "page fetched"
+    ]
+    logged = [entry for entry in logs if entry["event"] == "connector_log"]
+    assert [(entry["emitted_by"], entry["message"]) for entry in logged] == [
+        ("source/scripted", "page fetched")
+    ]
 
 
 async def test_many_syncs_at_once_do_not_mix(engine: ScriptedEngine) -> None:
