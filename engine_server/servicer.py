@@ -83,6 +83,8 @@ class EngineServicer(EngineServiceServicer):
         self, request: pb.PipelineCheckRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineCheckResponse, None]:
         sides, streams = await self._sides(request)
+        if request.validate_only:
+            return
         async with aclosing(operations.check(sides, streams)) as messages:
             async for message in messages:
                 yield pb.PipelineCheckResponse(message=message)

@@ -1,4 +1,4 @@
-"""One connector's configuration on its way in and out: masked, unmasked, and its shape checked."""
+"""One connector's configuration on its way in and out: unmasked and masked."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -57,11 +57,6 @@ def unmask(connector: Connector, spec: Spec, stored: Connector | None, field: st
     if violations:
         raise InvalidRequest(violations)
     return Connector(type=connector.type, config=ParseDict(config, Struct()))
-
-
-def shape_violations(connector: Connector, spec: Spec, field: str) -> list[FieldViolation]:
-    """Every field of the configuration that is missing, unknown, or of another type."""
-    return schema.violations(_schema(spec), MessageToDict(connector.config), f"{field}.config")
 
 
 def _schema(spec: Spec) -> Mapping[str, Any]:

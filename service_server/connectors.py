@@ -44,7 +44,6 @@ class Connectors:
         sides: Collection[str],
         stored: PipelineConfig | None,
         field: str,
-        check_shape: bool,
     ) -> ReadConfig:
         """Fills in the stored secrets, and tells all secrets from the rest.
 
@@ -53,10 +52,9 @@ class Connectors:
             sides: Of ``SIDES``: which connectors to read; both answers are copies otherwise.
             stored: The configuration with its secrets that masks refer to; None when there is none.
             field: Where ``config`` stands in the request, e.g. ``pipeline.config``.
-            check_shape: Refuse missing, unknown and mistyped fields, too.
 
         Raises:
-            InvalidRequest: names every bad field of both connectors.
+            InvalidRequest: names every missing type, and every mask that stands for nothing.
             RpcError: NOT_FOUND for an unknown connector.
         """
         plain, masked = PipelineConfig(), PipelineConfig()
@@ -76,8 +74,6 @@ class Connectors:
             except InvalidRequest as error:
                 violations.extend(error.field_violations)
                 continue
-            if check_shape:
-                violations.extend(configuration.shape_violations(unmasked, spec, path))
             getattr(plain, side).CopyFrom(unmasked)
             getattr(masked, side).CopyFrom(configuration.mask(unmasked, spec))
         if violations:

@@ -67,6 +67,17 @@ class Engine:
         request = pb.PipelineCheckRequest(pipeline=pipeline, only=only)
         return self._messages(self._client.pipeline_check(request), FIELDS_OF_A_PIPELINE)
 
+    async def validate(self, pipeline: PipelineConfig) -> None:
+        """Checks a whole configuration without reaching for anything.
+
+        Raises:
+            RpcError: names every bad field of both connectors, and every stream that is not there.
+        """
+        request = pb.PipelineCheckRequest(pipeline=pipeline, validate_only=True)
+        with self._explained(FIELDS_OF_A_PIPELINE):
+            async for _ in self._client.pipeline_check(request):
+                pass
+
     def setup(self, pipeline: PipelineConfig, only: Side) -> Messages:
         """Makes what a sync needs outside: control messages, and logs."""
         request = pb.PipelineSetupRequest(pipeline=pipeline, only=only)

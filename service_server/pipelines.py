@@ -72,9 +72,10 @@ class Pipelines:
             sides=SIDES,
             stored=None,
             field="pipeline.config",
-            check_shape=request.skip_check,
         )
-        if not request.skip_check:
+        if request.skip_check:
+            await self._engine.validate(config.plain)
+        else:
             await self._require_connections(config.plain)
         pipeline = pb.Pipeline(
             id=pipeline_id,
@@ -166,7 +167,7 @@ class Pipelines:
         plain, shown = self.open_config(stored), stored.pipeline.config
         sides = [side for side in SIDES if f"config.{side}" in paths]
         read = await self._connectors.read(
-            wanted, sides=sides, stored=plain, field="pipeline.config", check_shape=True
+            wanted, sides=sides, stored=plain, field="pipeline.config"
         )
         for side in sides:
             getattr(plain, side).CopyFrom(getattr(read.plain, side))
@@ -175,6 +176,7 @@ class Pipelines:
             for config in (plain, shown):
                 del config.streams[:]
                 config.streams.extend(wanted.streams)
+        await self._engine.validate(plain)
         return self._sealed(stored.pipeline, plain)
 
     async def _store_change(self, changed: StoredPipeline) -> None:

@@ -111,9 +111,7 @@ class Syncs:
         )
         overridden = {field.name for field, _ in request.overrides.ListFields()}
         sides = [side for side in SIDES if side in overridden]
-        read = await self._connectors.read(
-            overrides, sides=sides, stored=config, field="overrides", check_shape=False
-        )
+        read = await self._connectors.read(overrides, sides=sides, stored=config, field="overrides")
         for side in sides:
             getattr(config, side).CopyFrom(getattr(read.plain, side))
             fields[f"pipeline.{side}"] = f"overrides.{side}"

@@ -247,6 +247,13 @@ async def test_a_taken_id(pipelines: PipelinesCommand) -> None:
     assert_one_sentence(await pipelines.create("good", ["customers"]), "good", "already")
 
 
+async def test_an_update_to_an_unknown_stream_changes_nothing(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("good", ["customers"])).exit_code == 0
+    result = await pipelines("update", "good", "--stream", "custmers")
+    assert_one_sentence(result, "pipeline.config.streams[0].name", "did you mean customers?")
+    assert "custmers" not in (await pipelines("get", "good")).stdout
+
+
 async def test_a_missing_pipeline(pipelines: PipelinesCommand) -> None:
     async with PipelineClient(pipelines.service) as client:
         with pytest.raises(RpcError) as raised:

@@ -118,6 +118,8 @@ class ScriptedEngine(EngineServiceServicer):
         self, request: pb.PipelineCheckRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineCheckResponse, None]:
         self._enter(request, context)
+        if request.validate_only:
+            return
         status = ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED)
         if self.failing_check:
             status = ConnectionStatus(

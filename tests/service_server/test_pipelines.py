@@ -96,21 +96,29 @@ async def test_all_bad_fields_are_named_at_once(client: PipelineClient) -> None:
     ]
 
 
-async def test_the_shape_is_checked_even_without_a_connection(
-    client: PipelineClient, engine: ScriptedEngine
+@pytest.mark.parametrize("change", ["create", "update"])
+async def test_the_engine_validates_what_is_stored_without_reaching_for_anything(
+    client: PipelineClient, engine: ScriptedEngine, change: str
 ) -> None:
+    if change == "update":
+        await create(client, pipeline())
+    engine.error = RpcError(
+        "bad",
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="INVALID_REQUEST",
+        field_violations=[FieldViolation("pipeline.streams[0].name", "is unknown")],
+    )
     wanted = pipeline()
-    wanted.config.source.config.update({"base_ur": "x", "rate": "fast"})
-    del wanted.config.destination.config["api_key"]
+    wanted.config.streams.add(name="custmers")
+    changing = (
+        create(client, wanted, skip_check=True)
+        if change == "create"
+        else update(client, wanted, "config.streams")
+    )
     with pytest.raises(RpcError) as error:
-        await create(client, wanted)
-    assert set(bad_fields(error)) == {
-        "pipeline.config.source.config.base_ur",
-        "pipeline.config.source.config.rate",
-        "pipeline.config.destination.config.api_key",
-    }
-    assert "did you mean base_url?" in error.value.message
-    assert not [one for one in engine.requests if isinstance(one, engine_pb.PipelineCheckRequest)]
+        await changing
+    assert bad_fields(error) == ["pipeline.config.streams[0].name"]
+    assert engine.last(engine_pb.PipelineCheckRequest).validate_only
 
 
 async def test_a_connection_that_fails_is_said_in_the_connectors_words(

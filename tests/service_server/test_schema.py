@@ -1,4 +1,4 @@
-from service_server.schema import secret_paths, violations
+from service_server.schema import secret_paths
 
 SCHEMA = {
     "type": "object",
@@ -46,28 +46,3 @@ def test_secrets_are_found_wherever_the_schema_has_them() -> None:
 
 def test_an_absent_secret_is_no_secret() -> None:
     assert secret_paths(SCHEMA, {"maybe": None}) == set()
-
-
-def test_a_good_config_has_no_violations() -> None:
-    config = {"key": "a", "maybe": None, "login": {"user": "me"}, "size": 5.0, "mode": "hard"}
-    assert violations(SCHEMA, config, "config") == []
-
-
-def test_every_bad_field_is_named() -> None:
-    config = {
-        "login": {"pasword": "c"},
-        "tokens": ["d", 5],
-        "mode": "firm",
-        "size": 1.5,
-        "maybe": 7,
-    }
-    found = {one.field: one.description for one in violations(SCHEMA, config, "config")}
-    assert found == {
-        "config.key": "is required",
-        "config.login.user": "is required",
-        "config.login.pasword": "is not a field of this connector; did you mean password?",
-        "config.tokens[1]": "must be of type string",
-        "config.mode": "must be one of: soft, hard",
-        "config.size": "must be of type integer",
-        "config.maybe": "must be of type string",
-    }

@@ -28,15 +28,15 @@ from pipesync.v1 import message_pb2 as pipesync_dot_v1_dot_message__pb2
 from pipesync.v1 import state_pb2 as pipesync_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n pipesync/v1/engine_service.proto\x12\x0bpipesync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19pipesync/v1/catalog.proto\x1a\x19pipesync/v1/message.proto\x1a\x17pipesync/v1/state.proto\"h\n\rConnectorInfo\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.pipesync.v1.Spec\"A\n\x15ListConnectorsRequest\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\"H\n\x16ListConnectorsResponse\x12.\n\nconnectors\x18\x01 \x03(\x0b\x32\x1a.pipesync.v1.ConnectorInfo\"M\n\x13GetConnectorRequest\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\x12\x0c\n\x04type\x18\x02 \x01(\t\"E\n\x14GetConnectorResponse\x12-\n\tconnector\x18\x01 \x01(\x0b\x32\x1a.pipesync.v1.ConnectorInfo\"?\n\x15SourceDiscoverRequest\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.Connector\"?\n\x16SourceDiscoverResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"o\n\x14PipelineCheckRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\">\n\x15PipelineCheckResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"o\n\x14PipelineSetupRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\">\n\x15PipelineSetupResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"r\n\x17PipelineTeardownRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\"A\n\x18PipelineTeardownResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\xbc\x01\n\x0bSyncOptions\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.SyncState\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12-\n\ntime_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fsoft_time_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstate_limit\x18\x05 \x01(\x03\"\x99\x01\n\x13PipelineReadRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\"=\n\x14PipelineReadResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"{\n\x14PipelineWriteRequest\x12/\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfigH\x00\x12\'\n\x07message\x18\x02 \x01(\x0b\x32\x14.pipesync.v1.MessageH\x00\x42\t\n\x07request\">\n\x15PipelineWriteResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\x99\x01\n\x13PipelineSyncRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\"=\n\x14PipelineSyncResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\x9e\x01\n\x18PipelineSyncBatchRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\":\n\x19PipelineSyncBatchResponse\x12\x1d\n\x03\x65of\x18\x01 \x01(\x0b\x32\x10.pipesync.v1.Eof*j\n\rConnectorSide\x12\x1e\n\x1a\x43ONNECTOR_SIDE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONNECTOR_SIDE_SOURCE\x10\x01\x12\x1e\n\x1a\x43ONNECTOR_SIDE_DESTINATION\x10\x02\x32\xa1\x07\n\rEngineService\x12Y\n\x0eListConnectors\x12\".pipesync.v1.ListConnectorsRequest\x1a#.pipesync.v1.ListConnectorsResponse\x12S\n\x0cGetConnector\x12 .pipesync.v1.GetConnectorRequest\x1a!.pipesync.v1.GetConnectorResponse\x12[\n\x0eSourceDiscover\x12\".pipesync.v1.SourceDiscoverRequest\x1a#.pipesync.v1.SourceDiscoverResponse0\x01\x12X\n\rPipelineCheck\x12!.pipesync.v1.PipelineCheckRequest\x1a\".pipesync.v1.PipelineCheckResponse0\x01\x12X\n\rPipelineSetup\x12!.pipesync.v1.PipelineSetupRequest\x1a\".pipesync.v1.PipelineSetupResponse0\x01\x12\x61\n\x10PipelineTeardown\x12$.pipesync.v1.PipelineTeardownRequest\x1a%.pipesync.v1.PipelineTeardownResponse0\x01\x12U\n\x0cPipelineRead\x12 .pipesync.v1.PipelineReadRequest\x1a!.pipesync.v1.PipelineReadResponse0\x01\x12Z\n\rPipelineWrite\x12!.pipesync.v1.PipelineWriteRequest\x1a\".pipesync.v1.PipelineWriteResponse(\x01\x30\x01\x12U\n\x0cPipelineSync\x12 .pipesync.v1.PipelineSyncRequest\x1a!.pipesync.v1.PipelineSyncResponse0\x01\x12\x62\n\x11PipelineSyncBatch\x12%.pipesync.v1.PipelineSyncBatchRequest\x1a&.pipesync.v1.PipelineSyncBatchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n pipesync/v1/engine_service.proto\x12\x0bpipesync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19pipesync/v1/catalog.proto\x1a\x19pipesync/v1/message.proto\x1a\x17pipesync/v1/state.proto\"h\n\rConnectorInfo\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x1f\n\x04spec\x18\x03 \x01(\x0b\x32\x11.pipesync.v1.Spec\"A\n\x15ListConnectorsRequest\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\"H\n\x16ListConnectorsResponse\x12.\n\nconnectors\x18\x01 \x03(\x0b\x32\x1a.pipesync.v1.ConnectorInfo\"M\n\x13GetConnectorRequest\x12(\n\x04side\x18\x01 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\x12\x0c\n\x04type\x18\x02 \x01(\t\"E\n\x14GetConnectorResponse\x12-\n\tconnector\x18\x01 \x01(\x0b\x32\x1a.pipesync.v1.ConnectorInfo\"?\n\x15SourceDiscoverRequest\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.Connector\"?\n\x16SourceDiscoverResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\x86\x01\n\x14PipelineCheckRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\">\n\x15PipelineCheckResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"o\n\x14PipelineSetupRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\">\n\x15PipelineSetupResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"r\n\x17PipelineTeardownRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12(\n\x04only\x18\x02 \x01(\x0e\x32\x1a.pipesync.v1.ConnectorSide\"A\n\x18PipelineTeardownResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\xbc\x01\n\x0bSyncOptions\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.SyncState\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12-\n\ntime_limit\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0fsoft_time_limit\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bstate_limit\x18\x05 \x01(\x03\"\x99\x01\n\x13PipelineReadRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\"=\n\x14PipelineReadResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"{\n\x14PipelineWriteRequest\x12/\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfigH\x00\x12\'\n\x07message\x18\x02 \x01(\x0b\x32\x14.pipesync.v1.MessageH\x00\x42\t\n\x07request\">\n\x15PipelineWriteResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\x99\x01\n\x13PipelineSyncRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\"=\n\x14PipelineSyncResponse\x12%\n\x07message\x18\x01 \x01(\x0b\x32\x14.pipesync.v1.Message\"\x9e\x01\n\x18PipelineSyncBatchRequest\x12-\n\x08pipeline\x18\x01 \x01(\x0b\x32\x1b.pipesync.v1.PipelineConfig\x12)\n\x07options\x18\x02 \x01(\x0b\x32\x18.pipesync.v1.SyncOptions\x12(\n\x06inputs\x18\x03 \x03(\x0b\x32\x18.pipesync.v1.SourceInput\":\n\x19PipelineSyncBatchResponse\x12\x1d\n\x03\x65of\x18\x01 \x01(\x0b\x32\x10.pipesync.v1.Eof*j\n\rConnectorSide\x12\x1e\n\x1a\x43ONNECTOR_SIDE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONNECTOR_SIDE_SOURCE\x10\x01\x12\x1e\n\x1a\x43ONNECTOR_SIDE_DESTINATION\x10\x02\x32\xa1\x07\n\rEngineService\x12Y\n\x0eListConnectors\x12\".pipesync.v1.ListConnectorsRequest\x1a#.pipesync.v1.ListConnectorsResponse\x12S\n\x0cGetConnector\x12 .pipesync.v1.GetConnectorRequest\x1a!.pipesync.v1.GetConnectorResponse\x12[\n\x0eSourceDiscover\x12\".pipesync.v1.SourceDiscoverRequest\x1a#.pipesync.v1.SourceDiscoverResponse0\x01\x12X\n\rPipelineCheck\x12!.pipesync.v1.PipelineCheckRequest\x1a\".pipesync.v1.PipelineCheckResponse0\x01\x12X\n\rPipelineSetup\x12!.pipesync.v1.PipelineSetupRequest\x1a\".pipesync.v1.PipelineSetupResponse0\x01\x12\x61\n\x10PipelineTeardown\x12$.pipesync.v1.PipelineTeardownRequest\x1a%.pipesync.v1.PipelineTeardownResponse0\x01\x12U\n\x0cPipelineRead\x12 .pipesync.v1.PipelineReadRequest\x1a!.pipesync.v1.PipelineReadResponse0\x01\x12Z\n\rPipelineWrite\x12!.pipesync.v1.PipelineWriteRequest\x1a\".pipesync.v1.PipelineWriteResponse(\x01\x30\x01\x12U\n\x0cPipelineSync\x12 .pipesync.v1.PipelineSyncRequest\x1a!.pipesync.v1.PipelineSyncResponse0\x01\x12\x62\n\x11PipelineSyncBatch\x12%.pipesync.v1.PipelineSyncBatchRequest\x1a&.pipesync.v1.PipelineSyncBatchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pipesync.v1.engine_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONNECTORSIDE']._serialized_start=2263
-  _globals['_CONNECTORSIDE']._serialized_end=2369
+  _globals['_CONNECTORSIDE']._serialized_start=2287
+  _globals['_CONNECTORSIDE']._serialized_end=2393
   _globals['_CONNECTORINFO']._serialized_start=160
   _globals['_CONNECTORINFO']._serialized_end=264
   _globals['_LISTCONNECTORSREQUEST']._serialized_start=266
@@ -51,36 +51,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCEDISCOVERREQUEST']._serialized_end=620
   _globals['_SOURCEDISCOVERRESPONSE']._serialized_start=622
   _globals['_SOURCEDISCOVERRESPONSE']._serialized_end=685
-  _globals['_PIPELINECHECKREQUEST']._serialized_start=687
-  _globals['_PIPELINECHECKREQUEST']._serialized_end=798
-  _globals['_PIPELINECHECKRESPONSE']._serialized_start=800
-  _globals['_PIPELINECHECKRESPONSE']._serialized_end=862
-  _globals['_PIPELINESETUPREQUEST']._serialized_start=864
-  _globals['_PIPELINESETUPREQUEST']._serialized_end=975
-  _globals['_PIPELINESETUPRESPONSE']._serialized_start=977
-  _globals['_PIPELINESETUPRESPONSE']._serialized_end=1039
-  _globals['_PIPELINETEARDOWNREQUEST']._serialized_start=1041
-  _globals['_PIPELINETEARDOWNREQUEST']._serialized_end=1155
-  _globals['_PIPELINETEARDOWNRESPONSE']._serialized_start=1157
-  _globals['_PIPELINETEARDOWNRESPONSE']._serialized_end=1222
-  _globals['_SYNCOPTIONS']._serialized_start=1225
-  _globals['_SYNCOPTIONS']._serialized_end=1413
-  _globals['_PIPELINEREADREQUEST']._serialized_start=1416
-  _globals['_PIPELINEREADREQUEST']._serialized_end=1569
-  _globals['_PIPELINEREADRESPONSE']._serialized_start=1571
-  _globals['_PIPELINEREADRESPONSE']._serialized_end=1632
-  _globals['_PIPELINEWRITEREQUEST']._serialized_start=1634
-  _globals['_PIPELINEWRITEREQUEST']._serialized_end=1757
-  _globals['_PIPELINEWRITERESPONSE']._serialized_start=1759
-  _globals['_PIPELINEWRITERESPONSE']._serialized_end=1821
-  _globals['_PIPELINESYNCREQUEST']._serialized_start=1824
-  _globals['_PIPELINESYNCREQUEST']._serialized_end=1977
-  _globals['_PIPELINESYNCRESPONSE']._serialized_start=1979
-  _globals['_PIPELINESYNCRESPONSE']._serialized_end=2040
-  _globals['_PIPELINESYNCBATCHREQUEST']._serialized_start=2043
-  _globals['_PIPELINESYNCBATCHREQUEST']._serialized_end=2201
-  _globals['_PIPELINESYNCBATCHRESPONSE']._serialized_start=2203
-  _globals['_PIPELINESYNCBATCHRESPONSE']._serialized_end=2261
-  _globals['_ENGINESERVICE']._serialized_start=2372
-  _globals['_ENGINESERVICE']._serialized_end=3301
+  _globals['_PIPELINECHECKREQUEST']._serialized_start=688
+  _globals['_PIPELINECHECKREQUEST']._serialized_end=822
+  _globals['_PIPELINECHECKRESPONSE']._serialized_start=824
+  _globals['_PIPELINECHECKRESPONSE']._serialized_end=886
+  _globals['_PIPELINESETUPREQUEST']._serialized_start=888
+  _globals['_PIPELINESETUPREQUEST']._serialized_end=999
+  _globals['_PIPELINESETUPRESPONSE']._serialized_start=1001
+  _globals['_PIPELINESETUPRESPONSE']._serialized_end=1063
+  _globals['_PIPELINETEARDOWNREQUEST']._serialized_start=1065
+  _globals['_PIPELINETEARDOWNREQUEST']._serialized_end=1179
+  _globals['_PIPELINETEARDOWNRESPONSE']._serialized_start=1181
+  _globals['_PIPELINETEARDOWNRESPONSE']._serialized_end=1246
+  _globals['_SYNCOPTIONS']._serialized_start=1249
+  _globals['_SYNCOPTIONS']._serialized_end=1437
+  _globals['_PIPELINEREADREQUEST']._serialized_start=1440
+  _globals['_PIPELINEREADREQUEST']._serialized_end=1593
+  _globals['_PIPELINEREADRESPONSE']._serialized_start=1595
+  _globals['_PIPELINEREADRESPONSE']._serialized_end=1656
+  _globals['_PIPELINEWRITEREQUEST']._serialized_start=1658
+  _globals['_PIPELINEWRITEREQUEST']._serialized_end=1781
+  _globals['_PIPELINEWRITERESPONSE']._serialized_start=1783
+  _globals['_PIPELINEWRITERESPONSE']._serialized_end=1845
+  _globals['_PIPELINESYNCREQUEST']._serialized_start=1848
+  _globals['_PIPELINESYNCREQUEST']._serialized_end=2001
+  _globals['_PIPELINESYNCRESPONSE']._serialized_start=2003
+  _globals['_PIPELINESYNCRESPONSE']._serialized_end=2064
+  _globals['_PIPELINESYNCBATCHREQUEST']._serialized_start=2067
+  _globals['_PIPELINESYNCBATCHREQUEST']._serialized_end=2225
+  _globals['_PIPELINESYNCBATCHRESPONSE']._serialized_start=2227
+  _globals['_PIPELINESYNCBATCHRESPONSE']._serialized_end=2285
+  _globals['_ENGINESERVICE']._serialized_start=2396
+  _globals['_ENGINESERVICE']._serialized_end=3325
 # @@protoc_insertion_point(module_scope)

@@ -198,7 +198,12 @@ class PipelineCheckRequest(_message.Message):
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     ONLY_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     only: Global___ConnectorSide.ValueType
+    validate_only: _builtins.bool
+    """Check the configuration and the streams alone, without reaching for anything: no messages, or
+    INVALID_ARGUMENT naming every bad field.
+    """
     @_builtins.property
     def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
     def __init__(
@@ -206,10 +211,11 @@ class PipelineCheckRequest(_message.Message):
         *,
         pipeline: _catalog_pb2.PipelineConfig | None = ...,
         only: Global___ConnectorSide.ValueType = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["only", b"only", "pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only", b"only", "pipeline", b"pipeline", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
