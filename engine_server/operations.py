@@ -65,7 +65,7 @@ async def _logged(messages: Messages, emitted_by: str) -> AsyncGenerator[Message
     async with (
         aclosing(messages),
         aclosing(stamp(messages, emitted_by)) as stamped,
-        aclosing(tap_log(stamped)) as tapped,
+        aclosing(tap_log(stamped, emitted_by)) as tapped,
     ):
         async for message in tapped:
             yield message

@@ -1,7 +1,7 @@
 """One sync: the list of its stages, from the source's first message to the eof."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
@@ -10,6 +10,7 @@ from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
 from engine_server.stages.enforce_catalog import enforce_catalog
+from engine_server.stages.hard_limit import end_at
 from engine_server.stages.reduce import Ending, reduce
 from engine_server.stages.stamp import stamp
 from engine_server.stages.take_through_states import take_through_states
@@ -30,7 +31,7 @@ class SyncPlan:
         state: What ``state.begin_run`` made; the sync folds checkpoints into it.
         state_limit: How many checkpoints to take; None for all.
         soft_limit: When to stop reading.
-        hard_limit: When to stop altogether.
+        hard_limit: When to stop altogether, on the event loop's clock in seconds; None for never.
         inputs: What the source is to handle instead of reading its history.
     """
 
@@ -40,7 +41,7 @@ class SyncPlan:
     state: SyncState
     state_limit: int | None
     soft_limit: TimeLimit
-    hard_limit: TimeLimit
+    hard_limit: float | None
     inputs: Sequence[SourceInput] = ()
 
 
@@ -54,35 +55,43 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
     async with AsyncExitStack() as stack:
         # A generator whose consumer fails is not closed by that; the stack closes each, last first.
         async def enter(stage: Messages) -> Messages:
-            return await stack.enter_async_context(aclosing(stage))
+            return await stack.enter_async_context(_closing(stage))
 
         messages = await enter(_nothing())
         if streams:
             messages = await enter(_read(plan, streams, ending))
-            messages = await enter(contain_failure(messages, plan.source.name, ending.fail))
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
             messages = await enter(until(messages, plan.soft_limit, ending.cut))
             messages = await enter(stamp(messages, plan.source.name))
             messages = await enter(enforce_catalog(messages, streams))
-            messages = await enter(tap_log(messages))
+            messages = await enter(tap_log(messages, plan.source.name))
             if plan.destination is not None:
-                messages = await enter(_write(plan.destination, streams, messages))
-                messages = await enter(
-                    contain_failure(messages, plan.destination.name, ending.fail)
-                )
+                messages = await enter(_write(plan.destination, streams, messages, ending))
                 messages = await enter(stamp(messages, plan.destination.name))
-            messages = await enter(until(messages, plan.hard_limit, ending.cut))
+                messages = await enter(tap_log(messages, plan.destination.name))
+            messages = await enter(end_at(messages, plan.hard_limit, ending.cut))
         messages = await enter(
             reduce(
                 messages,
                 state=plan.state,
                 streams=[stream.name for stream in streams],
                 ending=ending,
+                must_finish=not plan.inputs,
             )
         )
         async for message in messages:
             yield message
+
+
+@asynccontextmanager
+async def _closing(stage: Messages) -> AsyncIterator[Messages]:
+    try:
+        yield stage
+    finally:
+        # One that did not heed the hard limit is still running: it cannot be closed, only left.
+        if not getattr(stage, "ag_running", False):
+            await stage.aclose()
 
 
 def _unfinished(plan: SyncPlan) -> list[SelectedStream]:
@@ -114,12 +123,21 @@ def _read(plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending) -> 
         refused_streams=ending.refused_streams,
         inputs=plan.inputs,
     )
-    return plan.source.connector.read(plan.source.config, request)
+    return contain_failure(
+        lambda: plan.source.connector.read(plan.source.config, request),
+        plan.source.name,
+        ending.fail,
+    )
 
 
 def _write(
     destination: ResolvedDestination,
     streams: Sequence[SelectedStream],
     messages: AsyncIterator[Message],
+    ending: Ending,
 ) -> Messages:
-    return destination.connector.write(destination.config, streams, messages)
+    return contain_failure(
+        lambda: destination.connector.write(destination.config, streams, messages),
+        destination.name,
+        ending.fail,
+    )

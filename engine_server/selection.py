@@ -1,12 +1,13 @@
 """Which of the source's streams a pipeline syncs, and how."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import EmptyCatalog, InvalidRequest
+from engine_server.suggestion import did_you_mean
 from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection, TimeRange
 from pipesync_rpc.errors import FieldViolation
 
@@ -66,8 +67,9 @@ def _violations(
     if name in seen:
         return [FieldViolation(f"{path}.name", f"stream {name!r} is selected twice")]
     if name not in offered:
-        return [FieldViolation(f"{path}.name", _unknown(name, list(offered)))]
-    violations = []
+        hint = did_you_mean(name, offered, otherwise="discover lists those it has")
+        return [FieldViolation(f"{path}.name", f"the source has no stream {name!r}; {hint}")]
+    violations = _unknown_fields(selection, path, offered[name])
     if selection.backfill_limit < 0:
         violations.append(
             FieldViolation(f"{path}.backfill_limit", "must be 0, for no limit, or more")
@@ -90,7 +92,18 @@ def _fault(stream: Stream, time_range: TimeRange) -> str:
     return ""
 
 
-def _unknown(name: str, offered: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, offered, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else "discover lists those it has"
-    return f"the source has no stream {name!r}; {hint}"
+def _unknown_fields(selection: StreamSelection, path: str, stream: Stream) -> list[FieldViolation]:
+    """The selected fields that the stream's schema, if it lists any, does not have."""
+    if "properties" not in stream.json_schema:
+        return []
+    properties = stream.json_schema["properties"]
+    known = properties.fields if isinstance(properties, Struct) else {}
+    return [
+        FieldViolation(
+            f"{path}.fields[{number}]",
+            f"stream {stream.name!r} has no field {field!r}; "
+            + did_you_mean(field, known, otherwise=f"it has: {', '.join(sorted(known))}"),
+        )
+        for number, field in enumerate(selection.fields)
+        if field not in known
+    ]

@@ -266,16 +266,14 @@ def _plan(
         streams=streams,
         state=begin_run(request.options, time.time_ns()),
         state_limit=bounds.states,
-        soft_limit=_limit_after(bounds.soft_seconds),
-        hard_limit=_limit_after(bounds.hard_seconds),
+        soft_limit=TimeLimit(_moment_in(bounds.soft_seconds)),
+        hard_limit=_moment_in(bounds.hard_seconds),
         inputs=request.inputs,
     )
 
 
-def _limit_after(seconds: float | None) -> TimeLimit:
-    if seconds is None:
-        return TimeLimit(None)
-    return TimeLimit(asyncio.get_running_loop().time() + seconds)
+def _moment_in(seconds: float | None) -> float | None:
+    return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
 
 async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:

@@ -1,6 +1,5 @@
 """A connector's configuration: a pydantic model, its JSON Schema, and its errors by field."""
 
-import difflib
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -8,6 +7,7 @@ from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine_server.errors import InvalidRequest
+from engine_server.suggestion import did_you_mean
 from pipesync_rpc.errors import FieldViolation
 
 
@@ -64,9 +64,10 @@ def _violation(
     if kind == "missing":
         return FieldViolation(field, "is required")
     if kind == "extra_forbidden":
+        if len(location) > 1:
+            return FieldViolation(field, "is not a field of this connector")
         known = sorted(info.alias or name for name, info in model.model_fields.items())
-        nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+        hint = did_you_mean(str(location[-1]), known, otherwise=f"known: {', '.join(known)}")
         return FieldViolation(field, f"is not a field of this connector; {hint}")
     # What pydantic puts before the words of a validator of ours.
     message = message.removeprefix("Value error, ")

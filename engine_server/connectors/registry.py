@@ -1,6 +1,5 @@
 """Finds connectors among the entry points of what is installed."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -9,6 +8,7 @@ import structlog
 
 from engine_server.connectors.protocols import Destination, Source
 from engine_server.errors import UnknownConnector
+from engine_server.suggestion import did_you_mean
 from pipesync.v1.engine_service_pb2 import (
     CONNECTOR_SIDE_DESTINATION,
     CONNECTOR_SIDE_SOURCE,
@@ -97,6 +97,5 @@ def _unknown(side: ConnectorSide.ValueType, connector_type: str, known: list[str
     kind = {CONNECTOR_SIDE_SOURCE: "source", CONNECTOR_SIDE_DESTINATION: "destination"}.get(
         side, "connector"
     )
-    nearest = difflib.get_close_matches(connector_type, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"this engine has: {', '.join(known)}"
+    hint = did_you_mean(connector_type, known, otherwise=f"this engine has: {', '.join(known)}")
     return f"there is no {kind} of type {connector_type!r}; {hint}"

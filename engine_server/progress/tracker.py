@@ -74,6 +74,14 @@ class ProgressTracker:
             return RUN_STATUS_FAILED
         return RUN_STATUS_SUCCEEDED
 
+    def unfinished(self) -> list[str]:
+        """The streams in no final status, by name."""
+        return sorted(
+            name
+            for name, stream in self._progress.streams.items()
+            if stream.status not in FINAL_STATUSES
+        )
+
     def observe(self, message: Message) -> bool:
         """Takes in one message and says whether a stream's status changed by it.
 
@@ -101,6 +109,9 @@ class ProgressTracker:
         """A copy of the progress at a time given in Unix nanoseconds."""
         progress = Progress()
         progress.CopyFrom(self._progress)
+        for name, ranges in self._ranges.items():
+            del progress.streams[name].completed_ranges[:]
+            progress.streams[name].completed_ranges.extend(ranges)
         derived = progress.derived
         derived.status = self.status
         if progress.HasField("started_at"):
@@ -129,10 +140,7 @@ class ProgressTracker:
                     stream.total_range.CopyFrom(message.started.time_range)
                 return self._move(stream, StreamProgress.STATUS_STARTED)
             case "range_completed":
-                ranges = self._ranges[message.stream]
-                ranges.add(message.range_completed.range)
-                del stream.completed_ranges[:]
-                stream.completed_ranges.extend(ranges)
+                self._ranges[message.stream].add(message.range_completed.range)
                 return False
             case "completed":
                 return self._move(stream, StreamProgress.STATUS_COMPLETED)

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
-import orjson
 import structlog
 
+from engine_server import exact_json
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
@@ -56,10 +56,10 @@ def _kept_fields(selected: SelectedStream) -> frozenset[str]:
 
 def _project(batch: RecordBatch, fields: frozenset[str]) -> None:
     batch.records[:] = [
-        orjson.dumps(
+        exact_json.encode(
             {
                 name: value
-                for name, value in orjson.loads(record).items()
+                for name, value in exact_json.decode(record).items()
                 # A leading underscore marks what the source noted about a record.
                 if name in fields or name.startswith("_")
             }

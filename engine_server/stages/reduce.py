@@ -1,5 +1,6 @@
 """Folds a sync's messages into progress and state, and ends them with the eof that says it all."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,7 +9,12 @@ from engine_server import state as sync_state
 from engine_server.progress.tracker import ProgressTracker
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message
-from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, ConnectionStatus, Progress
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    ConnectionStatus,
+    Progress,
+)
 from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
@@ -43,6 +49,7 @@ async def reduce(
     state: SyncState,
     streams: Iterable[str],
     ending: Ending,
+    must_finish: bool = True,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
     """Yields the run, ``messages`` with progress among them, the last progress and the eof.
@@ -55,6 +62,7 @@ async def reduce(
         state: What the request began with (``state.begin_run``). Checkpoints are folded into it.
         streams: The names of the streams that this request reads.
         ending: Filled in by the stages before this one; errored streams are added here.
+        must_finish: A source that ends by itself and leaves a stream unfinished has failed.
         clock: Unix time in nanoseconds.
     """
     names = list(streams)
@@ -74,10 +82,16 @@ async def reduce(
         request.observe(message)
         status_changed = run.observe(message)
         yield message
+        # Connectors that never really wait would keep the loop from every other request.
+        await asyncio.sleep(0)
         now = clock()
         if status_changed or now - emitted_at >= PROGRESS_INTERVAL_NANOSECONDS:
             emitted_at = now
             yield _engine_message(now, progress=run.snapshot(now))
+    ended_by_itself = not (ending.cut_short or ending.failure_message)
+    if must_finish and ended_by_itself and request.status == RUN_STATUS_STARTED:
+        left = ", ".join(request.unfinished())
+        ending.fail(f"the source ended without finishing these streams: {left}")
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending)
     yield _engine_message(now, progress=eof.run_progress)

@@ -18,10 +18,12 @@ LEVELS = {
 }
 
 
-async def tap_log(messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
-    """Yields every message; a log message becomes one event ``connector_log`` besides."""
+async def tap_log(
+    messages: AsyncIterator[Message], emitted_by: str
+) -> AsyncGenerator[Message, None]:
+    """Yields every message; a log message of ``emitted_by`` becomes one event ``connector_log``."""
     async for message in messages:
-        if message.HasField("log"):
+        if message.HasField("log") and message.emitted_by == emitted_by:
             log.log(
                 LEVELS.get(message.log.level, logging.INFO),
                 "connector_log",

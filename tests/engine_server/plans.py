@@ -44,7 +44,7 @@ def planned(
             state=begin_run(options, 0),
             state_limit=bounds.states,
             soft_limit=TimeLimit(None),
-            hard_limit=TimeLimit(None),
+            hard_limit=None,
         )
     finally:
         del source_scripts[SCRIPT], destination_scripts[SCRIPT]

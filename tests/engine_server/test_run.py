@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -71,10 +72,12 @@ async def test_a_limit_closes_both_connectors_and_leaves_no_task(
     plan: SyncPlan, source: SourceScript, destination: DestinationScript, limit: str
 ) -> None:
     before = asyncio.all_tasks()
+    if limit == "hard_limit":
+        plan = replace(plan, hard_limit=asyncio.get_running_loop().time() + 0.1)
     async with aclosing(run_sync(plan)) as messages:
         async for message in messages:
-            if message.HasField("source_state"):
-                getattr(plan, limit).end_now()
+            if limit == "soft_limit" and message.HasField("source_state"):
+                plan.soft_limit.end_now()
     assert message.eof.has_more
     assert message.eof.ending_state.source.streams == {"a": "1"}
     assert source.closed.is_set()

@@ -73,6 +73,26 @@ def test_every_bad_selection_is_reported_at_once() -> None:
     ]
 
 
+def test_an_unknown_field_gets_the_nearest_one() -> None:
+    described = stream("customers")
+    described.json_schema.update({"properties": {"email": {}, "name": {}}})
+    with pytest.raises(InvalidRequest) as caught:
+        select_streams(
+            Catalog(streams=[described]),
+            [StreamSelection(name="customers", fields=["name", "emial"])],
+            "pipeline.streams",
+        )
+    [violation] = caught.value.field_violations
+    assert violation.field == "pipeline.streams[0].fields[1]"
+    assert "did you mean email?" in violation.description
+
+
+def test_a_stream_that_does_not_list_its_fields_may_have_any() -> None:
+    assert select_streams(
+        CATALOG, [StreamSelection(name="customers", fields=["anything"])], "pipeline.streams"
+    )
+
+
 def test_a_time_out_of_all_range_is_refused() -> None:
     beyond = StreamSelection(name="customers")
     beyond.time_range.gte.seconds = 10**15

@@ -7,7 +7,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipesync.v1.catalog_pb2 import StreamSelection
-from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, StreamProgress
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    RUN_STATUS_SUCCEEDED,
+    StreamProgress,
+)
 from tests.engine_server.engine import ScriptedEngine
 from tests.engine_server.reads import given
 from tests.messages import checkpoint, completed, global_checkpoint, log, record_batch, started
@@ -240,8 +245,9 @@ async def test_a_read_yields_the_records_and_no_destination_is_asked(
     assert not engine.destination.committed
 
 
-async def test_a_source_that_ends_early_leaves_the_run_unfinished(engine: ScriptedEngine) -> None:
-    engine.offers("a", read=given(started("a")))
+async def test_a_source_that_leaves_streams_unfinished_has_failed(engine: ScriptedEngine) -> None:
+    engine.offers("a", "b", read=given(started("a"), started("b"), completed("b")))
     eof = await engine.batch()
-    assert eof.status == RUN_STATUS_STARTED
+    assert eof.status == RUN_STATUS_FAILED
+    assert eof.failure_message == "the source ended without finishing these streams: a"
     assert not eof.has_more

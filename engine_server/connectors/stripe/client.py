@@ -11,11 +11,11 @@ from typing import Any, NoReturn, Self
 import aiohttp
 import structlog
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.rate_limit import limiter_for
-from engine_server.connectors.stripe.records import decode
 from engine_server.connectors.stripe.retry import RetryPolicy, is_retriable, retry_after
 from engine_server.errors import ConnectionFailed
 
@@ -148,7 +148,7 @@ class StripeClient:
         self._was_reached = True
         if response.status == 200:
             try:
-                return Answer(body=decode(body), received_at=int(time.time()))
+                return Answer(body=exact_json.decode(body), received_at=int(time.time()))
             except ValueError:
                 return _Fault(message="the body is not whole JSON", status=200)
         return self._refusal(response, body)
@@ -196,7 +196,7 @@ class StripeClient:
 def _error_fields(body: bytes) -> dict[str, str]:
     """The text fields of Stripe's error body; empty for any other, such as a proxy's HTML."""
     try:
-        error = decode(body)["error"]
+        error = exact_json.decode(body)["error"]
         return {name: value for name, value in error.items() if isinstance(value, str)}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from engine_server.connectors.protocols import Messages
 from engine_server.errors import ConnectionFailed, ConnectorError
 from engine_server.stages.contain_failure import contain_failure
 from tests.engine_server.stages.sequences import failing, gathered, given
@@ -15,7 +16,7 @@ FIRST = checkpoint("a")
 
 async def test_messages_that_end_well_pass_and_nothing_is_told() -> None:
     told: list[str] = []
-    assert await gathered(contain_failure(given(FIRST), "source/x", told.append)) == [FIRST]
+    assert await gathered(contain_failure(lambda: given(FIRST), "source/x", told.append)) == [FIRST]
     assert not told
 
 
@@ -23,7 +24,7 @@ async def test_a_failed_connection_becomes_a_last_connection_status() -> None:
     told: list[str] = []
     messages = failing(ConnectionFailed("the key was refused"), FIRST)
     with capture_logs() as logs:
-        contained = await gathered(contain_failure(messages, "source/x", told.append))
+        contained = await gathered(contain_failure(lambda: messages, "source/x", told.append))
     assert contained == [FIRST, connection_failed("the key was refused")]
     assert not told
     assert [(entry["event"], entry["connector"]) for entry in logs] == [
@@ -35,7 +36,7 @@ async def test_a_connectors_own_words_are_told() -> None:
     told: list[str] = []
     messages = failing(ConnectorError("the cursor is too old"), FIRST)
     with capture_logs() as logs:
-        assert await gathered(contain_failure(messages, "source/x", told.append)) == [FIRST]
+        assert await gathered(contain_failure(lambda: messages, "source/x", told.append)) == [FIRST]
     assert told == ["the cursor is too old"]
     assert [entry["event"] for entry in logs] == ["connector_failed"]
 
@@ -49,7 +50,9 @@ async def test_any_other_exception_is_logged_with_its_traceback_and_told_without
 ) -> None:
     told: list[str] = []
     with capture_logs() as logs:
-        contained = await gathered(contain_failure(failing(error, FIRST), "source/x", told.append))
+        contained = await gathered(
+            contain_failure(lambda: failing(error, FIRST), "source/x", told.append)
+        )
     assert contained == [FIRST]
     kind = type(error).__name__
     assert told == [f"source/x stopped unexpectedly ({kind}); the engine's log has the details"]
@@ -60,6 +63,21 @@ async def test_cancellation_is_no_failure() -> None:
     told: list[str] = []
     with pytest.raises(asyncio.CancelledError):
         await gathered(
-            contain_failure(failing(asyncio.CancelledError(), FIRST), "source/x", told.append)
+            contain_failure(
+                lambda: failing(asyncio.CancelledError(), FIRST), "source/x", told.append
+            )
         )
     assert not told
+
+
+async def test_a_connector_that_throws_when_it_is_called_is_contained_too() -> None:
+    told: list[str] = []
+
+    def start() -> Messages:
+        raise KeyError("secret")
+
+    with capture_logs():
+        assert await gathered(contain_failure(start, "source/x", told.append)) == []
+    [failure] = told
+    assert "KeyError" in failure
+    assert "secret" not in failure

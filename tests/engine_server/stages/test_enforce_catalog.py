@@ -100,3 +100,12 @@ async def test_selected_fields_stay_and_so_do_key_and_bookkeeping() -> None:
     assert list(passed.record_batch.records) == [
         b'{"id":1,"owner":{"id":2},"name":"n","changed":5,"gone":true,"_account_id":"acct"}'
     ]
+
+
+async def test_no_number_changes_when_fields_are_selected() -> None:
+    wanted = selected("a", fields=["amount"])
+    batch = record_batch("a", b'{"id":1,"amount":123456789012345678901234567890,"other":2}')
+    (passed,) = await gathered(enforce_catalog(given(batch), [wanted]))
+    assert list(passed.record_batch.records) == [
+        b'{"id":1,"amount":123456789012345678901234567890}'
+    ]

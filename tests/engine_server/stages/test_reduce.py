@@ -61,6 +61,7 @@ async def reduced(
     streams: Sequence[str] = ("a", "b"),
     state: SyncState | None = None,
     ending: Ending | None = None,
+    must_finish: bool = False,
 ) -> list[Message]:
     return await gathered(
         reduce(
@@ -68,6 +69,7 @@ async def reduced(
             state=new_run() if state is None else state,
             streams=streams,
             ending=Ending() if ending is None else ending,
+            must_finish=must_finish,
         )
     )
 
@@ -275,3 +277,23 @@ async def test_a_run_in_two_requests_comes_to_the_same_as_in_one(
     streams = second.run_progress.streams.values()
     assert total.total_record_count == sum(stream.record_count for stream in streams)
     assert total.total_state_count == sum(stream.state_count for stream in streams)
+
+
+async def test_a_source_that_ends_by_itself_must_have_finished_its_streams() -> None:
+    messages = (completed("a"), started("b"))
+    eof = await eof_of(*messages, must_finish=True)
+    assert eof.status == RUN_STATUS_FAILED
+    assert eof.failure_message == "the source ended without finishing these streams: b"
+    assert not eof.has_more
+
+
+async def test_a_source_that_was_cut_short_need_not_finish_its_streams() -> None:
+    eof = await eof_of(completed("a"), started("b"), must_finish=True, ending=Ending(True))
+    assert eof.status == RUN_STATUS_STARTED
+    assert eof.failure_message == ""
+
+
+async def test_a_failure_is_the_reason_why_streams_are_unfinished() -> None:
+    ending = Ending(failure_message="the connector's own words")
+    eof = await eof_of(started("a"), must_finish=True, ending=ending)
+    assert eof.failure_message == "the connector's own words"

@@ -14,7 +14,7 @@ async def test_everything_passes_and_only_logs_are_logged() -> None:
     line.emitted_by = "source/x"
     messages = [checkpoint("a"), line]
     with capture_logs() as logs:
-        assert await gathered(tap_log(given(*messages))) == messages
+        assert await gathered(tap_log(given(*messages), "source/x")) == messages
     assert logs == [
         {
             "event": "connector_log",
@@ -38,5 +38,13 @@ async def test_everything_passes_and_only_logs_are_logged() -> None:
 )
 async def test_levels_are_kept(level: Log.Level.ValueType, logged_as: str) -> None:
     with capture_logs() as logs:
-        await gathered(tap_log(given(log("x", level))))
+        await gathered(tap_log(given(log("x", level)), ""))
     assert [entry["log_level"] for entry in logs] == [logged_as]
+
+
+async def test_what_another_connector_logged_is_left_to_its_own_tap() -> None:
+    line = log("page fetched")
+    line.emitted_by = "source/x"
+    with capture_logs() as logs:
+        assert await gathered(tap_log(given(line), "destination/y")) == [line]
+    assert logs == []
