@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from google.rpc import code_pb2
 
 from pipesync_rpc.errors import FieldViolation, RpcError
+from pipesync_rpc.reasons import Reason
 
 
 class EngineError(RpcError):
@@ -16,7 +17,7 @@ class InvalidRequest(EngineError):
     """The caller must change the request: every bad field is named."""
 
     default_code = code_pb2.INVALID_ARGUMENT
-    default_reason = "INVALID_REQUEST"
+    default_reason = Reason.INVALID_REQUEST
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         super().__init__(
@@ -60,21 +61,21 @@ class UnknownConnector(EngineError):
     """The caller must name another connector, or install this one."""
 
     default_code = code_pb2.NOT_FOUND
-    default_reason = "UNKNOWN_CONNECTOR"
+    default_reason = Reason.UNKNOWN_CONNECTOR
 
 
 class EmptyCatalog(EngineError):
     """The source offers nothing to sync."""
 
     default_code = code_pb2.FAILED_PRECONDITION
-    default_reason = "EMPTY_CATALOG"
+    default_reason = Reason.EMPTY_CATALOG
 
 
 class InputsNotSupported(EngineError):
     """The source takes no pushed inputs."""
 
     default_code = code_pb2.UNIMPLEMENTED
-    default_reason = "INPUTS_NOT_SUPPORTED"
+    default_reason = Reason.INPUTS_NOT_SUPPORTED
 
 
 class ConnectorError(EngineError):
@@ -86,7 +87,7 @@ class ConnectorError(EngineError):
     """
 
     default_code = code_pb2.FAILED_PRECONDITION
-    default_reason = "CONNECTOR_FAILED"
+    default_reason = Reason.CONNECTOR_FAILED
 
 
 class ConnectionFailed(ConnectorError):
@@ -96,4 +97,4 @@ class ConnectionFailed(ConnectorError):
     of FAILED.
     """
 
-    default_reason = "CONNECTION_FAILED"
+    default_reason = Reason.CONNECTION_FAILED

@@ -6,6 +6,7 @@ from datetime import timedelta
 from google.rpc import code_pb2
 
 from pipesync_rpc.errors import FieldViolation, RpcError
+from pipesync_rpc.reasons import Reason
 
 
 class ServiceError(RpcError):
@@ -16,7 +17,7 @@ class InvalidRequest(ServiceError):
     """The caller must change the request: every bad field is named."""
 
     default_code = code_pb2.INVALID_ARGUMENT
-    default_reason = "INVALID_REQUEST"
+    default_reason = Reason.INVALID_REQUEST
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         super().__init__(
@@ -29,7 +30,7 @@ class PipelineNotFound(ServiceError):
     """The caller must name another pipeline, or create this one."""
 
     default_code = code_pb2.NOT_FOUND
-    default_reason = "PIPELINE_NOT_FOUND"
+    default_reason = Reason.PIPELINE_NOT_FOUND
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
@@ -41,7 +42,7 @@ class PipelineExists(ServiceError):
     """The caller must choose another id, or update what is there."""
 
     default_code = code_pb2.ALREADY_EXISTS
-    default_reason = "PIPELINE_EXISTS"
+    default_reason = Reason.PIPELINE_EXISTS
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
@@ -53,7 +54,7 @@ class PipelinePaused(ServiceError):
     """The caller must set desired_status to ACTIVE first."""
 
     default_code = code_pb2.FAILED_PRECONDITION
-    default_reason = "PIPELINE_PAUSED"
+    default_reason = Reason.PIPELINE_PAUSED
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
@@ -66,14 +67,14 @@ class ConnectionFailed(ServiceError):
     """A connector cannot be reached: the remedy is in its configuration or the network."""
 
     default_code = code_pb2.FAILED_PRECONDITION
-    default_reason = "CONNECTION_FAILED"
+    default_reason = Reason.CONNECTION_FAILED
 
 
 class PipelineChanged(ServiceError):
     """Somebody else changed the pipeline: read it again, and decide again."""
 
     default_code = code_pb2.ABORTED
-    default_reason = "PIPELINE_CHANGED"
+    default_reason = Reason.PIPELINE_CHANGED
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
@@ -86,14 +87,14 @@ class SyncInProgress(ServiceError):
     """The caller must wait for the sync that is under way."""
 
     default_code = code_pb2.ABORTED
-    default_reason = "SYNC_IN_PROGRESS"
+    default_reason = Reason.SYNC_IN_PROGRESS
 
 
 class LeaseLost(ServiceError):
     """Somebody else may sync the pipeline by now, so this sync stopped and stores nothing more."""
 
     default_code = code_pb2.ABORTED
-    default_reason = "LEASE_LOST"
+    default_reason = Reason.LEASE_LOST
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
@@ -107,14 +108,14 @@ class SecretsUnreadable(ServiceError):
     """The operator must give the service the key that the secrets were encrypted with."""
 
     default_code = code_pb2.FAILED_PRECONDITION
-    default_reason = "SECRETS_UNREADABLE"
+    default_reason = Reason.SECRETS_UNREADABLE
 
 
 class StoreUnavailable(ServiceError):
     """The service's own database is away; trying again may help."""
 
     default_code = code_pb2.UNAVAILABLE
-    default_reason = "STORE_UNAVAILABLE"
+    default_reason = Reason.STORE_UNAVAILABLE
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_delay=timedelta(seconds=1))
@@ -124,7 +125,7 @@ class EngineUnavailable(ServiceError):
     """The engine is away; trying again may help."""
 
     default_code = code_pb2.UNAVAILABLE
-    default_reason = "ENGINE_UNAVAILABLE"
+    default_reason = Reason.ENGINE_UNAVAILABLE
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_delay=timedelta(seconds=1))

@@ -15,6 +15,7 @@ from google.rpc import code_pb2
 from pipesync_rpc.channel import open_channel
 from pipesync_rpc.credentials import ClientTls
 from pipesync_rpc.errors import RpcError
+from pipesync_rpc.reasons import Reason
 from pipesync_rpc.status import from_grpc
 
 StubT = TypeVar("StubT")
@@ -168,5 +169,5 @@ class Connection(Generic[StubT]):
             raise RpcError(
                 f"the call to the server at {self._target} was cancelled: the client was closed",
                 code=code_pb2.CANCELLED,
-                reason="CANCELLED",
+                reason=Reason.CANCELLED,
             ) from None

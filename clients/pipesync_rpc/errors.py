@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from google.rpc import code_pb2
 
+from pipesync_rpc.reasons import Reason
+
 # Names this product in google.rpc.ErrorInfo, so that a reason is unique among all services.
 ERROR_DOMAIN = "pipesync"
 
@@ -42,7 +44,7 @@ class RpcError(Exception):
     """
 
     default_code: ClassVar[int] = code_pb2.UNKNOWN
-    default_reason: ClassVar[str] = "UNKNOWN"
+    default_reason: ClassVar[Reason] = Reason.UNKNOWN
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from google.rpc import code_pb2
 
 from pipesync_rpc.errors import RpcError
+from pipesync_rpc.reasons import Reason
 
 AUTHORIZATION_KEY = "authorization"
 _SCHEME = "bearer "
@@ -16,7 +17,7 @@ class Unauthenticated(RpcError):
     """The caller must show a token that the server knows."""
 
     default_code = code_pb2.UNAUTHENTICATED
-    default_reason = "UNAUTHENTICATED"
+    default_reason = Reason.UNAUTHENTICATED
 
 
 def hash_token(token: str) -> str:

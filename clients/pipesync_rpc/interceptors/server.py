@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from pipesync_rpc import context as call_context
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.interceptors.calls import CallsInFlight, is_infrastructure
+from pipesync_rpc.reasons import Reason
 from pipesync_rpc.status import to_status
 from pipesync_rpc.tokens import AUTHORIZATION_KEY, TokenCheck
 
@@ -157,7 +158,7 @@ def _internal(request_id: str) -> RpcError:
     return RpcError(
         f"internal error; quote request id {request_id} when you report it",
         code=code_pb2.INTERNAL,
-        reason="INTERNAL",
+        reason=Reason.INTERNAL,
     )
 
 
@@ -165,7 +166,7 @@ def _unimplemented(method: str) -> RpcError:
     return RpcError(
         f"this server does not have {method} yet",
         code=code_pb2.UNIMPLEMENTED,
-        reason="UNIMPLEMENTED",
+        reason=Reason.UNIMPLEMENTED,
     )
 
 

@@ -23,8 +23,6 @@ class RequestFailed(ConnectorError):
         param: The parameter that Stripe complains about.
     """
 
-    default_reason = "STRIPE_REQUEST_FAILED"
-
     def __init__(
         self, message: str, *, status: int | None, stripe_message: str = "", param: str = ""
     ) -> None:
