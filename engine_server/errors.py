@@ -1,29 +1,17 @@
 """Everything the engine answers other than OK, cut by what the caller can do about it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from google.rpc import code_pb2
 
 from pipesync_rpc.errors import FieldViolation, RpcError
+from pipesync_rpc.errors import InvalidRequest as InvalidRequest
 from pipesync_rpc.reasons import Reason
 
 
 class EngineError(RpcError):
     """The root of the engine's own errors."""
-
-
-class InvalidRequest(EngineError):
-    """The caller must change the request: every bad field is named."""
-
-    default_code = code_pb2.INVALID_ARGUMENT
-    default_reason = Reason.INVALID_REQUEST
-
-    def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__(
-            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
-            field_violations=violations,
-        )
 
 
 class Violations:

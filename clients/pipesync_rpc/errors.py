@@ -65,3 +65,16 @@ class RpcError(Exception):
         self.field_violations = tuple(field_violations)
         self.retry_delay = retry_delay
         self.request_id = request_id
+
+
+class InvalidRequest(RpcError):
+    """The caller must change the request: every bad field is named."""
+
+    default_code = code_pb2.INVALID_ARGUMENT
+    default_reason = Reason.INVALID_REQUEST
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__(
+            "; ".join(f"{violation.field}: {violation.description}" for violation in violations),
+            field_violations=violations,
+        )
