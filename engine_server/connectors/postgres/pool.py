@@ -1,9 +1,10 @@
-"""Connections to the user's Postgres, with its errors said in our words."""
+"""Connections to the user's Postgres, shared by its pipelines; its errors are said in our words."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncpg
@@ -17,7 +18,10 @@ Pool = asyncpg.Pool
 Connection = PoolConnectionProxy
 T = TypeVar("T")
 
-MAX_CONNECTIONS = 2
+# Of all pipelines of the process to one database, which lets in 100 unless told otherwise.
+MAX_CONNECTIONS = 20
+# Seconds after which one that nobody needs is given back.
+_IDLE_TIMEOUT = 10.0
 _CONNECT_TIMEOUT = 10.0
 # The engine promises that a cancelled call stops within a second.
 _CANCEL_TIMEOUT = 0.3
@@ -32,23 +36,37 @@ _SERVER_SETTINGS = {
 }
 
 
+@dataclass(slots=True, kw_only=True)
+class _SharedPool:
+    """A pool, and how many blocks it is open for."""
+
+    pool: Pool
+    users: int = 0
+
+
+_POOLS: dict[Hashable, _SharedPool] = {}
+
+
 @asynccontextmanager
 async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
-    """A pool of at most two connections, that is gone soon after its use whatever the server does.
+    """The process's one pool for this database, gone soon after its last use come what may.
 
-    Raises:
-        ConnectionFailed: The first connection cannot be made.
+    A pipeline that waits for its source holds no connection of it, and one that has rows to write
+    waits for its turn: however many there are, the server is not asked for more than it has.
     """
-    with _errors_in_our_words():
-        pool = await _create_pool(config)
+    address = _address(config)
+    if address not in _POOLS:
+        # It connects when it is first used, so nothing else can run before it is kept.
+        _POOLS[address] = _SharedPool(pool=await _create_pool(config))
+    shared = _POOLS[address]
+    shared.users += 1
     try:
-        yield pool
+        yield shared.pool
     finally:
-        try:
-            async with asyncio.timeout(_CLOSE_TIMEOUT):
-                await pool.close()
-        except DRIVER_ERRORS:
-            pool.terminate()
+        shared.users -= 1
+        if not shared.users:
+            del _POOLS[address]
+            await _close(shared.pool)
 
 
 async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
@@ -58,31 +76,54 @@ async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
         ConnectionFailed: The connection cannot be made, or was lost.
         ConnectorError: Postgres refused what was asked of it.
     """
-
-    async def asked() -> T:
-        async with pool.acquire() as connection:
-            return await question(connection)
-
     with _errors_in_our_words():
-        return await cancel_promptly(pool, asked())
+        return await use(pool, question)
 
 
-async def cancel_promptly(pool: Pool, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits ``work``, which uses ``pool``, and when cancelled does not wait for it for long.
+async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Does ``work`` over one connection, and when cancelled does not wait for it for long.
 
     A cancelled transaction waits for the server's word, which a server out of reach does not give:
-    then every connection of the pool is dropped.
+    then the connection is dropped.
     """
-    task = asyncio.create_task(work)
+    used: Connection | None = None
+
+    async def do() -> T:
+        nonlocal used
+        async with pool.acquire() as used:
+            return await work(used)
+
+    task = asyncio.create_task(do())
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.cancel()
         _, stuck = await asyncio.wait([task], timeout=_CANCEL_TIMEOUT)
-        if stuck:
-            pool.terminate()
+        if stuck and used is not None:
+            used.terminate()
         await asyncio.gather(task, return_exceptions=True)
         raise
+
+
+async def _close(pool: Pool) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await pool.close()
+    except DRIVER_ERRORS:
+        pool.terminate()
+
+
+def _address(config: PostgresConfig) -> Hashable:
+    """What pipelines have in common that may share their connections."""
+    return (
+        config.url,
+        config.host,
+        config.port,
+        config.database,
+        config.user,
+        config.password,
+        config.ssl_ca_pem,
+    )
 
 
 @contextmanager
@@ -108,16 +149,21 @@ async def _create_pool(config: PostgresConfig) -> Pool:
         )
         if config.password is not None:
             options["password"] = config.password.get_secret_value()
+    return await asyncpg.create_pool(
+        **options,
+        min_size=0,
+        max_size=MAX_CONNECTIONS,
+        max_inactive_connection_lifetime=_IDLE_TIMEOUT,
+        timeout=_CONNECT_TIMEOUT,
+        server_settings=_SERVER_SETTINGS,
+        connect=_connect,
+        init=_take_jsonb_as_bytes,
+    )
+
+
+async def _connect(*where: Any, **options: Any) -> asyncpg.Connection:
     try:
-        return await asyncpg.create_pool(
-            **options,
-            min_size=1,
-            max_size=MAX_CONNECTIONS,
-            max_inactive_connection_lifetime=0,
-            timeout=_CONNECT_TIMEOUT,
-            server_settings=_SERVER_SETTINGS,
-            init=_take_jsonb_as_bytes,
-        )
+        return await asyncpg.connect(*where, **options)
     except ValueError:
         # The driver's text may quote a piece of the password, so it is left out.
         raise ConnectionFailed(

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import asyncpg
 import structlog
@@ -15,7 +16,7 @@ from engine_server.connectors.postgres.faults import (
     is_passing,
     is_refusal,
 )
-from engine_server.connectors.postgres.pool import Pool, cancel_promptly
+from engine_server.connectors.postgres.pool import Connection, Pool, use
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.upsert import upsert_statement
@@ -63,7 +64,7 @@ class Writer:
         faults = _Faults()
         while remaining:
             try:
-                refusal = await cancel_promptly(self._pool, self._try_to_commit(remaining))
+                refusal = await use(self._pool, partial(self._try_to_commit, remaining))
             except DRIVER_ERRORS as error:
                 await faults.wait_out(error)
                 # A server that fell back to a standby stays one: look for its successor.
@@ -76,22 +77,21 @@ class Writer:
             del remaining[stream]
         return refused
 
-    async def _try_to_commit(self, rows: Rows) -> tuple[str, str] | None:
+    async def _try_to_commit(self, rows: Rows, connection: Connection) -> tuple[str, str] | None:
         """One transaction. Answers a stream that was refused and why, nothing being kept then."""
         began = time.perf_counter()
         counts: dict[str, asyncpg.Record] = {}
-        async with self._pool.acquire() as connection:
-            try:
-                async with connection.transaction():
-                    for stream, records in rows.items():
-                        [counts[stream]] = await connection.fetch(self._statements[stream], records)
-            except asyncpg.PostgresError as error:
-                if not is_refusal(error):
-                    raise
-                reason = await explain(
-                    error, connection, self._tables[stream], self._statements[stream], rows[stream]
-                )
-                return stream, reason
+        try:
+            async with connection.transaction():
+                for stream, records in rows.items():
+                    [counts[stream]] = await connection.fetch(self._statements[stream], records)
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+            reason = await explain(
+                error, connection, self._tables[stream], self._statements[stream], rows[stream]
+            )
+            return stream, reason
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         for stream, count in counts.items():
             changed = dict(count)

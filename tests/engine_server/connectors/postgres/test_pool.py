@@ -1,0 +1,114 @@
+"""How many writes to one database share its connections."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+import asyncpg
+import structlog
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.connectors.postgres.pool import MAX_CONNECTIONS
+from pipesync.v1.message_pb2 import Message
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    customer,
+    given,
+    logs,
+    records,
+    stream,
+    write,
+)
+from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
+
+MORE_THAN_FIT = 3 * MAX_CONNECTIONS
+OTHER_SESSIONS = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+BLOCKED_SESSIONS = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+
+
+def page(number: int) -> list[Message]:
+    """A record that no other page has, and its checkpoint."""
+    return [records("customers", customer(number)), checkpoint("customers", str(number))]
+
+
+async def test_writes_beyond_the_connections_wait_for_their_turn(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream()]))
+    async with database.transaction():
+        await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+        writing = [
+            asyncio.create_task(write(config, [stream()], page(number)))
+            for number in range(MORE_THAN_FIT)
+        ]
+        await until(database, f"SELECT ({BLOCKED_SESSIONS}) = {MAX_CONNECTIONS}")
+        assert await database.fetchval(OTHER_SESSIONS) == MAX_CONNECTIONS
+    written = await asyncio.gather(*writing)
+    assert written == [page(number) for number in range(MORE_THAN_FIT)]
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == MORE_THAN_FIT
+    await until(database, f"SELECT ({OTHER_SESSIONS}) = 0")
+
+
+async def test_a_write_that_waits_for_its_source_keeps_no_connection_from_others(
+    database_url: str,
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "batch_size": 1})
+    may_end = asyncio.Event()
+
+    async def source(number: int) -> AsyncGenerator[Message, None]:
+        for message in page(number):
+            yield message
+        await may_end.wait()
+
+    async def consume(number: int, committed: asyncio.Event) -> None:
+        passed_on = PostgresDestination().write(config, [stream()], source(number))
+        async with aclosing(passed_on):
+            async for message in passed_on:
+                if message.HasField("source_state"):
+                    committed.set()
+
+    async with asyncio.TaskGroup() as writing:
+        for number in range(MORE_THAN_FIT):
+            committed = asyncio.Event()
+            writing.create_task(consume(number, committed))
+            # Each commits although all those before it are still under way.
+            await committed.wait()
+        may_end.set()
+
+
+async def test_cancelling_a_write_drops_its_own_connection_and_no_other(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    streams = [stream("customers"), stream("products")]
+    await logs(PostgresDestination().setup(config, streams))
+    kept = [records("products", customer(1)), checkpoint("products")]
+    frozen = 0
+    try:
+        with structlog.testing.capture_logs() as captured:
+            async with database.transaction():
+                await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+                cancelled = asyncio.create_task(write(config, streams, given(*page(1))))
+                await until_one_is_blocked(database)
+                frozen = await database.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
+                await database.execute("LOCK TABLE stripe.products IN EXCLUSIVE MODE")
+                writing = asyncio.create_task(write(config, streams, kept))
+                await until(database, f"SELECT ({BLOCKED_SESSIONS}) = 2")
+                os.kill(frozen, signal.SIGSTOP)
+                began = time.monotonic()
+                cancelled.cancel()
+                with suppress(asyncio.CancelledError):
+                    await cancelled
+                assert time.monotonic() - began < 1
+            assert await writing == kept
+        assert [entry["event"] for entry in captured] == ["flush_committed"]
+    finally:
+        if frozen:
+            os.kill(frozen, signal.SIGCONT)
