@@ -1,0 +1,194 @@
+"""Reads a source as the engine does, and checks the order of what comes."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import jsonschema
+from google.protobuf.json_format import MessageToDict
+
+from engine_server.connectors.conformance.connector import listed
+from engine_server.connectors.conformance.subject import SourceSubject, parsed
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.stream_name import stream_name
+from pipesync.v1.catalog_pb2 import Catalog, StreamSelection
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.state_pb2 import SourceState
+
+# What a read may yield.
+_READ_KINDS = frozenset({"record_batch", "source_state", "stream_status", "log", "control"})
+_FINAL_STATUSES = frozenset({"completed", "skipped", "errored"})
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """What a read brought.
+
+    Attributes:
+        messages: All of them, in order.
+        keys: The primary keys of the records, by stream, as JSON.
+        state: The last checkpoints: those it began with, and those that came.
+        checkpoints: How many came, by stream; the global ones under the empty name.
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    keys: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    state: SourceState = field(default_factory=SourceState)
+    checkpoints: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def turns(self, stream: str) -> list[str]:
+        """The statuses of a stream in order, but for the ranges."""
+        turns = [
+            message.stream_status.WhichOneof("status") or ""
+            for message in self.messages
+            if message.HasField("stream_status") and message.stream_status.stream == stream
+        ]
+        return [turn for turn in turns if turn != "range_completed"]
+
+    def add(self, message: Message, streams: Sequence[SelectedStream]) -> None:
+        """Takes one message in."""
+        self.messages.append(message)
+        name = stream_name(message)
+        if message.HasField("record_batch"):
+            [paths] = [one.stream.primary_key for one in streams if one.name == name]
+            for record in message.record_batch.records:
+                key = [_value(json.loads(record), path.segments) for path in paths]
+                self.keys[name].add(json.dumps(key))
+        elif message.HasField("source_state"):
+            self.checkpoints[name] += 1
+            if name:
+                self.state.streams[name] = message.source_state.data
+            else:
+                setattr(self.state, "global", message.source_state.data)
+
+
+class Reader:
+    """Reads the streams that a subject names; every read of it is of the same run."""
+
+    def __init__(self, subject: SourceSubject, streams: Sequence[SelectedStream]) -> None:
+        self.streams = streams
+        self._source = subject.connector
+        self._config = parsed(subject.connector, subject.config)
+
+    @classmethod
+    async def of(cls, subject: SourceSubject) -> "Reader":
+        """A reader of the streams that the far side is said to hold."""
+        return cls(subject, await selected_streams(subject))
+
+    def of_stream(self, name: str) -> "Reader":
+        """A reader of one of its streams alone."""
+        reader = object.__new__(Reader)
+        reader.streams = [stream for stream in self.streams if stream.name == name]
+        reader._source, reader._config = self._source, self._config
+        return reader
+
+    def open(
+        self,
+        *,
+        state: SourceState | None = None,
+        state_limit: int | None = None,
+        refused_streams: AbstractSet[str] = frozenset(),
+    ) -> Messages:
+        """The messages of a read, for the caller to close."""
+        request = ReadRequest(
+            streams=self.streams,
+            state=state or SourceState(),
+            state_limit=state_limit,
+            refused_streams=refused_streams,
+        )
+        return self._source.read(self._config, request)
+
+    async def read(
+        self,
+        *,
+        state: SourceState | None = None,
+        stop_after: int | None = None,
+        **request: Any,
+    ) -> Reading:
+        """Reads to the end, or up to the checkpoint of that number and closes."""
+        reading = Reading()
+        reading.state.CopyFrom(state or SourceState())
+        async with aclosing(self.open(state=state, **request)) as messages:
+            async for message in messages:
+                reading.add(message, self.streams)
+                if stop_after is not None and sum(reading.checkpoints.values()) == stop_after:
+                    break
+        return reading
+
+
+async def discovered(subject: SourceSubject) -> Catalog:
+    """The source's catalog, which may come after logs and comes last."""
+    config = parsed(subject.connector, subject.config)
+    *logs, last = await listed(subject.connector.discover(config))
+    assert all(message.HasField("log") for message in logs), "one catalog, after logs if any"
+    assert last.HasField("catalog"), "discover ends with its catalog"
+    return last.catalog
+
+
+async def selected_streams(subject: SourceSubject) -> list[SelectedStream]:
+    """The streams that the far side is said to hold, as the engine hands them to a read."""
+    offered = {stream.name: stream for stream in (await discovered(subject)).streams}
+    missing = subject.holds.keys() - offered.keys()
+    assert not missing, f"the source does not offer {sorted(missing)}"
+    # The second that has begun is part of a run.
+    ceiling = int(time.time()) + 1
+    streams = []
+    for name in subject.holds:
+        selection = StreamSelection(name=name)
+        if offered[name].supports_time_range:
+            selection.time_range.lt.FromSeconds(ceiling)
+        streams.append(SelectedStream(stream=offered[name], selection=selection))
+    return streams
+
+
+def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStream]) -> None:
+    """Fails unless a whole read came in the order that ``Source.read`` promises."""
+    left = {stream.name: "started" for stream in streams}
+    unaccounted: set[str] = set()
+    for message in messages:
+        kind, name = message.WhichOneof("payload"), stream_name(message)
+        assert kind in _READ_KINDS, f"a read yields no {kind}"
+        if kind in ("log", "control"):
+            continue
+        if kind == "source_state":
+            unaccounted.discard(name)
+            if not name:
+                unaccounted.clear()
+                continue
+        assert name in left, f"{kind} of {name!r}: not asked for, or already at its end"
+        if kind == "stream_status":
+            status = message.stream_status.WhichOneof("status")
+            assert (status == "started") == (left[name] == "started"), f"{name}: started once"
+            assert name not in unaccounted, f"{name}: {status} before the checkpoint of its records"
+            left[name] = "completed"
+            if status in _FINAL_STATUSES:
+                del left[name]
+            continue
+        assert left[name] == "completed", f"{kind} of {name} before it started"
+        if kind == "record_batch":
+            unaccounted.add(name)
+    assert not left, f"streams that came to no end: {sorted(left)}"
+
+
+def assert_checkpoints_are_valid(subject: SourceSubject, messages: Sequence[Message]) -> None:
+    """Fails unless every checkpoint is a JSON object, of the shape that the spec says."""
+    schema = MessageToDict(subject.connector.spec().stream_state_schema)
+    for message in messages:
+        if message.HasField("source_state"):
+            data = json.loads(message.source_state.data)
+            assert isinstance(data, dict), f"a checkpoint is a JSON object, not {data!r}"
+            if message.source_state.stream:
+                jsonschema.validate(data, schema)
+
+
+def _value(record: Any, segments: Sequence[str]) -> Any:
+    for segment in segments:
+        assert isinstance(record, dict), f"a record without its key: {record!r}"
+        assert segment in record, f"a record without its key {segment!r}"
+        record = record[segment]
+    return record
