@@ -1,6 +1,6 @@
 """A stream's checkpoint: what of its backfill is accounted for, as a value and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ _RANGE_FIELDS = {
         "description": "Exclusive upper bound in Unix seconds; absent when there is none.",
     },
 }
+
+_BOUND_TYPES: Mapping[str, type] = {"gte": int, "lt": int}
+_RANGE_TYPES: Mapping[str, type] = {**_BOUND_TYPES, "cursor": str}
 
 CHECKPOINT_SCHEMA = {
     "type": "object",
@@ -52,6 +55,7 @@ CHECKPOINT_SCHEMA = {
         },
         "record_count": {
             "type": "integer",
+            "minimum": 0,
             "description": "Records read so far, which backfill_limit is compared with.",
         },
     },
@@ -120,12 +124,9 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
         ConnectorError: ``data`` is not a checkpoint of this source.
     """
     if not data:
-        return Checkpoint(accounted=window, remaining=(window,))
+        return Checkpoint(accounted=window, remaining=() if window.is_empty else (window,))
     try:
-        fields = orjson.loads(data)
-        accounted = _range(fields["accounted_range"])
-        remaining = tuple(_range(part) for part in fields["remaining"])
-        record_count = int(fields.get("record_count", 0))
+        stored = _stored(**orjson.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConnectorError(
             f"the checkpoint of stream {stream} is not one of the Stripe source; "
@@ -133,17 +134,27 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
         ) from error
     return Checkpoint(
         accounted=window,
-        remaining=reconcile(accounted, remaining, window),
+        remaining=reconcile(stored.accounted, stored.remaining, window),
+        record_count=stored.record_count,
+    )
+
+
+def _stored(accounted_range: Any, remaining: Any, record_count: Any = 0) -> Checkpoint:
+    """The checkpoint with these fields; fails when one is not what the schema says."""
+    if type(remaining) is not list or type(record_count) is not int or record_count < 0:
+        raise TypeError("remaining is no list, or record_count no count")
+    return Checkpoint(
+        accounted=_range(accounted_range, _BOUND_TYPES),
+        remaining=tuple(_range(part, _RANGE_TYPES) for part in remaining),
         record_count=record_count,
     )
 
 
-def _range(fields: Any) -> Range:
-    part = Range(**fields)
-    for value, kind in ((part.gte, int), (part.lt, int), (part.cursor, str)):
-        if value is not None and type(value) is not kind:
-            raise TypeError(f"{value!r} is not of type {kind.__name__}")
-    return part
+def _range(fields: Any, types: Mapping[str, type]) -> Range:
+    for name, value in fields.items():
+        if type(value) is not types[name]:
+            raise TypeError(f"{name} is {value!r}")
+    return Range(**fields)
 
 
 def _range_fields(part: Range) -> dict[str, int | str]:

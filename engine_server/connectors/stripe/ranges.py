@@ -29,6 +29,11 @@ class Range:
         """Whether it is read with a filter; a range without bounds is the list as it is."""
         return self.gte is not None or self.lt is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds no time: nothing can lie in it."""
+        return _lower(self) >= _upper(self)
+
     def contains(self, created: int) -> bool:
         """Whether an object created then lies in it."""
         return _lower(self) <= created < _upper(self)
@@ -43,12 +48,12 @@ def intersection(part: Range, window: Range) -> Range | None:
     lt = part.lt if _upper(part) <= _upper(window) else window.lt
     is_cut = (gte, lt) != (part.gte, part.lt)
     result = Range(gte=gte, lt=lt, cursor=None if is_cut else part.cursor)
-    return None if _lower(result) >= _upper(result) else result
+    return None if result.is_empty else result
 
 
 def difference(window: Range, parts: Iterable[Range]) -> tuple[Range, ...]:
     """What of ``window`` lies in none of ``parts``, newest first; cursors play no role."""
-    left = [Range(gte=window.gte, lt=window.lt)]
+    left = [] if window.is_empty else [Range(gte=window.gte, lt=window.lt)]
     for part in parts:
         left = [piece for whole in left for piece in _around(whole, part)]
     return tuple(left)
@@ -70,21 +75,20 @@ def reconcile(accounted: Range, remaining: Sequence[Range], window: Range) -> tu
         for part in remaining
         if part.is_bounded and (inside := intersection(part, window)) is not None
     ]
-    added = difference(window, [*_settled(accounted, window), *kept])
+    added = difference(window, [_settled(accounted, window), *kept])
     return (*unbounded, *sorted([*kept, *added], key=_upper, reverse=True))
 
 
-def _settled(accounted: Range, window: Range) -> list[Range]:
+def _settled(accounted: Range, window: Range) -> Range:
     """What of the former window nothing can be added to any more."""
     if accounted.lt is None or _upper(window) <= accounted.lt:
-        return [accounted]
-    settled = Range(gte=accounted.gte, lt=accounted.lt - _SETTLING_SECONDS)
-    return [settled] if _lower(settled) < _upper(settled) else []
+        return accounted
+    return Range(gte=accounted.gte, lt=accounted.lt - _SETTLING_SECONDS)
 
 
 def _around(whole: Range, part: Range) -> list[Range]:
     """``whole`` without ``part``, newest first."""
-    if _upper(part) <= _lower(whole) or _upper(whole) <= _lower(part):
+    if intersection(part, whole) is None:
         return [whole]
     pieces = []
     if _upper(part) < _upper(whole):

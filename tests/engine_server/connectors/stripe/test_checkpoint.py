@@ -1,6 +1,10 @@
+from typing import Any
+
 import jsonschema
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine_server.connectors.stripe.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, resume
 from engine_server.connectors.stripe.ranges import Range
@@ -8,18 +12,82 @@ from engine_server.errors import ConnectorError
 
 WINDOW = Range(gte=100, lt=200)
 
+moments = st.integers(-(2**40), 2**40)
+borders = st.lists(moments, min_size=2, max_size=12, unique=True).map(sorted)
+cursors = st.none() | st.text(max_size=8)
+
+
+@st.composite
+def checkpoints(draw: st.DrawFn) -> Checkpoint:
+    """Any that the source can come to: disjoint ranges in a window, newest first."""
+    lowers_and_uppers = draw(borders)
+    pairs = list(zip(lowers_and_uppers[::2], lowers_and_uppers[1::2], strict=False))
+    remaining = [Range(gte=gte, lt=lt, cursor=draw(cursors)) for gte, lt in reversed(pairs)]
+    begun = draw(cursors.map(lambda cursor: [Range(cursor=cursor)]) | st.just([]))
+    window = Range(
+        gte=draw(st.sampled_from([None, lowers_and_uppers[0], lowers_and_uppers[0] - 5])),
+        lt=draw(st.sampled_from([None, lowers_and_uppers[-1], lowers_and_uppers[-1] + 5])),
+    )
+    return Checkpoint(
+        accounted=window,
+        remaining=(*begun, *remaining),
+        record_count=draw(st.integers(0, 2**60)),
+    )
+
+
+# Mostly right, so that what is wrong is one thing at a time.
+leaves = st.none() | st.booleans() | moments | st.floats(0.1, 0.9) | st.text(max_size=3)
+values = st.recursive(leaves, lambda some: st.lists(some, max_size=2), max_leaves=3)
+range_fields = st.dictionaries(
+    st.sampled_from(["gte", "lt", "cursor", "other"]), moments | st.text(max_size=3) | values
+)
+checkpoint_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "accounted_range": range_fields | values,
+        "remaining": st.lists(range_fields | values, max_size=2) | values,
+        "record_count": moments | values,
+        "other": values,
+    },
+)
+
 
 def test_a_stream_without_a_checkpoint_has_its_whole_window_left() -> None:
     assert resume("customers", "", WINDOW) == Checkpoint(accounted=WINDOW, remaining=(WINDOW,))
 
 
-def test_a_checkpoint_comes_back_from_its_text() -> None:
-    checkpoint = Checkpoint(
-        accounted=WINDOW,
-        remaining=(Range(gte=150, lt=200, cursor="cus_1"), Range(gte=100, lt=120)),
-        record_count=7,
-    )
-    assert resume("customers", checkpoint.to_json(), WINDOW) == checkpoint
+def test_a_window_without_time_leaves_nothing_to_read() -> None:
+    window = Range(gte=200, lt=100)
+    assert resume("customers", "", window) == Checkpoint(accounted=window, remaining=())
+
+
+@given(checkpoint=checkpoints())
+def test_a_checkpoint_comes_back_from_its_text(checkpoint: Checkpoint) -> None:
+    text = checkpoint.to_json()
+    jsonschema.validate(orjson.loads(text), CHECKPOINT_SCHEMA)
+    assert resume("customers", text, checkpoint.accounted) == checkpoint
+
+
+@given(fields=checkpoint_fields | values)
+def test_what_the_schema_does_not_allow_is_refused_and_nothing_else(fields: Any) -> None:
+    data = orjson.dumps(fields).decode()
+    if is_allowed(fields):
+        resume("customers", data, WINDOW)
+    else:
+        with pytest.raises(ConnectorError, match="checkpoint of stream customers"):
+            resume("customers", data, WINDOW)
+
+
+def is_allowed(fields: Any) -> bool:
+    return bool(jsonschema.Draft202012Validator(CHECKPOINT_SCHEMA).is_valid(fields))
+
+
+@given(checkpoint=checkpoints(), data=st.data())
+def test_a_text_cut_short_is_refused(checkpoint: Checkpoint, data: st.DataObject) -> None:
+    text = checkpoint.to_json()
+    part = text[: data.draw(st.integers(1, len(text) - 1))]
+    with pytest.raises(ConnectorError, match="checkpoint of stream customers"):
+        resume("customers", part, WINDOW)
 
 
 @pytest.mark.parametrize(

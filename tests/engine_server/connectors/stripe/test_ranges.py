@@ -1,4 +1,7 @@
+"""The algebra of ranges, compared with the plain set of the seconds they hold."""
+
 import dataclasses
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,50 +13,62 @@ SETTLING = 10
 bounds = st.none() | st.integers(0, LAST)
 
 
-@st.composite
-def ranges(draw: st.DrawFn) -> Range:
-    gte, lt = draw(bounds), draw(bounds)
-    if gte is not None and lt is not None and gte >= lt:
-        gte, lt = lt, gte + 1
-    return Range(gte=gte, lt=lt)
+# Any bounds at all: ranges may overlap, touch, lie in each other, and hold no time.
+ranges = st.builds(Range, gte=bounds, lt=bounds)
+begun_ranges = st.builds(Range, gte=bounds, lt=bounds, cursor=st.none() | st.just("after"))
 
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> tuple[Range, list[Range]]:
-    """A window, and what was left of it: disjoint ranges, some of them begun."""
-    accounted = draw(ranges())
-    low = 0 if accounted.gte is None else accounted.gte
-    high = LAST if accounted.lt is None else accounted.lt
-    cuts = sorted(draw(st.sets(st.integers(low, high), max_size=6)))
+    """A window, and what the source may have left of it: disjoint ranges, some of them begun."""
+    accounted = draw(ranges)
+    low = -1 if accounted.gte is None else accounted.gte
+    high = LAST + 1 if accounted.lt is None else accounted.lt
+    borders = sorted(draw(st.sets(st.integers(low, max(low, high)), max_size=6)))
     remaining = [
-        Range(gte=gte, lt=lt, cursor=draw(st.none() | st.just(f"after_{gte}")))
-        for gte, lt in zip(cuts[::2], cuts[1::2], strict=False)
+        Range(
+            # What reaches the end of the window is as open there as the window is.
+            gte=accounted.gte if gte == low else gte,
+            lt=accounted.lt if lt == high else lt,
+            cursor=draw(st.none() | st.just(f"after_{gte}")),
+        )
+        for gte, lt in zip(borders[::2], borders[1::2], strict=False)
     ]
     return accounted, remaining
 
 
-def seconds(parts: Range | tuple[Range, ...] | list[Range]) -> list[int]:
+def seconds(parts: Iterable[Range]) -> list[int]:
     """Every second in the ranges, as often as it is in one; far seconds stand for no bound."""
-    listed = [parts] if isinstance(parts, Range) else parts
-    return sorted(s for s in range(-SETTLING, LAST + SETTLING) for p in listed if p.contains(s))
+    far = range(-SETTLING - 2, LAST + SETTLING + 2)
+    return sorted(second for second in far for part in parts if part.contains(second))
 
 
-@given(window=ranges(), parts=st.lists(ranges(), max_size=5))
+def unsettled(accounted: Range, window: Range) -> set[int]:
+    """The seconds of the former window that may have got more since, now that time went on."""
+    if accounted.lt is None or (window.lt is not None and window.lt <= accounted.lt):
+        return set()
+    return set(range(accounted.lt - SETTLING, accounted.lt))
+
+
+@given(window=ranges, parts=st.lists(begun_ranges, max_size=5))
 def test_a_difference_holds_what_is_in_none_of_the_parts_once(
     window: Range, parts: list[Range]
 ) -> None:
-    expected = set(seconds(window)) - set(seconds(parts))
-    assert seconds(difference(window, parts)) == sorted(expected)
+    left = difference(window, parts)
+    assert seconds(left) == sorted(set(seconds([window])) - set(seconds(parts)))
+    assert not any(piece.is_empty or piece.cursor for piece in left)
+    assert list(left) == sorted(left, key=lambda piece: -min(seconds([piece])))
 
 
-@given(part=ranges(), window=ranges())
+@given(part=begun_ranges, window=ranges)
 def test_an_intersection_holds_what_is_in_both(part: Range, window: Range) -> None:
     both = intersection(part, window)
-    expected = set(seconds(part)) & set(seconds(window))
+    expected = set(seconds([part])) & set(seconds([window]))
     assert seconds([] if both is None else [both]) == sorted(expected)
+    assert both is None or not both.is_empty
 
 
-@given(part=ranges(), window=ranges())
+@given(part=ranges, window=ranges)
 def test_a_cursor_stays_only_where_the_bounds_do(part: Range, window: Range) -> None:
     begun = dataclasses.replace(part, cursor="after")
     both = intersection(begun, window)
@@ -62,22 +77,42 @@ def test_a_cursor_stays_only_where_the_bounds_do(part: Range, window: Range) -> 
         assert both.cursor == ("after" if same_bounds else None)
 
 
-@given(checkpoint=checkpoints(), window=ranges())
-def test_what_is_left_of_a_new_window_is_all_that_was_not_settled(
+@given(checkpoint=checkpoints(), window=ranges)
+def test_what_is_left_of_a_new_window_is_all_that_was_not_settled_once(
     checkpoint: tuple[Range, list[Range]], window: Range
 ) -> None:
     accounted, remaining = checkpoint
-    settled = set(seconds(accounted)) - set(seconds(remaining))
-    if accounted.lt is not None and (window.lt is None or window.lt > accounted.lt):
-        settled -= set(range(accounted.lt - SETTLING, accounted.lt))
+    remaining = [part for part in remaining if part.is_bounded]
+    settled = set(seconds([accounted])) - set(seconds(remaining)) - unsettled(accounted, window)
     left = reconcile(accounted, remaining, window)
-    assert seconds(left) == sorted(set(seconds(window)) - settled)
+    assert seconds(left) == sorted(set(seconds([window])) - settled)
+
+
+@given(accounted=ranges, remaining=st.lists(begun_ranges, max_size=5), window=ranges)
+def test_whatever_the_checkpoint_says_all_that_is_not_settled_is_left(
+    accounted: Range, remaining: list[Range], window: Range
+) -> None:
+    left = reconcile(accounted, remaining, window)
+    unbounded = [part for part in remaining if not part.is_bounded]
+    assert [part for part in left if not part.is_bounded][: len(unbounded)] == unbounded
+    bounded = [part for part in remaining if part.is_bounded]
+    settled = set(seconds([accounted])) - set(seconds(bounded)) - unsettled(accounted, window)
+    found = set(seconds(left[len(unbounded) :]))
+    assert found == set(seconds([window])) - settled
+    begun = {part for part in left if part.cursor is not None}
+    assert begun <= set(remaining)
 
 
 @given(checkpoint=checkpoints())
 def test_an_unchanged_window_leaves_what_was_left(checkpoint: tuple[Range, list[Range]]) -> None:
     accounted, remaining = checkpoint
     assert set(reconcile(accounted, remaining, accounted)) == set(remaining)
+
+
+@given(checkpoint=checkpoints(), window=ranges)
+def test_left_twice_is_left_once(checkpoint: tuple[Range, list[Range]], window: Range) -> None:
+    left = reconcile(*checkpoint, window)
+    assert reconcile(window, left, window) == left
 
 
 def test_what_is_left_is_read_newest_first() -> None:
@@ -92,3 +127,8 @@ def test_what_is_left_is_read_newest_first() -> None:
 def test_a_list_read_without_a_filter_goes_on_and_what_is_newer_is_added() -> None:
     begun = Range(cursor="after")
     assert reconcile(Range(lt=100), [begun], Range(lt=200)) == (begun, Range(gte=90, lt=200))
+
+
+def test_a_window_without_time_leaves_nothing() -> None:
+    assert reconcile(Range(lt=100), [Range(gte=20, lt=90)], Range(gte=50, lt=50)) == ()
+    assert reconcile(Range(gte=80, lt=20), [], Range(gte=80, lt=20)) == ()

@@ -13,15 +13,16 @@ NOW = 1_800_000_000
     gte=st.none() | st.integers(0, NOW),
     ages=st.tuples(st.integers(0, 10**8), st.integers(0, 10**8), st.integers(1, 10**8)),
     parts=st.integers(-3, 40),
+    is_open=st.booleans(),
 )
 def test_parts_cover_the_range_without_overlap_and_the_cursor_stays_in_the_first(
-    gte: int | None, ages: tuple[int, int, int], parts: int
+    gte: int | None, ages: tuple[int, int, int], parts: int, is_open: bool
 ) -> None:
     newest = NOW - ages[0]
     oldest = newest - ages[1]
     if gte is not None:
         gte = min(gte, oldest)
-    rest = Range(gte=gte, lt=newest + ages[2], cursor="last")
+    rest = Range(gte=gte, lt=None if is_open else newest + ages[2], cursor="last")
     result = split(rest, newest=newest, oldest=oldest, parts=parts)
     assert 1 <= len(result) <= max(1, parts)
     assert (result[0].lt, result[-1].gte) == (rest.lt, rest.gte)
