@@ -1,5 +1,6 @@
 """A connector's configuration: a pydantic model, its JSON Schema, and its errors by field."""
 
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -24,8 +25,9 @@ class ConnectorConfig(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)
 
 
+@cache
 def config_schema(model: type[ConnectorConfig]) -> Struct:
-    """The JSON Schema of ``model``, for a connector's spec."""
+    """The JSON Schema of ``model``, for a connector's spec; the same object each time."""
     return ParseDict(model.model_json_schema(), Struct())
 
 

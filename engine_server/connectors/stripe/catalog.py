@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from types import MappingProxyType
 from typing import Literal
 
@@ -12,6 +13,8 @@ from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list
 from engine_server.connectors.stripe.catalog_exceptions import CREATED_FIELDS, LEFT_OUT, SHOW_ALL
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
+
+_LOADING = Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,18 @@ def stream_name(path: str) -> str:
     return path.removeprefix("/v1").strip("/").replace("/", "_")
 
 
-@cache
 def load_resources() -> Mapping[str, Resource]:
-    """Every stream by name, ordered by name; worked out once per process, without the network."""
+    """Every stream by name, ordered by name; worked out once per process, without the network.
+
+    The first call imports much, and takes about a second: a thread is the place for it.
+    """
+    # Those that call meanwhile wait for it rather than do the same.
+    with _LOADING:
+        return _resources()
+
+
+@cache
+def _resources() -> Mapping[str, Resource]:
     resources = [
         _resource(endpoint)
         for endpoint in list_endpoints().values()

@@ -1,5 +1,6 @@
 """The Stripe source, as the engine sees it."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -13,7 +14,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectorError, InputsNotSupported
-from pipesync.v1.catalog_pb2 import Catalog, Spec
+from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
 
@@ -49,8 +50,10 @@ class StripeSource:
 
     async def discover(self, config: StripeConfig) -> Messages:
         """Yields the catalog of the installed ``stripe`` package, without the network."""
-        streams = [resource.stream for resource in load_resources().values()]
-        yield Message(catalog=Catalog(streams=streams))
+        resources = await asyncio.to_thread(load_resources)
+        message = Message()
+        message.catalog.streams.extend(resource.stream for resource in resources.values())
+        yield message
 
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
