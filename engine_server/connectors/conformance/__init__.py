@@ -18,10 +18,11 @@ pytest.register_assert_rewrite(
     *(f"{__name__}.{module}" for module in ("connector", "source", "destination", "reading"))
 )
 
+from engine_server.connectors.conformance.destination import DestinationConformance  # noqa: E402 - the rewriting comes first
 from engine_server.connectors.conformance.source import SourceConformance  # noqa: E402 - the same
 from engine_server.connectors.conformance.subject import (  # noqa: E402 - the same
     DestinationSubject,
     SourceSubject,
 )
 
-__all__ = ["DestinationSubject", "SourceConformance", "SourceSubject"]
+__all__ = ["DestinationConformance", "DestinationSubject", "SourceConformance", "SourceSubject"]

@@ -1,0 +1,201 @@
+"""The rules for a destination."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+
+import pytest
+
+from engine_server.connectors.conformance.connector import (
+    ConnectorConformance,
+    assert_no_secret,
+    listed,
+)
+from engine_server.connectors.conformance.leftovers import nothing_left_behind
+from engine_server.connectors.conformance.steps import (
+    cancelled_after,
+    closed_after,
+    stepped_in_tasks,
+)
+from engine_server.connectors.conformance.subject import Config, DestinationSubject, parsed
+from engine_server.connectors.conformance.writing import (
+    STREAMS,
+    a_sync,
+    batch,
+    checkpoint,
+    invisible,
+    new_record,
+    records_of,
+    sent,
+    without_logs,
+    written_streams,
+)
+from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.errors import ConnectionFailed
+from engine_server.stream_name import stream_name
+from pipesync.v1.message_pb2 import Message, RecordBatch
+
+
+class DestinationConformance(ConnectorConformance):
+    """Every destination keeps these rules.
+
+    Subclass it as ``class TestMyDestination(DestinationConformance)`` in a test module, with a
+    fixture ``subject`` that answers a ``DestinationSubject`` of a far side made for one test.
+    """
+
+    async def selected(self, subject: DestinationSubject) -> list[SelectedStream]:
+        """The streams that the tests write."""
+        return written_streams()
+
+    async def test_every_message_is_passed_on_in_order(self, subject: DestinationSubject) -> None:
+        await _set_up(subject)
+        given = a_sync()
+        async with nothing_left_behind():
+            passed_on = await listed(_write(subject, sent(given)))
+        assert without_logs(passed_on) == without_logs(given)
+        logs = [message for message in given if message.HasField("log")]
+        assert all(message in passed_on for message in logs), "a log of the source was lost"
+
+    async def test_a_message_is_passed_on_only_when_all_records_before_it_are_visible(
+        self, subject: DestinationSubject
+    ) -> None:
+        await _set_up(subject)
+        given = a_sync()
+        ordered = without_logs(given)
+        number = 0
+        async with aclosing(_write(subject, sent(given))) as passed_on:
+            async for message in passed_on:
+                if message.HasField("log"):
+                    continue
+                number += 1
+                missing = await invisible(subject, ordered[:number])
+                assert not missing, f"{message.WhichOneof('payload')} {number} before {missing}"
+        # The last of them had no checkpoint: the end of the input wrote them.
+        assert not await invisible(subject, given)
+
+    async def test_writing_the_same_records_twice_is_the_same_as_once(
+        self, subject: DestinationSubject
+    ) -> None:
+        await _set_up(subject)
+        given = a_sync()
+        for _ in range(2):
+            await listed(_write(subject, sent(given)))
+            assert not await invisible(subject, given)
+            for stream in STREAMS:
+                rows = list(await subject.rows(stream))
+                assert len(rows) == len(records_of(given, stream)), "a record is there twice"
+
+    async def test_a_record_takes_the_place_of_the_one_with_its_key(
+        self, subject: DestinationSubject
+    ) -> None:
+        await _set_up(subject)
+        [stream, *_] = STREAMS
+        former = new_record()
+        latter = {**former, "name": "changed"}
+        await listed(_write(subject, sent([batch(stream, former), checkpoint(stream, 1)])))
+        await listed(_write(subject, sent([batch(stream, latter), checkpoint(stream, 2)])))
+        assert [row["name"] for row in await subject.rows(stream)] == ["changed"]
+
+    @pytest.mark.parametrize("leave", [closed_after, cancelled_after], ids=["closed", "cancelled"])
+    async def test_left_after_any_message_it_leaves_nothing_behind_and_no_checkpoint_unbacked(
+        self,
+        subject: DestinationSubject,
+        leave: Callable[[int, Messages], Awaitable[list[Message]]],
+    ) -> None:
+        await _set_up(subject)
+        for count in range(len(a_sync())):
+            # New records each time, so that none is there from before.
+            given = a_sync()
+            async with nothing_left_behind(), aclosing(sent(given)) as source:
+                seen = await leave(count, _write(subject, source))
+            passed_on = without_logs(seen)
+            assert not await invisible(subject, without_logs(given)[: len(passed_on)])
+
+    async def test_left_while_its_source_waits_it_leaves_nothing_behind(
+        self, subject: DestinationSubject
+    ) -> None:
+        await _set_up(subject)
+        given = a_sync()
+        waiting = asyncio.Event()
+        seen: list[Message] = []
+
+        async def source() -> Messages:
+            for message in given:
+                yield message
+            waiting.set()
+            await asyncio.Event().wait()
+
+        async def consume(passed_on: Messages) -> None:
+            try:
+                async for message in passed_on:
+                    seen.append(message)  # noqa: PERF401 - those before a cancellation are kept
+            finally:
+                waiting.set()
+
+        async with (
+            nothing_left_behind(),
+            aclosing(source()) as messages,
+            aclosing(_write(subject, messages)) as passed_on,
+        ):
+            consuming = asyncio.create_task(consume(passed_on))
+            await waiting.wait()
+            consuming.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await consuming
+        assert not await invisible(subject, without_logs(given)[: len(without_logs(seen))])
+
+    async def test_each_message_may_be_awaited_in_another_task(
+        self, subject: DestinationSubject
+    ) -> None:
+        await _set_up(subject)
+        given = a_sync()
+        async with nothing_left_behind():
+            passed_on = await listed(stepped_in_tasks(_write(subject, sent(given))))
+        assert without_logs(passed_on) == without_logs(given)
+
+    async def test_requests_at_once_do_not_mix(self, subject: DestinationSubject) -> None:
+        await _set_up(subject)
+        syncs = [a_sync(), a_sync()]
+        written = await asyncio.gather(*(listed(_write(subject, sent(one))) for one in syncs))
+        for given, passed_on in zip(syncs, written, strict=True):
+            assert without_logs(passed_on) == without_logs(given)
+            assert not await invisible(subject, given)
+
+    async def test_a_stream_whose_records_are_refused_is_told_of_once_and_the_others_go_on(
+        self, subject: DestinationSubject
+    ) -> None:
+        if subject.refused_record is None:
+            return
+        await _set_up(subject)
+        [refused, *_] = STREAMS
+        poison = RecordBatch(stream=refused, records=[subject.refused_record])
+        given = a_sync()
+        given[3:3] = [Message(record_batch=poison), checkpoint(refused, 0)]
+        passed_on = await listed(_write(subject, sent(given)))
+        turns = [message for message in passed_on if stream_name(message) == refused]
+        errors = [message for message in turns if message.stream_status.HasField("errored")]
+        assert len(errors) == 1, "a refused stream is told of once"
+        assert turns[-1] == errors[0], "messages of a refused stream after it was refused"
+        assert errors[0].stream_status.errored.error, "say why it was refused"
+        assert not await invisible(subject, without_logs(turns))
+        rest = [message for message in without_logs(given) if stream_name(message) != refused]
+        assert [m for m in without_logs(passed_on) if stream_name(m) != refused] == rest
+        assert not await invisible(subject, rest)
+
+    async def test_a_write_that_cannot_connect_raises_connection_failed(
+        self, subject: DestinationSubject
+    ) -> None:
+        async with nothing_left_behind():
+            with pytest.raises(ConnectionFailed) as caught:
+                await listed(_write(subject, sent(a_sync()), subject.unreachable))
+        assert_no_secret(subject, subject.unreachable, caught.value.message)
+
+
+async def _set_up(subject: DestinationSubject) -> None:
+    config = parsed(subject.connector, subject.config)
+    await listed(subject.connector.setup(config, written_streams()))
+
+
+def _write(subject: DestinationSubject, source: Messages, config: Config | None = None) -> Messages:
+    checked = parsed(subject.connector, config or subject.config)
+    return subject.connector.write(checked, written_streams(), source)

@@ -1,0 +1,131 @@
+"""What is written to a destination under test, and how its far side is looked at."""
+
+import itertools
+import json
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+
+from engine_server.connectors.conformance.subject import DestinationSubject
+from engine_server.connectors.protocols import SelectedStream
+from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection, TimeRange
+from pipesync.v1.message_pb2 import Log, Message, RecordBatch, StateCheckpoint, StreamStatus
+
+# Long names make for long identifiers at the far side.
+STREAMS = ("conformance_people", "conformance_places_and_whatever_else_bears_a_name_of_length")
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "name": {"type": ["string", "null"]},
+        "number": {"type": "integer"},
+        "nested": {"type": "object"},
+    },
+}
+_numbers = itertools.count(1)
+
+Record = Mapping[str, Any]
+
+
+def written_streams() -> list[SelectedStream]:
+    """The streams that are written."""
+    return [
+        SelectedStream(
+            stream=Stream(
+                name=name,
+                primary_key=[FieldPath(segments=["id"])],
+                json_schema=ParseDict(_SCHEMA, Stream().json_schema),
+            ),
+            selection=StreamSelection(name=name),
+        )
+        for name in STREAMS
+    ]
+
+
+def new_record() -> Record:
+    """A record that no test wrote before."""
+    number = next(_numbers)
+    return {
+        "id": f"id_{number}",
+        "name": None if number % 2 else f"Zoë's \\ number {number}",
+        "number": number,
+        "nested": {"deeper": [number, {}]},
+    }
+
+
+def batch(stream: str, *records: Record) -> Message:
+    """A batch of one stream."""
+    encoded = [json.dumps(record).encode() for record in records]
+    return Message(record_batch=RecordBatch(stream=stream, records=encoded))
+
+
+def checkpoint(stream: str, pages: int) -> Message:
+    """A checkpoint of one stream, or the global one of an empty name."""
+    return Message(source_state=StateCheckpoint(stream=stream, data=f'{{"pages":  {pages}}}'))
+
+
+def status(stream: str, **turn: Any) -> Message:
+    """A turn of one stream."""
+    return Message(stream_status=StreamStatus(stream=stream, **turn))
+
+
+def a_sync() -> list[Message]:
+    """What a source may send of two streams; its last record has no checkpoint."""
+    one, two = STREAMS
+    return [
+        status(one, started=StreamStatus.Started()),
+        batch(one, new_record(), new_record()),
+        checkpoint(one, 1),
+        status(two, started=StreamStatus.Started()),
+        batch(two, new_record()),
+        batch(one, new_record()),
+        Message(log=Log(level=Log.LEVEL_INFO, message="from the source")),
+        checkpoint(two, 1),
+        checkpoint("", 1),
+        batch(one, new_record(), new_record(), new_record()),
+        checkpoint(one, 2),
+        status(one, range_completed=StreamStatus.RangeCompleted(range=TimeRange())),
+        status(one, completed=StreamStatus.Completed()),
+        checkpoint(two, 2),
+        batch(two, new_record(), new_record()),
+    ]
+
+
+async def sent(messages: Iterable[Message]) -> AsyncGenerator[Message, None]:
+    """The messages as a source sends them: whoever changes one changes a copy."""
+    for message in messages:
+        copy = Message()
+        copy.CopyFrom(message)
+        yield copy
+
+
+def records_of(messages: Iterable[Message], stream: str) -> list[Record]:
+    """The records of one stream among messages."""
+    return [
+        json.loads(record)
+        for message in messages
+        if message.HasField("record_batch") and message.record_batch.stream == stream
+        for record in message.record_batch.records
+    ]
+
+
+def without_logs(messages: Iterable[Message]) -> list[Message]:
+    """The messages that keep their order."""
+    return [message for message in messages if not message.HasField("log")]
+
+
+async def invisible(subject: DestinationSubject, messages: Sequence[Message]) -> list[Record]:
+    """The records of ``messages`` that nobody else sees at the far side, as they are."""
+    missing = []
+    for stream in STREAMS:
+        if records := records_of(messages, stream):
+            rows = {row["id"]: row for row in await subject.rows(stream)}
+            missing += [
+                record
+                for record in records
+                # A destination may add fields of its own.
+                if not record.items() <= rows.get(record["id"], {}).items()
+            ]
+    return missing

@@ -1,0 +1,47 @@
+"""The Postgres destination keeps the rules for every destination."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import pytest
+
+from engine_server.connectors.conformance import DestinationConformance, DestinationSubject
+from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.connectors.postgres.tables import identifier, quote
+
+SECRET_URL = "postgresql://me:hunter2@127.0.0.1:1/nowhere"
+
+
+class TestPostgresDestination(DestinationConformance):
+    @pytest.fixture(params=[1, 2, 5])
+    def subject(
+        self, request: pytest.FixtureRequest, database_url: str, database: asyncpg.Connection
+    ) -> DestinationSubject:
+        async def rows(stream: str) -> list[Mapping[str, Any]]:
+            table = f"stripe.{quote(identifier(stream))}"
+            if await database.fetchval("SELECT to_regclass($1)", table) is None:
+                return []
+            found = await database.fetch(f"SELECT _raw_data::text FROM {table}")  # noqa: S608 - names of our own
+            return [json.loads(row[0]) for row in found]
+
+        config = {"url": database_url, "batch_size": request.param}
+        return DestinationSubject(
+            connector=PostgresDestination(),
+            config=config,
+            unreachable={"url": SECRET_URL},
+            bad_configs={
+                "url": {"url": "mysql://me:hunter2@localhost/db"},
+                "schema": {**config, "schema": "s" * 64},
+                "batch_size": {**config, "batch_size": 0},
+                "columns": {**config, "columns": "some"},
+                "delete_mode": {**config, "delete_mode": "never"},
+                "ssl_ca_pem": {**config, "ssl_ca_pem": "not a certificate"},
+                "port": {"host": "localhost", "port": 0},
+                "host": {"host": ""},
+            },
+            secrets={"url", "password"},
+            rows=rows,
+            refused_record=b'{"id": "nul", "name": "\\u0000"}',
+        )
