@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -132,6 +132,18 @@ def jittered_latency(shortest: float, longest: float, *, seed: int) -> Fault:
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         await asyncio.sleep(generator.uniform(shortest, longest))
+        return await serve(request)
+
+    return fault
+
+
+def at_random(some: Sequence[Fault], *, share: float, seed: int) -> Fault:
+    """Meets that share of the requests (0 to 1), each with one of the faults."""
+    generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        if generator.random() < share:
+            return await generator.choice(some)(request, serve)
         return await serve(request)
 
     return fault

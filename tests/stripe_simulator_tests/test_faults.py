@@ -130,6 +130,20 @@ async def test_latency_and_a_refusal_combine(simulator: StripeSimulator, client:
     assert await status(client) == 200
 
 
+async def test_a_share_of_the_requests_fails_at_random_and_repeatably(
+    simulator: StripeSimulator, client: Client
+) -> None:
+    some = [faults.refuse(errors.server_error(500)), faults.refuse(errors.server_error(503))]
+    runs = []
+    for _ in range(2):
+        simulator.faults.clear()
+        simulator.faults.add(faults.at_random(some, share=0.2, seed=1), times=None)
+        runs.append([await status(client) for _ in range(100)])
+    assert runs[0] == runs[1]
+    assert set(runs[0]) == {200, 500, 503}
+    assert 10 <= sum(found != 200 for found in runs[0]) <= 30
+
+
 async def test_cleared_faults_happen_no_more(simulator: StripeSimulator, client: Client) -> None:
     simulator.faults.add(faults.refuse(errors.server_error(500)), times=None)
     simulator.faults.clear()

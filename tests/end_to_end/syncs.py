@@ -1,0 +1,82 @@
+"""Syncs of a simulated account into a real database, for tests that cut them short."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct
+
+from engine_server.connectors.registry import (
+    DESTINATIONS_GROUP,
+    SOURCES_GROUP,
+    ConnectorRegistry,
+)
+from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.source import StripeSource
+from engine_server.servicer import EngineServicer
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.engine_service_pb2 import DESCRIPTOR, PipelineSyncBatchRequest, SyncOptions
+from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
+from pipesync.v1.state_pb2 import Eof
+from pipesync_client import EngineClient
+from pipesync_rpc.server import RpcServer
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+# More than a page of one second in two streams; subscriptions that lists hide; and payment methods,
+# which cannot be filtered by time.
+PLAN = SeedPlan(
+    counts={"customers": 700, "products": 90, "subscriptions": 260, "payment_methods": 320},
+    same_second={"customers": 250, "subscriptions": 130},
+)
+RUN_ID = "cut-short"
+# Small, so that rows are committed all along.
+BATCH_SIZE = 200
+
+
+def pipeline(simulator: StripeSimulator, database_url: str, schema: str) -> PipelineConfig:
+    """All of the plan's streams, into a schema of their own."""
+    source, destination = Struct(), Struct()
+    source.update({"api_key": simulator.api_key, "base_url": simulator.base_url})
+    destination.update({"url": database_url, "schema": schema, "batch_size": BATCH_SIZE})
+    return PipelineConfig(
+        source=Connector(type="stripe", config=source),
+        destination=Connector(type="postgres", config=destination),
+        streams=[StreamSelection(name=name) for name in PLAN.counts],
+    )
+
+
+async def sync_batch(client: EngineClient, config: PipelineConfig, **options: Any) -> Eof:
+    """One request; options are those of SyncOptions."""
+    request = PipelineSyncBatchRequest(
+        pipeline=config, options=SyncOptions(run_id=RUN_ID, **options)
+    )
+    return (await client.pipeline_sync_batch(request)).eof
+
+
+def impatient_stripe_source() -> StripeSource:
+    """Tries as often as the installed one, but waits for next to nothing in between."""
+    return StripeSource(RetryPolicy(first_delay=0.001, longest_delay=0.01))
+
+
+@asynccontextmanager
+async def impatient_engine() -> AsyncIterator[EngineClient]:
+    """A client of an engine that is served in this process, with the source above."""
+    source = f"{__name__}:{impatient_stripe_source.__name__}"
+    servicer = EngineServicer(
+        ConnectorRegistry(
+            [EntryPoint("stripe", source, SOURCES_GROUP)], entry_points(group=DESTINATIONS_GROUP)
+        )
+    )
+    async with (
+        RpcServer(
+            listen="127.0.0.1:0",
+            register=partial(add_EngineServiceServicer_to_server, servicer),
+            service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
+            on_drain=servicer.end_softly,
+        ) as server,
+        EngineClient(server.address) as client,
+    ):
+        yield client
