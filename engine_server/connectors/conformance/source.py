@@ -66,7 +66,8 @@ class SourceConformance(ConnectorConformance):
         assert {name: reading.turns(name)[-1] for name in subject.holds} == dict.fromkeys(
             subject.holds, "completed"
         )
-        assert {name: len(reading.keys[name]) for name in subject.holds} == dict(subject.holds)
+        read = {name: len(reading.keys[name]) for name in subject.holds}
+        assert read == dict(subject.holds), "not as many records as the far side holds"
 
     async def test_a_resume_from_any_checkpoint_loses_nothing(self, subject: SourceSubject) -> None:
         reader = await Reader.of(subject)
@@ -119,7 +120,7 @@ class SourceConformance(ConnectorConformance):
         self, subject: SourceSubject
     ) -> None:
         if subject.fetches is None:
-            return
+            pytest.skip("fetches cannot be told")
         reader = await Reader.of(subject)
         for limit in (1, 2):
             fetched = _fetches(subject)

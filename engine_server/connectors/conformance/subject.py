@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -28,9 +28,10 @@ class ConnectorSubject:
         secrets: The names of the fields that hold a secret.
     """
 
-    config: Config
-    unreachable: Config
-    bad_configs: Mapping[str, Config]
+    # Not shown when a test fails: they hold secrets.
+    config: Config = field(repr=False)
+    unreachable: Config = field(repr=False)
+    bad_configs: Mapping[str, Config] = field(repr=False)
     secrets: AbstractSet[str] = frozenset()
 
 

@@ -1,0 +1,160 @@
+"""A source and a destination whose far sides are in memory, right in every way, to be broken."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import Field, SecretStr
+
+from engine_server.connectors.config import ConnectorConfig, config_schema
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.errors import ConnectionFailed
+from engine_server.stream_name import stream_name
+from pipesync.v1.catalog_pb2 import Catalog, Spec
+from pipesync.v1.message_pb2 import Message
+from tests.messages import (
+    checkpoint,
+    completed,
+    connected,
+    connection_failed,
+    errored,
+    record_batch,
+    started,
+    stream,
+)
+
+HELD = {"a": 5, "b": 1, "c": 0}
+REFUSED = b'{"id": "refused"}'
+
+
+class InMemoryConfig(ConnectorConfig):
+    """How to get at the memory."""
+
+    password: SecretStr
+    reachable: bool = True
+    page_size: int = Field(2, ge=1)
+
+
+class InMemoryConnector:
+    """What both have in common."""
+
+    config_model = InMemoryConfig
+
+    def spec(self) -> Spec:
+        return Spec(config_schema=config_schema(InMemoryConfig))
+
+    async def check(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        try:
+            connect(config)
+            yield connected()
+        except ConnectionFailed as error:
+            yield connection_failed(error.message)
+
+    def setup(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        return nothing()
+
+    def teardown(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        return nothing()
+
+
+class InMemorySource(InMemoryConnector):
+    """Has numbered records; a checkpoint counts those that were read."""
+
+    fetches = 0
+
+    async def discover(self, config: InMemoryConfig) -> Messages:
+        yield Message(catalog=Catalog(streams=[stream(name) for name in HELD]))
+
+    async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
+        connect(config)
+        for selected in request.streams:
+            name = selected.name
+            read = json.loads(request.state.streams.get(name, '{"read": 0}'))["read"]
+            yield started(name)
+            for first in range(read, HELD[name], config.page_size):
+                if name in request.refused_streams:
+                    break
+                page = await self.fetch(name, first, config.page_size)
+                for message in self.page(name, page, first):
+                    yield message
+            if name not in request.refused_streams:
+                yield completed(name)
+
+    async def fetch(self, name: str, first: int, count: int) -> list[Mapping[str, Any]]:
+        """Records from the ``first`` on."""
+        self.fetches += 1
+        await asyncio.sleep(0)
+        return [{"id": number} for number in range(first, min(first + count, HELD[name]))]
+
+    def page(
+        self, name: str, records: Sequence[Mapping[str, Any]], first: int
+    ) -> Iterator[Message]:
+        """The messages of one page."""
+        yield record_batch(name, *records)
+        yield checkpoint(name, json.dumps({"read": first + len(records)}))
+
+
+class InMemoryDestination(InMemoryConnector):
+    """Holds messages back until there are so many of them, then commits their records."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+
+    async def rows(self, name: str) -> list[Mapping[str, Any]]:
+        """What is committed of a stream."""
+        return list(self.tables[name].values())
+
+    async def write(
+        self,
+        config: InMemoryConfig,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+    ) -> Messages:
+        connect(config)
+        held: list[Message] = []
+        refused: set[str] = set()
+        async for message in messages:
+            held.append(message)
+            if len(held) == config.page_size:
+                for passed_on in self.commit(held, refused):
+                    yield passed_on
+                held.clear()
+        for passed_on in self.commit(held, refused):
+            yield passed_on
+
+    def teardown(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        for selected in streams:
+            self.tables.pop(selected.name, None)
+        return nothing()
+
+    def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
+        """Commits the records of ``held``, and only then yields what is to be passed on."""
+        passed_on = []
+        for message in held:
+            name = stream_name(message)
+            if name in refused:
+                continue
+            if REFUSED in message.record_batch.records:
+                refused.add(name)
+                passed_on.append(errored(name))
+                continue
+            for record in message.record_batch.records:
+                row = json.loads(record)
+                self.tables[name][row["id"]] = row
+            passed_on.append(message)
+        yield from passed_on
+
+
+def connect(config: InMemoryConfig) -> None:
+    """Raises unless the memory can be reached."""
+    if not config.reachable:
+        raise ConnectionFailed("the memory is out of reach")
+
+
+async def nothing() -> Messages:
+    """What an operation yields that has nothing to say."""
+    none: tuple[Message, ...] = ()
+    for message in none:
+        yield message

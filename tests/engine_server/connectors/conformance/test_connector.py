@@ -1,0 +1,153 @@
+"""What breaks the rules for both sides is found out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import ConfigDict
+
+from engine_server.connectors.config import ConnectorConfig, config_schema
+from engine_server.connectors.conformance import SourceConformance
+from engine_server.connectors.protocols import Messages, SelectedStream
+from pipesync.v1.catalog_pb2 import Catalog, Spec
+from pipesync.v1.message_pb2 import Message
+from tests.engine_server.connectors.conformance.in_memory import (
+    InMemoryConfig,
+    InMemorySource,
+    connect,
+    nothing,
+)
+from tests.engine_server.connectors.conformance.subjects import SECRET, source_subject
+from tests.messages import connected, connection_failed
+
+
+class OpenConfig(ConnectorConfig):
+    password: str
+    reachable: bool = True
+    page_size: int = 2
+
+
+class LooseConfig(InMemoryConfig):
+    model_config = ConfigDict(extra="allow")
+
+
+class ShowsItsSecret(InMemorySource):
+    config_model: Any = OpenConfig
+
+    def spec(self) -> Spec:
+        return Spec(config_schema=config_schema(OpenConfig))
+
+
+class TakesAnyField(InMemorySource):
+    config_model = LooseConfig
+
+
+class HasAnInvalidSchema(InMemorySource):
+    def spec(self) -> Spec:
+        spec = super().spec()
+        spec.config_schema["type"] = "no such type"
+        return spec
+
+
+class ChangesItsSpec(InMemorySource):
+    calls = 0
+
+    def spec(self) -> Spec:
+        self.calls += 1
+        spec = super().spec()
+        spec.config_schema["description"] = str(self.calls)
+        return spec
+
+
+class AsksTheNetworkForItsSpec(InMemorySource):
+    def spec(self) -> Spec:
+        import socket
+
+        with socket.socket() as connection:
+            connection.connect_ex(("127.0.0.1", 1))
+        return super().spec()
+
+
+class RaisesInItsCheck(InMemorySource):
+    async def check(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        connect(config)
+        yield connected()
+
+
+class TellsItsSecret(InMemorySource):
+    async def check(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield connection_failed(f"{config.password.get_secret_value()} is the wrong password")
+
+
+class SaysItTwice(InMemorySource):
+    async def check(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        yield connected()
+        yield connected()
+
+
+class SetsUpOnce(InMemorySource):
+    is_set_up = False
+
+    def setup(self, config: InMemoryConfig, streams: Sequence[SelectedStream]) -> Messages:
+        if self.is_set_up:
+            raise FileExistsError("it is there already")
+        self.is_set_up = True
+        return nothing()
+
+
+class OffersAStreamTwice(InMemorySource):
+    async def discover(self, config: InMemoryConfig) -> Messages:
+        [message] = [message async for message in super().discover(config)]
+        yield Message(catalog=Catalog(streams=[*message.catalog.streams] * 2))
+
+
+class OffersStreamsWithoutKeys(InMemorySource):
+    async def discover(self, config: InMemoryConfig) -> Messages:
+        [message] = [message async for message in super().discover(config)]
+        for stream in message.catalog.streams:
+            stream.ClearField("primary_key")
+        yield message
+
+
+A_CHECK_FAILS = "test_a_check_that_cannot_connect_fails_in_words"
+DISCOVER = "test_discover_yields_one_catalog_of_streams_with_keys_and_schemas"
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule", "said"),
+    [
+        (ShowsItsSecret, "test_its_secrets_are_marked_write_only", "a secret is a"),
+        (
+            ShowsItsSecret,
+            "test_its_good_configurations_are_taken_and_show_no_secret",
+            "the secret of password was told",
+        ),
+        (TakesAnyField, "test_an_unknown_field_is_refused_by_name", "DID NOT RAISE"),
+        (HasAnInvalidSchema, "test_its_spec_holds_valid_schemas", "no such type"),
+        (ChangesItsSpec, "test_its_spec_stays_the_same_and_needs_no_network", "the spec changed"),
+        (
+            AsksTheNetworkForItsSpec,
+            "test_its_spec_stays_the_same_and_needs_no_network",
+            "a spec needs no network",
+        ),
+        (RaisesInItsCheck, A_CHECK_FAILS, "out of reach"),
+        (TellsItsSecret, A_CHECK_FAILS, "the secret of password was told"),
+        (SaysItTwice, A_CHECK_FAILS, "one status"),
+        (SetsUpOnce, "test_setup_and_teardown_can_be_repeated", "there already"),
+        (OffersAStreamTwice, DISCOVER, "two streams of one name"),
+        (OffersStreamsWithoutKeys, DISCOVER, "has no primary key"),
+    ],
+)
+async def test_a_connector_that_breaks_a_rule_is_found_out(
+    broken: type[InMemorySource], rule: str, said: str
+) -> None:
+    with pytest.raises(BaseException, match=said) as caught:
+        await getattr(SourceConformance(), rule)(source_subject(broken()))
+    if broken is TellsItsSecret:
+        assert SECRET not in str(caught.value)
+
+
+async def test_a_field_that_is_said_to_be_bad_and_is_not_is_found_out() -> None:
+    subject = source_subject(InMemorySource(), bad_configs={"password": {"password": "fine"}})
+    with pytest.raises(BaseException, match="DID NOT RAISE"):
+        await SourceConformance().test_a_bad_configuration_is_refused_by_field(subject)
