@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check format generate lock build clean
+.PHONY: help demo test bench check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -22,6 +22,10 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 
 test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
+
+bench: $(STAMP) ## Benchmarks: many syncs at once, and memory over the length of a history
+	$(BIN)/python -m tests.benchmarks.concurrent_syncs
+	$(BIN)/python -m tests.benchmarks.memory
 
 check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 MANY = 200
 SOME = 20
 SMALL = SeedPlan(counts={"customers": 120})
-BIG = SeedPlan(counts={"customers": 30_000})
+BIG = SeedPlan(counts={"customers": 15_000})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,145 @@
+"""Many small syncs at once through one engine, against the same syncs one after the other.
+
+The account answers at once, so nothing of what one sync costs hides behind waiting for Stripe.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
+from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
+from pipesync.v1.state_pb2 import SyncState
+from pipesync_client import EngineClient
+from tests.benchmarks.cost import Cost, cost_of, megabytes
+from tests.benchmarks.machine import description, own_postgres
+from tests.messages import struct
+from tests.processes import running
+
+SYNCS = 200
+RECORDS = 300
+API_KEY = "sk_test_simulator"
+RUN_ID = "benchmark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What the syncs cost.
+
+    Attributes:
+        syncs: All of them, from nothing.
+        again: The same requests once more, with the states that they ended with: nothing is left
+            to do, so this is what a request costs by itself.
+    """
+
+    syncs: Cost
+    again: Cost
+
+
+async def main() -> None:
+    """Prints the table."""
+    console = Console()
+    with own_postgres() as cluster:
+        async with _simulator() as base_url:
+            one_by_one = await _measure(base_url, cluster.url(await cluster.create_database()), 1)
+            at_once = await _measure(base_url, cluster.url(await cluster.create_database()), SYNCS)
+        table = Table("", "seconds", "a sync", "engine CPU", "a sync", "peak memory")
+        table.add_row("one by one", *_figures(one_by_one.syncs))
+        table.add_row("at once", *_figures(at_once.syncs))
+        table.add_row("one by one, again", *_figures(one_by_one.again))
+        table.add_row("at once, again", *_figures(at_once.again))
+        console.print(f"{SYNCS} syncs of {RECORDS} records, each into a schema of its own")
+        console.print(table)
+        console.print("Again: the same requests once more, when nothing is left to do.")
+        growth = at_once.syncs.peak_memory - at_once.syncs.memory_before
+        console.print(
+            f"At once, a sync takes {at_once.syncs.seconds / one_by_one.syncs.seconds:.2f} of the "
+            f"time and {at_once.syncs.cpu_seconds / one_by_one.syncs.cpu_seconds:.2f} of the CPU "
+            "that it takes alone."
+        )
+        console.print(
+            f"All of them together take {megabytes(growth)} beyond the "
+            f"{megabytes(at_once.syncs.memory_before)} of an idle engine: "
+            f"{megabytes(growth // SYNCS)} a sync."
+        )
+        console.print(await description(cluster))
+
+
+async def _measure(base_url: str, database_url: str, at_once: int) -> Costs:
+    """What the syncs cost a fresh engine, ``at_once`` of them at a time."""
+    async with (
+        running("engine_server", "--listen", "127.0.0.1:0") as engine,
+        EngineClient(engine.address) as client,
+    ):
+        turns = asyncio.Semaphore(at_once)
+        states = [SyncState() for _ in range(SYNCS)]
+
+        async def sync(pipeline: PipelineConfig, state: SyncState) -> None:
+            options = SyncOptions(run_id=RUN_ID, state=state)
+            request = PipelineSyncBatchRequest(pipeline=pipeline, options=options)
+            async with turns:
+                eof = (await client.pipeline_sync_batch(request)).eof
+            if eof.status != RUN_STATUS_SUCCEEDED or eof.has_more:
+                raise RuntimeError(f"a sync was not completed: {eof}")
+            state.CopyFrom(eof.ending_state)
+
+        async def sync_all(pipelines: Sequence[PipelineConfig]) -> None:
+            async with asyncio.TaskGroup() as syncs:
+                for pipeline, state in zip(pipelines, states, strict=True):
+                    syncs.create_task(sync(pipeline, state))
+
+        pipelines = [
+            _pipeline(base_url, database_url, f"company_{number}") for number in range(SYNCS)
+        ]
+        # The first sync of an engine loads the catalog.
+        await sync(_pipeline(base_url, database_url, "first"), SyncState())
+        return Costs(
+            syncs=await cost_of(sync_all(pipelines)), again=await cost_of(sync_all(pipelines))
+        )
+
+
+def _pipeline(base_url: str, database_url: str, schema: str) -> PipelineConfig:
+    source = {"api_key": API_KEY, "base_url": base_url}
+    destination = {"url": database_url, "schema": schema}
+    return PipelineConfig(
+        source=Connector(type="stripe", config=struct(source)),
+        destination=Connector(type="postgres", config=struct(destination)),
+        streams=[StreamSelection(name="customers")],
+    )
+
+
+def _figures(cost: Cost) -> Sequence[str]:
+    return (
+        f"{cost.seconds:.1f}",
+        f"{cost.seconds / SYNCS * 1000:.1f} ms",
+        f"{cost.cpu_seconds:.1f} s",
+        f"{cost.cpu_seconds / SYNCS * 1000:.1f} ms",
+        megabytes(cost.peak_memory),
+    )
+
+
+@asynccontextmanager
+async def _simulator() -> AsyncIterator[str]:
+    """The account, in a process of its own for the length of the block; yields its URL."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.stripe_simulator", "--api-key", API_KEY, "--customers", str(RECORDS)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    if process.stdout is None:
+        raise RuntimeError("the simulator's output was asked for")
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,70 @@
+"""What a piece of work costs the engine's process, as Linux counts it."""
+
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_ENGINE_MODULE = "engine_server"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one piece of work took.
+
+    Attributes:
+        seconds: From its beginning to its end.
+        cpu_seconds: Of processor time, in the engine's process.
+        memory_before: The most that the process had ever had resident before it, in bytes.
+        peak_memory: The same after it: memory that was given back meanwhile counts, too.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    memory_before: int
+    peak_memory: int
+
+
+async def cost_of(work: Awaitable[None]) -> Cost:
+    """Does the work, by the one engine that this process runs, and tells its cost.
+
+    Raises:
+        RuntimeError: There is no such engine, or there are several.
+    """
+    engine = _engine()
+    memory_before, cpu_before = _peak_memory(engine), _cpu_seconds(engine)
+    began = time.perf_counter()
+    await work
+    return Cost(
+        seconds=time.perf_counter() - began,
+        cpu_seconds=_cpu_seconds(engine) - cpu_before,
+        memory_before=memory_before,
+        peak_memory=_peak_memory(engine),
+    )
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes, for people."""
+    return f"{count / 1e6:.1f} MB"
+
+
+def _engine() -> psutil.Process:
+    children = psutil.Process().children()
+    engines = [child for child in children if _ENGINE_MODULE in child.cmdline()]
+    if len(engines) != 1:
+        raise RuntimeError(f"{len(engines)} engines are running, not one")
+    return engines[0]
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def _peak_memory(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    [peak] = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    # VmHWM:     63120 kB
+    return int(peak.split()[1]) * 1024
