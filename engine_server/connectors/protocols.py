@@ -86,6 +86,13 @@ class Source(Protocol[ConfigT]):
         checkpoint that covers the range; last ``completed``, ``skipped`` or ``errored``. Streams
         may interleave. A checkpoint accounts for nothing but records yielded before it. A stream
         whose checkpoint says that nothing is left is ``started`` and ``completed`` without a fetch.
+
+        Each message may be awaited in another task: nothing that belongs to one task, such as an
+        ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
+
+        ``time_range.lt`` may lie up to a second ahead, so records may still come up before it when
+        the read is over: with a later bound, a source reads the last seconds before the former one
+        again.
         """
 
     def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
