@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -91,6 +91,14 @@ class StripePipeline:
             destination=Connector(type="postgres", config=struct(destination)),
             streams=self.streams,
         )
+
+    def in_schema(self, schema: str) -> "StripePipeline":
+        """The same pipeline into tables of its own."""
+        return replace(self, schema=schema)
+
+    def selecting(self, *streams: StreamSelection) -> "StripePipeline":
+        """The same pipeline with another selection."""
+        return replace(self, streams=streams)
 
     async def messages(
         self, client: EngineClient, *, timeout: float | None = None, **options: Any
