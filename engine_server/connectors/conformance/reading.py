@@ -1,5 +1,6 @@
 """Reads a source as the engine does, and checks the order of what comes."""
 
+import dataclasses
 import json
 import time
 from collections import defaultdict
@@ -12,9 +13,10 @@ from typing import Any
 import jsonschema
 from google.protobuf.json_format import MessageToDict
 
+from engine_server.connectors.config import ConnectorConfig
 from engine_server.connectors.conformance.connector import listed
 from engine_server.connectors.conformance.subject import SourceSubject, parsed
-from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream, Source
 from engine_server.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, StreamSelection
 from pipesync.v1.message_pb2 import Message
@@ -67,25 +69,26 @@ class Reading:
                 setattr(self.state, "global", message.source_state.data)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads the streams that a subject names; every read of it is of the same run."""
+    """Reads streams of one source; every read of it is of the same run."""
 
-    def __init__(self, subject: SourceSubject, streams: Sequence[SelectedStream]) -> None:
-        self.streams = streams
-        self._source = subject.connector
-        self._config = parsed(subject.connector, subject.config)
+    source: Source[Any]
+    config: ConnectorConfig
+    streams: Sequence[SelectedStream]
 
     @classmethod
     async def of(cls, subject: SourceSubject) -> "Reader":
         """A reader of the streams that the far side is said to hold."""
-        return cls(subject, await selected_streams(subject))
+        return cls(
+            source=subject.connector,
+            config=parsed(subject.connector, subject.config),
+            streams=await selected_streams(subject),
+        )
 
-    def of_stream(self, name: str) -> "Reader":
-        """A reader of one of its streams alone."""
-        reader = object.__new__(Reader)
-        reader.streams = [stream for stream in self.streams if stream.name == name]
-        reader._source, reader._config = self._source, self._config
-        return reader
+    def each_alone(self) -> list["Reader"]:
+        """For each of its streams a reader of that one alone."""
+        return [dataclasses.replace(self, streams=[stream]) for stream in self.streams]
 
     def open(
         self,
@@ -101,7 +104,7 @@ class Reader:
             state_limit=state_limit,
             refused_streams=refused_streams,
         )
-        return self._source.read(self._config, request)
+        return self.source.read(self.config, request)
 
     async def read(
         self,

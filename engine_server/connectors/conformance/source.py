@@ -161,10 +161,9 @@ class SourceConformance(ConnectorConformance):
     ) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
-        readers = [reader.of_stream(name) for name in subject.holds]
-        for one, reading in zip(
-            readers, await asyncio.gather(*(one.read() for one in readers)), strict=True
-        ):
+        readers = reader.each_alone()
+        readings = await asyncio.gather(*(one.read() for one in readers))
+        for one, reading in zip(readers, readings, strict=True):
             assert_in_order(reading.messages, one.streams)
             [name] = [stream.name for stream in one.streams]
             assert reading.keys[name] == whole.keys[name]
