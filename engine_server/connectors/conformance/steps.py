@@ -7,8 +7,8 @@ from contextlib import aclosing, asynccontextmanager
 from engine_server.connectors.protocols import Messages
 from pipesync.v1.message_pb2 import Message
 
-# Half a second is what the engine waits, and as much again is for a busy machine.
-CLOSE_TIMEOUT = 1.0
+# Half a second is what the engine waits; the rest is for a busy machine.
+CLOSE_TIMEOUT = 2.0
 
 
 async def stepped_in_tasks(messages: Messages) -> Messages:

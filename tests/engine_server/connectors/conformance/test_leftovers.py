@@ -71,5 +71,5 @@ async def test_closing_that_takes_long_is_found_out(monkeypatch: pytest.MonkeyPa
         finally:
             await asyncio.sleep(0.02)
 
-    with pytest.raises(AssertionError, match=r"it took 0\.0 s to close"):
+    with pytest.raises(AssertionError, match=r"it took .* s to close"):
         await closed_after(1, slow_to_close())
