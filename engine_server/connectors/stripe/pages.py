@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
@@ -31,13 +31,10 @@ class Page:
     received_at: int
 
     def newest_first_span(self, created_field: str) -> tuple[int, int] | None:
-        """When its first and last objects were created, if they show a list that is newest first.
-
-        None for a page out of order, and for a page of one second, which shows nothing.
-        """
+        """When its first and last objects were created; None if it is not newest first."""
         created = [record.get(created_field) for record in self.records]
         times = [moment for moment in created if type(moment) is int]
-        if len(times) < len(created) or not times or times[0] == times[-1]:
+        if len(times) < len(created) or not times:
             return None
         if any(earlier < later for earlier, later in itertools.pairwise(times)):
             return None
@@ -72,6 +69,20 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
             f"GET {resource.path} was not answered with a list whose objects have ids", status=200
         ) from error
     return Page(records=records, next_cursor=next_cursor, received_at=answer.received_at)
+
+
+async def is_there(client: StripeClient, resource: Resource, part: Range) -> bool:
+    """Whether the object that the next page of ``part`` starts after still exists.
+
+    Raises:
+        ConnectionFailed: see ``StripeClient.get``.
+    """
+    try:
+        answer = await client.get(f"{resource.path}/{quote(part.cursor or '', safe='')}", {})
+    except RequestFailed:
+        return False
+    # Some objects can be retrieved after they were deleted, but are listed no more.
+    return isinstance(answer.body, dict) and not answer.body.get("deleted")
 
 
 def _next_cursor(

@@ -183,6 +183,32 @@ async def test_a_later_run_reads_what_is_new_and_no_more() -> None:
         assert later.ids_of("customers") == {"cus_new"}
 
 
+async def test_a_later_run_of_one_full_second_reads_that_and_no_more() -> None:
+    async with StripeSimulator(SeedPlan(counts={"customers": 1_000})) as simulator:
+        now = int(time.time())
+        config = config_for(simulator)
+        first = await read(config, [selected("customers", lt=now - 100)])
+        simulator.requests.clear()
+        for number in range(150):
+            simulator.objects("customers").put({"id": f"cus_new{number}", "created": now - 50})
+        later = await read(config, [selected("customers")], state=first.state)
+        assert later.ids == Counter(("customers", f"cus_new{number}") for number in range(150))
+        assert len(simulator.requests) <= 3
+
+
+async def test_nothing_is_read_again_where_a_cut_leaves_a_cursor_nothing() -> None:
+    async with StripeSimulator() as simulator:
+        now = int(time.time())
+        for number in range(100):
+            simulator.objects("customers").put({"id": f"cus_{number}", "created": now - number})
+        simulator.objects("customers").put({"id": "cus_old", "created": now - DAY})
+        reading = await read(config_for(simulator), [selected("customers")])
+        assert reading.ids == Counter(
+            ("customers", i) for i in simulator.objects("customers").ids()
+        )
+        assert len(simulator.requests.of("/v1/customers")) > 2
+
+
 async def test_what_enters_the_list_in_a_second_just_read_is_read_by_the_next_run() -> None:
     async with StripeSimulator() as simulator:
         now = int(time.time())
