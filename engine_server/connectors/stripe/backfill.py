@@ -99,8 +99,8 @@ def _open(
     )
     limit = selected.selection.backfill_limit or config.backfill_limit
     return _Stream(
-        fetch=StreamFetch(resource, checkpoint, limit),
-        report=StreamReport(selected.name, checkpoint, account_id=account_id, limit=limit),
+        fetch=StreamFetch(resource, checkpoint, account_id=account_id, limit=limit),
+        report=StreamReport(selected.name, checkpoint, limit=limit),
     )
 
 

@@ -7,7 +7,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.ranges import Range, difference
-from engine_server.connectors.stripe.records import encode
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.catalog_pb2 import TimeRange
 from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint, StreamStatus
@@ -16,13 +15,10 @@ from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint, Strea
 class StreamReport:
     """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
 
-    def __init__(
-        self, stream: str, checkpoint: Checkpoint, *, account_id: str, limit: int | None
-    ) -> None:
+    def __init__(self, stream: str, checkpoint: Checkpoint, *, limit: int | None) -> None:
         """``limit`` is the number of records after which the stream counts as complete."""
         self._stream = stream
         self._checkpoint = checkpoint
-        self._account_id = account_id
         self._limit = limit
         self.is_closed = False
 
@@ -45,13 +41,9 @@ class StreamReport:
 
     def page(self, page: FetchedPage) -> Iterator[Message]:
         """A page was read: its records, then the checkpoint that accounts for them."""
-        records = [
-            encode(record, account_id=self._account_id, received_at=page.received_at)
-            for record in page.records
-        ]
-        if records:
-            yield Message(record_batch=RecordBatch(stream=self._stream, records=records))
-        self._checkpoint = self._checkpoint.after(page.part, page.left, len(records))
+        if page.records:
+            yield Message(record_batch=RecordBatch(stream=self._stream, records=page.records))
+        self._checkpoint = self._checkpoint.after(page.part, page.left, len(page.records))
         yield Message(
             source_state=StateCheckpoint(stream=self._stream, data=self._checkpoint.to_json())
         )
