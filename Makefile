@@ -46,7 +46,7 @@ generate: $(STAMP) ## Make clients/pipesync from proto/
 
 lock: $(STAMP) ## Pin every dependency anew in requirements.lock
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--all-extras --group dev --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
 
 build: $(STAMP) ## The wheel and the source distribution, in dist/

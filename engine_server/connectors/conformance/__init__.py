@@ -10,7 +10,7 @@ try:
     import pytest_asyncio as pytest_asyncio
 except ImportError as error:
     raise ImportError(
-        f"the conformance tests need {error.name}: pip install pytest pytest-asyncio jsonschema"
+        f"the conformance tests need {error.name}: pip install 'pipesync[conformance]'"
     ) from error
 
 # Only then does a failed assert of theirs show what was compared.
