@@ -11,7 +11,7 @@ from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.pages import Page, fetch_page, page_size
+from engine_server.connectors.stripe.pages import Page, fetch_page, is_there, page_size
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.records import encode
 from engine_server.connectors.stripe.splitting import split
@@ -155,10 +155,10 @@ class StreamFetch:
             if not (may_restart and error.is_lost_cursor):
                 raise
         else:
-            if page.records or not may_restart:
+            # An empty page is right where a cut left nothing to the cursor's own part.
+            if page.records or not may_restart or await is_there(client, self.resource, part):
                 return page
-        # The cursor's object is gone: Stripe says so, or answers with an empty page although there
-        # was more. Only the start of the range is sure to be there still.
+        # The cursor's object is gone. Only the start of the range is sure to be there still.
         self._restarted.add(start)
         return await fetch_page(client, self.resource, start, size)
 
@@ -171,6 +171,9 @@ class StreamFetch:
         if span is None or not self.resource.created_param:
             return (rest,)
         newest, oldest = span
+        if newest == oldest:
+            # A page of one second shows neither the order of the list nor its density.
+            return (rest,)
         if scope.gte is not None and oldest < scope.gte:
             return ()
         if not scope.contains(oldest):
