@@ -1,6 +1,7 @@
 """Merged time ranges, compared with the plain set of the moments they hold."""
 
 from itertools import pairwise
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,36 @@ def test_the_order_of_adding_makes_no_difference(ranges: list[TimeRange]) -> Non
 def test_a_set_made_of_its_own_ranges_is_the_same(ranges: list[TimeRange]) -> None:
     merged = list(RangeSet(ranges))
     assert list(RangeSet(merged)) == merged
+
+
+# All that a Timestamp can say, and moments so near each other that they meet.
+NANOSECONDS = (
+    st.none() | st.integers(0, 9) | st.integers(-62_135_596_800 * 10**9, 253_402_300_799 * 10**9)
+)
+
+
+@given(st.lists(st.tuples(NANOSECONDS, NANOSECONDS), max_size=8))
+def test_it_is_exact_to_the_nanosecond(bounds: list[tuple[int | None, int | None]]) -> None:
+    merged: list[tuple[float, float]] = []
+    whole = [(-inf if gte is None else gte, inf if lt is None else lt) for gte, lt in bounds]
+    for gte, lt in sorted((gte, lt) for gte, lt in whole if gte < lt):
+        if merged and gte <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(lt, merged[-1][1]))
+        else:
+            merged.append((gte, lt))
+    assert list(RangeSet(nanoseconds(gte, lt) for gte, lt in bounds)) == [
+        nanoseconds(None if gte == -inf else int(gte), None if lt == inf else int(lt))
+        for gte, lt in merged
+    ]
+
+
+def nanoseconds(gte: int | None, lt: int | None) -> TimeRange:
+    time_range = TimeRange()
+    if gte is not None:
+        time_range.gte.FromNanoseconds(gte)
+    if lt is not None:
+        time_range.lt.FromNanoseconds(lt)
+    return time_range
 
 
 def test_adjacent_ranges_become_one() -> None:
