@@ -65,7 +65,7 @@ async def main() -> None:
         )
         console.print(
             f"All of them together take {megabytes(growth)} beyond the "
-            f"{megabytes(at_once.syncs.memory_before)} of an idle engine: "
+            f"{megabytes(at_once.syncs.memory_before)} of an engine that has done one: "
             f"{megabytes(growth // SYNCS)} a sync."
         )
         console.print(await description(cluster))
