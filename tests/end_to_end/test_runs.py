@@ -10,15 +10,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import (
-    RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
     RUN_STATUS_SUCCEEDED,
-    ConnectionStatus,
     StreamProgress,
 )
 from pipesync.v1.state_pb2 import SyncRun, SyncState
 from pipesync_client import EngineClient
-from tests.end_to_end.held_requests import after
 from tests.end_to_end.stripe_pipeline import (
     RPCS,
     Rpc,
@@ -175,6 +172,24 @@ async def test_without_a_run_id_each_finished_request_is_followed_by_one_that_re
     await assert_all_rows_arrived(pipeline)
 
 
+@pytest.mark.parametrize("earlier", ["", "r1"], ids=["of no run", "of another run"])
+async def test_a_new_run_keeps_checkpoints_and_starts_progress_over(
+    pipeline: StripePipeline, client: EngineClient, earlier: str
+) -> None:
+    before = int(time.time())
+    first = await pipeline.sync(client, run_id=earlier, state_limit=2)
+    assert first.ending_state.sync_run.time_ceiling.seconds > before
+    read = first.run_progress.derived.total_record_count
+    assert read > 0
+    ends = await pipeline.sync_to_the_end(client, state=first.ending_state, run_id="r2")
+    run = ends[-1].ending_state.sync_run
+    assert run.run_id == "r2"
+    assert run.time_ceiling.seconds >= first.ending_state.sync_run.time_ceiling.seconds
+    # What was read before is neither read nor counted again.
+    assert ends[-1].run_progress.derived.total_record_count == sum(PLAN.counts.values()) - read
+    await assert_all_rows_arrived(pipeline)
+
+
 async def test_a_continuation_keeps_progress_and_messages_of_earlier_requests(
     pipeline: StripePipeline, client: EngineClient
 ) -> None:
@@ -208,71 +223,6 @@ async def test_a_stream_that_is_no_longer_selected_keeps_its_checkpoint(
     assert {name: kept[name] for name in kept if name != "products"} == {
         name: before[name] for name in before if name != "products"
     }
-
-
-@BOTH_RPCS
-async def test_a_refused_stream_is_read_no_further_and_again_by_a_new_run(
-    database_url: str, client: EngineClient, rpc: Rpc
-) -> None:
-    counts = {"customers": 3000, "products": 90}
-    async with StripeSimulator(SeedPlan(counts=counts)) as simulator:
-        pipeline = StripePipeline(
-            simulator=simulator,
-            database_url=database_url,
-            streams=selections(*counts),
-            source={"max_concurrency": 1},
-            destination={"batch_size": 100},
-        )
-        customers = simulator.objects("customers")
-        good = list(customers.documents())[-1]
-        customers.put({**good, "name": "a\0b"})
-
-        first = await pipeline.sync(client, rpc, run_id="r1")
-        assert (first.status, first.has_more) == (RUN_STATUS_FAILED, False)
-        refused = first.run_progress.streams["customers"]
-        assert refused.status == StreamProgress.STATUS_ERRORED
-        assert good["id"] in refused.message
-        assert first.run_progress.streams["products"].status == StreamProgress.STATUS_COMPLETED
-        assert "customers" not in first.ending_state.source.streams
-        assert await pipeline.ids("customers") == set()
-        # Some were under way when it was refused; the other twenty and more were never asked for.
-        assert len(simulator.requests.of(CUSTOMERS)) <= 8
-
-        simulator.requests.clear()
-        again = await pipeline.sync(client, rpc, run_id="r1", state=first.ending_state)
-        assert (again.status, again.has_more) == (RUN_STATUS_FAILED, False)
-        assert again.run_progress.streams["customers"] == refused
-        assert len(simulator.requests) == 0
-
-        customers.put(good)
-        ends = await pipeline.sync_to_the_end(client, rpc, run_id="r2", state=again.ending_state)
-        assert ends[-1].status == RUN_STATUS_SUCCEEDED
-        await assert_tables_equal(simulator, database_url, counts)
-
-
-@BOTH_RPCS
-async def test_a_key_revoked_in_mid_run_fails_the_connection_and_loses_nothing(
-    pipeline: StripePipeline, client: EngineClient, rpc: Rpc
-) -> None:
-    pages = 2
-    revoked = faults.refuse(errors.unknown_key(pipeline.simulator.api_key))
-    pipeline.simulator.faults.add(after(pages, revoked), path=CUSTOMERS, times=None)
-    failed = await pipeline.sync(client, rpc, run_id="r1")
-    assert (failed.status, failed.has_more) == (RUN_STATUS_FAILED, False)
-    connection = failed.run_progress.connection_status
-    assert connection.status == ConnectionStatus.STATUS_FAILED
-    assert "Invalid API Key" in connection.message
-    assert pipeline.simulator.api_key not in str(failed)
-    arrived = await pipeline.ids("customers")
-    assert len(arrived) == pages * 100
-    assert pipeline.accounted_ids(failed.ending_state, "customers") == arrived
-    assert failed.run_progress.streams["customers"].record_count == len(arrived)
-
-    pipeline.simulator.faults.clear()
-    ends = await pipeline.sync_to_the_end(client, rpc, run_id="r1", state=failed.ending_state)
-    assert ends[-1].status == RUN_STATUS_SUCCEEDED
-    assert ends[-1].run_progress.derived.total_record_count == sum(PLAN.counts.values())
-    await assert_all_rows_arrived(pipeline)
 
 
 def newest(pipeline: StripePipeline, count: int) -> set[str]:
