@@ -71,18 +71,21 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
     return Page(records=records, next_cursor=next_cursor, received_at=answer.received_at)
 
 
-async def is_there(client: StripeClient, resource: Resource, part: Range) -> bool:
-    """Whether the object that the next page of ``part`` starts after still exists.
+async def fetch_object(
+    client: StripeClient, resource: Resource, object_id: str
+) -> dict[str, Any] | None:
+    """One object of the list; None when it is there no more.
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
     """
     try:
-        answer = await client.get(f"{resource.path}/{quote(part.cursor or '', safe='')}", {})
+        answer = await client.get(f"{resource.path}/{quote(object_id, safe='')}", {})
     except RequestFailed:
-        return False
+        return None
     # Some objects can be retrieved after they were deleted, but are listed no more.
-    return isinstance(answer.body, dict) and not answer.body.get("deleted")
+    is_listed = isinstance(answer.body, dict) and not answer.body.get("deleted")
+    return answer.body if is_listed else None
 
 
 def _next_cursor(

@@ -11,7 +11,7 @@ from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.pages import Page, fetch_page, is_there, page_size
+from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page, page_size
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.records import encode
 from engine_server.connectors.stripe.splitting import split
@@ -148,19 +148,24 @@ class StreamFetch:
     async def _ask(self, client: StripeClient, part: Range) -> Page:
         size = self._size if self._limit_left is None else min(self._size, self._limit_left)
         start = dataclasses.replace(part, cursor=None)
-        may_restart = part.cursor is not None and start not in self._restarted
+        if part.cursor is None or start in self._restarted:
+            return await fetch_page(client, self.resource, part, size)
         try:
             page = await fetch_page(client, self.resource, part, size)
         except RequestFailed as error:
-            if not (may_restart and error.is_lost_cursor):
+            if not error.is_lost_cursor:
                 raise
         else:
             # An empty page is right where a cut left nothing to the cursor's own part.
-            if page.records or not may_restart or await is_there(client, self.resource, part):
+            if page.records or await self._holds(client, part, part.cursor):
                 return page
         # The cursor's object is gone. Only the start of the range is sure to be there still.
         self._restarted.add(start)
         return await fetch_page(client, self.resource, start, size)
+
+    async def _holds(self, client: StripeClient, part: Range, object_id: str) -> bool:
+        record = await fetch_object(client, self.resource, object_id)
+        return record is not None and self._lies_in(part, record)
 
     def _left(self, scope: Range, asked: Range, page: Page, share: int) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
