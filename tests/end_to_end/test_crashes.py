@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from tests.end_to_end.command import PipelinesCommand
+from tests.end_to_end.held_requests import after
 from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.postgres import PostgresCluster
 from tests.processes import CommandResult, ServerProcess, running
-from tests.stripe_simulator.faults import Fault, Serve
+from tests.stripe_simulator import faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -19,20 +19,6 @@ PLAN = SeedPlan(counts={"customers": 4000, "products": 150, "prices": 450})
 # Enough for a flush of a thousand rows to be committed, and not all that there is.
 PAGES_LET_THROUGH = 25
 CUSTOMERS_PATH = "/v1/customers"
-
-
-def stall_after(pages: int, released: asyncio.Event) -> Fault:
-    """Lets so many pages through and holds all others until the event is set."""
-    left = pages
-
-    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            await released.wait()
-        return await serve(request)
-
-    return fault
 
 
 @pytest.fixture
@@ -76,7 +62,7 @@ async def sync_until_stalled(
     created = await pipelines.create("crashed", PLAN.counts)
     assert created.exit_code == 0, created.stderr
     pipelines.simulator.faults.add(
-        stall_after(PAGES_LET_THROUGH, released), path=CUSTOMERS_PATH, times=None
+        after(PAGES_LET_THROUGH, faults.stall(released)), path=CUSTOMERS_PATH, times=None
     )
     batch = asyncio.create_task(pipelines("sync_batch", "crashed", "--raw"))
     await pipelines.simulator.requests.wait_for(CUSTOMERS_PATH, PAGES_LET_THROUGH + 1)
