@@ -18,6 +18,9 @@ from pipesync_rpc.errors import RpcError
 from pipesync_rpc.reasons import Reason
 from pipesync_rpc.status import from_grpc
 
+# Longer than a channel waits between two attempts to connect.
+_PATIENCE_SECONDS = 2.0
+
 StubT = TypeVar("StubT")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -98,6 +101,7 @@ class Connection(Generic[StubT]):
         timeout: float | None,
     ) -> ResponseT:
         """The answer to one request."""
+        await self._await_server(timeout)
         try:
             return await method(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
@@ -113,7 +117,7 @@ class Connection(Generic[StubT]):
         timeout: float | None,
     ) -> AsyncGenerator[ResponseT, None]:
         """The answers to one request; closing the iterator early cancels the call."""
-        return self._answers(lambda: method(request, timeout=timeout))
+        return self._answers(lambda: method(request, timeout=timeout), timeout)
 
     async def exchange(
         self,
@@ -135,7 +139,7 @@ class Connection(Generic[StubT]):
                 failures.append(error)
                 raise
 
-        answers = self._answers(lambda: method(sent(), timeout=timeout))
+        answers = self._answers(lambda: method(sent(), timeout=timeout), timeout)
         async with contextlib.aclosing(answers):
             try:
                 async for answer in answers:
@@ -147,8 +151,9 @@ class Connection(Generic[StubT]):
                 raise
 
     async def _answers(
-        self, start: Callable[[], _ManyAnswers[ResponseT]]
+        self, start: Callable[[], _ManyAnswers[ResponseT]], timeout: float | None
     ) -> AsyncGenerator[ResponseT, None]:
+        await self._await_server(timeout)
         call = start()
         try:
             async for answer in call:
@@ -160,6 +165,15 @@ class Connection(Generic[StubT]):
             raise
         finally:
             call.cancel()
+
+    async def _await_server(self, timeout: float | None) -> None:
+        """Gives a server that is just starting a moment; a call to one that is not there fails."""
+        if self._channel is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            patience = _PATIENCE_SECONDS if timeout is None else min(timeout, _PATIENCE_SECONDS)
+            async with asyncio.timeout(patience):
+                await self._channel.channel_ready()
 
     def _refuse_foreign_cancellation(self) -> None:
         # gRPC says "cancelled" to a task that nobody cancelled, when the client is closed under its

@@ -148,6 +148,21 @@ async def test_closing_the_client_under_a_call_is_an_error_of_the_call() -> None
         assert caught.value.code == code_pb2.CANCELLED
 
 
+async def test_a_call_finds_a_server_that_comes_back() -> None:
+    engine = scripted_engine()
+    engine.released.set()
+    async with engine_server(engine) as server:
+        address = server.address
+    async with EngineClient(address) as client:
+        # It was not there, so the channel is waiting before it connects again.
+        with pytest.raises(RpcError) as caught:
+            await anext(client.pipeline_sync(PipelineSyncRequest(), timeout=0.2))
+        assert caught.value.code in (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED)
+        async with engine_server(engine, listen=address):
+            answers = [answer async for answer in client.pipeline_sync(PipelineSyncRequest())]
+    assert [answer.message.log.message for answer in answers] == ["first", "last"]
+
+
 async def test_a_busy_server_is_asked_again_for_what_is_idempotent() -> None:
     engine = scripted_engine(RpcError("busy", code=code_pb2.UNAVAILABLE))
     async with engine_server(engine) as server, EngineClient(server.address) as client:
