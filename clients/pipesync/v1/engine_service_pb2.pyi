@@ -339,7 +339,10 @@ class SyncOptions(_message.Message):
     SOFT_TIME_LIMIT_FIELD_NUMBER: _builtins.int
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Names a finite run. The same id as in state continues that run; another one starts a new run."""
+    """Names a finite run. The same id as in state continues that run; another one starts a new run. A request
+    without an id is a run of its own, but continues one without an id that was cut short: calling again
+    while has_more is true always comes to an end.
+    """
     state_limit: _builtins.int
     """Stop after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1000."""
     @_builtins.property
@@ -435,7 +438,7 @@ class PipelineWriteRequest(_message.Message):
 
     @_builtins.property
     def message(self) -> _message_pb2.Message:
-        """Every later one."""
+        """Every later one. Without a source in the pipeline, the first message is the catalog of what follows."""
 
     def __init__(
         self,

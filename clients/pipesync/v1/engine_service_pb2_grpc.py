@@ -141,7 +141,8 @@ class EngineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PipelineWrite(self, request_iterator, context):
-        """Writes the messages that follow the first request, and answers with what the destination committed.
+        """Writes the messages that follow the first request, and answers with what the destination committed: its
+        checkpoints and statuses, without the records. All records are committed when the call ends well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,9 @@ class EngineServiceStub:
     PipelineRead: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineReadRequest, _engine_service_pb2.PipelineReadResponse]
     """The source's messages alone, ending with eof."""
     PipelineWrite: _grpc.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]
-    """Writes the messages that follow the first request, and answers with what the destination committed."""
+    """Writes the messages that follow the first request, and answers with what the destination committed: its
+    checkpoints and statuses, without the records. All records are committed when the call ends well.
+    """
     PipelineSync: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]
     """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]
@@ -74,7 +76,9 @@ class EngineServiceAsyncStub(EngineServiceStub):
     PipelineRead: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineReadRequest, _engine_service_pb2.PipelineReadResponse]  # type: ignore[assignment]
     """The source's messages alone, ending with eof."""
     PipelineWrite: _aio.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]  # type: ignore[assignment]
-    """Writes the messages that follow the first request, and answers with what the destination committed."""
+    """Writes the messages that follow the first request, and answers with what the destination committed: its
+    checkpoints and statuses, without the records. All records are committed when the call ends well.
+    """
     PipelineSync: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]  # type: ignore[assignment]
     """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]  # type: ignore[assignment]
@@ -145,7 +149,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_engine_service_pb2.PipelineWriteRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineWriteResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineWriteResponse]]:
-        """Writes the messages that follow the first request, and answers with what the destination committed."""
+        """Writes the messages that follow the first request, and answers with what the destination committed: its
+        checkpoints and statuses, without the records. All records are committed when the call ends well.
+        """
 
     @_abc_1.abstractmethod
     def PipelineSync(
