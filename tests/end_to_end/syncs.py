@@ -1,8 +1,6 @@
 """Syncs of a simulated account into a real database, for tests that cut them short."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -15,13 +13,11 @@ from engine_server.connectors.registry import (
 )
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.source import StripeSource
-from engine_server.servicer import EngineServicer
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
-from pipesync.v1.engine_service_pb2 import DESCRIPTOR, PipelineSyncBatchRequest, SyncOptions
-from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
+from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import EngineClient
-from pipesync_rpc.server import RpcServer
+from tests.end_to_end.stripe_pipeline import served_engine
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -61,22 +57,11 @@ def impatient_stripe_source() -> StripeSource:
     return StripeSource(RetryPolicy(first_delay=0.001, longest_delay=0.01))
 
 
-@asynccontextmanager
-async def impatient_engine() -> AsyncIterator[EngineClient]:
+def impatient_engine() -> AbstractAsyncContextManager[EngineClient]:
     """A client of an engine that is served in this process, with the source above."""
     source = f"{__name__}:{impatient_stripe_source.__name__}"
-    servicer = EngineServicer(
+    return served_engine(
         ConnectorRegistry(
             [EntryPoint("stripe", source, SOURCES_GROUP)], entry_points(group=DESTINATIONS_GROUP)
         )
     )
-    async with (
-        RpcServer(
-            listen="127.0.0.1:0",
-            register=partial(add_EngineServiceServicer_to_server, servicer),
-            service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
-            on_drain=servicer.end_softly,
-        ) as server,
-        EngineClient(server.address) as client,
-    ):
-        yield client

@@ -1,6 +1,6 @@
 """A sync that is stopped at any checkpoint, and goes on elsewhere, loses nothing."""
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -53,22 +53,27 @@ async def sync_to_the_end(engine: str, config: PipelineConfig, state: SyncState)
     return eof
 
 
-async def test_stopped_after_every_checkpoint_and_resumed_in_another_engine(
+async def test_stopped_after_every_checkpoint_and_resumed_in_a_new_engine(
     database_url: str,
 ) -> None:
-    async with StripeSimulator(PLAN) as simulator, new_engine() as first, new_engine() as second:
+    async with AsyncExitStack() as stack:
+        simulator = await stack.enter_async_context(StripeSimulator(PLAN))
         simulator.faults.add(faults.jittered_latency(0.0, 0.03, seed=7), times=None)
+        engine = await stack.enter_async_context(new_engine())
         stopped_after = 0
         has_more = True
         while has_more:
             stopped_after += 1
             schema = f"stopped_after_{stopped_after}"
             config = pipeline(simulator, database_url, schema)
-            eof = await sync_batch(first.address, config, SyncState(), stopped_after)
+            eof = await sync_batch(engine.address, config, SyncState(), stopped_after)
             has_more = eof.has_more
             if has_more:
                 assert eof.run_progress.derived.total_state_count == stopped_after
-                eof = await sync_to_the_end(second.address, config, eof.ending_state)
+                await engine.stop()
+                # It resumes this sync, and begins the next one.
+                engine = await stack.enter_async_context(new_engine())
+                eof = await sync_to_the_end(engine.address, config, eof.ending_state)
             assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
             await assert_tables_equal(simulator, database_url, PLAN.counts, schema=schema)
         # Every checkpoint of a whole sync was stopped at: it has one a page at the least.

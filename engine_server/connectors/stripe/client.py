@@ -98,24 +98,28 @@ class StripeClient:
     ) -> None:
         await self._session.close()
 
-    async def get(self, path: str, params: Mapping[str, str]) -> Answer:
+    async def get(
+        self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
+    ) -> Answer:
         """Reads one resource or page.
 
         Args:
-            path: From the root, e.g. ``/v1/customers``; also names the endpoint to pace.
+            path: From the root, e.g. ``/v1/customers``.
             params: The query.
+            endpoint: What to pace the request with; ``path`` when it is a list.
 
         Raises:
             ConnectionFailed: the API cannot be reached, or refuses the key.
             RequestFailed: Stripe refused the request, or it kept failing.
         """
+        endpoint = endpoint or path
         for attempt in itertools.count(1):
-            await self._limiter.acquire(path)
+            await self._limiter.acquire(endpoint)
             outcome = await self._attempt(path, params)
             if isinstance(outcome, Answer):
                 return outcome
             if outcome.status == 429 and outcome.code != "lock_timeout":
-                self._limiter.slow_down(path, outcome.rate_limit_reason)
+                self._limiter.slow_down(endpoint, outcome.rate_limit_reason)
             if not outcome.retriable or attempt >= self._most_attempts(outcome):
                 self._give_up(path, outcome)
             delay = self._policy.delay(attempt, outcome.retry_after)

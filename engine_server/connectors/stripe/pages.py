@@ -80,7 +80,9 @@ async def fetch_object(
         ConnectionFailed: see ``StripeClient.get``.
     """
     try:
-        answer = await client.get(f"{resource.path}/{quote(object_id, safe='')}", {})
+        answer = await client.get(
+            f"{resource.path}/{quote(object_id, safe='')}", {}, endpoint=resource.path
+        )
     except RequestFailed:
         return None
     # Some objects can be retrieved after they were deleted, but are listed no more.
