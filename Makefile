@@ -24,6 +24,7 @@ test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
 
 bench: $(STAMP) ## Benchmarks: many syncs at once, and memory over the length of a history
+	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
 
