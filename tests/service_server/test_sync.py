@@ -1,5 +1,6 @@
+"""What a batch stores, whoever goes away while it runs."""
+
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -11,81 +12,35 @@ from google.rpc import code_pb2
 from pipesync.v1 import engine_service_pb2 as engine_pb
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import StreamSelection
-from pipesync.v1.message_pb2 import Message, StateCheckpoint
 from pipesync.v1.progress_pb2 import ConnectionStatus, Progress, RunStatus
-from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
+from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
 from service_server.__main__ import running_service
 from service_server.settings import ServiceSettings
-from service_server.store import leases, states
+from service_server.store import leases
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET, connector
 from tests.service_server.scripted_engine import ScriptedEngine
+from tests.service_server.syncing import (
+    checkpoint,
+    ends,
+    get,
+    state,
+    stored_state,
+    sync,
+    sync_batch,
+    then_waits,
+    until_free,
+    until_stored,
+)
 
 MASK = "********"
-SyncScript = Callable[[engine_pb.PipelineSyncRequest], AsyncIterator[Message]]
 
 
 @pytest.fixture(autouse=True)
 async def first(created: pb.Pipeline) -> pb.Pipeline:
     return created
-
-
-def state(cursor: str, run_id: str = "") -> SyncState:
-    made = SyncState(sync_run=SyncRun(run_id=run_id)) if run_id else SyncState()
-    made.source.streams["customers"] = cursor
-    return made
-
-
-def checkpoint(cursor: str, stream: str = "customers") -> Message:
-    return Message(source_state=StateCheckpoint(stream=stream, data=cursor))
-
-
-def ends(cursor: str, **fields: object) -> Callable[[object], "asyncio.Future[Eof]"]:
-    """A batch that ends with the state ``cursor``."""
-
-    def batch(_: object) -> "asyncio.Future[Eof]":
-        eof = Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state(cursor))
-        eof.MergeFrom(Eof(**fields))  # type: ignore[arg-type]  # any field of the message
-        done: asyncio.Future[Eof] = asyncio.get_running_loop().create_future()
-        done.set_result(eof)
-        return done
-
-    return batch
-
-
-async def sync_batch(client: PipelineClient, **fields: object) -> Eof:
-    request = pb.SyncPipelineBatchRequest(id="first", **fields)  # type: ignore[arg-type]  # any field
-    return (await client.sync_pipeline_batch(request)).eof
-
-
-def sync(client: PipelineClient) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
-    return client.sync_pipeline(pb.SyncPipelineRequest(id="first", run_id="run"))
-
-
-async def stored_state(database: Database) -> SyncState | None:
-    async with database.connection() as connection:
-        return await states.get(connection, "first")
-
-
-async def until_stored(database: Database, wanted: str) -> SyncState:
-    """The stored state, once its customers' checkpoint is ``wanted``."""
-    async with asyncio.timeout(5):
-        while True:
-            found = await stored_state(database)
-            if found is not None and found.source.streams.get("customers") == wanted:
-                return found
-            await asyncio.sleep(0.02)
-
-
-async def until_free(database: Database) -> None:
-    async with asyncio.timeout(5):
-        while True:
-            async with database.connection() as connection:
-                if await leases.get_holder(connection, "first") is None:
-                    return
-            await asyncio.sleep(0.02)
 
 
 async def test_a_batch_goes_on_from_the_state_that_the_last_one_ended_with(
@@ -339,109 +294,6 @@ async def test_why_a_connection_failed_is_shown(
     engine.batch = ends("{}", status=RunStatus.RUN_STATUS_FAILED, run_progress=progress)
     await sync_batch(client)
     assert (await get(client)).status_message == "bad key"
-
-
-async def get(client: PipelineClient) -> pb.Pipeline:
-    request = pb.GetPipelineRequest(id="first", view=pb.PIPELINE_VIEW_FULL)
-    return (await client.get_pipeline(request)).pipeline
-
-
-def then_waits(*messages: Message) -> tuple[SyncScript, asyncio.Event]:
-    """A sync that sends ``messages`` and goes on for ever, and whether it was ended."""
-    ended = asyncio.Event()
-
-    async def script(_: object) -> AsyncGenerator[Message, None]:
-        try:
-            for message in messages:
-                yield message
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    return script, ended
-
-
-async def test_a_stream_stores_its_checkpoints_as_they_pass(
-    client: PipelineClient, engine: ScriptedEngine, database: Database
-) -> None:
-    run = SyncRun(run_id="run")
-    run.time_ceiling.FromSeconds(1000)
-    progress = Progress(global_state_count=1)
-    engine.sync, _ = then_waits(
-        Message(sync_run=run),
-        checkpoint("one"),
-        checkpoint("shared", stream=""),
-        Message(progress=progress),
-    )
-    async with aclosing(sync(client)) as answers:
-        received = [await anext(answers) for _ in range(4)]
-        assert [answer.message.WhichOneof("payload") for answer in received][:2] == [
-            "sync_run",
-            "source_state",
-        ]
-        await until_stored(database, "one")
-    await until_free(database)
-    stored = (await get(client)).sync_state
-    assert getattr(stored.source, "global") == "shared"
-    assert stored.sync_run.time_ceiling == run.time_ceiling
-    assert stored.sync_run.progress == progress
-
-
-async def test_a_stream_ends_with_the_ending_state(
-    client: PipelineClient, engine: ScriptedEngine, database: Database
-) -> None:
-    async def script(_: object) -> AsyncGenerator[Message, None]:
-        yield checkpoint("one")
-        yield Message(eof=Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("end")))
-
-    engine.sync = script
-    received = [answer.message async for answer in sync(client)]
-    assert received[-1].HasField("eof")
-    assert await stored_state(database) == state("end")
-    assert (await get(client)).status == pb.PIPELINE_STATUS_READY
-
-
-async def test_a_stream_whose_caller_went_away_ends_and_is_stored(
-    client: PipelineClient, engine: ScriptedEngine, database: Database
-) -> None:
-    engine.sync, ended = then_waits(checkpoint("one"), checkpoint("two"))
-    async with aclosing(sync(client)) as answers:
-        await anext(answers)
-        await anext(answers)
-    await until_stored(database, "two")
-    async with asyncio.timeout(5):
-        await ended.wait()
-    await until_free(database)
-
-
-async def test_a_stream_that_the_engine_breaks_off_keeps_what_passed(
-    client: PipelineClient, engine: ScriptedEngine, database: Database
-) -> None:
-    async def script(_: object) -> AsyncGenerator[Message, None]:
-        yield checkpoint("one")
-        raise RpcError("broken", code=code_pb2.FAILED_PRECONDITION, reason="CONNECTOR_FAILED")
-
-    engine.sync = script
-    with pytest.raises(RpcError, match="broken"):
-        [_ async for _ in sync(client)]
-    assert await stored_state(database) == state("one")
-
-
-async def test_a_stream_whose_lease_is_taken_ends(
-    client: PipelineClient, engine: ScriptedEngine, database: Database
-) -> None:
-    engine.sync, ended = then_waits(checkpoint("one"))
-    async with aclosing(sync(client)) as answers:
-        await anext(answers)
-        await until_stored(database, "one")
-        async with database.connection() as connection:
-            await connection.execute("DELETE FROM pipesync.leases")
-            await leases.acquire(connection, "first", "thief", timedelta(minutes=1))
-        with pytest.raises(RpcError) as error:
-            await anext(answers)
-    assert error.value.reason == "LEASE_LOST"
-    async with asyncio.timeout(5):
-        await ended.wait()
 
 
 async def test_an_expired_lease_of_a_dead_service_is_taken_over(

@@ -1,0 +1,117 @@
+"""What a streamed sync stores, as it goes and when it ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+
+import pytest
+from google.rpc import code_pb2
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import Progress, RunStatus
+from pipesync.v1.state_pb2 import Eof, SyncRun
+from pipesync_client import PipelineClient
+from pipesync_rpc.errors import RpcError
+from service_server.store import leases
+from service_server.store.database import Database
+from tests.service_server.scripted_engine import ScriptedEngine
+from tests.service_server.syncing import (
+    checkpoint,
+    get,
+    state,
+    stored_state,
+    sync,
+    then_waits,
+    until_free,
+    until_stored,
+)
+
+
+@pytest.fixture(autouse=True)
+async def first(created: pb.Pipeline) -> pb.Pipeline:
+    return created
+
+
+async def test_a_stream_stores_its_checkpoints_as_they_pass(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    run = SyncRun(run_id="run")
+    run.time_ceiling.FromSeconds(1000)
+    progress = Progress(global_state_count=1)
+    engine.sync, _ = then_waits(
+        Message(sync_run=run),
+        checkpoint("one"),
+        checkpoint("shared", stream=""),
+        Message(progress=progress),
+    )
+    async with aclosing(sync(client)) as answers:
+        received = [await anext(answers) for _ in range(4)]
+        assert [answer.message.WhichOneof("payload") for answer in received][:2] == [
+            "sync_run",
+            "source_state",
+        ]
+        await until_stored(database, "one")
+    await until_free(database)
+    stored = (await get(client)).sync_state
+    assert getattr(stored.source, "global") == "shared"
+    assert stored.sync_run.time_ceiling == run.time_ceiling
+    assert stored.sync_run.progress == progress
+
+
+async def test_a_stream_ends_with_the_ending_state(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    async def script(_: object) -> AsyncGenerator[Message, None]:
+        yield checkpoint("one")
+        yield Message(eof=Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("end")))
+
+    engine.sync = script
+    received = [answer.message async for answer in sync(client)]
+    assert received[-1].HasField("eof")
+    assert await stored_state(database) == state("end")
+    assert (await get(client)).status == pb.PIPELINE_STATUS_READY
+
+
+async def test_a_stream_whose_caller_went_away_ends_and_is_stored(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.sync, ended = then_waits(checkpoint("one"), checkpoint("two"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await anext(answers)
+    await until_stored(database, "two")
+    async with asyncio.timeout(5):
+        await ended.wait()
+    await until_free(database)
+
+
+async def test_a_stream_that_the_engine_breaks_off_keeps_what_passed(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    async def script(_: object) -> AsyncGenerator[Message, None]:
+        yield checkpoint("one")
+        raise RpcError("broken", code=code_pb2.FAILED_PRECONDITION, reason="CONNECTOR_FAILED")
+
+    engine.sync = script
+    with pytest.raises(RpcError, match="broken"):
+        [_ async for _ in sync(client)]
+    assert await stored_state(database) == state("one")
+
+
+async def test_a_stream_whose_lease_is_taken_ends(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.sync, ended = then_waits(checkpoint("one"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await until_stored(database, "one")
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM pipesync.leases")
+            await leases.acquire(connection, "first", "thief", timedelta(minutes=1))
+        with pytest.raises(RpcError) as error:
+            await anext(answers)
+    assert error.value.reason == "LEASE_LOST"
+    async with asyncio.timeout(5):
+        await ended.wait()
