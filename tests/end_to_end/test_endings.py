@@ -137,7 +137,7 @@ async def test_a_postgres_that_hangs_ends_with_the_hard_limit(
     eof = await pipeline.sync(client, rpc, state=state, run_id="r1", time_limit=seconds(1))
     assert time.monotonic() - began < 2.5
     assert_cut(eof)
-    # Nothing could be committed, so no more objects are accounted for (a part that holds none may be).
+    # Nothing could be committed, so no more objects are accounted for; an empty part may be.
     before = pipeline.accounted_ids(state, "customers")
     assert pipeline.accounted_ids(eof.ending_state, "customers") == before
     assert eof.request_progress.derived.total_record_count == 0
