@@ -14,7 +14,10 @@ def postgres_cluster() -> Iterator[PostgresCluster]:
     """The run's Postgres: a missing one is an error, never a skip."""
     # Not below pytest's own directory: every new run of pytest closes that to other users, and as
     # root Postgres runs as one.
-    with tempfile.TemporaryDirectory(prefix="pipesync-tests-") as directory:
+    # A server that had to be killed may still write while its data are removed.
+    with tempfile.TemporaryDirectory(
+        prefix="pipesync-tests-", ignore_cleanup_errors=True
+    ) as directory:
         cluster = PostgresCluster(Path(directory) / "postgres")
         yield cluster
         cluster.stop()

@@ -12,7 +12,7 @@ class PostgresCluster:
     """An embedded Postgres 18 that listens on a Unix socket only."""
 
     def __init__(self, data_directory: Path) -> None:
-        self._server = get_server(data_directory, cleanup_mode="delete")
+        self._server = get_server(data_directory, cleanup_mode="stop")
 
     async def trade_durability_for_speed(self) -> None:
         """Nobody pulls the plug of a test's database: no waiting for the disk."""
@@ -53,5 +53,5 @@ class PostgresCluster:
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
-        """Stops the server for good and removes its data."""
+        """Stops the server for good; its data are left to whoever made the directory."""
         self._server.cleanup()
