@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.latency import Latency
 from engine_server.connectors.stripe.rate_limit import limiter_for
 from engine_server.connectors.stripe.retry import RetryPolicy, is_retriable, retry_after
 from engine_server.errors import ConnectionFailed
 
 log = structlog.get_logger()
+
+# So many more requests than fit the average latency keep the rate used while some answers are late.
+_CONCURRENCY_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +80,13 @@ class StripeClient:
         }
         if config.stripe_account:
             self._headers["Stripe-Account"] = config.stripe_account
-        self._max_connections = config.max_concurrency
+        self._max_concurrency = config.max_concurrency
+        self._latency = Latency()
         self._was_reached = False
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            connector=aiohttp.TCPConnector(limit=self._max_concurrency),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(
@@ -97,6 +103,25 @@ class StripeClient:
         traceback: TracebackType | None,
     ) -> None:
         await self._session.close()
+
+    def useful_concurrency(self, endpoint: str | None = None) -> int:
+        """How many requests are worth having under way at once: more would only wait their turn.
+
+        Args:
+            endpoint: What they go to; None for all that the key is used for together.
+
+        Returns:
+            What the rate of this moment and the latency measured so far come to. At least 2, so
+            that one may wait for its token while the other is answered, and at most
+            ``max_concurrency``, which is all that counts where no rate is kept.
+        """
+        rate = self._limiter.key_rate
+        if endpoint is not None:
+            rate = min(rate, self._limiter.endpoint_rate(endpoint))
+        if math.isinf(rate):
+            return self._max_concurrency
+        needed = math.ceil(rate * self._latency.of(endpoint) * _CONCURRENCY_MARGIN) + 1
+        return min(max(2, needed), self._max_concurrency)
 
     async def get(
         self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
@@ -115,8 +140,11 @@ class StripeClient:
         endpoint = endpoint or path
         for attempt in itertools.count(1):
             await self._limiter.acquire(endpoint)
+            sent_at = time.monotonic()
             outcome = await self._attempt(path, params)
             if isinstance(outcome, Answer):
+                # Only these: a refusal comes sooner than any page, a time-out later.
+                self._latency.measure(endpoint, time.monotonic() - sent_at)
                 return outcome
             if outcome.status == 429 and outcome.code != "lock_timeout":
                 self._limiter.slow_down(endpoint, outcome.rate_limit_reason)

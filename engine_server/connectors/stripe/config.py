@@ -49,7 +49,11 @@ class StripeConfig(ConnectorConfig):
         "endpoint of Stripe itself is asked more than 20 times a second whatever is said here.",
     )
     max_concurrency: int = Field(
-        default=16, ge=1, le=100, description="The most requests under way at once in one sync."
+        default=32,
+        ge=1,
+        le=100,
+        description="The most requests under way at once in one sync. It is a ceiling: only as "
+        "many are as the rate limit can use, given how long Stripe takes to answer.",
     )
     backfill_limit: int | None = Field(
         default=None,
