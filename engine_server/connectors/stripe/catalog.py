@@ -10,7 +10,12 @@ from typing import Literal
 from google.protobuf.json_format import ParseDict
 
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
-from engine_server.connectors.stripe.catalog_exceptions import CREATED_FIELDS, LEFT_OUT, SHOW_ALL
+from engine_server.connectors.stripe.catalog_exceptions import (
+    CREATED_FIELDS,
+    LEFT_OUT,
+    NESTED_LISTS,
+    SHOW_ALL,
+)
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
 
@@ -21,9 +26,16 @@ _LOADING = Lock()
 class Resource:
     """How one stream is listed.
 
+    The records of most streams are the objects of a list. Those of some (``subscription_items``)
+    are the items of a list inside them: all but ``stream`` and ``nested_field`` then tells of the
+    list of their parents (``/v1/subscriptions``), so their time range is that of the parents'
+    creation.
+
     Attributes:
         stream: What discover answers.
         path: The list's URL path, e.g. ``/v1/checkout/sessions``.
+        nested_field: The list inside each listed object whose items are the records; empty when
+            the listed objects are.
         api: Which of Stripe's two paging styles the list has.
         list_params: Sent with every page, e.g. ``{"status": "all"}`` for subscriptions.
         created_param: The list filter that a backfill window is given in (``created``); empty when
@@ -34,6 +46,7 @@ class Resource:
 
     stream: Stream
     path: str
+    nested_field: str
     api: Literal["v1", "v2"]
     list_params: Mapping[str, str]
     created_param: str
@@ -67,31 +80,39 @@ def load_resources() -> Mapping[str, Resource]:
 
 @cache
 def _resources() -> Mapping[str, Resource]:
-    resources = [
-        _resource(endpoint)
-        for endpoint in list_endpoints().values()
-        if not endpoint.required_params and endpoint.path not in LEFT_OUT
+    endpoints = list_endpoints()
+    listed = [
+        _resource(stream_name(path), endpoint, endpoint)
+        for path, endpoint in endpoints.items()
+        if endpoint.stands_alone and path not in LEFT_OUT
+    ]
+    nested = [
+        _resource(inside.stream, endpoints[inside.parent], endpoints[path], inside.field)
+        for path, inside in NESTED_LISTS.items()
     ]
     return MappingProxyType(
         {
             resource.stream.name: resource
-            for resource in sorted(resources, key=lambda resource: resource.stream.name)
+            for resource in sorted(listed + nested, key=lambda resource: resource.stream.name)
         }
     )
 
 
-def _resource(endpoint: ListEndpoint) -> Resource:
-    object_class = endpoint.object_class()
-    created_field = CREATED_FIELDS.get(endpoint.path, "created")
+def _resource(
+    name: str, listing: ListEndpoint, endpoint: ListEndpoint, nested_field: str = ""
+) -> Resource:
+    """The stream of ``endpoint``'s objects, which are read from ``listing``."""
+    created_field = CREATED_FIELDS.get(listing.path, "created")
     # A window needs objects that always say, in Unix seconds, where in it they stand: v2 objects
     # say it as text, connected accounts not always, trial offers never.
     in_windows = (
-        "created" in endpoint.optional_params
-        and object_class.__annotations__.get(created_field) is int
+        "created" in listing.optional_params
+        and listing.object_class().__annotations__.get(created_field) is int
     )
+    object_class = endpoint.object_class()
     stream = ParseDict(
         {
-            "name": stream_name(endpoint.path),
+            "name": name,
             # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
             "json_schema": json_schema(object_class),
@@ -104,9 +125,10 @@ def _resource(endpoint: ListEndpoint) -> Resource:
     )
     return Resource(
         stream=stream,
-        path=endpoint.path,
-        api="v2" if endpoint.path.startswith("/v2/") else "v1",
-        list_params=SHOW_ALL.get(endpoint.path, {}),
+        path=listing.path,
+        nested_field=nested_field,
+        api="v2" if listing.path.startswith("/v2/") else "v1",
+        list_params=SHOW_ALL.get(listing.path, {}),
         created_param="created" if in_windows else "",
         created_field=created_field if in_windows else "",
     )

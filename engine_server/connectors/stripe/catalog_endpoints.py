@@ -16,14 +16,14 @@ from typing import Any, cast
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListEndpoint:
-    """One ``list`` call without a parent in its path.
+    """One ``list`` call.
 
     Attributes:
-        path: e.g. ``/v1/checkout/sessions``.
+        path: e.g. ``/v1/checkout/sessions``, or with a parent ``/v1/transfers/{id}/reversals``.
         required_params: What a request must give, by name; empty for most.
         optional_params: What it may give.
-        object_module: Where the class of the listed objects is.
-        object_name: What that class is called there.
+        object_module: Where the class of the listed objects is; empty when they are of several.
+        object_name: What that class is called there; empty when they are of several.
     """
 
     path: str
@@ -31,6 +31,11 @@ class ListEndpoint:
     optional_params: frozenset[str]
     object_module: str
     object_name: str
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it can be read without naming an object that it belongs to."""
+        return not self.required_params and "{" not in self.path
 
     def object_class(self) -> type[Any]:
         """The class of the listed objects, with annotated fields; imported only now."""
@@ -65,16 +70,14 @@ def _endpoints_of(module: Path) -> Iterator[ListEndpoint]:
     }
     for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name == "list":
-            path = _path(node)
-            if "{" in path:
-                continue
             [params_annotation] = (
                 argument.annotation for argument in node.args.args if argument.arg == "params"
             )
             params = _load(*homes[_innermost_name(params_annotation)])
-            object_module, object_name = homes[_innermost_name(node.returns)]
+            name = _innermost_name(node.returns)
+            object_module, object_name = homes[name] if name else ("", "")
             yield ListEndpoint(
-                path=path,
+                path=_path(node),
                 required_params=params.__required_keys__,
                 optional_params=params.__optional_keys__ - _request_options(),
                 object_module=object_module,
@@ -95,13 +98,15 @@ def _path(method: ast.FunctionDef) -> str:
 
 
 def _innermost_name(annotation: ast.expr | None) -> str:
-    """``Customer`` of ``"ListObject[Customer]"``, ``P`` of ``Optional["P"]``."""
+    """``Customer`` of ``"ListObject[Customer]"``; empty for a list of several classes."""
     while not isinstance(annotation, ast.Name):
         match annotation:
             case ast.Constant(value=str(text)):
                 annotation = ast.parse(text, mode="eval").body
             case ast.Subscript(slice=inner):
                 annotation = inner
+            case ast.Tuple():
+                return ""
             case _:
                 raise TypeError(f"cannot read the annotation {ast.dump(annotation or ast.Pass())}")
     return annotation.id

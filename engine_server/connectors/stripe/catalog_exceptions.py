@@ -1,7 +1,34 @@
 """Where a list differs from the rule, and why; every other list is a plain stream."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedList:
+    """A list that is read inside the objects of another one.
+
+    Attributes:
+        stream: The stream of its items.
+        parent: The path of the list whose objects hold it.
+        field: The field of those objects that it is in.
+    """
+
+    stream: str
+    parent: str
+    field: str
+
+
+# Lists that must be told whose items to list, but which every object of another list holds as well.
+# By path. They are read there: one by one would cost a request for every parent.
+NESTED_LISTS: Mapping[str, NestedList] = MappingProxyType(
+    {
+        "/v1/subscription_items": NestedList(
+            stream="subscription_items", parent="/v1/subscriptions", field="items"
+        ),
+    }
+)
 
 # Lists that are no streams, by path, each with its reason.
 LEFT_OUT: Mapping[str, str] = MappingProxyType(

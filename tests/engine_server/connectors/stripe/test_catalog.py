@@ -14,7 +14,12 @@ from engine_server.connectors.stripe.catalog import (
     stream_name,
 )
 from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
-from engine_server.connectors.stripe.catalog_exceptions import CREATED_FIELDS, LEFT_OUT, SHOW_ALL
+from engine_server.connectors.stripe.catalog_exceptions import (
+    CREATED_FIELDS,
+    LEFT_OUT,
+    NESTED_LISTS,
+    SHOW_ALL,
+)
 
 PINNED_STREAMS = Path(__file__).with_name("streams_of_stripe_16_1.txt")
 
@@ -38,19 +43,32 @@ def test_a_stream_is_named_after_the_path_of_its_list() -> None:
     assert stream_name("/v2/core/accounts") == "v2_core_accounts"
 
 
-def test_no_two_lists_share_a_name() -> None:
-    paths = [resource.path for resource in load_resources().values()]
-    required = {path for path, endpoint in list_endpoints().items() if endpoint.required_params}
-    assert set(paths) == set(list_endpoints()) - required - set(LEFT_OUT)
+def test_every_list_that_stands_alone_is_a_stream() -> None:
+    listed = [resource.path for resource in load_resources().values() if not resource.nested_field]
+    alone = [path for path, endpoint in list_endpoints().items() if endpoint.stands_alone]
+    assert sorted(listed) == sorted(set(alone) - set(LEFT_OUT))
 
 
-@pytest.mark.parametrize("name", ["subscription_items", "setup_attempts", "issuing_tokens"])
+def test_a_list_that_is_inside_other_objects_is_read_there() -> None:
+    resources = load_resources()
+    items, parents = resources["subscription_items"], resources["subscriptions"]
+    assert (items.nested_field, parents.nested_field) == ("items", "")
+    for attribute in ("path", "api", "list_params", "created_param", "created_field"):
+        assert getattr(items, attribute) == getattr(parents, attribute)
+    assert items.stream.supports_time_range
+    assert field_types(items).keys() > {"id", "subscription", "price", "quantity", "deleted"}
+    assert "customer" not in field_types(items)
+
+
+@pytest.mark.parametrize("name", ["setup_attempts", "issuing_tokens"])
 def test_a_list_that_needs_a_parameter_is_no_stream(name: str) -> None:
     assert name not in load_resources()
 
 
 def test_every_exception_is_about_a_list_that_exists() -> None:
-    assert {*LEFT_OUT, *SHOW_ALL, *CREATED_FIELDS} <= set(list_endpoints())
+    parents = {inside.parent for inside in NESTED_LISTS.values()}
+    exceptions = {*LEFT_OUT, *SHOW_ALL, *CREATED_FIELDS, *NESTED_LISTS, *parents}
+    assert exceptions <= set(list_endpoints())
 
 
 def test_records_are_told_apart_by_id_and_account() -> None:
