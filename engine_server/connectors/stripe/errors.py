@@ -5,11 +5,36 @@ import re
 from engine_server.errors import ConnectorError
 
 # What Stripe says when the account, not the request, is at fault: a product that was never enabled,
-# or an endpoint of the other mode.
+# or an endpoint of the other mode. The wordings are few, and test_permissions.py has the source of
+# each: a wording that is not known ends in an error that somebody sees, not in a skipped stream.
 _UNAVAILABLE = re.compile(
-    r"not enabled|not set ?up to use|not signed up|signed up for|not eligible|not available"
-    r"|does not have access|do not have access|don't have access|must be enabled|must enable"
-    r"|required permissions?|only available in|test ?mode|live ?mode|not supported for your",
+    r"\bnot (?:set ?up to use|authorized to|enabled for|eligible for)\b"
+    r"|(?:\bnot|n't) available in (?:test|live) ?mode"
+    r"|\bonly available in (?:test|live) ?mode"
+    r"|\bsigned up for\b"
+    r"|\bhave you onboarded to\b"
+    # The URL as the stripe package has it: this account, or this API version, does not have the
+    # endpoint. One that we put together wrongly has no id in it, or something before its version.
+    r"|\bunrecognized request URL \(GET: /v[12]/[^)]*[^/)]\)",
+    re.IGNORECASE,
+)
+# The same as code or type, which v2 has for it (https://docs.stripe.com/api/v2/core/accounts/list).
+_UNAVAILABLE_CODES = frozenset(
+    {
+        "accounts_v2_access_blocked",
+        "non_connect_platform_accounts_v2_access_blocked",
+        "capability_not_enabled",
+        "feature_not_enabled",
+    }
+)
+
+# What a 403 says when no request with this key, from here, will do better.
+_KEY_REFUSED = re.compile(r"requests from your IP address|does not have access to account")
+# The same, but only of requests that name a connected account.
+_PLATFORM_REFUSED = re.compile(
+    r"only Stripe Connect platforms can work with other accounts"
+    r"|does not have any Connect permissions"
+    r"|connected accounts of your platform's connected accounts",
     re.IGNORECASE,
 )
 
@@ -19,23 +44,59 @@ class RequestFailed(ConnectorError):
 
     Attributes:
         status: The HTTP status; None when no whole answer came.
-        stripe_message: Stripe's own words.
+        stripe_message: Stripe's own words; empty when what answered was not Stripe, but a proxy
+            before it, say.
+        stripe_code: Stripe's short name for what is wrong (https://docs.stripe.com/error-codes).
+        stripe_type: Its broader name, e.g. ``invalid_request_error``.
         param: The parameter that Stripe complains about.
     """
 
     def __init__(
-        self, message: str, *, status: int | None, stripe_message: str = "", param: str = ""
+        self,
+        message: str,
+        *,
+        status: int | None,
+        stripe_message: str = "",
+        stripe_code: str = "",
+        stripe_type: str = "",
+        param: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
         self.stripe_message = stripe_message
+        self.stripe_code = stripe_code
+        self.stripe_type = stripe_type
         self.param = param
+
+    def concerns_every_request(self, *, connected: bool) -> bool:
+        """Whether the key itself is refused: no list can be read with it.
+
+        Args:
+            connected: Whether the request named a connected account.
+        """
+        if self.status == 401 or self.stripe_code == "account_invalid":
+            return True
+        if self.status == 403 and _KEY_REFUSED.search(self.stripe_message):
+            return True
+        return connected and (
+            self.stripe_code == "platform_account_required"
+            or _PLATFORM_REFUSED.search(self.stripe_message) is not None
+        )
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the account or the key may not read this, ever: to be skipped, not to fail."""
-        return self.status == 403 or (
-            self.status == 400 and _UNAVAILABLE.search(self.stripe_message) is not None
+        """Whether the account or the key may not read this: to be skipped, not to fail.
+
+        A proxy's 403 says nothing about the account, and an answer that names a parameter is about
+        what was asked.
+        """
+        if self.status == 403:
+            return bool(self.stripe_message)
+        if self.status not in (400, 404) or self.param:
+            return False
+        return (
+            not _UNAVAILABLE_CODES.isdisjoint({self.stripe_code, self.stripe_type})
+            or _UNAVAILABLE.search(self.stripe_message) is not None
         )
 
     @property
