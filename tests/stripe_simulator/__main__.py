@@ -4,9 +4,13 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
+
+import uvloop
 
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.rate_limits import RateLimits
+from tests.stripe_simulator.seeds.histories import SHAPES, History
 from tests.stripe_simulator.seeds.plan import SEEDED_STREAMS, SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -26,7 +30,25 @@ def main() -> None:
         parser.add_argument(
             f"--{stream.replace('_', '-')}", type=int, default=0, metavar="N", dest=stream
         )
-    asyncio.run(_serve(parser.parse_args()))
+    parser.add_argument(
+        "--history",
+        type=_history,
+        action="append",
+        default=[],
+        metavar="STREAM=SHAPE:N",
+        dest="histories",
+        help=f"N objects over the ten years until now, spread as one of {', '.join(SHAPES)}",
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(parser.parse_args()))
+
+
+def _history(text: str) -> History:
+    try:
+        return History.parse(text)
+    except ValueError as error:
+        # The only one whose words argparse hands on.
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -44,6 +66,10 @@ async def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
+    for history in options.histories:
+        objects = simulator.objects(history.stream)
+        for object_id, created, body in history.objects(until=int(time.time())):
+            objects.put_encoded(object_id, created, body)
     if options.latency:
         simulator.faults.add(faults.latency(options.latency), times=None)
     async with simulator:

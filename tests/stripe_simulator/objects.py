@@ -80,7 +80,12 @@ class ObjectList:
                 place, and without one it stands at the old end.
             listed: False for what a list hides unless it is asked for all.
         """
-        object_id = document["id"]
+        self.put_encoded(document["id"], _created(document), orjson.dumps(document), listed=listed)
+
+    def put_encoded(
+        self, object_id: str, created: int, body: bytes, *, listed: bool = True
+    ) -> None:
+        """The same for an object whose JSON is at hand; ``created`` is in Unix seconds."""
         replaced = self._by_id.get(object_id)
         if replaced is None:
             self._inserted += 1
@@ -90,9 +95,9 @@ class ObjectList:
             self.delete(object_id)
         item = StoredObject(
             id=object_id,
-            key=(_created(document), number),
+            key=(created, number),
             listed=listed,
-            body=orjson.dumps(document),
+            body=body,
         )
         self._by_id[object_id] = item
         self.everything.insert(item)

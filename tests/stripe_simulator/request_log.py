@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+# Not of Stripe's API: whoever runs the simulator in another process learns here what it was asked.
+REQUESTS_PATH = "/_simulator/requests"
+
 
 @dataclass(slots=True, kw_only=True)
 class SeenRequest:
@@ -45,6 +48,14 @@ class RequestLog:
     def of(self, path: str) -> list[SeenRequest]:
         """Those to a path, or to a pattern such as ``/v1/*``."""
         return [request for request in self._seen if fnmatchcase(request.path, path)]
+
+    def statuses(self) -> dict[str, dict[int, int]]:
+        """How often each path was answered with which status; 0 counts those not answered yet."""
+        counts: dict[str, dict[int, int]] = {}
+        for request in self._seen:
+            of_path = counts.setdefault(request.path, {})
+            of_path[request.status] = of_path.get(request.status, 0) + 1
+        return counts
 
     async def wait_for(self, path: str, count: int = 1) -> None:
         """Waits until there are so many of them."""

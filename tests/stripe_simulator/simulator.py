@@ -13,7 +13,7 @@ from tests.stripe_simulator.faults import Faults
 from tests.stripe_simulator.lists import OutsideCursor
 from tests.stripe_simulator.objects import ObjectList
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
-from tests.stripe_simulator.request_log import RequestLog, SeenRequest
+from tests.stripe_simulator.request_log import REQUESTS_PATH, RequestLog, SeenRequest
 from tests.stripe_simulator.seeds.plan import SeedPlan
 
 
@@ -78,6 +78,7 @@ class StripeSimulator:
 
     async def __aenter__(self) -> Self:
         app = web.Application()
+        app.router.add_get(REQUESTS_PATH, self._tell_requests)
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(self._name_request)
         # A stalled request ends with its client, and stopping waits for none (0: for all).
@@ -121,6 +122,9 @@ class StripeSimulator:
         except Refusal as refusal:
             return refusal.response()
         return web.Response(body=body, content_type="application/json")
+
+    async def _tell_requests(self, _request: web.Request) -> web.Response:
+        return web.json_response(self.requests.statuses())
 
     async def _name_request(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Request-Id"] = f"req_simulator{next(self._request_numbers):06}"

@@ -7,10 +7,10 @@ from typing import Any
 from tests.stripe_simulator.seeds import balance, billing, checkout, payments
 from tests.stripe_simulator.seeds.references import References
 
-_MAKERS = {**balance.MAKERS, **billing.MAKERS, **checkout.MAKERS, **payments.MAKERS}
+MAKERS = {**balance.MAKERS, **billing.MAKERS, **checkout.MAKERS, **payments.MAKERS}
 
 # The streams that a plan can hold objects of.
-SEEDED_STREAMS = tuple(sorted(_MAKERS))
+SEEDED_STREAMS = tuple(sorted(MAKERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class SeedPlan:
         """Every object, stream by stream, oldest first."""
         references = References(self.counts, self.seed)
         for stream, count in self.counts.items():
-            make = _MAKERS[stream]
+            make = MAKERS[stream]
             for index in range(count):
                 document = make(references, index, self._created(stream, index))
                 listed = not (stream == "subscriptions" and document["status"] == "canceled")
