@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
 
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
@@ -36,6 +37,10 @@ async def get(
         answer = await client.get(PATH, {"limit": "2"})
     objects: list[dict[str, Any]] = answer.body["data"]
     return objects
+
+
+async def empty_list(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+    return web.json_response({"object": "list", "data": [], "has_more": False})
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,10 @@ async def test_a_retry_is_one_log_line_with_the_reason_of_the_rate_limit(
     await get(simulator)
     [line] = logs
     assert line["event"] == "stripe_request_retried"
-    assert line["delay"] == 0.01
+    assert 0.01 <= line["delay"] <= 0.0125
+    assert line["error"].endswith(
+        f"; request_id: {line['request_id']}; rate_limit_reason: endpoint-rate"
+    )
     assert line["request_id"].startswith("req_")
     expected = {
         "attempt": 1,
@@ -91,7 +99,7 @@ async def test_attempts_are_bounded_and_the_last_error_tells_all(
     simulator.faults.add(faults.refuse(errors.rate_limited("resource-specific")), times=None)
     with pytest.raises(RequestFailed) as caught:
         await get(simulator)
-    assert len(simulator.requests) == QUICK.attempts
+    assert len(simulator.requests) == QUICK.rate_limited_attempts
     message = caught.value.message
     assert "answered 429 to GET /v1/customers: Request rate limit exceeded" in message
     assert "request_id: req_" in message
@@ -145,6 +153,7 @@ async def test_an_api_out_of_reach_is_named_after_few_attempts(
 async def test_requests_carry_key_version_and_connected_account(
     simulator: StripeSimulator,
 ) -> None:
+    simulator.faults.add(empty_list)
     await get(simulator, api_version="2024-06-20", stripe_account="acct_connected")
     [request] = simulator.requests
     expected = {

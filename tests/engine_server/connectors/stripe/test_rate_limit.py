@@ -1,75 +1,50 @@
 import asyncio
 import math
 import time
-import uuid
+from collections import Counter
 
 import pytest
 
-from engine_server.connectors.stripe.rate_limit import RateLimiter, TokenBucket, limiter_for
+from engine_server.connectors.stripe.rate_limit import RateLimiter, Rates, rates_for
+from tests.engine_server.connectors.stripe import virtual_time
 
 
-async def test_tokens_come_at_the_rate() -> None:
-    bucket = TokenBucket(200)
-    began = time.monotonic()
-    for _ in range(41):
-        await bucket.acquire()
-    # The first is free; at most a small burst is saved up.
-    assert 0.18 <= time.monotonic() - began < 0.4
+def limiter_for(key: float = math.inf, endpoint: float = math.inf) -> RateLimiter:
+    return RateLimiter(Rates(key=key, burst_seconds=0.25, endpoint=endpoint, exceptions={}))
 
 
-async def test_whoever_came_first_goes_first() -> None:
-    bucket = TokenBucket(500)
-    served: list[int] = []
-
-    async def take(number: int) -> None:
-        await bucket.acquire()
-        served.append(number)
-
-    await asyncio.gather(*(take(number) for number in range(20)))
-    assert served == list(range(20))
-
-
-async def test_a_cancelled_wait_takes_no_token_and_holds_nobody_up() -> None:
-    bucket = TokenBucket(100)
-    await bucket.acquire()
-    waiting = [asyncio.create_task(bucket.acquire()) for _ in range(50)]
-    last = asyncio.create_task(bucket.acquire())
-    await asyncio.sleep(0)
-    for task in waiting:
-        task.cancel()
-    async with asyncio.timeout(0.2):
-        await last
-    assert all(task.cancelled() for task in await _ended(waiting))
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> list[asyncio.Task[None]]:
-    await asyncio.wait(tasks)
-    return tasks
-
-
-def test_slowing_down_halves_the_rate_once_for_one_excess_and_it_comes_back(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("base_url", "mode", "rate_limit", "key", "endpoint"),
+    [
+        ("https://api.stripe.com", "sk_live", None, 80, 20),
+        ("https://api.stripe.com", "rk_live", None, 80, 20),
+        ("https://api.stripe.com", "sk_test", None, 20, 20),
+        ("https://api.stripe.com", "sk_live", 50.0, 50, 20),
+        ("https://notstripe.com", "sk_live", None, math.inf, math.inf),
+        ("http://127.0.0.1:1", "sk_live", None, math.inf, math.inf),
+        ("http://127.0.0.1:1", "sk_test", 50.0, 50, math.inf),
+    ],
+)
+def test_rates_follow_the_address_the_mode_and_the_configuration(
+    base_url: str, mode: str, rate_limit: float | None, key: float, endpoint: float
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    bucket = TokenBucket(100)
-    for _ in range(5):
-        bucket.slow_down()
-    assert bucket.rate == 50
-    now += 2
-    assert bucket.rate == pytest.approx(60)
-    bucket.slow_down()
-    assert bucket.rate == pytest.approx(30)
-    now += 60
-    assert bucket.rate == 100
+    rates = rates_for(base_url=base_url, api_key=f"{mode}_1", rate_limit=rate_limit)
+    limiter = RateLimiter(rates)
+    assert limiter.key_rate == key
+    assert limiter.endpoint_rate("/v1/customers") == endpoint
 
 
-async def test_an_unlimited_bucket_never_waits() -> None:
-    bucket = TokenBucket(math.inf)
-    bucket.slow_down()
-    async with asyncio.timeout(1):
-        for _ in range(1000):
-            await bucket.acquire()
+@pytest.mark.parametrize(("mode", "allowed"), [("sk_live", 100), ("sk_test", 25)])
+def test_the_defaults_and_a_burst_come_to_what_stripe_allows(mode: str, allowed: float) -> None:
+    rates = rates_for(base_url="https://api.stripe.com", api_key=f"{mode}_1", rate_limit=None)
+    assert rates.key * (1 + rates.burst_seconds) == allowed
+    assert rates.endpoint * (1 + rates.burst_seconds) == 25
+    assert rates.exceptions["/v1/files"] * (1 + rates.burst_seconds) == 20
+
+
+def test_a_rate_that_was_asked_for_is_kept_with_hardly_a_burst() -> None:
+    rates = rates_for(base_url="https://api.stripe.com", api_key="sk_live_1", rate_limit=50.0)
+    assert rates.key * (1 + rates.burst_seconds) == pytest.approx(55)
 
 
 @pytest.mark.parametrize(
@@ -86,36 +61,104 @@ async def test_an_unlimited_bucket_never_waits() -> None:
 def test_the_reason_says_which_bucket_slows_down(
     reason: str, key_rate: float, endpoint_rate: float
 ) -> None:
-    limiter = RateLimiter(key_rate=80, endpoint_rate=20)
-    limiter.slow_down("/v1/customers", reason)
+    limiter = limiter_for(80, 20)
+    limiter.slow_down("/v1/customers", reason, time.monotonic())
     assert limiter.key_rate == pytest.approx(key_rate, rel=0.01)
     assert limiter.endpoint_rate("/v1/customers") == pytest.approx(endpoint_rate, rel=0.01)
     assert limiter.endpoint_rate("/v1/charges") == 20
 
 
-@pytest.mark.parametrize(
-    ("base_url", "mode", "rate_limit", "key_rate", "endpoint_rate"),
-    [
-        ("https://api.stripe.com", "sk_live", None, 80, 20),
-        ("https://api.stripe.com", "rk_live", None, 80, 20),
-        ("https://api.stripe.com", "sk_test", None, 20, 20),
-        ("https://api.stripe.com", "sk_live", 50.0, 50, 20),
-        ("http://127.0.0.1:1", "sk_live", None, math.inf, math.inf),
-        ("http://127.0.0.1:1", "sk_test", 50.0, 50, math.inf),
-    ],
-)
-def test_rates_follow_the_address_the_mode_and_the_configuration(
-    base_url: str, mode: str, rate_limit: float | None, key_rate: float, endpoint_rate: float
+def test_two_hundred_users_of_a_key_get_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: Counter[int] = Counter()
+
+    async def use(limiter: RateLimiter, number: int) -> None:
+        while True:
+            await limiter.acquire(f"/v1/list_{number % 10}")
+            served[number] += 1
+
+    async def main() -> None:
+        limiter = limiter_for(80, 20)
+        users = [asyncio.create_task(use(limiter, number)) for number in range(200)]
+        await asyncio.sleep(60)
+        for user in users:
+            user.cancel()
+
+    virtual_time.run(monkeypatch, main())
+    assert len(served) == 200
+    assert max(served.values()) - min(served.values()) <= 1
+    assert 4795 <= served.total() <= 4820
+
+
+def test_an_idle_stream_leaves_its_share_and_gets_it_back_at_once(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    key = f"{mode}_{uuid.uuid4().hex}"
-    limiter = limiter_for(base_url=base_url, api_key=key, rate_limit=rate_limit)
-    assert limiter.key_rate == key_rate
-    assert limiter.endpoint_rate("/v1/customers") == endpoint_rate
+    served = 0
+
+    async def busy(limiter: RateLimiter) -> None:
+        nonlocal served
+        while True:
+            await limiter.acquire("/v1/busy")
+            served += 1
+
+    async def main() -> None:
+        limiter = limiter_for(20)
+        users = [asyncio.create_task(busy(limiter)) for _ in range(50)]
+        await asyncio.sleep(10)
+        # Alone it had everything.
+        assert 199 <= served <= 206
+        began = time.monotonic()
+        # Fifty wait at the other endpoint, but only one of them for the key.
+        await limiter.acquire("/v1/idle")
+        assert time.monotonic() - began < 3 / 20
+        for user in users:
+            user.cancel()
+
+    virtual_time.run(monkeypatch, main())
 
 
-def test_all_users_of_a_key_share_one_limiter_and_the_last_configuration() -> None:
-    key = f"sk_test_{uuid.uuid4().hex}"
-    first = limiter_for(base_url="http://127.0.0.1:1", api_key=key, rate_limit=5.0)
-    assert limiter_for(base_url="http://127.0.0.1:1", api_key=key, rate_limit=9.0) is first
-    assert first.key_rate == 9
-    assert limiter_for(base_url="http://127.0.0.1:2", api_key=key, rate_limit=5.0) is not first
+def test_requests_that_waited_for_the_key_do_not_overrun_their_endpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[float] = []
+
+    async def use(limiter: RateLimiter) -> None:
+        await limiter.acquire("/v1/list")
+        sent.append(time.monotonic())
+
+    async def main() -> None:
+        limiter = limiter_for(80, 20)
+        for _ in range(10):
+            limiter.slow_down("/v1/list", "global-rate", time.monotonic())
+            await asyncio.sleep(1)
+        # Many wait for the slow key, which then recovers to four times the endpoint's rate.
+        await asyncio.gather(*(use(limiter) for _ in range(400)))
+
+    virtual_time.run(monkeypatch, main())
+    assert max(sum(1 for other in sent if at <= other < at + 1) for at in sent) <= 25
+
+
+async def test_a_cancelled_wait_takes_from_neither_bucket() -> None:
+    limiter = limiter_for(0.001)
+    await limiter.acquire("/v1/list")
+    waiting = asyncio.create_task(limiter.acquire("/v1/list"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    limiter.set_rates(Rates(key=1000, burst_seconds=0.1, endpoint=1000, exceptions={}))
+    async with asyncio.timeout(1):
+        await limiter.acquire("/v1/list")
+
+
+def test_endpoints_without_end_take_no_memory_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        limiter = limiter_for(1000, 20)
+        limiter.slow_down("/v1/slow", "endpoint-rate", time.monotonic())
+        for number in range(5_000):
+            await limiter.acquire(f"/v1/invoices/in_{number}/lines")
+        assert len(limiter._endpoints) <= 500
+        # After five seconds it has not recovered, and is not forgotten.
+        assert limiter.endpoint_rate("/v1/slow") == pytest.approx(15, rel=0.01)
+
+    virtual_time.run(monkeypatch, main())

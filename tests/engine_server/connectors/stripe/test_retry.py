@@ -1,3 +1,6 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
 import pytest
 
 from engine_server.connectors.stripe.retry import RetryPolicy, is_retriable, retry_after
@@ -27,12 +30,39 @@ def test_delays_are_jittered_under_a_doubling_and_capped_bound() -> None:
 
 
 def test_the_delay_that_the_server_asks_for_comes_first_within_reason() -> None:
-    assert RetryPolicy().delay(1, 7.0) == 7.0
-    assert RetryPolicy().delay(1, 86_400.0) == 60.0
+    for asked, expected in [(7.0, 7.0), (0.0, 0.0), (86_400.0, 60.0)]:
+        delays = [RetryPolicy().delay(1, asked) for _ in range(300)]
+        assert min(delays) >= expected
+        assert expected * 1.2 <= max(delays) <= expected * 1.25
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("2", 2.0), ("0.5", 0.5), ("soon", None), ("-1", None), ("inf", None)]
+    ("value", "seconds"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("soon", None),
+        ("-1", None),
+        ("inf", None),
+        ("nan", None),
+        ("", None),
+        ("Wed, 21 Oct 2015 07:28:10 GMT", 10.0),
+        ("Wednesday, 21-Oct-15 07:28:10 GMT", 10.0),
+        ("Wed, 21 Oct 2015 07:00:00 GMT", 0.0),
+        ("Wed, 99 Oct 2015 07:00:00 GMT", None),
+    ],
 )
-def test_retry_after_is_read_in_seconds(value: str, seconds: float | None) -> None:
-    assert retry_after({"Retry-After": value}) == seconds
+def test_retry_after_is_read_as_seconds_or_as_a_moment(value: str, seconds: float | None) -> None:
+    headers = {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    assert retry_after(headers) == seconds
+
+
+def test_a_moment_is_compared_with_our_own_clock_if_the_server_shows_none() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    seconds = retry_after({"Retry-After": soon})
+    assert seconds is not None
+    assert 95 <= seconds <= 100
+
+
+def test_a_refusal_without_retry_after_asks_for_nothing() -> None:
+    assert retry_after({}) is None

@@ -1,0 +1,202 @@
+"""One attempt at one request: what it brought, or why it brought nothing."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from engine_server import exact_json
+from engine_server.connectors.stripe.proxy import Proxy, proxy_for
+from engine_server.connectors.stripe.retry import is_retriable, retry_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a successful request brought.
+
+    Attributes:
+        body: The JSON value.
+        received_at: When the answer came, in Unix seconds.
+        request_id: What Stripe calls the request; empty when it did not say.
+    """
+
+    body: Any
+    received_at: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why one attempt brought no data.
+
+    Attributes:
+        message: Stripe's words, or the network's.
+        words: Stripe's, and no one else's.
+        status: None when no whole answer came.
+        param: The parameter that Stripe complains about.
+        code: Stripe's name for the error.
+        type: Stripe's name for its kind, e.g. ``invalid_request_error``.
+        request_id: What Stripe calls the request.
+        rate_limit_reason: Which limit was hit, for a 429.
+        retriable: Whether another attempt may succeed.
+        is_unreachable: Whether no connection with the API came about at all.
+        retry_after: Seconds that the server asked to wait; None when it did not.
+    """
+
+    message: str
+    words: str = ""
+    status: int | None = None
+    param: str = ""
+    code: str = ""
+    type: str = ""
+    request_id: str = ""
+    rate_limit_reason: str = ""
+    retriable: bool = True
+    is_unreachable: bool = False
+    retry_after: float | None = None
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Whether too much was asked for; a lock that another request holds has the same status.
+
+        See https://docs.stripe.com/rate-limits#object-lock-timeouts.
+        """
+        return self.status == 429 and self.code != "lock_timeout"
+
+    def __str__(self) -> str:
+        """The message and what Stripe's support will ask for."""
+        parts = [self.message]
+        if self.request_id:
+            parts.append(f"request_id: {self.request_id}")
+        if self.rate_limit_reason:
+            parts.append(f"rate_limit_reason: {self.rate_limit_reason}")
+        return "; ".join(parts)
+
+
+class Transport:
+    """An async context manager over one pool of connections; closing it closes every connection."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        headers: Mapping[str, str],
+        max_connections: int,
+        timeout: float,
+        connect_timeout: float,
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            base_url: Where the API is.
+            api_key: Goes into every request and into no message.
+            headers: Go into every request, too.
+            max_connections: The most connections; they are kept open between requests.
+            timeout: Seconds that an attempt may take, the body included.
+            connect_timeout: Seconds that connecting may take of that.
+        """
+        self._base_url = base_url
+        self._api_key = api_key
+        self._headers = {"Authorization": f"Bearer {api_key}", **headers}
+        self._max_connections = max_connections
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
+        self._proxy: Proxy | None = None
+
+    async def __aenter__(self) -> Self:
+        """Makes ready to send.
+
+        Raises:
+            ConnectionFailed: the environment names a proxy that cannot be used.
+        """
+        self._proxy = proxy = proxy_for(self._base_url)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self._headers,
+            timeout=self._timeout,
+            proxy=proxy.url if proxy else None,
+            proxy_auth=proxy.credentials if proxy else None,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def get(self, path: str, params: Mapping[str, str]) -> Answer | Fault:
+        """Sends the request once; whatever comes of it is told, not raised."""
+        request_id = ""
+        try:
+            # A redirect would carry the key elsewhere.
+            async with self._session.get(
+                self._base_url + path, params=params, allow_redirects=False
+            ) as response:
+                request_id = response.headers.get("Request-Id", "")
+                body = await response.read()
+        except aiohttp.ClientProxyConnectionError as error:
+            return self._unreachable(f"cannot connect to {self._proxy}: {error.strerror}")
+        except aiohttp.ClientHttpProxyError as error:
+            return self._refusal_of_proxy(error.status, error.message)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return self._unreachable(str(error))
+        except TimeoutError:
+            message = f"no whole answer within {self._timeout.total:g} seconds"
+            return Fault(message=message, request_id=request_id)
+        except (aiohttp.ClientError, OSError) as error:
+            message = self._clean(f"{type(error).__name__}: {error}")
+            return Fault(message=message, request_id=request_id)
+        if response.status == 407 and self._proxy:
+            return self._refusal_of_proxy(response.status, response.reason)
+        if response.status != 200:
+            return self._refusal(response, body)
+        try:
+            value = exact_json.decode(body)
+        except ValueError:
+            return Fault(message="the body is not whole JSON", status=200, request_id=request_id)
+        return Answer(body=value, received_at=int(time.time()), request_id=request_id)
+
+    def _unreachable(self, message: str) -> Fault:
+        via = f" (through {self._proxy})" if self._proxy and str(self._proxy) not in message else ""
+        return Fault(message=self._clean(message) + via, is_unreachable=True)
+
+    def _refusal_of_proxy(self, status: int, reason: str | None) -> Fault:
+        message = f"{self._proxy} answered {status} {reason or ''}".rstrip()
+        return Fault(
+            message=self._clean(message), retriable=is_retriable(status, {}), is_unreachable=True
+        )
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Fault:
+        headers = response.headers
+        error = _error_fields(body)
+        return Fault(
+            message=self._clean(error.get("message") or response.reason or "no message"),
+            words=self._clean(error.get("message", "")),
+            status=response.status,
+            param=error.get("param", ""),
+            code=error.get("code", ""),
+            type=error.get("type", ""),
+            request_id=headers.get("Request-Id", ""),
+            rate_limit_reason=headers.get("Stripe-Rate-Limited-Reason", ""),
+            retriable=is_retriable(response.status, headers),
+            retry_after=retry_after(headers),
+        )
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._api_key, "********")
+
+
+def _error_fields(body: bytes) -> dict[str, str]:
+    """The text fields of Stripe's error body; empty for any other, such as a proxy's HTML."""
+    try:
+        error = exact_json.decode(body)["error"]
+        return {name: value for name, value in error.items() if isinstance(value, str)}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}

@@ -1,0 +1,59 @@
+"""An event loop whose clock stands still while anything can run, and then jumps: nothing waits."""
+
+import asyncio
+import selectors
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+
+class _Selector(selectors.SelectSelector):
+    """Passes the time instead of waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+        self.lateness: Callable[[], float] = lambda: 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        events = super().select(0)
+        if not events and timeout:
+            self.now += timeout + self.lateness()
+        return events
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.selector = _Selector()
+        super().__init__(self.selector)
+        # Else a timer may come due a little before its time.
+        self._clock_resolution = 1e-9
+
+    def time(self) -> float:
+        return self.selector.now
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    main: Coroutine[Any, Any, Any],
+    *,
+    lateness: Callable[[], float] | None = None,
+) -> float:
+    """Runs ``main`` and answers how many virtual seconds it took.
+
+    Args:
+        monkeypatch: Puts the virtual time in the place of ``time.monotonic``.
+        main: What to run.
+        lateness: How many seconds late the loop wakes up, each time.
+    """
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, _Loop)
+        if lateness is not None:
+            loop.selector.lateness = lateness
+        monkeypatch.setattr(time, "monotonic", loop.time)
+        began = loop.time()
+        runner.run(main)
+        return loop.time() - began
