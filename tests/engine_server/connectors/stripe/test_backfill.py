@@ -2,12 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import orjson
 import pytest
-from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +19,7 @@ from tests.engine_server.connectors.stripe.reading import (
     read,
     selected,
 )
-from tests.stripe_simulator import errors, faults
-from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
@@ -188,37 +185,3 @@ async def test_a_slow_reader_slows_the_fetches(simulator: StripeSimulator) -> No
         # Time enough for all 26 pages, were there room for them.
         await asyncio.sleep(0.2)
         assert len(simulator.requests) <= 1 + 2 * 3
-
-
-async def test_a_list_that_is_oldest_first_is_read_by_cursor_alone(
-    oldest_first: StripeSimulator,
-) -> None:
-    expected = Counter(("customers", i) for i in oldest_first.objects("customers").ids())
-    config, streams = config_for(oldest_first), [selected("customers")]
-    assert (await read(config, streams)).ids == expected
-    requests = oldest_first.requests.of("/v1/customers")
-    assert len(requests) == 5
-    assert all({"created[gte]", "created[lt]"}.isdisjoint(r.query) for r in requests)
-    before = await read(config, streams, stop_after=2)
-    after = await read(config, streams, state=before.state)
-    assert before.ids + after.ids == expected
-
-
-@pytest.fixture
-async def oldest_first() -> AsyncIterator[StripeSimulator]:
-    """A server that lists the oldest first and takes no filter, as a simple fake may."""
-    async with StripeSimulator(SeedPlan(counts={"customers": 450})) as simulator:
-
-        async def list_upwards(request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
-            if request.query.keys() - {"limit", "starting_after"}:
-                return errors.unknown_parameter("created").response()
-            documents = list(simulator.objects("customers").documents())
-            ids = [document["id"] for document in documents]
-            cursor = request.query.get("starting_after")
-            start = ids.index(cursor) + 1 if cursor else 0
-            stop = start + int(request.query["limit"])
-            page = {"data": documents[start:stop], "has_more": stop < len(ids)}
-            return web.json_response(page)
-
-        simulator.faults.add(list_upwards, path="/v1/customers", times=None)
-        yield simulator
