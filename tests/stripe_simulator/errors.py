@@ -55,9 +55,46 @@ def missing_key() -> Refusal:
 
 
 def unknown_key(key: str) -> Refusal:
-    """A key that is not this account's; all but its ends is hidden."""
-    hidden = f"{key[:8]}{'*' * max(0, len(key) - 12)}{key[-4:]}"
-    return invalid_request(401, f"Invalid API Key provided: {hidden}")
+    """A key that is not this account's."""
+    return invalid_request(401, f"Invalid API Key provided: {_hidden(key)}")
+
+
+def expired_key(key: str) -> Refusal:
+    """A key that was rolled, revoked or has run out."""
+    return invalid_request(401, f"Expired API Key provided: {_hidden(key)}", code="api_key_expired")
+
+
+def permission_missing(key: str, account_id: str, path: str) -> Refusal:
+    """A restricted key without the permission for this list."""
+    parts = path.strip("/").split("/")[1:]
+    title = " ".join(parts).replace("_", " ").title()
+    permission = "_".join(parts).removesuffix("s")
+    return permission_denied(
+        f"Permission denied. The provided key '{_hidden(key)}' does not have the required "
+        f"permissions for this endpoint on account '{account_id}'. Enabling \"{title} Read\" "
+        f"('{permission}_read') permissions on this key would allow this request to continue."
+    )
+
+
+def account_invalid(key: str, account_id: str) -> Refusal:
+    """A connected account that is none, or that the key has no access to."""
+    return invalid_request(
+        403,
+        f"The provided key '{_hidden(key)}' does not have access to account '{account_id}' (or "
+        "that account does not exist). Application access may have been revoked.",
+        code="account_invalid",
+    )
+
+
+def no_platform() -> Refusal:
+    """A connected account, asked for with the key of an account that has none."""
+    return invalid_request(
+        403,
+        "Only Stripe Connect platforms can work with other accounts. If you specified a client_id "
+        "parameter, make sure it's correct. If you need to setup a Stripe Connect platform, you "
+        "can do so at https://dashboard.stripe.com/account/applications/settings.",
+        code="platform_account_required",
+    )
 
 
 def unknown_url(method: str, path: str) -> Refusal:
@@ -128,3 +165,8 @@ def server_error(status: int) -> Refusal:
             "message": "An unknown error occurred. Sorry about that; we've been notified.",
         },
     )
+
+
+def _hidden(key: str) -> str:
+    """A key whose ends alone are shown."""
+    return f"{key[:8]}{'*' * max(0, len(key) - 12)}{key[-4:]}"

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.api import Api
 from tests.stripe_simulator.errors import Refusal
 from tests.stripe_simulator.faults import Faults
@@ -18,13 +19,13 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 
 
 class StripeSimulator:
-    """One Stripe account behind a real HTTP server on the loopback interface.
+    """A Stripe account, and those connected to it, behind an HTTP server on the loopback interface.
 
     ``async with StripeSimulator(SeedPlan(counts={"customers": 300})) as simulator`` serves it at
     ``simulator.base_url``.
 
     Attributes:
-        api_key: The one key that is let in.
+        api_key: The secret key, which may read all.
         account_id: The account's id.
         base_url: Where it is reached, without a slash at the end; set once it is entered.
         requests: What was asked so far.
@@ -57,12 +58,35 @@ class StripeSimulator:
             outside_cursor=outside_cursor,
             rate_limits=rate_limits or RateLimits(),
         )
-        for seed in plan.seeds():
-            self.objects(seed.stream).put(seed.document, listed=seed.listed)
+        _fill(self._api.account, plan)
 
-    def objects(self, stream: str) -> ObjectList:
-        """The objects of a stream, to look at or to change: ``simulator.objects("customers")``."""
-        return self._api.objects(stream)
+    def objects(self, stream: str, *, account: str | None = None) -> ObjectList:
+        """The objects of a stream, to look at or to change: ``simulator.objects("customers")``.
+
+        Args:
+            stream: Their stream.
+            account: The connected account that they belong to; None for the key's own.
+        """
+        return self._api.account_of(account or self.account_id).objects(stream)
+
+    def connect(self, account_id: str, plan: SeedPlan | None = None) -> None:
+        """Connects an account to the key's own, which makes that a Connect platform."""
+        plan = plan or SeedPlan()
+        self._api.connected[account_id] = account = Account(account_id, plan.created_from)
+        _fill(account, plan)
+
+    def restrict_key(self, key: str, *, may_read: Sequence[str]) -> None:
+        """Lets a restricted key in, too, or changes what it may read.
+
+        Args:
+            key: ``rk_test_...``.
+            may_read: Patterns of paths, such as ``/v1/issuing/*``.
+        """
+        self._api.keys.restrict(key, may_read)
+
+    def expire_key(self, key: str) -> None:
+        """Lets a key in no more."""
+        self._api.keys.expire(key)
 
     def nest(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Serves a list inside an object, and answers what the object then carries of it.
@@ -70,7 +94,7 @@ class StripeSimulator:
         ``simulator.nest("/v1/subscription_items?subscription=sub_1", items)``: what it answers
         carries the first ten and whether there are more; the URL lists all, in the order given.
         """
-        return self._api.nested.put(url, documents)
+        return self._api.account.nested.put(url, documents)
 
     def limit_rate(self, limits: RateLimits) -> None:
         """Puts other rate limits in force, with full buckets."""
@@ -113,12 +137,7 @@ class StripeSimulator:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
-            body = self._api.answer(
-                request.method,
-                request.path,
-                request.query,
-                request.headers.get("Authorization", ""),
-            )
+            body = self._api.answer(request.method, request.path, request.query, request.headers)
         except Refusal as refusal:
             return refusal.response()
         return web.Response(body=body, content_type="application/json")
@@ -128,3 +147,8 @@ class StripeSimulator:
 
     async def _name_request(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Request-Id"] = f"req_simulator{next(self._request_numbers):06}"
+
+
+def _fill(account: Account, plan: SeedPlan) -> None:
+    for seed in plan.seeds():
+        account.objects(seed.stream).put(seed.document, listed=seed.listed)

@@ -103,6 +103,7 @@ async def test_a_deleted_object_is_gone(simulator: StripeSimulator, client: Clie
 
 
 async def test_requests_are_taken_down_in_order(simulator: StripeSimulator, client: Client) -> None:
+    simulator.connect("acct_2")
     async with client.get("/v1/customers?limit=5", headers={"Stripe-Account": "acct_2"}):
         pass
     async with client.get("/v1/nowhere"):

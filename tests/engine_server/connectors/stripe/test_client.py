@@ -154,6 +154,7 @@ async def test_requests_carry_key_version_and_connected_account(
     simulator: StripeSimulator,
 ) -> None:
     simulator.faults.add(empty_list)
+    simulator.connect("acct_connected")
     await get(simulator, api_version="2024-06-20", stripe_account="acct_connected")
     [request] = simulator.requests
     expected = {

@@ -94,7 +94,8 @@ async def test_records_carry_the_account_that_a_read_looks_up() -> None:
 
 
 async def test_records_of_a_connected_account_carry_its_id() -> None:
-    async with StripeSimulator(SeedPlan(counts={"products": 1})) as simulator:
+    async with StripeSimulator() as simulator:
+        simulator.connect("acct_connected", SeedPlan(counts={"products": 1}))
         config = config_for(simulator, stripe_account="acct_connected")
         request = ReadRequest(streams=[selected("products")])
         messages = [m async for m in StripeSource(QUICK).read(config, request)]

@@ -1,0 +1,78 @@
+"""Who may ask: the keys that are let in, and what each may read.
+
+Rules: https://docs.stripe.com/keys and https://docs.stripe.com/keys/restricted-api-keys
+"""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tests.stripe_simulator import errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key that was let in.
+
+    Attributes:
+        value: The key itself.
+        may_read: Patterns of paths, such as ``/v1/issuing/*``; a secret key may read all.
+    """
+
+    value: str
+    may_read: Sequence[str] = ("*",)
+
+    def require(self, path: str, account_id: str) -> None:
+        """Lets a request through when the key has the permission.
+
+        Raises:
+            Refusal: 403, naming the permission that is missing.
+        """
+        if not any(fnmatchcase(path, pattern) for pattern in self.may_read):
+            raise errors.permission_missing(self.value, account_id, path)
+
+
+class Keys:
+    """The keys there are, and those there were."""
+
+    def __init__(self, secret_key: str) -> None:
+        self._keys = {secret_key: Key(value=secret_key)}
+        self._expired: set[str] = set()
+
+    def restrict(self, key: str, may_read: Sequence[str]) -> None:
+        """Lets a restricted key in, or changes what it may read."""
+        self._keys[key] = Key(value=key, may_read=tuple(may_read))
+
+    def expire(self, key: str) -> None:
+        """Lets a key in no more."""
+        self._expired.add(key)
+
+    def authenticate(self, authorization: str) -> Key:
+        """The key of a request, by its header ``Authorization``.
+
+        Raises:
+            Refusal: 401; there is none, or it is not let in.
+        """
+        scheme, _, credentials = authorization.partition(" ")
+        match scheme.lower():
+            case "bearer":
+                key = credentials.strip()
+            case "basic":
+                key = _basic_user(credentials)
+            case _:
+                raise errors.missing_key()
+        if key in self._expired:
+            raise errors.expired_key(key)
+        if key not in self._keys:
+            raise errors.unknown_key(key)
+        return self._keys[key]
+
+
+def _basic_user(credentials: str) -> str:
+    """The user name of HTTP basic auth, which is where Stripe takes a key (``curl -u key:``)."""
+    try:
+        return base64.b64decode(credentials).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        raise errors.missing_key() from None
