@@ -14,8 +14,9 @@ _UNAVAILABLE = re.compile(
     r"|\bsigned up for\b"
     r"|\bhave you onboarded to\b"
     # The URL as the stripe package has it: this account, or this API version, does not have the
-    # endpoint. One that we put together wrongly has no id in it, or something before its version.
-    r"|\bunrecognized request URL \(GET: /v[12]/[^)]*[^/)]\)",
+    # endpoint. One that was put together wrongly lacks an id at its end, or has something before
+    # its version, such as another version that stood in base_url.
+    r"|\bunrecognized request URL \(GET: /v[12]/(?!v[12]/)[^)]*[^/)]\)",
     re.IGNORECASE,
 )
 # The same as code or type, which v2 has for it (https://docs.stripe.com/api/v2/core/accounts/list).
