@@ -23,10 +23,12 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
 
-bench: $(STAMP) ## Benchmarks: many syncs at once, and memory over the length of a history
+bench: $(STAMP) ## Benchmarks: reading Stripe, many syncs at once, and memory over the length of a history
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
+	$(BIN)/python -m tests.benchmarks.stripe_requests
+	$(BIN)/python -m tests.benchmarks.stripe_rate
 
 check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
 	$(BIN)/ruff format --check .

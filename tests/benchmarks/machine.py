@@ -31,10 +31,15 @@ async def description(cluster: PostgresCluster) -> str:
         postgres = await connection.fetchval("SHOW server_version")
     finally:
         await connection.close()
+    return f"{hardware()}, Postgres {postgres}"
+
+
+def hardware() -> str:
+    """The same where no Postgres takes part."""
     # What this process may use, which is not all that the machine has.
     cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().total / 1e9
     return (
         f"{cores} cores, {memory:.0f} GB memory, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, Postgres {postgres}"
+        f"Python {platform.python_version()}"
     )

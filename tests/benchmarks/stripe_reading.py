@@ -1,0 +1,156 @@
+"""Reads a simulated Stripe account through a real engine, and checks that nothing is amiss."""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.engine_service_pb2 import (
+    PipelineReadRequest,
+    SourceDiscoverRequest,
+    SyncOptions,
+)
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
+from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_client import EngineClient
+from tests.benchmarks.stripe_account import ACCOUNT_ID, API_KEY, Account
+from tests.messages import struct
+from tests.processes import running
+
+_RUN_ID = "benchmark"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What reading some streams took.
+
+    Attributes:
+        seconds: From the first call of the engine to the last answer.
+        calls: How many calls of the engine it took.
+        requests: All that the account was asked.
+        refused: Those of them that were too many for its rate limit (429).
+        largest_checkpoint: Of those that passed, in bytes.
+    """
+
+    seconds: float
+    calls: int
+    requests: int
+    refused: int
+    largest_checkpoint: int
+
+
+class _Collected:
+    """What came out of the engine."""
+
+    def __init__(self) -> None:
+        self.ids: dict[str, list[str]] = {}
+        self.largest_checkpoint = 0
+        self.eof = Eof()
+
+    def add(self, message: Message) -> None:
+        match message.WhichOneof("payload"):
+            case "record_batch":
+                batch = message.record_batch
+                ids = self.ids.setdefault(batch.stream, [])
+                ids += [orjson.loads(record)["id"] for record in batch.records]
+            case "source_state":
+                size = len(message.source_state.data.encode())
+                self.largest_checkpoint = max(self.largest_checkpoint, size)
+            case "eof":
+                self.eof = message.eof
+
+
+@asynccontextmanager
+async def warm_engine() -> AsyncIterator[EngineClient]:
+    """A client of an engine in a process of its own that has its catalog loaded."""
+    async with (
+        running("engine_server", "--listen", "127.0.0.1:0") as engine,
+        EngineClient(engine.address) as client,
+    ):
+        await all_streams(client)
+        yield client
+
+
+async def all_streams(client: EngineClient) -> list[str]:
+    """The names of everything that the Stripe source can read."""
+    request = SourceDiscoverRequest(
+        source=Connector(type="stripe", config=struct({"api_key": API_KEY}))
+    )
+    return [
+        stream.name
+        async for response in client.source_discover(request)
+        for stream in response.message.catalog.streams
+    ]
+
+
+async def read(
+    client: EngineClient,
+    account: Account,
+    streams: Sequence[str] = (),
+    *,
+    state_limit: int = 0,
+    **source: Any,
+) -> Reading:
+    """Reads streams to their end, each call going on from the state that the last one ended with.
+
+    Args:
+        client: Of the engine that reads.
+        account: What is read.
+        streams: Which of its streams; those that hold something when empty.
+        state_limit: How many checkpoints a call takes; 0 for all in one call.
+        source: More of the source's configuration.
+
+    Raises:
+        RuntimeError: An object was lost or came twice, or a call failed.
+    """
+    streams = streams or [history.stream for history in account.histories]
+    pipeline = _pipeline(account, streams, source)
+    collected = _Collected()
+    state = SyncState()
+    calls = 0
+    before = await account.statuses()
+    began = time.perf_counter()
+    while not calls or collected.eof.has_more:
+        calls += 1
+        options = SyncOptions(run_id=_RUN_ID, state=state, state_limit=state_limit)
+        request = PipelineReadRequest(pipeline=pipeline, options=options)
+        async for response in client.pipeline_read(request):
+            collected.add(response.message)
+        state = collected.eof.ending_state
+    seconds = time.perf_counter() - began
+    asked = await account.statuses() - before
+    if collected.eof.status != RUN_STATUS_SUCCEEDED:
+        raise RuntimeError(f"the read failed: {collected.eof}")
+    _check_ids(account, streams, collected)
+    return Reading(
+        seconds=seconds,
+        calls=calls,
+        requests=asked.total(),
+        refused=asked[429],
+        largest_checkpoint=collected.largest_checkpoint,
+    )
+
+
+def _pipeline(
+    account: Account, streams: Sequence[str], source: Mapping[str, Any]
+) -> PipelineConfig:
+    config = {"api_key": API_KEY, "account_id": ACCOUNT_ID, "base_url": account.base_url, **source}
+    return PipelineConfig(
+        source=Connector(type="stripe", config=struct(config)),
+        streams=[StreamSelection(name=name) for name in streams],
+    )
+
+
+def _check_ids(account: Account, streams: Sequence[str], collected: _Collected) -> None:
+    expected = {history.stream: history.ids() for history in account.histories}
+    for stream in streams:
+        came = collected.ids.get(stream, [])
+        lost = len(set(expected.get(stream, ())) - set(came))
+        too_many = len(came) - len(expected.get(stream, ())) + lost
+        if lost or too_many:
+            raise RuntimeError(f"{stream}: {lost} objects were lost, {too_many} too many came")
