@@ -15,15 +15,21 @@ from tests.stripe_simulator.objects import ObjectList
 
 _EMBEDDED = 10
 
+# The query parameters that name the object which a list is inside of.
+_Parent = frozenset[tuple[str, str]]
+
 
 class NestedLists:
     """All lists inside objects, by the URL that the object names."""
 
     def __init__(self) -> None:
-        self._lists: dict[str, list[tuple[Mapping[str, str], ObjectList]]] = {}
+        # By path, then by what the query must hold.
+        self._lists: dict[str, dict[_Parent, ObjectList]] = {}
 
     def put(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Serves the documents, in this order, and answers the list to embed in their parent.
+
+        What the URL has served before is replaced.
 
         Args:
             url: e.g. ``/v1/invoices/in_1/lines`` or ``/v1/subscription_items?subscription=sub_1``.
@@ -33,7 +39,7 @@ class NestedLists:
         objects = ObjectList()
         for document in reversed(documents):
             objects.put(document)
-        self._lists.setdefault(target.path, []).append((dict(parse_qsl(target.query)), objects))
+        self._lists.setdefault(target.path, {})[frozenset(parse_qsl(target.query))] = objects
         page = lists.list_page(_endpoint(target.path), objects, {"limit": str(_EMBEDDED)})
         return {**orjson.loads(page), "total_count": len(documents), "url": url}
 
@@ -43,9 +49,9 @@ class NestedLists:
         Raises:
             Refusal: a parameter is bad.
         """
-        for parent, objects in self._lists.get(path, ()):
-            if parent.items() <= query.items():
-                paging = {name: query[name] for name in query if name not in parent}
+        for parent, objects in self._lists.get(path, {}).items():
+            if parent <= query.items():
+                paging = dict(query.items() - parent)
                 return lists.list_page(_endpoint(path), objects, paging)
         return None
 
