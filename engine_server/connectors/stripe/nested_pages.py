@@ -31,7 +31,7 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
             may lack an id, but one that another page follows.
 
     Returns:
-        The items that it did not hold before.
+        The items that it did not hold before and that may hold such lists themselves.
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
@@ -42,7 +42,7 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
     if not isinstance(items, list):
         raise RequestFailed(f"the list of {location.path} inside an object has no data", status=200)
     known = _ids(items)
-    added: list[dict[str, Any]] = []
+    with_lists: list[dict[str, Any]] = []
     while nested["has_more"]:
         try:
             page = await _next_page(client, location, items)
@@ -61,9 +61,10 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
             )
         known |= _ids(new)
         items += new
-        added += new
+        if page.has_open_lists:
+            with_lists += new
         nested["has_more"] = page.has_more
-    return added
+    return with_lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,7 @@ class _Location:
 class _Page:
     items: list[dict[str, Any]]
     has_more: bool
+    has_open_lists: bool
 
 
 async def _next_page(
@@ -130,7 +132,11 @@ async def _next_page(
             isinstance(item, dict) for item in page
         ):
             # An empty page that promises more has nothing to start after.
-            return _Page(items=page, has_more=has_more and bool(page))
+            return _Page(
+                items=page,
+                has_more=has_more and bool(page),
+                has_open_lists=answer.open_lists > has_more,
+            )
     raise RequestFailed(f"GET {location.path} was not answered with a list of objects", status=200)
 
 

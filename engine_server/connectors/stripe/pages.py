@@ -24,11 +24,13 @@ class Page:
         records: The objects, in the order of the list.
         next_cursor: Where the next page starts; None when this is the last one.
         received_at: When the answer came, in Unix seconds.
+        has_open_lists: Whether a list inside an object says that it has more items.
     """
 
     records: list[dict[str, Any]]
     next_cursor: str | None
     received_at: int
+    has_open_lists: bool
 
     def newest_first_span(self, created_field: str) -> tuple[int, int] | None:
         """When its first and last objects were created; None if it is not newest first."""
@@ -53,7 +55,9 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
         ConnectionFailed: see ``StripeClient.get``.
         RequestFailed: the same, and an answer that is no list.
     """
-    params = {**resource.list_params, "limit": str(size)}
+    params = dict(resource.list_params)
+    if resource.takes_limit:
+        params["limit"] = str(size)
     if part.gte is not None:
         params[f"{resource.created_param}[gte]"] = str(part.gte)
     if part.lt is not None:
@@ -64,11 +68,17 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
     try:
         records: list[dict[str, Any]] = answer.body["data"]
         next_cursor = _next_cursor(resource, answer.body, records)
+        has_open_lists = answer.open_lists > (answer.body.get("has_more") is True)
     except (KeyError, ValueError, TypeError) as error:
         raise RequestFailed(
             f"GET {resource.path} was not answered with a list whose objects have ids", status=200
         ) from error
-    return Page(records=records, next_cursor=next_cursor, received_at=answer.received_at)
+    return Page(
+        records=records,
+        next_cursor=next_cursor,
+        received_at=answer.received_at,
+        has_open_lists=has_open_lists,
+    )
 
 
 async def fetch_object(

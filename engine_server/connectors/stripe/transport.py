@@ -1,5 +1,6 @@
 """One attempt at one request: what it brought, or why it brought nothing."""
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from engine_server import exact_json
 from engine_server.connectors.stripe.proxy import Proxy, proxy_for
 from engine_server.connectors.stripe.retry import is_retriable, retry_after
 
+# What a list says that is not whole. Inside a text its quotation marks would be escaped.
+_HAS_MORE = re.compile(rb'"has_more"\s*:\s*true')
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -21,11 +25,13 @@ class Answer:
         body: The JSON value.
         received_at: When the answer came, in Unix seconds.
         request_id: What Stripe calls the request; empty when it did not say.
+        open_lists: How many lists in the body say that they have more, itself included.
     """
 
     body: Any
     received_at: int
     request_id: str
+    open_lists: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +167,12 @@ class Transport:
             value = exact_json.decode(body)
         except ValueError:
             return Fault(message="the body is not whole JSON", status=200, request_id=request_id)
-        return Answer(body=value, received_at=int(time.time()), request_id=request_id)
+        return Answer(
+            body=value,
+            received_at=int(time.time()),
+            request_id=request_id,
+            open_lists=len(_HAS_MORE.findall(body)),
+        )
 
     def _unreachable(self, message: str) -> Fault:
         via = f" (through {self._proxy})" if self._proxy and str(self._proxy) not in message else ""
