@@ -6,6 +6,7 @@ from tests.stripe_simulator.objects import ObjectList, ObjectOrder
 
 _ASKS_FOR_ALL: Mapping[str, Mapping[str, str]] = {
     "/v1/subscriptions": {"status": "all"},
+    "/v1/tax/locations": {"type": "performance"},
     "/v2/money_management/financial_accounts": {
         "statuses[0]": "closed",
         "statuses[1]": "open",

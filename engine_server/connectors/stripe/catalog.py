@@ -12,10 +12,12 @@ from google.protobuf.json_format import ParseDict
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
 from engine_server.connectors.stripe.catalog_exceptions import (
     CREATED_FIELDS,
-    LEFT_OUT,
     NESTED_LISTS,
+    NOT_SHOWN,
+    OWN_LIMITS,
     SHOW_ALL,
 )
+from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
 
@@ -38,6 +40,8 @@ class Resource:
             the listed objects are.
         api: Which of Stripe's two paging styles the list has.
         list_params: Sent with every page, e.g. ``{"status": "all"}`` for subscriptions.
+        takes_limit: Whether the list can be told how many objects to give. One that cannot gives
+            all of them.
         created_param: The list filter that a backfill window is given in (``created``); empty when
             the list cannot be filtered by time.
         created_field: The field of the object that this filter looks at (Unix seconds); empty when
@@ -49,6 +53,7 @@ class Resource:
     nested_field: str
     api: Literal["v1", "v2"]
     list_params: Mapping[str, str]
+    takes_limit: bool
     created_param: str
     created_field: str
 
@@ -84,7 +89,7 @@ def _resources() -> Mapping[str, Resource]:
     listed = [
         _resource(stream_name(path), endpoint, endpoint)
         for path, endpoint in endpoints.items()
-        if endpoint.stands_alone and path not in LEFT_OUT
+        if _can_be_asked_for(endpoint) and path not in LEFT_OUT
     ]
     nested = [
         _resource(inside.stream, endpoints[inside.parent], endpoints[path], inside.field)
@@ -96,6 +101,12 @@ def _resources() -> Mapping[str, Resource]:
             for resource in sorted(listed + nested, key=lambda resource: resource.stream.name)
         }
     )
+
+
+def _can_be_asked_for(endpoint: ListEndpoint) -> bool:
+    """Whether it needs no id of an object that its items belong to."""
+    known = SHOW_ALL.get(endpoint.path, {})
+    return "{" not in endpoint.path and endpoint.required_params <= known.keys()
 
 
 def _resource(
@@ -110,13 +121,18 @@ def _resource(
         and listing.object_class().__annotations__.get(created_field) is int
     )
     object_class = endpoint.object_class()
+    metadata = {"api_version": api_version(), "path": listing.path}
+    if nested_field:
+        metadata["nested_field"] = nested_field
+    if listing.path in NOT_SHOWN:
+        metadata["not_shown"] = NOT_SHOWN[listing.path]
     stream = ParseDict(
         {
             "name": name,
             # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
             "json_schema": json_schema(object_class),
-            "metadata": {"api_version": api_version()},
+            "metadata": metadata,
             "newer_than_field": "_updated_at",
             "soft_delete_field": "deleted" if "deleted" in object_class.__annotations__ else "",
             "supports_time_range": in_windows,
@@ -129,6 +145,7 @@ def _resource(
         nested_field=nested_field,
         api="v2" if listing.path.startswith("/v2/") else "v1",
         list_params=SHOW_ALL.get(listing.path, {}),
+        takes_limit="limit" in listing.optional_params and listing.path not in OWN_LIMITS,
         created_param="created" if in_windows else "",
         created_field=created_field if in_windows else "",
     )

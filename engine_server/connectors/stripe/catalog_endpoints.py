@@ -32,11 +32,6 @@ class ListEndpoint:
     object_module: str
     object_name: str
 
-    @property
-    def stands_alone(self) -> bool:
-        """Whether it can be read without naming an object that it belongs to."""
-        return not self.required_params and "{" not in self.path
-
     def object_class(self) -> type[Any]:
         """The class of the listed objects, with annotated fields; imported only now."""
         return cast("type[Any]", _load(self.object_module, self.object_name))

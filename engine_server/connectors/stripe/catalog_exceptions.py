@@ -21,30 +21,32 @@ class NestedList:
 
 
 # Lists that must be told whose items to list, but which every object of another list holds as well.
-# By path. They are read there: one by one would cost a request for every parent.
+# By path. They are read there: one by one would cost a request for every parent. Only those whose
+# items are objects in their own right: other objects name them, or they are retrieved by their id.
 NESTED_LISTS: Mapping[str, NestedList] = MappingProxyType(
     {
+        "/v1/application_fees/{id}/refunds": NestedList(
+            stream="application_fee_refunds", parent="/v1/application_fees", field="refunds"
+        ),
+        "/v1/radar/value_list_items": NestedList(
+            stream="radar_value_list_items", parent="/v1/radar/value_lists", field="list_items"
+        ),
         "/v1/subscription_items": NestedList(
             stream="subscription_items", parent="/v1/subscriptions", field="items"
+        ),
+        "/v1/transfers/{id}/reversals": NestedList(
+            stream="transfer_reversals", parent="/v1/transfers", field="reversals"
         ),
     }
 )
 
-# Lists that are no streams, by path, each with its reason.
-LEFT_OUT: Mapping[str, str] = MappingProxyType(
-    {
-        "/v1/events": "tells of changes to the other streams for 30 days; it is read, not stored",
-        "/v2/core/events": "as /v1/events",
-    }
-)
-
-# What a list must be sent to show everything, by path. Some cannot be made to: /v2/core/accounts
-# shows either open or closed ones, /v1/reviews open ones, /v1/tax_ids the account's own, and
-# customers, subscriptions and quotes on a test clock are listed by that clock only.
+# What a list must be sent to show everything, by path.
 SHOW_ALL: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        # Leaves canceled ones out by default.
+        # Leaves canceled ones out by default (https://docs.stripe.com/api/subscriptions/list).
         "/v1/subscriptions": {"status": "all"},
+        # Must be told, and there is but one (https://docs.stripe.com/api/tax/location).
+        "/v1/tax/locations": {"type": "performance"},
         # Leaves closed ones out by default.
         "/v2/money_management/financial_accounts": {
             "statuses[0]": "closed",
@@ -54,5 +56,36 @@ SHOW_ALL: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 
-# The creation time, where it is not called "created", by path.
+# What a list does not show, and cannot be made to show together with the rest, by path. No other
+# list says that it hides anything from those who leave its filters out.
+NOT_SHOWN: Mapping[str, str] = MappingProxyType(
+    {
+        # https://docs.stripe.com/api/customers/list
+        "/v1/customers": "customers on a test clock",
+        # https://docs.stripe.com/api/payment_methods/list
+        "/v1/payment_methods": "payment methods of type custom",
+        # https://docs.stripe.com/api/prices/list. Inactive ones are shown, though the page says
+        # otherwise (github.com/strangerstudios/paid-memberships-pro, pull request 3717).
+        "/v1/prices": "prices made inline, with price_data",
+        # https://docs.stripe.com/api/quotes/list
+        "/v1/quotes": "quotes on a test clock",
+        # https://docs.stripe.com/api/radar/reviews/list
+        "/v1/reviews": "closed reviews",
+        # https://docs.stripe.com/api/subscription_schedules/list
+        "/v1/subscription_schedules": "schedules of customers on a test clock",
+        # https://docs.stripe.com/api/subscriptions/list
+        "/v1/subscriptions": "subscriptions on a test clock",
+        # https://docs.stripe.com/api/tax_ids/list
+        "/v1/tax_ids": "tax ids of customers",
+        # https://docs.stripe.com/api/v2/core/accounts/list
+        "/v2/core/accounts": "closed accounts",
+    }
+)
+
+# The creation time, where it is not called "created", by path. The filter is "created" all the same
+# (https://docs.stripe.com/api/invoiceitems/list, https://docs.stripe.com/api/invoiceitems/object).
 CREATED_FIELDS: Mapping[str, str] = MappingProxyType({"/v1/invoiceitems": "date"})
+
+# Lists whose ``limit`` may be less than 100 at most, and that give everything when it is left out:
+# as many as there are currencies (https://docs.stripe.com/api/exchange_rates/list).
+OWN_LIMITS = frozenset({"/v1/exchange_rates"})

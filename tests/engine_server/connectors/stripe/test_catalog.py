@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from stripe import ListObject
+from stripe.params.tax._location_list_params import LocationListParams
 
 from engine_server.connectors.stripe.catalog import (
     Resource,
@@ -16,10 +19,13 @@ from engine_server.connectors.stripe.catalog import (
 from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
 from engine_server.connectors.stripe.catalog_exceptions import (
     CREATED_FIELDS,
-    LEFT_OUT,
     NESTED_LISTS,
+    NOT_SHOWN,
+    OWN_LIMITS,
     SHOW_ALL,
+    NestedList,
 )
+from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 
 PINNED_STREAMS = Path(__file__).with_name("streams_of_stripe_16_1.txt")
 
@@ -43,10 +49,17 @@ def test_a_stream_is_named_after_the_path_of_its_list() -> None:
     assert stream_name("/v2/core/accounts") == "v2_core_accounts"
 
 
-def test_every_list_that_stands_alone_is_a_stream() -> None:
-    listed = [resource.path for resource in load_resources().values() if not resource.nested_field]
-    alone = [path for path, endpoint in list_endpoints().items() if endpoint.stands_alone]
-    assert sorted(listed) == sorted(set(alone) - set(LEFT_OUT))
+def test_every_list_is_a_stream_or_inside_another_one_or_left_out() -> None:
+    listed = {resource.path for resource in load_resources().values() if not resource.nested_field}
+    assert not listed & NESTED_LISTS.keys()
+    assert not LEFT_OUT.keys() & {*listed, *NESTED_LISTS}
+    assert {*listed, *NESTED_LISTS, *LEFT_OUT} == set(list_endpoints())
+
+
+def test_no_two_lists_share_a_name() -> None:
+    names = [inside.stream for inside in NESTED_LISTS.values()]
+    names += [stream_name(path) for path in {*list_endpoints()} - {*NESTED_LISTS, *LEFT_OUT}]
+    assert sorted(names) == list(load_resources())
 
 
 def test_a_list_that_is_inside_other_objects_is_read_there() -> None:
@@ -60,15 +73,39 @@ def test_a_list_that_is_inside_other_objects_is_read_there() -> None:
     assert "customer" not in field_types(items)
 
 
+@pytest.mark.parametrize("inside", NESTED_LISTS.values(), ids=lambda inside: inside.stream)
+def test_a_nested_list_is_always_there(inside: NestedList) -> None:
+    # One that only comes when it is asked for is optional.
+    annotations = list_endpoints()[inside.parent].object_class().__annotations__
+    origin: Any = get_origin(annotations[inside.field])
+    assert origin is ListObject
+
+
 @pytest.mark.parametrize("name", ["setup_attempts", "issuing_tokens"])
 def test_a_list_that_needs_a_parameter_is_no_stream(name: str) -> None:
     assert name not in load_resources()
 
 
+def test_a_parameter_with_but_one_value_is_sent() -> None:
+    values = get_args(LocationListParams.__annotations__["type"])
+    assert load_resources()["tax_locations"].list_params == {"type": values[0]}
+    assert len(values) == 1
+
+
 def test_every_exception_is_about_a_list_that_exists() -> None:
     parents = {inside.parent for inside in NESTED_LISTS.values()}
-    exceptions = {*LEFT_OUT, *SHOW_ALL, *CREATED_FIELDS, *NESTED_LISTS, *parents}
-    assert exceptions <= set(list_endpoints())
+    exceptions = {*SHOW_ALL, *NOT_SHOWN, *CREATED_FIELDS, *OWN_LIMITS, *parents}
+    assert exceptions <= {resource.path for resource in load_resources().values()}
+
+
+def test_lists_are_sent_only_what_they_take() -> None:
+    for resource in load_resources().values():
+        endpoint = list_endpoints()[resource.path]
+        sent = {name.partition("[")[0] for name in resource.list_params}
+        sent |= {"limit"} if resource.takes_limit else set()
+        sent |= {resource.created_param} if resource.created_param else set()
+        assert sent <= endpoint.required_params | endpoint.optional_params
+        assert endpoint.required_params <= sent
 
 
 def test_records_are_told_apart_by_id_and_account() -> None:
@@ -79,9 +116,27 @@ def test_records_are_told_apart_by_id_and_account() -> None:
         ]
 
 
-def test_every_stream_says_which_api_version_it_is_of() -> None:
+def test_records_have_a_text_id() -> None:
     for resource in load_resources().values():
-        assert MessageToDict(resource.stream.metadata) == {"api_version": api_version()}
+        assert field_types(resource)["id"] == "string"
+
+
+def test_every_stream_says_which_list_of_which_api_version_it_is() -> None:
+    for resource in load_resources().values():
+        metadata = MessageToDict(resource.stream.metadata)
+        assert metadata["api_version"] == api_version()
+        assert metadata["path"] == resource.path
+
+
+def test_a_stream_says_what_it_is_inside_of_and_what_its_list_does_not_show() -> None:
+    resources = load_resources()
+    assert MessageToDict(resources["subscription_items"].stream.metadata) == {
+        "api_version": api_version(),
+        "path": "/v1/subscriptions",
+        "nested_field": "items",
+        "not_shown": "subscriptions on a test clock",
+    }
+    assert MessageToDict(resources["charges"].stream.metadata).keys() == {"api_version", "path"}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +222,11 @@ def test_lists_that_hide_objects_are_asked_for_all() -> None:
     resources = load_resources()
     assert resources["subscriptions"].list_params == {"status": "all"}
     assert resources["customers"].list_params == {}
+
+
+def test_a_limit_is_sent_only_where_a_page_of_a_hundred_is_known_to_be_taken() -> None:
+    without = [name for name, resource in load_resources().items() if not resource.takes_limit]
+    assert without == ["exchange_rates", "reporting_report_types"]
 
 
 def test_v2_lists_are_told_apart() -> None:
