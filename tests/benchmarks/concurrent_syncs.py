@@ -4,9 +4,7 @@ The account answers at once, so nothing of what one sync costs hides behind wait
 """
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -19,12 +17,14 @@ from pipesync.v1.state_pb2 import SyncState
 from pipesync_client import EngineClient
 from tests.benchmarks.cost import Cost, cost_of, megabytes
 from tests.benchmarks.machine import description, own_postgres
+from tests.benchmarks.stripe_account import API_KEY, simulated_account
 from tests.messages import struct
 from tests.processes import running
+from tests.stripe_simulator.seeds.histories import History
 
 SYNCS = 200
 RECORDS = 300
-API_KEY = "sk_test_simulator"
+ACCOUNT = History(stream="customers", shape="even", count=RECORDS)
 RUN_ID = "benchmark"
 
 
@@ -46,7 +46,8 @@ async def main() -> None:
     """Prints the table."""
     console = Console()
     with own_postgres() as cluster:
-        async with _simulator() as base_url:
+        async with simulated_account(ACCOUNT) as account:
+            base_url = account.base_url
             one_by_one = await _measure(base_url, cluster.url(await cluster.create_database()), 1)
             at_once = await _measure(base_url, cluster.url(await cluster.create_database()), SYNCS)
         table = Table("", "seconds", "a sync", "engine CPU", "a sync", "peak memory")
@@ -110,7 +111,7 @@ def _pipeline(base_url: str, database_url: str, schema: str) -> PipelineConfig:
     return PipelineConfig(
         source=Connector(type="stripe", config=struct(source)),
         destination=Connector(type="postgres", config=struct(destination)),
-        streams=[StreamSelection(name="customers")],
+        streams=[StreamSelection(name=ACCOUNT.stream)],
     )
 
 
@@ -122,23 +123,6 @@ def _figures(cost: Cost) -> Sequence[str]:
         f"{cost.cpu_seconds / SYNCS * 1000:.1f} ms",
         megabytes(cost.peak_memory),
     )
-
-
-@asynccontextmanager
-async def _simulator() -> AsyncIterator[str]:
-    """The account, in a process of its own for the length of the block; yields its URL."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tests.stripe_simulator", "--api-key", API_KEY, "--customers", str(RECORDS)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    if process.stdout is None:
-        raise RuntimeError("the simulator's output was asked for")
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Reads a simulated Stripe account through a real engine, and checks that nothing is amiss."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ from tests.messages import struct
 from tests.processes import running
 
 _RUN_ID = "benchmark"
+# Seconds for one whole read: more than any should take.
+_PATIENCE = 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,7 @@ async def read(
 
     Raises:
         RuntimeError: An object was lost or came twice, or a call failed.
+        TimeoutError: It does not come to an end.
     """
     streams = streams or [history.stream for history in account.histories]
     pipeline = _pipeline(account, streams, source)
@@ -115,13 +119,14 @@ async def read(
     calls = 0
     before = await account.statuses()
     began = time.perf_counter()
-    while not calls or collected.eof.has_more:
-        calls += 1
-        options = SyncOptions(run_id=_RUN_ID, state=state, state_limit=state_limit)
-        request = PipelineReadRequest(pipeline=pipeline, options=options)
-        async for response in client.pipeline_read(request):
-            collected.add(response.message)
-        state = collected.eof.ending_state
+    async with asyncio.timeout(_PATIENCE):
+        while not calls or collected.eof.has_more:
+            calls += 1
+            options = SyncOptions(run_id=_RUN_ID, state=state, state_limit=state_limit)
+            request = PipelineReadRequest(pipeline=pipeline, options=options)
+            async for response in client.pipeline_read(request):
+                collected.add(response.message)
+            state = collected.eof.ending_state
     seconds = time.perf_counter() - began
     asked = await account.statuses() - before
     if collected.eof.status != RUN_STATUS_SUCCEEDED:
