@@ -1,6 +1,7 @@
 """The HTTP proxy that the environment names."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -17,20 +18,16 @@ class Proxy:
     Attributes:
         url: Where it is, without credentials: it may be shown.
         variable: The environment variable that names it, in capitals.
-        credentials: What to log in with; never to be shown.
+        headers: What it is told for itself, such as a password; never to be shown.
     """
 
     url: str
     variable: str
-    credentials: aiohttp.BasicAuth | None
+    headers: Mapping[str, str] = field(repr=False)
 
     def __str__(self) -> str:
         """What an error calls it."""
         return f"the proxy {self.url} (from {self.variable})"
-
-    def __repr__(self) -> str:
-        """The same: no credentials."""
-        return f"<{self}>"
 
 
 def proxy_for(base_url: str) -> Proxy | None:
@@ -49,7 +46,8 @@ def proxy_for(base_url: str) -> Proxy | None:
     variable = f"{target.scheme.upper()}_PROXY"
     try:
         url = URL(text if "://" in text else f"http://{text}")
-        is_usable = url.scheme == "http" and bool(url.host)
+        # Basic authentication has no way to tell a colon in a user name.
+        is_usable = url.scheme == "http" and bool(url.host) and ":" not in (url.user or "")
     except ValueError:
         is_usable = False
     if not is_usable:
@@ -57,7 +55,8 @@ def proxy_for(base_url: str) -> Proxy | None:
         raise ConnectionFailed(
             f"{variable} must be the address of an HTTP proxy, such as http://proxy.example:3128"
         )
-    credentials = None
+    headers = {}
     if url.user is not None:
-        credentials = aiohttp.BasicAuth(url.user, url.password or "", encoding="utf-8")
-    return Proxy(url=str(url.origin()), variable=variable, credentials=credentials)
+        credentials = aiohttp.encode_basic_auth(url.user, url.password or "")
+        headers["Proxy-Authorization"] = credentials
+    return Proxy(url=str(url.origin()), variable=variable, headers=headers)

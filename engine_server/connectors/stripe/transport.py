@@ -118,14 +118,14 @@ class Transport:
         Raises:
             ConnectionFailed: the environment names a proxy that cannot be used.
         """
-        self._proxy = proxy = proxy_for(self._base_url)
+        self._proxy = proxy_for(self._base_url)
+        if self._proxy and self._base_url.startswith("http:"):
+            # Without TLS there is no tunnel: the proxy reads the request itself.
+            self._headers |= self._proxy.headers
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=self._headers,
             timeout=self._timeout,
-            proxy=proxy.url if proxy else None,
-            proxy_auth=proxy.credentials if proxy else None,
         )
         return self
 
@@ -141,9 +141,15 @@ class Transport:
         """Sends the request once; whatever comes of it is told, not raised."""
         request_id = ""
         try:
-            # A redirect would carry the key elsewhere.
             async with self._session.get(
-                self._base_url + path, params=params, allow_redirects=False
+                self._base_url + path,
+                params=params,
+                # Not the session's: those would be shown to the proxy that makes a tunnel.
+                headers=self._headers,
+                # A redirect would carry the key elsewhere.
+                allow_redirects=False,
+                proxy=self._proxy.url if self._proxy else None,
+                proxy_headers=self._proxy.headers if self._proxy else None,
             ) as response:
                 request_id = response.headers.get("Request-Id", "")
                 body = await response.read()

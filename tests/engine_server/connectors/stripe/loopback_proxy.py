@@ -1,0 +1,109 @@
+"""A small but real HTTP proxy on the loopback interface."""
+
+import asyncio
+import base64
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class LoopbackProxy:
+    """Forwards requests and tunnels, or refuses them.
+
+    Attributes:
+        port: Where it listens, once it is entered.
+        heads: What the first request of each connection looked like, as it came in.
+        refusals: Whole answers for the next connections, instead of forwarding them.
+        credentials: ``user:password`` that it insists on; None lets everyone in.
+    """
+
+    def __init__(self, *, credentials: str | None = None) -> None:
+        self.port = 0
+        self.heads: list[str] = []
+        self.refusals: list[bytes] = []
+        self.credentials = credentials
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def refuse(self, status: str, *, times: int = 1) -> None:
+        """Answers the next connections with a page such as ``502 Bad Gateway``."""
+        page = f"<html><body>{status}</body></html>"
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(page)}\r\nConnection: close\r\n\r\n"
+        self.refusals += [(head + page).encode()] * times
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head.decode())
+            if self.refusals:
+                writer.write(self.refusals.pop(0))
+                await writer.drain()
+            elif not self._lets_in(head.decode()):
+                writer.write(
+                    b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n"
+                    b"Connection: close\r\n\r\n"
+                )
+                await writer.drain()
+            else:
+                await self._forward(head, reader, writer)
+        finally:
+            writer.close()
+
+    def _lets_in(self, head: str) -> bool:
+        if self.credentials is None:
+            return True
+        expected = base64.b64encode(self.credentials.encode()).decode()
+        return f"Proxy-Authorization: Basic {expected}" in head
+
+    async def _forward(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        method, target, _ = head.decode().split(" ", 2)
+        is_tunnel = method == "CONNECT"
+        url = urlsplit(f"//{target}" if is_tunnel else target)
+        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
+        try:
+            if is_tunnel:
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                # Servers take a whole URL, too, so that further requests need not be looked at.
+                far_writer.write(head)
+            pipes = [
+                asyncio.create_task(_pipe(reader, far_writer)),
+                asyncio.create_task(_pipe(far_reader, writer)),
+            ]
+            try:
+                await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pipe in pipes:
+                    pipe.cancel()
+                await asyncio.gather(*pipes, return_exceptions=True)
+        finally:
+            far_writer.close()
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
