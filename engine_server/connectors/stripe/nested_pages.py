@@ -50,7 +50,7 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
             if items and error.is_lost_cursor:
                 known -= _ids([items.pop()])
                 continue
-            if error.status != 404:
+            if not location.is_gone(error):
                 raise
             log.warning("nested_list_gone", path=location.path, error=error.message)
             break
@@ -106,6 +106,11 @@ class _Location:
         if not self.params and len(segments) > 4:
             segments[-2] = ":id"
         return "/".join(segments)
+
+    def is_gone(self, error: RequestFailed) -> bool:
+        """Whether the object that the list is inside of is there no more."""
+        names_parent = error.stripe_code == "resource_missing" and error.param in self.params
+        return error.status == 404 or names_parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

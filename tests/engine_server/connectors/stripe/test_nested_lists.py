@@ -1,0 +1,275 @@
+"""Lists inside objects are emitted whole."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.transport import Answer
+from tests.engine_server.connectors.stripe.nested import (
+    Document,
+    ids,
+    invoice,
+    lines_url,
+    numbered,
+    records,
+    subscription,
+)
+from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.stripe_simulator import faults
+from tests.stripe_simulator.rate_limits import RateLimits
+from tests.stripe_simulator.simulator import StripeSimulator
+
+
+class EndpointsOf(StripeClient):
+    """A client that notes what its requests are paced as."""
+
+    endpoints: set[str | None]
+
+    async def get(
+        self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
+    ) -> Answer:
+        self.endpoints.add(endpoint)
+        return await super().get(path, params, endpoint=endpoint)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(simulator: StripeSimulator) -> AsyncIterator[EndpointsOf]:
+    async with EndpointsOf(config_for(simulator), QUICK) as client:
+        client.endpoints = set()
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("lines", "requests"), [(0, 0), (1, 0), (10, 0), (11, 1), (110, 1), (111, 2), (250, 3)]
+)
+async def test_all_items_arrive_in_order_with_no_more_requests_than_pages(
+    simulator: StripeSimulator, client: StripeClient, lines: int, requests: int
+) -> None:
+    [emitted] = await records(client, [invoice(simulator, lines)])
+    assert ids(emitted["lines"]["data"]) == ids(numbered("il_in_1_", lines))
+    assert emitted["lines"]["has_more"] is False
+    assert emitted["lines"]["total_count"] == lines
+    assert len(simulator.requests) == requests
+
+
+async def test_what_the_object_carries_stays_as_stripe_sent_it(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 25)
+    listed["lines"]["data"][3]["description"] = "expanded on the page"
+    [emitted] = await records(client, [listed])
+    assert emitted["lines"]["data"][3]["description"] == "expanded on the page"
+    assert emitted.keys() == {"id", "object", "created", "lines"}
+
+
+async def test_a_url_with_a_query_keeps_it_on_every_page(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    others = subscription(simulator, 300, "sub_2")
+    listed = subscription(simulator, 250)
+    [emitted] = await records(client, [listed], "subscriptions")
+    assert ids(emitted["items"]["data"]) == ids(numbered("si_sub_1_", 250))
+    assert [request.query for request in simulator.requests] == [
+        {"subscription": "sub_1", "limit": "100", "starting_after": f"si_sub_1_{last}"}
+        for last in (9, 109, 209)
+    ]
+    assert others["items"]["has_more"] is True
+
+
+async def test_ids_in_a_url_are_asked_for_as_they_are(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    # Some ids are chosen by people.
+    url = "/v1/subscription_items?subscription=a%26b%20%C3%BC"
+    nested = simulator.nest(url, numbered("si_", 12))
+    [emitted] = await records(client, [{"id": "sub", "items": nested}], "subscriptions")
+    assert ids(emitted["items"]["data"]) == ids(numbered("si_", 12))
+    assert simulator.requests[0].query["subscription"] == "a&b ü"
+
+
+async def test_lists_deep_inside_an_object_are_completed(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    upfront = simulator.nest("/v1/quotes/qt_1/computed_upfront_line_items", numbered("li_", 15))
+    quote = {"id": "qt_1", "computed": {"upfront": {"line_items": upfront}, "recurring": None}}
+    [emitted] = await records(client, [quote], "quotes")
+    assert len(emitted["computed"]["upfront"]["line_items"]["data"]) == 15
+
+
+async def test_lists_inside_the_items_of_a_list_are_completed(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    """Both inside items that the object carries, and inside those that had to be fetched."""
+    inside = [subscription(simulator, 11 + n, f"sub_{n}") for n in range(12)]
+    listed = {
+        "id": "cus_1",
+        "subscriptions": simulator.nest("/v1/customers/cus_1/subscriptions", inside),
+    }
+    [emitted] = await records(client, [listed], "customers")
+    subscriptions = emitted["subscriptions"]["data"]
+    assert ids(subscriptions) == [f"sub_{n}" for n in range(12)]
+    for n, found in enumerate(subscriptions):
+        assert ids(found["items"]["data"]) == ids(numbered(f"si_sub_{n}_", 11 + n))
+        assert found["items"]["has_more"] is False
+    assert len(simulator.requests) == 1 + 12
+
+
+async def test_several_lists_of_one_object_are_all_completed(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 30)
+    listed["payments"] = simulator.nest("/v1/invoice_payments?invoice=in_1", numbered("inpay_", 14))
+    [emitted] = await records(client, [listed])
+    assert (len(emitted["lines"]["data"]), len(emitted["payments"]["data"])) == (30, 14)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {
+            "object": "list",
+            "data": [{"id": "il_1"}],
+            "has_more": False,
+            "url": "https://a.example/",
+        },
+        {"object": "search_result", "data": [], "has_more": True},
+        {"has_more": "true", "object": "list"},
+    ],
+)
+async def test_what_is_whole_or_no_list_costs_no_request_and_stays_as_it_is(
+    simulator: StripeSimulator, client: StripeClient, value: Any
+) -> None:
+    listed = {"id": "in_1", "metadata": {"has_more": "true"}, "lines": value}
+    before = repr(listed)
+    assert await records(client, [listed]) == [listed]
+    assert repr(listed) == before
+    assert len(simulator.requests) == 0
+
+
+async def test_an_empty_page_ends_a_list_that_promised_more(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    async def empty(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": [], "has_more": True})
+
+    simulator.faults.add(empty, path=lines_url("in_1"))
+    [emitted] = await records(client, [invoice(simulator, 25)])
+    assert len(emitted["lines"]["data"]) == 10
+    assert emitted["lines"]["has_more"] is False
+
+
+async def test_a_list_of_which_the_object_carries_nothing_is_read_from_its_start(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 12)
+    listed["lines"]["data"] = []
+    [emitted] = await records(client, [listed])
+    assert len(emitted["lines"]["data"]) == 12
+    assert "starting_after" not in simulator.requests[0].query
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_a_list_that_grows_while_it_is_read_has_each_item_once(
+    simulator: StripeSimulator, client: StripeClient, newest_first: bool
+) -> None:
+    items = numbered("il_in_1_", 250)
+    listed = invoice(simulator, 250)
+
+    async def grow(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        added = numbered("il_new_", 1, first=len(items))
+        items[:] = added + items if newest_first else items + added
+        simulator.nest(lines_url("in_1"), items)
+        return await serve(request)
+
+    simulator.faults.add(grow, times=None)
+    [emitted] = await records(client, [listed])
+    expected = ids(numbered("il_in_1_", 250))
+    if not newest_first:
+        # What comes to stand behind the items that are still to be read is read as well.
+        expected += [f"il_new_{n}" for n in (250, 251, 252)]
+    assert ids(emitted["lines"]["data"]) == expected
+
+
+async def test_items_that_come_again_on_a_later_page_are_kept_once(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 11)
+
+    async def again(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        data = numbered("il_in_1_", 6, first=5)
+        return web.json_response({"object": "list", "data": data, "has_more": False})
+
+    simulator.faults.add(again)
+    [emitted] = await records(client, [listed])
+    assert ids(emitted["lines"]["data"]) == ids(numbered("il_in_1_", 11))
+
+
+async def test_items_without_ids_are_all_kept(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 11)
+    nameless: list[Document] = [{"amount": 1}, {"amount": 1}]
+    listed["lines"]["data"][:2] = nameless
+
+    async def page(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        return web.json_response({"object": "list", "data": nameless, "has_more": False})
+
+    simulator.faults.add(page)
+    [emitted] = await records(client, [listed])
+    assert emitted["lines"]["data"].count({"amount": 1}) == 4
+
+
+async def test_ids_do_not_make_endpoints_of_their_own(
+    simulator: StripeSimulator, client: EndpointsOf
+) -> None:
+    """Otherwise each would have a rate of its own, and the limiter would grow without end."""
+    listed = [invoice(simulator, 11, f"in_{n}") for n in range(3)]
+    await records(client, listed)
+    assert client.endpoints == {"/v1/invoices/:id/lines"}
+    client.endpoints.clear()
+    await records(client, [subscription(simulator, 11, f"sub_{n}") for n in range(3)])
+    assert client.endpoints == {"/v1/subscription_items"}
+
+
+@pytest.mark.parametrize("invoices", [1, 3, 40])
+async def test_only_a_few_lists_of_one_page_are_read_at_once(
+    simulator: StripeSimulator, client: StripeClient, invoices: int
+) -> None:
+    under_way, most = 0, 0
+
+    async def count(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await faults.latency(0.005)(request, serve)
+        finally:
+            under_way -= 1
+
+    simulator.faults.add(count, times=None)
+    emitted = await records(client, [invoice(simulator, 120, f"in_{n}") for n in range(invoices)])
+    assert [len(found["lines"]["data"]) for found in emitted] == [120] * invoices
+    assert most == min(invoices, 4)
+
+
+async def test_the_rate_limit_of_the_key_holds_for_nested_lists_too(
+    simulator: StripeSimulator,
+) -> None:
+    """Stripe refuses none of 40 requests at the full rate, beyond its burst."""
+    simulator.limit_rate(RateLimits(per_second=20))
+    listed = [invoice(simulator, 11, f"in_{n}") for n in range(40)]
+    async with StripeClient(config_for(simulator, rate_limit=20), QUICK) as client:
+        await records(client, listed)
+    assert [request.status for request in simulator.requests] == [200] * 40
