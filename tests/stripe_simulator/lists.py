@@ -15,7 +15,8 @@ from tests.stripe_simulator.objects import Key, ObjectList
 # What a list does with a cursor whose object lies outside the window: both were seen of Stripe.
 OutsideCursor = Literal["empty_page", "resource_missing"]
 
-_PAGING = frozenset({"limit", "starting_after", "ending_before"})
+# What lists take; the few that take none give everything.
+PAGING = frozenset({"limit", "starting_after", "ending_before"})
 _DEFAULT_LIMIT = 10
 _LARGEST_LIMIT = 100
 _END_OF_TIME = sys.maxsize
@@ -34,7 +35,9 @@ def list_page(
     """
     _refuse_parameters(endpoint, query)
     limit = _integer(query, "limit", _DEFAULT_LIMIT)
-    if not 1 <= limit <= _LARGEST_LIMIT:
+    if "limit" not in endpoint.optional_params:
+        limit = sys.maxsize
+    elif not 1 <= limit <= _LARGEST_LIMIT:
         bound = "greater than or equal to 1" if limit < 1 else "less than or equal to 100"
         raise errors.invalid_request(
             400, f"This value must be {bound} (it currently is '{limit}').", param="limit"
@@ -72,12 +75,12 @@ def _refuse_parameters(endpoint: ListEndpoint, query: Mapping[str, str]) -> None
     for param in sorted(endpoint.required_params):
         if param not in query:
             raise errors.missing_parameter(param)
-    known = endpoint.required_params | endpoint.optional_params | _PAGING
+    known = endpoint.required_params | endpoint.optional_params
     for param, value in query.items():
         name = param.partition("[")[0]
         if name not in known:
             raise errors.unknown_parameter(param)
-        if name in _PAGING or name == "created" or asks_for_all(endpoint.path, param, value):
+        if name in PAGING or name == "created" or asks_for_all(endpoint.path, param, value):
             continue
         # Better refused than silently not filtered.
         raise errors.invalid_request(

@@ -60,7 +60,7 @@ def _endpoint(path: str) -> ListEndpoint:
     return ListEndpoint(
         path=path,
         required_params=frozenset(),
-        optional_params=frozenset(),
+        optional_params=lists.PAGING,
         object_module="",
         object_name="",
     )
