@@ -1,0 +1,180 @@
+import asyncio
+import gzip
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+from aiohttp import web
+
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.retry import RetryPolicy
+from tests.engine_server.connectors.stripe import virtual_time
+from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+PATH = "/v1/customers"
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator(SeedPlan(counts={"customers": 100})) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def logs() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+class Connections:
+    """Notes from which ports requests came: one for each connection."""
+
+    def __init__(self) -> None:
+        self.ports: list[int] = []
+
+    async def __call__(self, request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        assert request.transport is not None
+        self.ports.append(request.transport.get_extra_info("peername")[1])
+        return await serve(request)
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 6])
+async def test_connections_are_kept_and_no_more_than_allowed(
+    simulator: StripeSimulator, max_concurrency: int
+) -> None:
+    connections = Connections()
+    simulator.faults.add(connections, times=None)
+    config = config_for(simulator, max_concurrency=max_concurrency)
+    async with StripeClient(config, QUICK) as client:
+        await asyncio.gather(*(client.get(PATH, {}) for _ in range(60)))
+        for _ in range(20):
+            await client.get(PATH, {})
+    assert len(connections.ports) == 80
+    assert len(set(connections.ports)) <= max_concurrency
+
+
+async def test_a_refusal_does_not_cost_a_connection(simulator: StripeSimulator) -> None:
+    connections = Connections()
+    simulator.faults.add(connections, times=None)
+    simulator.faults.add(faults.refuse(errors.rate_limited("global-rate")), times=5)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        await client.get(PATH, {})
+    assert len(connections.ports) == 6
+    assert len(set(connections.ports)) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+async def test_compressed_answers_are_asked_for_and_read(
+    simulator: StripeSimulator, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
+    async def compressed(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        assert encoding in request.headers["Accept-Encoding"]
+        plain = await serve(request)
+        assert isinstance(plain, web.Response)
+        assert isinstance(plain.body, bytes)
+        body = compress(plain.body)
+        assert len(body) < len(plain.body) / 2
+        headers = {"Content-Encoding": encoding}
+        return web.Response(body=body, headers=headers, content_type="application/json")
+
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        plain = await client.get(PATH, {"limit": "100"})
+        simulator.faults.add(compressed)
+        answer = await client.get(PATH, {"limit": "100"})
+    assert len(answer.body["data"]) == 100
+    assert answer.body == plain.body
+    assert answer.request_id == "req_simulator000002"
+
+
+async def test_a_compressed_answer_that_is_cut_off_is_asked_for_again(
+    simulator: StripeSimulator,
+) -> None:
+    async def cut(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        plain = await serve(request)
+        assert isinstance(plain, web.Response)
+        assert isinstance(plain.body, bytes)
+        body = gzip.compress(plain.body)[:-100]
+        headers = {"Content-Encoding": "gzip"}
+        return web.Response(body=body, headers=headers, content_type="application/json")
+
+    simulator.faults.add(cut)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        answer = await client.get(PATH, {"limit": "100"})
+    assert len(answer.body["data"]) == 100
+    assert len(simulator.requests) == 2
+
+
+def test_by_default_a_request_that_stalls_is_given_up_after_thirty_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        async with (
+            StripeSimulator() as simulator,
+            StripeClient(config_for(simulator), RetryPolicy()) as client,
+        ):
+            released = asyncio.Event()
+            simulator.faults.add(faults.stall(released))
+            began = time.monotonic()
+            await client.get(PATH, {})
+            assert 30 <= time.monotonic() - began <= 31.6
+            released.set()
+
+    virtual_time.run(monkeypatch, main())
+
+
+async def stalled_body(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+    """Sends half of the body and then nothing until the client is gone."""
+    whole = await serve(request)
+    assert isinstance(whole, web.Response)
+    assert isinstance(whole.body, bytes)
+    half = web.StreamResponse(headers=whole.headers)
+    half.content_length = len(whole.body)
+    await half.prepare(request)
+    await half.write(whole.body[: len(whole.body) // 2])
+    await asyncio.Event().wait()
+    return half
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (stalled_body, r"did not answer GET /v1/customers: no whole answer within 0\.3 seconds"),
+        (faults.truncated_body(), "did not answer GET /v1/customers: ClientPayloadError: "),
+        (faults.html(200), "answered 200 to GET /v1/customers: the body is not whole JSON"),
+        (faults.html(502), "answered 502 to GET /v1/customers: Bad Gateway"),
+        (faults.refuse(errors.server_error(500)), "answered 500 to GET /v1/customers: An unknown"),
+    ],
+)
+async def test_whatever_goes_wrong_the_request_is_named_in_the_log_and_in_the_error(
+    simulator: StripeSimulator, logs: list[Any], fault: faults.Fault, words: str
+) -> None:
+    policy = RetryPolicy(attempts=2, first_delay=0.001, timeout=0.3)
+    async with StripeClient(config_for(simulator), policy) as client:
+        await client.get(PATH, {})
+        simulator.faults.add(fault, times=None)
+        with pytest.raises(RequestFailed, match=f"{words}.*; request_id: req_simulator000003$"):
+            await client.get(PATH, {})
+    [line] = logs
+    assert line["request_id"] == "req_simulator000002"
+
+
+async def test_a_client_shows_its_key_nowhere(simulator: StripeSimulator, logs: list[Any]) -> None:
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        simulator.faults.add(faults.connection_reset(), times=2)
+        answer = await client.get(PATH, {})
+        simulator.faults.add(faults.connection_reset(), times=None)
+        with pytest.raises(RequestFailed) as caught:
+            await client.get(PATH, {})
+    # A chained exception of aiohttp would carry the request's headers.
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    shown = [repr(client), str(client), repr(answer), repr(logs), repr(caught.value)]
+    assert simulator.api_key not in "".join(shown)
