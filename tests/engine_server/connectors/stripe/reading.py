@@ -1,7 +1,7 @@
 """Reads through the Stripe source as the engine would, and keeps what came out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,9 +73,10 @@ async def read(
     state: SourceState | None = None,
     stop_after: int | None = None,
     policy: RetryPolicy = QUICK,
+    on_checkpoint: Callable[[Reading], None] | None = None,
     **request: Any,
 ) -> Reading:
-    """Reads to the end, or closes right after that many checkpoints."""
+    """Reads to the end, or closes right after that many checkpoints; tells of each of them."""
     reading = Reading()
     if state is not None:
         reading.state.CopyFrom(state)
@@ -90,6 +91,8 @@ async def read(
                     checkpoint = message.source_state
                     reading.state.streams[checkpoint.stream] = checkpoint.data
                     reading.checkpoints += 1
+                    if on_checkpoint is not None:
+                        on_checkpoint(reading)
                     if reading.checkpoints == stop_after:
                         break
                 case "stream_status":
