@@ -8,15 +8,21 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.nested_pages import complete
 
-# How many lists of one page's objects are completed side by side: with answers within 0.2 seconds
-# as much as one endpoint is asked at all.
+# How many pages of a stream are completed side by side, and how many lists of each: with answers
+# within 0.4 seconds as much as one endpoint is asked at all. More pages would each take the longer,
+# and all of them would be held in memory meanwhile.
+_PAGES_AT_ONCE = 2
 _LISTS_AT_ONCE = 4
+
+# By client, then by stream.
+_TURNS: WeakKeyDictionary[StripeClient, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
 async def records_to_emit(
@@ -46,12 +52,12 @@ async def records_to_emit(
     """
     if not resource.nested_field:
         if has_open_lists:
-            await _complete_all(client, listed)
+            await _complete_all(client, resource, listed)
         return list(listed)
     nested = [found for parent in listed if (found := _list_within(parent, resource)) is not None]
     if has_open_lists:
         # What else the parents hold is of no use here.
-        await _complete_all(client, nested)
+        await _complete_all(client, resource, nested)
     return [item for items in nested for item in items["data"]]
 
 
@@ -69,8 +75,14 @@ def _list_within(parent: dict[str, Any], resource: Resource) -> dict[str, Any] |
     return found
 
 
-async def _complete_all(client: StripeClient, values: Iterable[dict[str, Any]]) -> None:
+async def _complete_all(
+    client: StripeClient, resource: Resource, values: Iterable[dict[str, Any]]
+) -> None:
     waiting = deque(_open_lists(values))
+    if not waiting:
+        return
+    turns = _TURNS.setdefault(client, {})
+    turn = turns.setdefault(resource.stream.name, asyncio.Semaphore(_PAGES_AT_ONCE))
 
     async def work() -> None:
         while waiting:
@@ -78,7 +90,7 @@ async def _complete_all(client: StripeClient, values: Iterable[dict[str, Any]]) 
             waiting.extend(_open_lists(await complete(client, waiting.popleft())))
 
     try:
-        async with asyncio.TaskGroup() as workers:
+        async with turn, asyncio.TaskGroup() as workers:
             for _ in range(min(_LISTS_AT_ONCE, len(waiting))):
                 workers.create_task(work())
     except ExceptionGroup as errors:

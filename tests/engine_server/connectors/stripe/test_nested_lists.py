@@ -1,5 +1,6 @@
 """Lists inside objects are emitted whole."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -243,25 +244,46 @@ async def test_ids_do_not_make_endpoints_of_their_own(
     assert client.endpoints == {"/v1/subscription_items"}
 
 
-@pytest.mark.parametrize("invoices", [1, 3, 40])
-async def test_only_a_few_lists_of_one_page_are_read_at_once(
-    simulator: StripeSimulator, client: StripeClient, invoices: int
-) -> None:
-    under_way, most = 0, 0
+class UnderWay:
+    """The most lists, and the most pages of the stream, that were asked for at one time."""
 
-    async def count(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self.most_lists = 0
+        self.most_pages = 0
+
+    async def __call__(self, request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        self._paths.append(request.path)
+        pages = {path.split("_")[1] for path in self._paths}
+        self.most_lists = max(self.most_lists, len(self._paths))
+        self.most_pages = max(self.most_pages, len(pages))
         try:
             return await faults.latency(0.005)(request, serve)
         finally:
-            under_way -= 1
+            self._paths.remove(request.path)
 
-    simulator.faults.add(count, times=None)
-    emitted = await records(client, [invoice(simulator, 120, f"in_{n}") for n in range(invoices)])
+
+@pytest.mark.parametrize("invoices", [1, 3, 40])
+async def test_only_a_few_lists_of_a_page_are_read_at_once(
+    simulator: StripeSimulator, client: StripeClient, invoices: int
+) -> None:
+    under_way = UnderWay()
+    simulator.faults.add(under_way, times=None)
+    listed = [invoice(simulator, 120, f"in_page_{n}") for n in range(invoices)]
+    emitted = await records(client, listed)
     assert [len(found["lines"]["data"]) for found in emitted] == [120] * invoices
-    assert most == min(invoices, 4)
+    assert under_way.most_lists == min(invoices, 4)
+
+
+async def test_only_a_few_pages_of_a_stream_are_completed_at_once(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    under_way = UnderWay()
+    simulator.faults.add(under_way, times=None)
+    pages = [[invoice(simulator, 120, f"in_page{page}_{n}") for n in range(8)] for page in range(6)]
+    emitted = await asyncio.gather(*(records(client, listed) for listed in pages))
+    assert {len(found["lines"]["data"]) for page in emitted for found in page} == {120}
+    assert (under_way.most_pages, under_way.most_lists) == (2, 8)
 
 
 async def test_the_rate_limit_of_the_key_holds_for_nested_lists_too(
