@@ -9,7 +9,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
 from pipesync.v1.message_pb2 import Control
-from pipesync.v1.progress_pb2 import ConnectionStatus
+from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
 from service_server import checks, paging
 from service_server.connectors import SIDES, Connectors, controlled_side
 from service_server.engine import Engine
@@ -60,7 +60,7 @@ class Pipelines:
         plaintext = self._vault.open(stored.sealed_config, pipeline_id=stored.pipeline.id)
         return PipelineConfig.FromString(plaintext)
 
-    async def create(self, request: pb.CreatePipelineRequest) -> pb.Pipeline:
+    async def create(self, request: pb.CreatePipelineRequest) -> pb.CreatePipelineResponse:
         """Stores a new pipeline, once its connectors answer unless ``skip_check`` is set."""
         checks.check_new_pipeline(request.pipeline)
         pipeline_id = request.pipeline.id or f"pl-{secrets.token_hex(6)}"
@@ -73,10 +73,11 @@ class Pipelines:
             stored=None,
             field="pipeline.config",
         )
+        unreadable: list[UnreadableStream] = []
         if request.skip_check:
             await self._engine.validate(config.plain)
         else:
-            await self._require_connections(config.plain)
+            unreadable = await self._require_connections(config.plain)
         pipeline = pb.Pipeline(
             id=pipeline_id,
             config=config.masked,
@@ -87,7 +88,10 @@ class Pipelines:
         async with self._database.connection() as connection:
             if not await pipelines.insert(connection, self._sealed(pipeline, config.plain)):
                 raise PipelineExists(pipeline_id)
-        return await self.get(pipeline_id, pb.PIPELINE_VIEW_BASIC)
+        return pb.CreatePipelineResponse(
+            pipeline=await self.get(pipeline_id, pb.PIPELINE_VIEW_BASIC),
+            unreadable_streams=unreadable,
+        )
 
     async def get(self, pipeline_id: str, view: pb.PipelineView.ValueType) -> pb.Pipeline:
         """A pipeline as people are shown it."""
@@ -184,14 +188,22 @@ class Pipelines:
             if not await pipelines.update(connection, changed):
                 raise PipelineChanged(changed.pipeline.id)
 
-    async def _require_connections(self, config: PipelineConfig) -> None:
-        failures = []
+    async def _require_connections(self, config: PipelineConfig) -> list[UnreadableStream]:
+        """The streams that cannot be read.
+
+        Raises:
+            ConnectionFailed: a connector cannot be reached, or no stream can be read.
+        """
+        failures: list[str] = []
+        unreadable: list[UnreadableStream] = []
         async for message in self._engine.check(config, ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED):
             status = message.connection_status
             if status.status == ConnectionStatus.STATUS_FAILED:
                 failures.append(f"{message.emitted_by}: {status.message}")
+            unreadable.extend(status.unreadable_streams)
         if failures:
             raise ConnectionFailed("; ".join(failures))
+        return unreadable
 
     def _sealed(self, pipeline: pb.Pipeline, plain: PipelineConfig) -> StoredPipeline:
         envelope = self._vault.seal(plain.SerializeToString(), pipeline_id=pipeline.id)

@@ -60,7 +60,7 @@ class PipelineServicer(PipelineServiceServicer):
     ) -> pb.CreatePipelineResponse:
         """Stores a new pipeline."""
         call_context.bind(pipeline_id=request.pipeline.id)
-        return pb.CreatePipelineResponse(pipeline=await self._pipelines.create(request))
+        return await self._pipelines.create(request)
 
     async def GetPipeline(
         self, request: pb.GetPipelineRequest, context: Context

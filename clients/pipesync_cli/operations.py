@@ -20,7 +20,7 @@ from pipesync.v1.pipeline_service_pb2 import (
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.config import ConnectorFlags
-from pipesync_cli.output import log_line, note, say, say_json, say_table
+from pipesync_cli.output import log_line, note, say, say_json, say_table, unreadable_line
 from pipesync_cli.pipelines import PipelineId, Raw, SourceConfig, SourceType
 from pipesync_cli.plain import enum_to_plain
 
@@ -102,7 +102,10 @@ async def discover(
 
 
 async def check(command: typer.Context, pipeline_id: PipelineId, only: Only = None) -> None:
-    """Try to reach a pipeline's connectors."""
+    """Try to reach a pipeline's connectors, and to read each of its streams.
+
+    A stream that cannot be read has a line of its own; the others are synced without it.
+    """
     request = CheckPipelineRequest(id=pipeline_id, only=_number(only))
     failed = False
     async with open_client(command) as client:
@@ -113,6 +116,8 @@ async def check(command: typer.Context, pipeline_id: PipelineId, only: Only = No
             outcome = enum_to_plain(ConnectionStatus.Status.DESCRIPTOR, result.status)
             detail = f": {result.message}" if result.message else ""
             say(f"{message.emitted_by} {outcome}{detail}")
+            for unreadable in result.unreadable_streams:
+                say(f"{message.emitted_by} {unreadable_line(unreadable)}")
             failed = failed or result.status == ConnectionStatus.STATUS_FAILED
     if failed:
         raise typer.Exit(1)

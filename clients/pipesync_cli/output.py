@@ -9,6 +9,7 @@ import yaml
 from google.protobuf.message import Message as ProtobufMessage
 
 from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync_cli.plain import enum_to_plain, to_plain
 
 
@@ -52,3 +53,8 @@ def log_line(message: Message) -> str:
     level = enum_to_plain(Log.Level.DESCRIPTOR, log.level)
     data = "".join(f" {key}={value}" for key, value in to_plain(log.data).items())
     return f"{level}: {message.emitted_by}: {log.message}{data}"
+
+
+def unreadable_line(unreadable: UnreadableStream) -> str:
+    """A stream that cannot be read, and why, as a line for a person."""
+    return f"cannot read {unreadable.stream}: {' '.join(unreadable.reason.split())}"

@@ -20,7 +20,7 @@ from pipesync.v1.pipeline_service_pb2 import (
 )
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.config import ConnectorFlags, apply_streams, read_pipeline
-from pipesync_cli.output import say, say_json, say_table, say_yaml
+from pipesync_cli.output import note, say, say_json, say_table, say_yaml, unreadable_line
 from pipesync_cli.plain import enum_to_plain
 from pipesync_client import PipelineClient
 
@@ -96,6 +96,8 @@ async def create(
     request = CreatePipelineRequest(pipeline=pipeline, skip_check=skip_check)
     async with open_client(command) as client:
         answer = await client.create_pipeline(request, timeout=_TIMEOUT)
+    for unreadable in answer.unreadable_streams:
+        note(f"warning: {unreadable_line(unreadable)}")
     _say_pipeline(answer.pipeline, raw)
 
 

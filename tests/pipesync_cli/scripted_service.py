@@ -20,6 +20,7 @@ from pipesync.v1.pipeline_service_pb2_grpc import (
     PipelineServiceServicer,
     add_PipelineServiceServicer_to_server,
 )
+from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.server import RpcServer
@@ -36,6 +37,8 @@ class ScriptedService(PipelineServiceServicer):
     connectors: list[ConnectorInfo] = field(default_factory=list)
     # What each streaming call answers.
     messages: list[Message] = field(default_factory=list)
+    # What creating a pipeline finds out.
+    unreadable_streams: list[UnreadableStream] = field(default_factory=list)
     # What each batch call answers, in turn.
     ends: list[Eof] = field(default_factory=list)
     raises: RpcError | None = None
@@ -65,7 +68,9 @@ class ScriptedService(PipelineServiceServicer):
         """Stores it."""
         self._saw(request, context)
         self.pipelines[request.pipeline.id] = request.pipeline
-        return contract.CreatePipelineResponse(pipeline=request.pipeline)
+        return contract.CreatePipelineResponse(
+            pipeline=request.pipeline, unreadable_streams=self.unreadable_streams
+        )
 
     async def GetPipeline(
         self, request: contract.GetPipelineRequest, context: _Context

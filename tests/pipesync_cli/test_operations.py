@@ -13,7 +13,7 @@ from pipesync.v1.engine_service_pb2 import (
     ConnectorInfo,
 )
 from pipesync.v1.message_pb2 import Log, Message
-from pipesync.v1.progress_pb2 import ConnectionStatus
+from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
 from tests.pipesync_cli.program import pipelines_of
 from tests.pipesync_cli.scripted_service import scripted_service
 
@@ -100,6 +100,26 @@ async def test_check_fails_when_a_connection_does() -> None:
     ]
     assert service.requests == [
         contract.CheckPipelineRequest(id="orders", only=CONNECTOR_SIDE_DESTINATION)
+    ]
+
+
+async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
+    service = scripted_service()
+    status = ConnectionStatus(
+        status=ConnectionStatus.STATUS_SUCCEEDED,
+        message="may read 1 of 3 selected streams",
+        unreadable_streams=[
+            UnreadableStream(stream="issuing_cards", reason="Issuing is not\nset up."),
+            UnreadableStream(stream="payouts", reason="The key may not."),
+        ],
+    )
+    service.messages = [Message(emitted_by="source/stripe", connection_status=status)]
+    outcome = await pipelines_of(service, "check", "orders")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.lines == [
+        "source/stripe succeeded: may read 1 of 3 selected streams",
+        "source/stripe cannot read issuing_cards: Issuing is not set up.",
+        "source/stripe cannot read payouts: The key may not.",
     ]
 
 

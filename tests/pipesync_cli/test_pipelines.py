@@ -9,6 +9,7 @@ from google.rpc import code_pb2
 
 from pipesync.v1 import pipeline_service_pb2 as contract
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.tokens import hash_token
 from tests.pipesync_cli.program import pipelines, pipelines_of
@@ -66,6 +67,15 @@ async def test_flags_make_a_pipeline_and_secrets_stay_off_the_command_line(tmp_p
         ),
         skip_check=True,
     )
+
+
+async def test_create_warns_of_streams_that_cannot_be_read() -> None:
+    service = scripted_service()
+    service.unreadable_streams = [UnreadableStream(stream="payouts", reason="The key may not.")]
+    outcome = await pipelines_of(service, "create", "orders", "--source", "stripe")
+    assert outcome.code == 0
+    assert outcome.stderr == "warning: cannot read payouts: The key may not.\n"
+    assert yaml.safe_load(outcome.stdout)["id"] == "orders"
 
 
 async def test_what_get_prints_create_reads(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pipesync.v1.engine_service_pb2_grpc import (
     add_EngineServiceServicer_to_server,
 )
 from pipesync.v1.message_pb2 import Message
-from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus
+from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, UnreadableStream
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.server import RpcServer
@@ -58,6 +58,7 @@ class ScriptedEngine(EngineServiceServicer):
         requests: Every request so far.
         metadata: Of the latest call.
         failing_check: What a failed connection says; empty when connections are good.
+        unreadable_streams: What a good connection says of its streams.
         error: Raised by every call but those for specs, when set.
         setup_messages: What setup answers.
         batch: What a batch does.
@@ -68,6 +69,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.requests: list[Any] = []
         self.metadata: dict[str, str] = {}
         self.failing_check = ""
+        self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.error: RpcError | None = None
         self.setup_messages: Sequence[Message] = ()
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
@@ -120,7 +122,9 @@ class ScriptedEngine(EngineServiceServicer):
         self._enter(request, context)
         if request.validate_only:
             return
-        status = ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED)
+        status = ConnectionStatus(
+            status=ConnectionStatus.STATUS_SUCCEEDED, unreadable_streams=self.unreadable_streams
+        )
         if self.failing_check:
             status = ConnectionStatus(
                 status=ConnectionStatus.STATUS_FAILED, message=self.failing_check

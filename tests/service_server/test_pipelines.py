@@ -7,6 +7,7 @@ from google.rpc import code_pb2
 from pipesync.v1 import engine_service_pb2 as engine_pb
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import StreamSelection
+from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
 from tests.service_server.conftest import SECRET, connector, pipeline
@@ -132,6 +133,15 @@ async def test_a_connection_that_fails_is_said_in_the_connectors_words(
     assert "source/scripted: the API says no" in error.value.message
     with pytest.raises(RpcError, match="no pipeline 'first'"):
         await get(client)
+
+
+async def test_a_pipeline_is_created_with_streams_that_cannot_be_read_and_says_so(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.unreadable_streams = [UnreadableStream(stream="payouts", reason="The key may not.")]
+    answer = await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline()))
+    assert list(answer.unreadable_streams) == engine.unreadable_streams
+    assert (await get(client)).id == answer.pipeline.id == "first"
 
 
 async def test_the_engines_field_names_become_the_callers(

@@ -47,6 +47,31 @@ RUN_STATUS_FAILED: RunStatus.ValueType  # 3
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
 
 @_typing.final
+class UnreadableStream(_message.Message):
+    """A selected stream that cannot be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    reason: _builtins.str
+    """Why, in words for a person."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadableStream: _TypeAlias = UnreadableStream  # noqa: Y015
+
+@_typing.final
 class ConnectionStatus(_message.Message):
     """The outcome of a connection check."""
 
@@ -69,18 +94,26 @@ class ConnectionStatus(_message.Message):
 
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.Status.ValueType
     message: _builtins.str
     """Why, in words for a person."""
+    @_builtins.property
+    def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableStream]:
+        """The selected streams that a check could not read, in the order of the selection: a sync would skip them, or
+        fail on them. As long as any other can be read, the check succeeds.
+        """
+
     def __init__(
         self,
         *,
         status: Global___ConnectionStatus.Status.ValueType = ...,
         message: _builtins.str = ...,
+        unreadable_streams: _abc.Iterable[Global___UnreadableStream] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,12 +1,12 @@
-"""The account that a key belongs to."""
+"""The account that is read: the key's own, or one that is connected to it."""
 
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.errors import ConnectionFailed
 
+# With the header Stripe-Account it answers the connected account.
 _ACCOUNT_PATH = "/v1/account"
-_ANY_LIST_PATH = "/v1/customers"
 
 
 async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
@@ -18,30 +18,53 @@ async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
     if config.known_account_id is not None:
         return config.known_account_id
     try:
-        answer = await client.get(_ACCOUNT_PATH, {})
-        return str(answer.body["id"])
+        shown = await _shown_account_id(client)
     except RequestFailed as error:
         raise ConnectionFailed(f"{error.message}; account_id can be configured instead") from error
-    except (KeyError, TypeError) as error:
+    if shown is None:
         raise ConnectionFailed(
             f"GET {_ACCOUNT_PATH} was not answered with an account; configure account_id"
-        ) from error
+        )
+    return shown
 
 
-async def check_account(client: StripeClient, config: StripeConfig) -> str:
-    """Makes one cheap request and says, in words for a person, what it showed.
+async def confirm_account_id(client: StripeClient, config: StripeConfig) -> str:
+    """The same, but Stripe is asked in any case whether it is the right one.
+
+    Every record carries the id, so a wrong one would mix the account's rows with another's. A key
+    that may not see its account, and a fake of Stripe that has none to show, contradict nothing.
 
     Raises:
-        ConnectionFailed: the API cannot be reached, or refuses the key.
-        RequestFailed: Stripe refused the request.
+        ConnectionFailed: see ``fetch_account_id``; and the key reads another account.
+        RequestFailed: Stripe keeps failing.
     """
-    if config.known_account_id is None:
-        return f"reached account {await fetch_account_id(client, config)}"
-    # Fakes of Stripe have no account to show, but lists.
+    known = config.known_account_id
+    if known is None:
+        return await fetch_account_id(client, config)
     try:
-        await client.get(_ANY_LIST_PATH, {"limit": "1"})
+        shown = await _shown_account_id(client)
     except RequestFailed as error:
-        # The key is good, even if it may not read these.
-        if not error.is_unavailable:
+        if error.status is None or error.status == 429 or error.status >= 500:
             raise
-    return f"reached {config.base_url}"
+        return known
+    if shown is not None and shown != known:
+        field = "stripe_account" if config.stripe_account else "account_id"
+        raise ConnectionFailed(
+            f"{field} is {known}, but api_key reads account {shown}: records would carry the id of "
+            f"the wrong account. {_REMEDIES[field]}"
+        )
+    return known
+
+
+_REMEDIES = {
+    "account_id": "Leave account_id out, or name the account of the key; to read an account that "
+    "is connected to it, name that one in stripe_account",
+    "stripe_account": "Is this an API that knows of connected accounts?",
+}
+
+
+async def _shown_account_id(client: StripeClient) -> str | None:
+    """The account that the API shows; None when what it answers is none."""
+    answer = await client.get(_ACCOUNT_PATH, {})
+    shown = answer.body.get("id") if isinstance(answer.body, dict) else None
+    return shown if isinstance(shown, str) else None

@@ -6,17 +6,17 @@ from contextlib import aclosing
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
-from engine_server.connectors.stripe.account import check_account, fetch_account_id
+from engine_server.connectors.stripe import check
+from engine_server.connectors.stripe.account import confirm_account_id, fetch_account_id
 from engine_server.connectors.stripe.backfill import backfill
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.retry import RetryPolicy
-from engine_server.errors import ConnectorError, InputsNotSupported
+from engine_server.errors import InputsNotSupported
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Message
-from pipesync.v1.progress_pb2 import ConnectionStatus
 
 
 class StripeSource:
@@ -38,15 +38,8 @@ class StripeSource:
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Yields one connection_status: whether the API is there and takes the key."""
-        try:
-            async with StripeClient(config, self._policy) as client:
-                message = await check_account(client, config)
-            status = ConnectionStatus.STATUS_SUCCEEDED
-        except ConnectorError as error:
-            message = error.message
-            status = ConnectionStatus.STATUS_FAILED
-        yield Message(connection_status=ConnectionStatus(status=status, message=message))
+        """Yields one connection_status: which account is read, and which streams cannot be."""
+        yield Message(connection_status=await check.check(config, self._policy, streams))
 
     async def discover(self, config: StripeConfig) -> Messages:
         """Yields the catalog of the installed ``stripe`` package, without the network."""
@@ -72,17 +65,17 @@ class StripeSource:
                     yield message
 
     async def setup(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Looks the account up when it is not configured, and asks to store it.
+        """Looks the account up, and asks to store it when it is not configured.
 
         Raises:
-            ConnectionFailed: the API cannot be reached, or refuses the key.
+            ConnectionFailed: the API cannot be reached, refuses the key, or the key reads another
+                account than the one that is configured.
             ConnectorError: the account cannot be told.
         """
-        if config.known_account_id is not None:
-            return
         async with StripeClient(config, self._policy) as client:
-            account_id = await fetch_account_id(client, config)
-        yield Message(control=Control(source_config=config.with_account(account_id)))
+            account_id = await confirm_account_id(client, config)
+        if config.known_account_id is None:
+            yield Message(control=Control(source_config=config.with_account(account_id)))
 
     async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields nothing: there is nothing to remove."""

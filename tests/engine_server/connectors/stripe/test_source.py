@@ -7,49 +7,10 @@ from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed, InputsNotSupported
 from pipesync.v1.message_pb2 import SourceInput
-from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, read, selected
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
-
-
-async def check(simulator: StripeSimulator, **config: object) -> ConnectionStatus:
-    source = StripeSource(QUICK)
-    [message] = [m async for m in source.check(config_for(simulator, **config), [])]
-    return message.connection_status
-
-
-@pytest.mark.parametrize("account_id", [None, "acct_simulator"])
-async def test_a_check_succeeds_with_one_request(account_id: str | None) -> None:
-    async with StripeSimulator() as simulator:
-        status = await check(simulator, account_id=account_id)
-        assert status.status == ConnectionStatus.STATUS_SUCCEEDED
-        assert len(simulator.requests) == 1
-
-
-async def test_a_check_with_a_bad_key_fails_with_the_words_of_stripe() -> None:
-    async with StripeSimulator() as simulator:
-        status = await check(simulator, api_key="sk_test_bad")
-    assert status.status == ConnectionStatus.STATUS_FAILED
-    assert "Invalid API Key provided" in status.message
-    assert "request_id: req_" in status.message
-
-
-async def test_a_check_of_an_api_out_of_reach_fails_naming_it(unused_tcp_port: int) -> None:
-    async with StripeSimulator() as simulator:
-        base_url = f"http://127.0.0.1:{unused_tcp_port}"
-        status = await check(simulator, base_url=base_url)
-    assert status.status == ConnectionStatus.STATUS_FAILED
-    assert status.message.startswith(f"cannot reach {base_url}")
-
-
-async def test_a_key_that_may_not_list_customers_is_good_all_the_same() -> None:
-    async with StripeSimulator() as simulator:
-        denied = errors.permission_denied("The provided key does not have the permission.")
-        simulator.faults.add(faults.refuse(denied))
-        status = await check(simulator)
-    assert status.status == ConnectionStatus.STATUS_SUCCEEDED
 
 
 async def test_discover_answers_the_catalog_without_the_network() -> None:
@@ -71,12 +32,19 @@ async def test_setup_asks_to_store_the_account_with_the_rest_of_the_configuratio
     }
 
 
-async def test_setup_of_a_known_account_and_teardown_do_nothing() -> None:
+async def test_setup_of_a_known_account_only_looks_and_teardown_does_nothing() -> None:
     async with StripeSimulator() as simulator:
         config = config_for(simulator)
-        assert [m async for m in StripeSource().setup(config, [])] == []
-        assert [m async for m in StripeSource().teardown(config, [])] == []
-        assert len(simulator.requests) == 0
+        assert [m async for m in StripeSource(QUICK).setup(config, [])] == []
+        assert [m async for m in StripeSource(QUICK).teardown(config, [])] == []
+        assert [request.path for request in simulator.requests] == ["/v1/account"]
+
+
+async def test_setup_with_the_account_of_another_key_is_refused() -> None:
+    async with StripeSimulator() as simulator:
+        config = config_for(simulator, account_id="acct_another")
+        with pytest.raises(ConnectionFailed, match="account_id is acct_another, but api_key reads"):
+            [m async for m in StripeSource(QUICK).setup(config, [])]
 
 
 async def test_records_carry_the_account_that_a_read_looks_up() -> None:

@@ -1,0 +1,116 @@
+"""What a key can be used for: which account it reads, and which of the selected streams."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.connectors.stripe.account import confirm_account_id
+from engine_server.connectors.stripe.catalog import Resource, load_resources
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.pages import fetch_page
+from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.errors import ConnectorError
+from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
+
+# Somebody waits for the answer, so an API that fails is not given as long as in a sync.
+_ATTEMPTS = 3
+_RATE_LIMITED_ATTEMPTS = 6
+_TIMEOUT = 10.0
+
+# Enough for each of the wordings that are known.
+_LONGEST_REASON = 400
+
+
+async def check(
+    config: StripeConfig, policy: RetryPolicy, streams: Sequence[SelectedStream]
+) -> ConnectionStatus:
+    """Asks for the account, and for one object of each selected stream.
+
+    Args:
+        config: Which account, with which key.
+        policy: How patient a sync is: this is no more patient.
+        streams: What a sync would read.
+
+    Returns:
+        SUCCEEDED when the key is good and may read at least one of the streams.
+    """
+    patience = dataclasses.replace(
+        policy,
+        attempts=min(policy.attempts, _ATTEMPTS),
+        rate_limited_attempts=min(policy.rate_limited_attempts, _RATE_LIMITED_ATTEMPTS),
+        timeout=min(policy.timeout, _TIMEOUT),
+    )
+    try:
+        async with StripeClient(config, patience) as client:
+            # First, so that a bad key is refused once and not for every stream.
+            account_id = await confirm_account_id(client, config)
+            unreadable = await _unreadable(client, streams, config.max_concurrency)
+    except ConnectorError as error:
+        return ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
+    return _status(f"reached account {account_id}", len(streams), unreadable)
+
+
+def _status(
+    reached: str, selected: int, unreadable: Sequence[UnreadableStream]
+) -> ConnectionStatus:
+    readable = selected - len(unreadable)
+    if not selected:
+        message = reached
+    elif not unreadable:
+        message = f"{reached}; may read all selected streams ({selected})"
+    elif readable:
+        message = f"{reached}; may read {readable} of {selected} selected streams"
+    else:
+        first = unreadable[0]
+        message = f"{reached}, but may read no selected stream: {first.stream}: {first.reason}"
+    is_good = readable > 0 or not selected
+    return ConnectionStatus(
+        status=ConnectionStatus.STATUS_SUCCEEDED if is_good else ConnectionStatus.STATUS_FAILED,
+        message=message,
+        unreadable_streams=unreadable,
+    )
+
+
+async def _unreadable(
+    client: StripeClient, streams: Sequence[SelectedStream], max_concurrency: int
+) -> list[UnreadableStream]:
+    """The streams that cannot be read, in their order.
+
+    Raises:
+        ConnectionFailed: the API cannot be reached, or refuses the key.
+    """
+    resources = await asyncio.to_thread(load_resources)
+    paths = {selected.name: resources[selected.name].path for selected in streams}
+    # By path: what lies inside another stream's objects is read from that one's list.
+    lists = {paths[name]: resources[name] for name in paths}
+    reasons: dict[str, str] = {}
+    room = asyncio.Semaphore(max_concurrency)
+
+    async def try_list(resource: Resource) -> None:
+        async with room:
+            try:
+                await fetch_page(client, resource, Range(), 1)
+            except RequestFailed as error:
+                reasons[resource.path] = _reason(error)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for resource in lists.values():
+                tasks.create_task(try_list(resource))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return [
+        UnreadableStream(stream=name, reason=reasons[path])
+        for name, path in paths.items()
+        if path in reasons
+    ]
+
+
+def _reason(error: RequestFailed) -> str:
+    """Stripe's words when it says that this may not be read, else all that is known."""
+    reason = error.stripe_message if error.is_unavailable else error.message
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 3]}..."
