@@ -44,9 +44,11 @@ class StripeConfig(ConnectorConfig):
         default=None,
         gt=0,
         description="The most requests a second with this key, by all pipelines of one engine "
-        "together; the pipeline that started last decides. Defaults to 80 for a live key and 20 "
-        "for a test key: below what Stripe allows, so that others may use the account, too. No "
-        "endpoint of Stripe itself is asked more than 20 times a second whatever is said here.",
+        "process together; the pipeline that started last decides. After a rest, a tenth of a "
+        "second's worth goes at once. Defaults to 80 for a live key and 20 for a test key: below "
+        "what Stripe allows, so that others may use the account, too. No endpoint of Stripe itself "
+        "is asked more than 20 times a second whatever is said here. While Stripe answers that "
+        "this is too much, it is less.",
     )
     max_concurrency: int = Field(
         default=32,

@@ -142,7 +142,11 @@ async def _next_page(
                 has_more=has_more and bool(page),
                 has_open_lists=answer.open_lists > has_more,
             )
-    raise RequestFailed(f"GET {location.path} was not answered with a list of objects", status=200)
+    raise RequestFailed(
+        f"GET {location.path} was not answered with a list of objects; "
+        f"request_id: {answer.request_id}",
+        status=200,
+    )
 
 
 def _ids(items: Iterable[dict[str, Any]]) -> set[Any]:

@@ -71,7 +71,9 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
         has_open_lists = answer.open_lists > (answer.body.get("has_more") is True)
     except (KeyError, ValueError, TypeError) as error:
         raise RequestFailed(
-            f"GET {resource.path} was not answered with a list whose objects have ids", status=200
+            f"GET {resource.path} was not answered with a list whose objects have ids; "
+            f"request_id: {answer.request_id}",
+            status=200,
         ) from error
     return Page(
         records=records,

@@ -9,8 +9,11 @@ import pytest
 import structlog
 from aiohttp import web
 
+from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.pages import fetch_page
+from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.retry import RetryPolicy
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
@@ -165,6 +168,19 @@ async def test_whatever_goes_wrong_the_request_is_named_in_the_log_and_in_the_er
             await client.get(PATH, {})
     [line] = logs
     assert line["request_id"] == "req_simulator000002"
+
+
+async def test_an_answer_that_is_no_list_is_named_by_its_request(
+    simulator: StripeSimulator,
+) -> None:
+    async def other(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        return web.json_response({"object": "customer"})
+
+    simulator.faults.add(other)
+    resource = load_resources()["customers"]
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        with pytest.raises(RequestFailed, match="whose objects have ids; request_id: req_sim"):
+            await fetch_page(client, resource, Range(), 100)
 
 
 async def test_a_client_shows_its_key_nowhere(simulator: StripeSimulator, logs: list[Any]) -> None:
