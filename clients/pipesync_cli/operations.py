@@ -172,13 +172,14 @@ def _say_catalog(catalog: Catalog, raw: bool) -> None:
             say_json(stream)
         return
     say_table(
-        ["STREAM", "KEY", "FIELDS", "TIME RANGES"],
+        ["STREAM", "KEY", "FIELDS", "TIME RANGES", "NOTE"],
         [
             [
                 stream.name,
                 ", ".join(".".join(path.segments) for path in stream.primary_key),
                 str(len(stream.json_schema.fields["properties"].struct_value.fields)),
                 "yes" if stream.supports_time_range else "no",
+                stream.metadata.fields["note"].string_value,
             ]
             for stream in catalog.streams
         ],

@@ -26,6 +26,11 @@ def schema(*names: str, required: tuple[str, ...] = ()) -> Struct:
     )
 
 
+def facts(**values: str) -> Struct:
+    """What a source says of a stream."""
+    return ParseDict(values, Struct())
+
+
 CATALOG = Message(
     catalog=Catalog(
         streams=[
@@ -34,7 +39,13 @@ CATALOG = Message(
                 primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["owner", "id"])],
                 json_schema=schema("id", "email"),
                 supports_time_range=True,
-            )
+                metadata=facts(note="without those of test clocks"),
+            ),
+            Stream(
+                name="files",
+                primary_key=[FieldPath(segments=["id"])],
+                json_schema=schema("id"),
+            ),
         ]
     )
 )
@@ -63,13 +74,14 @@ async def test_discover_takes_a_pipeline_or_a_source() -> None:
     service.messages = [CATALOG]
     outcome = await pipelines_of(service, "discover", "orders")
     assert outcome.lines == [
-        "STREAM     KEY           FIELDS  TIME RANGES",
-        "customers  id, owner.id  2       yes",
+        "STREAM     KEY           FIELDS  TIME RANGES  NOTE",
+        "customers  id, owner.id  2       yes          without those of test clocks",
+        "files      id            1       no",
     ]
     raw = await pipelines_of(
         service, "discover", "--source", "stripe", "--source-config", "api_key=k", "--raw"
     )
-    assert [json.loads(line)["name"] for line in raw.lines] == ["customers"]
+    assert [json.loads(line)["name"] for line in raw.lines] == ["customers", "files"]
     source = Connector(type="stripe")
     source.config["api_key"] = "k"
     assert service.requests == [

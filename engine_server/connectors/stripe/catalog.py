@@ -121,18 +121,17 @@ def _resource(
         and listing.object_class().__annotations__.get(created_field) is int
     )
     object_class = endpoint.object_class()
-    metadata = {"api_version": api_version(), "path": listing.path}
-    if nested_field:
-        metadata["nested_field"] = nested_field
-    if listing.path in NOT_SHOWN:
-        metadata["not_shown"] = NOT_SHOWN[listing.path]
     stream = ParseDict(
         {
             "name": name,
             # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
             "json_schema": json_schema(object_class),
-            "metadata": metadata,
+            "metadata": {
+                "api_version": api_version(),
+                "path": listing.path,
+                "note": _note(listing, nested_field),
+            },
             "newer_than_field": "_updated_at",
             "soft_delete_field": "deleted" if "deleted" in object_class.__annotations__ else "",
             "supports_time_range": in_windows,
@@ -149,3 +148,14 @@ def _resource(
         created_param="created" if in_windows else "",
         created_field=created_field if in_windows else "",
     )
+
+
+def _note(listing: ListEndpoint, nested_field: str) -> str:
+    """What a person should know before selecting a stream; empty for most."""
+    notes = []
+    if nested_field:
+        parents = stream_name(listing.path)
+        notes.append(f"the {nested_field} of {parents}; time ranges are about {parents}")
+    if listing.path in NOT_SHOWN:
+        notes.append(f"without {NOT_SHOWN[listing.path]}")
+    return "; ".join(notes)
