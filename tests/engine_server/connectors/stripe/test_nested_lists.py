@@ -1,13 +1,17 @@
 """Lists inside objects are emitted whole."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.pages import fetch_page
+from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.transport import Answer
 from tests.engine_server.connectors.stripe.nested import (
     Document,
@@ -157,6 +161,24 @@ async def test_what_is_whole_or_no_list_costs_no_request_and_stays_as_it_is(
     assert await records(client, [listed]) == [listed]
     assert repr(listed) == before
     assert len(simulator.requests) == 0
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("has_more", [False, True])
+@pytest.mark.parametrize("lines", [10, 11])
+async def test_a_page_knows_whether_lists_inside_it_go_on(
+    simulator: StripeSimulator, client: StripeClient, indent: int | None, has_more: bool, lines: int
+) -> None:
+    """Whether it goes on itself, how it is spaced and what people write does not count."""
+    listed = invoice(simulator, lines) | {"description": '"has_more":true, "has_more": true'}
+    page = {"object": "list", "data": [listed], "has_more": has_more}
+
+    async def answer(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        return web.json_response(text=json.dumps(page, indent=indent))
+
+    simulator.faults.add(answer)
+    fetched = await fetch_page(client, load_resources()["invoices"], Range(), 100)
+    assert fetched.has_open_lists == (lines > 10)
 
 
 async def test_an_empty_page_ends_a_list_that_promised_more(
