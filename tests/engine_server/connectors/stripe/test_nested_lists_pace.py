@@ -1,0 +1,105 @@
+"""How hard Stripe is asked for the rest of the lists inside objects."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+from aiohttp import web
+
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.transport import Answer
+from tests.engine_server.connectors.stripe.nested import invoice, records, subscription
+from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.stripe_simulator import faults
+from tests.stripe_simulator.rate_limits import RateLimits
+from tests.stripe_simulator.simulator import StripeSimulator
+
+
+class EndpointsOf(StripeClient):
+    """A client that notes what its requests are paced as."""
+
+    endpoints: set[str | None]
+
+    async def get(
+        self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
+    ) -> Answer:
+        self.endpoints.add(endpoint)
+        return await super().get(path, params, endpoint=endpoint)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+async def client(simulator: StripeSimulator) -> AsyncIterator[EndpointsOf]:
+    async with EndpointsOf(config_for(simulator), QUICK) as client:
+        client.endpoints = set()
+        yield client
+
+
+async def test_ids_do_not_make_endpoints_of_their_own(
+    simulator: StripeSimulator, client: EndpointsOf
+) -> None:
+    """Otherwise each would have a rate of its own, and the limiter would grow without end."""
+    listed = [invoice(simulator, 11, f"in_{n}") for n in range(3)]
+    await records(client, listed)
+    assert client.endpoints == {"/v1/invoices/:id/lines"}
+    client.endpoints.clear()
+    await records(client, [subscription(simulator, 11, f"sub_{n}") for n in range(3)])
+    assert client.endpoints == {"/v1/subscription_items"}
+
+
+class UnderWay:
+    """The most lists, and the most pages of the stream, that were asked for at one time."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+        self.most_lists = 0
+        self.most_pages = 0
+
+    async def __call__(self, request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        self._paths.append(request.path)
+        pages = {path.split("_")[1] for path in self._paths}
+        self.most_lists = max(self.most_lists, len(self._paths))
+        self.most_pages = max(self.most_pages, len(pages))
+        try:
+            return await faults.latency(0.005)(request, serve)
+        finally:
+            self._paths.remove(request.path)
+
+
+@pytest.mark.parametrize("invoices", [1, 3, 40])
+async def test_only_a_few_lists_of_a_page_are_read_at_once(
+    simulator: StripeSimulator, client: StripeClient, invoices: int
+) -> None:
+    under_way = UnderWay()
+    simulator.faults.add(under_way, times=None)
+    listed = [invoice(simulator, 120, f"in_page_{n}") for n in range(invoices)]
+    emitted = await records(client, listed)
+    assert [len(found["lines"]["data"]) for found in emitted] == [120] * invoices
+    assert under_way.most_lists == min(invoices, 4)
+
+
+async def test_only_a_few_pages_of_a_stream_are_completed_at_once(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    under_way = UnderWay()
+    simulator.faults.add(under_way, times=None)
+    pages = [[invoice(simulator, 120, f"in_page{page}_{n}") for n in range(8)] for page in range(6)]
+    emitted = await asyncio.gather(*(records(client, listed) for listed in pages))
+    assert {len(found["lines"]["data"]) for page in emitted for found in page} == {120}
+    assert (under_way.most_pages, under_way.most_lists) == (2, 8)
+
+
+async def test_the_rate_limit_of_the_key_holds_for_nested_lists_too(
+    simulator: StripeSimulator,
+) -> None:
+    """Stripe refuses none of 40 requests at the full rate, beyond its burst."""
+    simulator.limit_rate(RateLimits(per_second=20))
+    listed = [invoice(simulator, 11, f"in_{n}") for n in range(40)]
+    async with StripeClient(config_for(simulator, rate_limit=20), QUICK) as client:
+        await records(client, listed)
+    assert [request.status for request in simulator.requests] == [200] * 40
