@@ -64,8 +64,8 @@ NOT_SHOWN: Mapping[str, str] = MappingProxyType(
         "/v1/customers": "customers on a test clock",
         # https://docs.stripe.com/api/payment_methods/list
         "/v1/payment_methods": "payment methods of type custom",
-        # https://docs.stripe.com/api/prices/list. That it shows active ones alone, as it says, is not
-        # what was seen: https://github.com/strangerstudios/paid-memberships-pro/pull/3717
+        # https://docs.stripe.com/api/prices/list. It says that it shows active ones alone, but was
+        # seen to show all: https://github.com/strangerstudios/paid-memberships-pro/pull/3717
         "/v1/prices": "prices made inline, with price_data",
         # https://docs.stripe.com/api/quotes/list
         "/v1/quotes": "quotes on a test clock",
