@@ -11,7 +11,6 @@ _UNAVAILABLE = re.compile(
     r"\bnot (?:set ?up to use|authorized to|enabled for|eligible for)\b"
     r"|(?:\bnot|n't) available in (?:test|live) ?mode"
     r"|\bonly available in (?:test|live) ?mode"
-    r"|\bsigned up for\b"
     r"|\bhave you onboarded to\b"
     # The URL as the stripe package has it: this account, or this API version, does not have the
     # endpoint. One that was put together wrongly lacks an id at its end, or has something before
@@ -28,6 +27,9 @@ _UNAVAILABLE_CODES = frozenset(
         "feature_not_enabled",
     }
 )
+
+# What is said of one list, even with the status that otherwise says that the key is unknown.
+_PERMISSION_MISSING = re.compile(r"does not have the required permissions for this endpoint")
 
 # What a 403 says when no request with this key, from here, will do better.
 _KEY_REFUSED = re.compile(r"requests from your IP address|does not have access to account")
@@ -75,8 +77,10 @@ class RequestFailed(ConnectorError):
         Args:
             connected: Whether the request named a connected account.
         """
-        if self.status == 401 or self.stripe_code == "account_invalid":
+        if self.stripe_code == "account_invalid":
             return True
+        if self.status == 401:
+            return _PERMISSION_MISSING.search(self.stripe_message) is None
         if self.status == 403 and _KEY_REFUSED.search(self.stripe_message):
             return True
         return connected and (
@@ -91,7 +95,7 @@ class RequestFailed(ConnectorError):
         A proxy's 403 says nothing about the account, and an answer that names a parameter is about
         what was asked.
         """
-        if self.status == 403:
+        if self.status in (401, 403):
             return bool(self.stripe_message)
         if self.status not in (400, 404) or self.param:
             return False

@@ -28,6 +28,11 @@ class StreamReport:
         enough = self._limit is not None and self._checkpoint.record_count >= self._limit
         return enough or not self._checkpoint.remaining
 
+    @property
+    def _is_untouched(self) -> bool:
+        """Whether nothing of it was ever read, by this request or one before."""
+        return self._checkpoint.remaining == (self._checkpoint.accounted,)
+
     def start(self) -> Iterator[Message]:
         """The stream begins; what earlier requests completed is told again."""
         window = self._checkpoint.accounted
@@ -59,7 +64,8 @@ class StreamReport:
     def fail(self, error: RequestFailed) -> Iterator[Message]:
         """The stream ends because Stripe refused it, or failed for too long."""
         self.is_closed = True
-        if error.is_unavailable:
+        # A table that is half read, or goes stale, is nothing to call a success.
+        if error.is_unavailable and self._is_untouched:
             status = StreamStatus(skipped=StreamStatus.Skipped(reason=error.message))
         else:
             status = StreamStatus(errored=StreamStatus.Errored(error=error.message))
