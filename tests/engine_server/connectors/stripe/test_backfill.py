@@ -6,12 +6,9 @@ from contextlib import aclosing
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
-from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import STREAMS, everything
 from tests.engine_server.connectors.stripe.reading import (
     QUICK,
@@ -43,47 +40,6 @@ async def test_ranges_are_read_side_by_side_for_few_requests_more_than_pages(
     assert len(requests) <= 26 * 1.15
 
 
-async def test_a_resume_after_every_checkpoint_in_turn_brings_every_object(
-    simulator: StripeSimulator,
-) -> None:
-    config, streams = config_for(simulator), [selected(name, lt=2_000_000_000) for name in STREAMS]
-    ids: Counter[tuple[str, str]] = Counter()
-    state = SourceState()
-    for _ in range(200):
-        reading = await read(config, streams, state=state, stop_after=1)
-        ids += reading.ids
-        state = reading.state
-        if not reading.checkpoints:
-            break
-    assert ids == Counter(everything(simulator))
-    assert all(reading.turns(name) == ["started", "completed"] for name in STREAMS)
-
-
-@pytest.mark.parametrize("offset", range(4))
-async def test_a_stop_after_any_checkpoint_loses_nothing(
-    simulator: StripeSimulator, offset: int
-) -> None:
-    config, streams = config_for(simulator), [selected(name, lt=2_000_000_000) for name in STREAMS]
-    for stop_after in range(1 + offset, 40, 4):
-        before = await read(config, streams, stop_after=stop_after)
-        after = await read(config, streams, state=before.state)
-        assert before.ids + after.ids == Counter(everything(simulator)), stop_after
-
-
-async def test_a_list_with_page_tokens_is_read_whole_wherever_it_is_stopped() -> None:
-    async with StripeSimulator() as simulator:
-        for number in range(50):
-            created = f"2026-01-{number % 28 + 1:02}T00:00:00Z"
-            simulator.objects("v2_core_accounts").put({"id": f"acct_{number}", "created": created})
-        config, streams = config_for(simulator), [selected("v2_core_accounts")]
-        expected = Counter(("v2_core_accounts", f"acct_{number}") for number in range(50))
-        for stop_after in range(1, 4):
-            before = await read(config, streams, stop_after=stop_after)
-            after = await read(config, streams, state=before.state)
-            assert before.ids + after.ids == expected
-            assert before.checkpoints + after.checkpoints == 3
-
-
 async def test_small_streams_do_not_wait_for_a_big_one(simulator: StripeSimulator) -> None:
     reading = await read(config_for(simulator, max_concurrency=2), [selected(n) for n in STREAMS])
     completed = [s.stream for s in reading.statuses if s.HasField("completed")]
@@ -96,47 +52,6 @@ async def test_checkpoints_stay_small(simulator: StripeSimulator) -> None:
         reading = await read(config, [selected("customers")], stop_after=stop_after)
         remaining = orjson.loads(reading.state.streams["customers"])["remaining"]
         assert len(remaining) <= 2 * 8
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    seconds=st.lists(st.integers(1_700_000_000, 1_700_000_060), min_size=100, max_size=500),
-    more_seconds=st.lists(st.integers(1_400_000_000, 1_700_000_000), max_size=200),
-    stops=st.lists(st.integers(1, 4), max_size=6),
-)
-async def test_any_history_is_read_once_wherever_it_is_stopped(
-    seconds: list[int], more_seconds: list[int], stops: list[int]
-) -> None:
-    async with StripeSimulator(outside_cursor="resource_missing") as simulator:
-        for number, created in enumerate([*seconds, *more_seconds]):
-            simulator.objects("customers").put({"id": f"cus_{number}", "created": created})
-        config, streams = config_for(simulator), [selected("customers", lt=1_700_000_050)]
-        in_window = [c < 1_700_000_050 for c in (*seconds, *more_seconds)]
-        ids: Counter[tuple[str, str]] = Counter()
-        state = SourceState()
-        for stop_after in [*stops, None]:
-            reading = await read(config, streams, state=state, stop_after=stop_after)
-            ids += reading.ids
-            state = reading.state
-        assert ids == Counter(("customers", f"cus_{n}") for n, yes in enumerate(in_window) if yes)
-
-
-@pytest.mark.parametrize("state_limit", [1, 3, 10])
-async def test_a_limited_request_fetches_no_page_that_it_cannot_use(
-    simulator: StripeSimulator, state_limit: int
-) -> None:
-    config, streams = config_for(simulator), [selected(name, lt=2_000_000_000) for name in STREAMS]
-    ids: Counter[tuple[str, str]] = Counter()
-    state = SourceState()
-    for _ in range(100):
-        simulator.requests.clear()
-        reading = await read(config, streams, state=state, state_limit=state_limit)
-        assert len(simulator.requests) == reading.checkpoints <= state_limit
-        ids += reading.ids
-        state = reading.state
-        if all(reading.turns(name)[-1:] == ["completed"] for name in STREAMS):
-            break
-    assert ids == Counter(everything(simulator))
 
 
 async def test_a_complete_stream_is_started_and_completed_without_a_fetch(

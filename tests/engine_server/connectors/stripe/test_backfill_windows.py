@@ -2,10 +2,14 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 import orjson
 import pytest
 
+from engine_server.connectors.stripe.ranges import Range
+from pipesync.v1.state_pb2 import SourceState
+from tests.engine_server.connectors.stripe.accounts import END, even, fill
 from tests.engine_server.connectors.stripe.reading import (
     Reading,
     config_for,
@@ -136,6 +140,71 @@ async def test_a_window_changed_between_runs_is_read_whole(
             expected = {f"cus_{s}" for s in range(second[0], second[1], 2)}
             assert expected <= before.ids_of("customers") | after.ids_of("customers")
             assert after.ids_of("customers") <= expected
+
+
+def window_of(days: tuple[int | None, int]) -> tuple[int | None, int]:
+    """A window between two ages in days, at the end of the histories."""
+    oldest, newest = days
+    return None if oldest is None else END - oldest * DAY, END - newest * DAY
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    "windows",
+    [
+        pytest.param([(None, 10), (None, 5), (None, 0)], id="later and later"),
+        pytest.param([(15, 5), (25, 5), (None, 5)], id="earlier and earlier"),
+        pytest.param([(10, 9), (15, 5), (None, 0)], id="wider both ways"),
+    ],
+)
+async def test_a_window_that_grew_is_read_once_but_for_what_was_settling(
+    windows: Sequence[tuple[int | None, int]], stop_after: int
+) -> None:
+    async with StripeSimulator(outside_cursor="resource_missing") as simulator:
+        fill(simulator, "customers", even(4_000))
+        created = {d["id"]: d["created"] for d in simulator.objects("customers").documents()}
+        ids: Counter[str] = Counter()
+        state = SourceState()
+        for days in windows:
+            gte, lt = window_of(days)
+            reading = await read(
+                config_for(simulator),
+                [selected("customers", gte=gte, lt=lt)],
+                state=state,
+                stop_after=None if days is windows[-1] else stop_after,
+            )
+            state = reading.state
+            ids.update(object_id for _, object_id in reading.ids.elements())
+        window = Range(gte=gte, lt=lt)
+        assert ids.keys() == {i for i, second in created.items() if window.contains(second)}
+        ends = [window_of(days)[1] for days in windows]
+        twice = {created[object_id] for object_id, count in ids.items() if count > 1}
+        assert twice <= {second for end in ends for second in range(end - 10, end)}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 5, 9])
+async def test_of_a_window_that_shrank_only_the_ranges_that_it_cuts_are_read_again(
+    stop_after: int,
+) -> None:
+    async with StripeSimulator(outside_cursor="resource_missing") as simulator:
+        fill(simulator, "customers", even(4_000))
+        created = {d["id"]: d["created"] for d in simulator.objects("customers").documents()}
+        config = config_for(simulator)
+        before = await read(config, [selected("customers", lt=END)], stop_after=stop_after)
+        gte, lt = END - 20 * DAY, END - 5 * DAY
+        after = await read(config, [selected("customers", gte=gte, lt=lt)], state=before.state)
+        window = Range(gte=gte, lt=lt)
+        inside = {i for i, second in created.items() if window.contains(second)}
+        assert after.ids_of("customers") <= inside
+        assert inside <= before.ids_of("customers") | after.ids_of("customers")
+        remaining = orjson.loads(before.state.streams["customers"])["remaining"]
+        cut = [
+            part
+            for part in (Range(**fields) for fields in remaining)
+            if any(part.contains(border) and part.contains(border - 1) for border in (gte, lt))
+        ]
+        for object_id in before.ids_of("customers") & after.ids_of("customers"):
+            assert any(part.contains(created[object_id]) for part in cut)
 
 
 async def test_a_cursor_whose_object_was_deleted_loses_nothing(
