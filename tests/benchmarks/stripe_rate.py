@@ -49,12 +49,12 @@ PLAIN_PAGES = 30
 
 async def _one(client: EngineClient, bounds: Bounds, console: Console) -> None:
     """One long stream."""
-    await _at_full_rate(client, bounds, console, ONE_STREAM, "one stream")
+    await _at_full_rate(client, bounds, console, ONE_STREAM, "one long stream")
 
 
 async def _twelve(client: EngineClient, bounds: Bounds, console: Console) -> None:
     """Twelve shorter ones at once."""
-    await _at_full_rate(client, bounds, console, TWELVE_STREAMS, "twelve streams")
+    await _at_full_rate(client, bounds, console, TWELVE_STREAMS, "twelve streams at once")
 
 
 async def _at_full_rate(
@@ -69,25 +69,27 @@ async def _at_full_rate(
         reading = await read(client, account, rate_limit=RATE)
         plain = await plain_seconds(account, PLAIN_PAGES) / PLAIN_PAGES * pages
     ideal = pages / RATE
-    table = Table("", "pages", "requests", "refused", "seconds", "seconds / ideal")
+    columns = ("pages", "requests", "requests / pages", "refused", "seconds", "seconds / ideal")
+    table = Table("", *columns)
     table.add_row(
-        name,
+        "pipesync",
         f"{pages:,}",
         f"{reading.requests:,}",
+        f"{reading.requests / pages:.3f}",
         bounds.at_most(0, reading.refused, f"refused, {name}", shown_as=","),
         f"{reading.seconds:.1f}",
         bounds.at_most(ALLOWED_TIME, reading.seconds / ideal, f"seconds / ideal, {name}"),
     )
-    table.add_row(
-        "page by page", f"{pages:,}", f"{pages:,}", "", f"{plain:.1f}", f"{plain / ideal:.3f}"
-    )
+    one_by_one = (f"{pages:,}", f"{pages:,}", "1.000", "", f"{plain:.1f}", f"{plain / ideal:.3f}")
+    table.add_row("page after page", *one_by_one)
     console.print(
-        f"{name}, {LATENCY:g} s away, at {RATE:g} requests a second: ideal is {ideal:g} s"
+        f"{sum(history.count for history in histories):,} objects in {name}, {LATENCY:g} s away, {RATE:g} requests a second "
+        f"allowed: {ideal:g} s would be ideal"
     )
     console.print(table)
     console.print(
         f"{plain / reading.seconds:.1f} times as fast as a reader that asks for one page after the "
-        f"other, of which {PLAIN_PAGES} pages were measured."
+        f"other: {PLAIN_PAGES} pages of it were measured, the rest follows from them."
     )
 
 
@@ -110,7 +112,7 @@ async def _empty(client: EngineClient, bounds: Bounds, console: Console) -> None
             "seconds an empty stream",
         ),
     )
-    console.print(f"Nothing to read, {LATENCY_WHEN_EMPTY:g} s away, at {RATE:g} requests a second")
+    console.print(f"No objects, {LATENCY_WHEN_EMPTY:g} s away, {RATE:g} requests a second allowed")
     console.print(table)
 
 
