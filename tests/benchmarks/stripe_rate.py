@@ -64,7 +64,7 @@ async def _at_full_rate(
     histories: Sequence[History],
     name: str,
 ) -> None:
-    pages = pages_of(histories)
+    pages, objects = pages_of(histories), sum(history.count for history in histories)
     async with simulated_account(*histories, latency=LATENCY, rate=RATE) as account:
         reading = await read(client, account, rate_limit=RATE)
         plain = await plain_seconds(account, PLAIN_PAGES) / PLAIN_PAGES * pages
@@ -83,8 +83,8 @@ async def _at_full_rate(
     one_by_one = (f"{pages:,}", f"{pages:,}", "1.000", "", f"{plain:.1f}", f"{plain / ideal:.3f}")
     table.add_row("page after page", *one_by_one)
     console.print(
-        f"{sum(history.count for history in histories):,} objects in {name}, {LATENCY:g} s away, {RATE:g} requests a second "
-        f"allowed: {ideal:g} s would be ideal"
+        f"{objects:,} objects in {name}, {LATENCY:g} s away, {RATE:g} requests a second allowed: "
+        f"{ideal:g} s would be ideal"
     )
     console.print(table)
     console.print(
