@@ -28,6 +28,7 @@ class Reading:
     """What one read brought: counts by (stream, id), the last checkpoints, the turns of streams."""
 
     ids: Counter[tuple[str, str]] = field(default_factory=Counter)
+    records: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     state: SourceState = field(default_factory=SourceState)
     checkpoints: int = 0
     statuses: list[StreamStatus] = field(default_factory=list)
@@ -86,7 +87,9 @@ async def read(
             match message.WhichOneof("payload"):
                 case "record_batch":
                     batch = message.record_batch
-                    reading.ids.update((batch.stream, orjson.loads(r)["id"]) for r in batch.records)
+                    for record in map(orjson.loads, batch.records):
+                        reading.ids[batch.stream, record["id"]] += 1
+                        reading.records[batch.stream, record["id"]] = record
                 case "source_state":
                     checkpoint = message.source_state
                     reading.state.streams[checkpoint.stream] = checkpoint.data
