@@ -73,7 +73,10 @@ class Source(Protocol[ConfigT]):
         """Its own description: no network, no configuration needed."""
 
     def check(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
-        """Yields one connection_status, after logs if any; failing to connect is no exception."""
+        """Yields one connection_status, after logs if any; failing to connect is no exception.
+
+        Where access differs from stream to stream, it names those that cannot be read.
+        """
 
     def discover(self, config: ConfigT) -> Messages:
         """Yields one catalog, after logs if any."""

@@ -1,5 +1,7 @@
 """The account that is read: the key's own, or one that is connected to it."""
 
+import re
+
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
@@ -7,6 +9,9 @@ from engine_server.errors import ConnectionFailed
 
 # With the header Stripe-Account it answers the connected account.
 _ACCOUNT_PATH = "/v1/account"
+# A restricted key that may not see its account is told on which one it may not
+# (https://github.com/stripe/stripe-node/issues/2246).
+_NAMED_ACCOUNT = re.compile(r"on account '(acct_\w+)'")
 
 
 async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
@@ -31,8 +36,8 @@ async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
 async def confirm_account_id(client: StripeClient, config: StripeConfig) -> str:
     """The same, but Stripe is asked in any case whether it is the right one.
 
-    Every record carries the id, so a wrong one would mix the account's rows with another's. A key
-    that may not see its account, and a fake of Stripe that has none to show, contradict nothing.
+    Every record carries the id, so a wrong one would mix the account's rows with another's. A fake
+    of Stripe that has no account to show contradicts nothing.
 
     Raises:
         ConnectionFailed: see ``fetch_account_id``; and the key reads another account.
@@ -46,7 +51,9 @@ async def confirm_account_id(client: StripeClient, config: StripeConfig) -> str:
     except RequestFailed as error:
         if error.status is None or error.status == 429 or error.status >= 500:
             raise
-        return known
+        # Of a connected account it is not known which of the two would be named.
+        named = None if config.stripe_account else _NAMED_ACCOUNT.search(error.stripe_message)
+        shown = named[1] if named else None
     if shown is not None and shown != known:
         field = "stripe_account" if config.stripe_account else "account_id"
         raise ConnectionFailed(

@@ -21,8 +21,9 @@ class StripeConfig(ConnectorConfig):
     account_id: str | None = Field(
         default=None,
         pattern="^acct_",
-        description="The account that the key belongs to (acct_...). Looked up when absent. Every "
-        "record carries the id of the account that it was read from.",
+        description="The account that the key belongs to (acct_...). Looked up when absent, which "
+        "a restricted key needs a permission for. Every record carries it, so a check refuses "
+        "another account's. Of no effect beside stripe_account.",
     )
     api_version: str | None = Field(
         default=None,
@@ -38,7 +39,8 @@ class StripeConfig(ConnectorConfig):
     stripe_account: str | None = Field(
         default=None,
         pattern="^acct_",
-        description="A connected account (acct_...) to read instead of the key's own.",
+        description="A connected account (acct_...) to read instead of the key's own: every record "
+        "carries its id.",
     )
     rate_limit: float | None = Field(
         default=None,

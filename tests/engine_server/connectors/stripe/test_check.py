@@ -198,8 +198,12 @@ async def test_a_restricted_key_that_may_not_see_its_account_is_good_once_that_i
     assert status.message.endswith("account_id can be configured instead")
 
 
-async def test_an_account_id_that_is_not_the_keys_is_found_out(simulator: StripeSimulator) -> None:
-    status = await check(simulator, ["customers"], account_id="acct_another")
+@pytest.mark.parametrize("may_see_its_account", [True, False])
+async def test_an_account_id_that_is_not_the_keys_is_found_out(
+    simulator: StripeSimulator, may_see_its_account: bool
+) -> None:
+    simulator.restrict_key(RESTRICTED, may_read=["/v1/*"] if may_see_its_account else [])
+    status = await check(simulator, ["customers"], api_key=RESTRICTED, account_id="acct_another")
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert "account_id is acct_another, but api_key reads account acct_simulator" in status.message
     assert len(simulator.requests) == 1
