@@ -59,7 +59,7 @@ class Api:
             return account.body()
         nested = account.nested.page(path, query)
         if nested is not None:
-            self._admit(key, path, account)
+            self._admit(key, account.nested.endpoint(path), account)
             return nested
         list_path, _, object_id = path.rpartition("/")
         if endpoint := self._endpoints.get(path):

@@ -55,6 +55,13 @@ class NestedLists:
                 return lists.list_page(_endpoint(path), objects, paging)
         return None
 
+    def endpoint(self, path: str) -> str:
+        """What a list counts as for rate limits, whoever it is inside of."""
+        if frozenset() not in self._lists[path]:
+            return path
+        parent, _, name = path.rpartition("/")
+        return f"{parent.rpartition('/')[0]}/:id/{name}"
+
 
 def _endpoint(path: str) -> ListEndpoint:
     return ListEndpoint(

@@ -1,7 +1,9 @@
 """Lists inside objects."""
 
 import aiohttp
+import pytest
 
+from tests.stripe_simulator.rate_limits import RateLimits
 from tests.stripe_simulator.simulator import StripeSimulator
 
 Client = aiohttp.ClientSession
@@ -37,3 +39,18 @@ async def test_a_list_that_is_nested_again_is_what_it_is_now(
 async def test_a_list_that_no_object_names_is_an_unknown_url(client: Client) -> None:
     async with client.get("/v1/invoices/in_none/lines") as response:
         assert response.status == 404
+
+
+@pytest.mark.parametrize(
+    "url", ["/v1/invoices/in_{}/lines", "/v1/subscription_items?subscription=sub_{}"]
+)
+async def test_all_lists_of_one_kind_share_one_rate(
+    simulator: StripeSimulator, client: Client, url: str
+) -> None:
+    simulator.limit_rate(RateLimits(per_endpoint=2))
+    statuses = []
+    for number in range(3):
+        simulator.nest(url.format(number), [])
+        async with client.get(url.format(number)) as response:
+            statuses.append(response.status)
+    assert statuses == [200, 200, 429]
