@@ -4,13 +4,12 @@ from collections import Counter
 from contextlib import aclosing
 
 import pytest
-from aiohttp import web
 
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.state_pb2 import SourceState
-from tests.engine_server.connectors.stripe.accounts import STREAMS, everything
+from tests.engine_server.connectors.stripe.accounts import STREAMS
 from tests.engine_server.connectors.stripe.reading import (
     QUICK,
     config_for,
@@ -125,24 +124,3 @@ async def test_a_foreign_checkpoint_ends_the_read(simulator: StripeSimulator) ->
     state = SourceState(streams={"customers": '{"page": 3}'})
     with pytest.raises(ConnectorError, match="checkpoint of stream customers"):
         await read(config_for(simulator), [selected("customers")], state=state)
-
-
-async def test_faults_on_every_third_request_lose_nothing(simulator: StripeSimulator) -> None:
-    storm = [
-        faults.refuse(errors.rate_limited("global-rate")),
-        faults.refuse(errors.server_error(500)),
-        faults.truncated_body(),
-        faults.connection_reset(),
-    ]
-    count = 0
-
-    async def every_third(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
-        nonlocal count
-        count += 1
-        if count % 3:
-            return await serve(request)
-        return await storm[count // 3 % len(storm)](request, serve)
-
-    simulator.faults.add(every_third, times=None)
-    reading = await read(config_for(simulator), [selected(n) for n in STREAMS])
-    assert reading.ids == Counter(everything(simulator))
