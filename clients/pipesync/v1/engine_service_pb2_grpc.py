@@ -113,7 +113,8 @@ class EngineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PipelineCheck(self, request, context):
-        """Whether the connectors can be reached with their configuration: connection_status messages, and logs.
+        """Whether the connectors can be reached with their configuration, and which of the selected streams the source
+        cannot read: connection_status messages, and logs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class EngineServiceStub:
     SourceDiscover: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.SourceDiscoverRequest, _engine_service_pb2.SourceDiscoverResponse]
     """The streams that a source offers: one catalog message, and logs."""
     PipelineCheck: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineCheckRequest, _engine_service_pb2.PipelineCheckResponse]
-    """Whether the connectors can be reached with their configuration: connection_status messages, and logs."""
+    """Whether the connectors can be reached with their configuration, and which of the selected streams the source
+    cannot read: connection_status messages, and logs.
+    """
     PipelineSetup: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSetupRequest, _engine_service_pb2.PipelineSetupResponse]
     """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat."""
     PipelineTeardown: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineTeardownRequest, _engine_service_pb2.PipelineTeardownResponse]
@@ -68,7 +70,9 @@ class EngineServiceAsyncStub(EngineServiceStub):
     SourceDiscover: _aio.UnaryStreamMultiCallable[_engine_service_pb2.SourceDiscoverRequest, _engine_service_pb2.SourceDiscoverResponse]  # type: ignore[assignment]
     """The streams that a source offers: one catalog message, and logs."""
     PipelineCheck: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineCheckRequest, _engine_service_pb2.PipelineCheckResponse]  # type: ignore[assignment]
-    """Whether the connectors can be reached with their configuration: connection_status messages, and logs."""
+    """Whether the connectors can be reached with their configuration, and which of the selected streams the source
+    cannot read: connection_status messages, and logs.
+    """
     PipelineSetup: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSetupRequest, _engine_service_pb2.PipelineSetupResponse]  # type: ignore[assignment]
     """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat."""
     PipelineTeardown: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineTeardownRequest, _engine_service_pb2.PipelineTeardownResponse]  # type: ignore[assignment]
@@ -117,7 +121,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineCheckResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineCheckResponse]]:
-        """Whether the connectors can be reached with their configuration: connection_status messages, and logs."""
+        """Whether the connectors can be reached with their configuration, and which of the selected streams the source
+        cannot read: connection_status messages, and logs.
+        """
 
     @_abc_1.abstractmethod
     def PipelineSetup(

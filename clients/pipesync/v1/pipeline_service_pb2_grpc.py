@@ -137,7 +137,8 @@ class PipelineServiceServicer:
 
     def CreatePipeline(self, request, context):
         """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-        FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
+        FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
+        set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

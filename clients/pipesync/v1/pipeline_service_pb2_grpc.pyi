@@ -39,7 +39,8 @@ class PipelineServiceStub:
     """The streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]
     """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-    FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
+    FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
+    set.
     """
     GetPipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetPipelineRequest, _pipeline_service_pb2.GetPipelineResponse]
     ListPipelines: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelinesRequest, _pipeline_service_pb2.ListPipelinesResponse]
@@ -77,7 +78,8 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """The streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]  # type: ignore[assignment]
     """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-    FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
+    FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
+    set.
     """
     GetPipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetPipelineRequest, _pipeline_service_pb2.GetPipelineResponse]  # type: ignore[assignment]
     ListPipelines: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelinesRequest, _pipeline_service_pb2.ListPipelinesResponse]  # type: ignore[assignment]
@@ -130,7 +132,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.CreatePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.CreatePipelineResponse]]:
         """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-        FAILED_PRECONDITION when a connector cannot be reached, unless skip_check is set.
+        FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
+        set.
         """
 
     @_abc_1.abstractmethod

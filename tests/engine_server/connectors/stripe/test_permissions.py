@@ -21,6 +21,7 @@ from tests.engine_server.connectors.stripe.wordings import (
     Wording,
 )
 from tests.stripe_simulator import faults
+from tests.stripe_simulator.errors import Refusal
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -85,6 +86,15 @@ async def test_a_connected_account_that_is_refused_fails_the_connection(
     simulator.connect("acct_connected")
     with pytest.raises(ConnectionFailed, match="request_id: req_"):
         await read_amid(simulator, wording, stripe_account="acct_connected")
+
+
+async def test_of_a_v2_error_the_code_is_enough(simulator: StripeSimulator) -> None:
+    words = "Words that were never seen."
+    error = {"code": "accounts_v2_access_blocked", "message": words, "user_message": words}
+    refusal = Refusal(400, error)
+    simulator.faults.add(faults.refuse(refusal), path="/v2/core/accounts", times=None)
+    reading = await read(config_for(simulator), [selected("v2_core_accounts")])
+    assert reading.turns("v2_core_accounts") == ["started", "skipped"]
 
 
 async def test_the_403_of_a_proxy_says_nothing_about_the_account(
