@@ -50,7 +50,8 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
             if items and error.is_lost_cursor:
                 known -= _ids([items.pop()])
                 continue
-            if not location.is_gone(error):
+            # What else is missing can only be the object that the list is inside of.
+            if error.stripe_code != "resource_missing":
                 raise
             log.warning("nested_list_gone", path=location.path, error=error.message)
             break
@@ -106,11 +107,6 @@ class _Location:
         if not self.params and len(segments) > 4:
             segments[-2] = ":id"
         return "/".join(segments)
-
-    def is_gone(self, error: RequestFailed) -> bool:
-        """Whether the object that the list is inside of is there no more."""
-        names_parent = error.stripe_code == "resource_missing" and error.param in self.params
-        return error.status == 404 or names_parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

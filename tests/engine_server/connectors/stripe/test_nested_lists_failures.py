@@ -87,6 +87,15 @@ async def test_a_refusal_fails_in_the_words_of_stripe(
         await records(client, [invoice(simulator, 11)])
 
 
+async def test_a_list_that_stripe_does_not_know_fails_rather_than_seem_gone(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    listed = invoice(simulator, 11)
+    listed["lines"]["url"] = "/v1/invoices/in_1/no_lines"
+    with pytest.raises(RequestFailed, match="answered 404 to GET /v1/invoices/in_1/no_lines"):
+        await records(client, [listed])
+
+
 async def test_a_refused_key_fails_the_connection(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
