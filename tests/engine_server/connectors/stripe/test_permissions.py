@@ -13,12 +13,11 @@ from tests.engine_server.connectors.stripe.reading import (
     read,
     selected,
 )
-from tests.engine_server.connectors.stripe.wordings import (
+from tests.engine_server.connectors.stripe.wordings import UNAVAILABLE, Wording
+from tests.engine_server.connectors.stripe.wordings_of_errors import (
     KEY_REFUSED,
     MISTAKES,
     PLATFORM_REFUSED,
-    UNAVAILABLE,
-    Wording,
 )
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.errors import Refusal
