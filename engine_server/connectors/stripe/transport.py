@@ -127,6 +127,7 @@ class Transport:
             connector=aiohttp.TCPConnector(limit=self._max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
+            middlewares=(_send_once,),
         )
         return self
 
@@ -154,20 +155,10 @@ class Transport:
             ) as response:
                 request_id = response.headers.get("Request-Id", "")
                 body = await response.read()
-        except aiohttp.ClientProxyConnectionError as error:
-            message = f"cannot connect to {self._proxy}: {error.strerror}"
-            return Fault(message=message, is_unreachable=True)
-        except aiohttp.ClientHttpProxyError as error:
-            return self._refusal_of_proxy(error.status, error.message)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            message = f"{error} through {self._proxy}" if self._proxy else str(error)
-            return Fault(message=self._clean(message), is_unreachable=True)
-        except TimeoutError:
-            message = f"no whole answer within {self._timeout.total:g} seconds"
-            return Fault(message=message, request_id=request_id)
+        except _Disconnected as error:
+            return self._fault(error.reason, request_id)
         except (aiohttp.ClientError, OSError) as error:
-            message = self._clean(f"{type(error).__name__}: {error}")
-            return Fault(message=message, request_id=request_id)
+            return self._fault(error, request_id)
         if response.status == 407 and self._proxy:
             return self._refusal_of_proxy(response.status, response.reason)
         if response.status != 200:
@@ -182,6 +173,24 @@ class Transport:
             request_id=request_id,
             open_lists=len(_HAS_MORE.findall(body)),
         )
+
+    def _fault(self, error: Exception, request_id: str) -> Fault:
+        """What it means that no whole answer came."""
+        match error:
+            case aiohttp.ClientProxyConnectionError():
+                message = f"cannot connect to {self._proxy}: {error.strerror}"
+                return Fault(message=message, is_unreachable=True)
+            case aiohttp.ClientHttpProxyError():
+                return self._refusal_of_proxy(error.status, error.message)
+            case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+                message = f"{error} through {self._proxy}" if self._proxy else str(error)
+                return Fault(message=self._clean(message), is_unreachable=True)
+            case TimeoutError():
+                message = f"no whole answer within {self._timeout.total:g} seconds"
+                return Fault(message=message, request_id=request_id)
+            case _:
+                message = self._clean(f"{type(error).__name__}: {error}")
+                return Fault(message=message, request_id=request_id)
 
     def _refusal_of_proxy(self, status: int, reason: str | None) -> Fault:
         message = f"{self._proxy} answered {status} {reason or ''}".rstrip()
@@ -207,6 +216,28 @@ class Transport:
 
     def _clean(self, text: str) -> str:
         return text.replace(self._api_key, "********")
+
+
+class _Disconnected(Exception):
+    """A connection that did not come about or ended without an answer."""
+
+    def __init__(self, reason: aiohttp.ClientError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keeps aiohttp from sending a request again by itself: unpaced, and seen by nobody.
+
+    There is no setting for it (https://github.com/aio-libs/aiohttp/issues/10790), but it looks at
+    the kind of exception.
+    """
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Disconnected(error) from None
 
 
 def _error_fields(body: bytes) -> dict[str, str]:

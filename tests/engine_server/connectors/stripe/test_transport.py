@@ -3,6 +3,7 @@ import gzip
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.pages import fetch_page
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator import errors, faults
@@ -114,6 +116,46 @@ async def test_a_compressed_answer_that_is_cut_off_is_asked_for_again(
         answer = await client.get(PATH, {"limit": "100"})
     assert len(answer.body["data"]) == 100
     assert len(simulator.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"220 mail.example ESMTP ready\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno chunk",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n{}{}",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 4\r\n\r\n{}{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n\xff\xfe\xff\xfe",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_answer_of_an_api_is_retried_and_then_told(
+    simulator: StripeSimulator, logs: list[Any], answer: bytes
+) -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        with suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            asked += 1
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    policy = RetryPolicy(attempts=3, first_delay=0.001)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with StripeClient(config_for(simulator, base_url=base_url), policy) as client:
+            with pytest.raises((RequestFailed, ConnectionFailed)) as caught:
+                await client.get(PATH, {})
+    assert asked == 3
+    assert len(logs) == 2
+    assert base_url in str(caught.value)
+    assert simulator.api_key not in f"{caught.value} {logs}"
 
 
 def test_by_default_a_request_that_stalls_is_given_up_after_thirty_seconds(
