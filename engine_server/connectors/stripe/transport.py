@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -120,7 +121,7 @@ class Transport:
             ConnectionFailed: the environment names a proxy that cannot be used.
         """
         self._proxy = proxy_for(self._base_url)
-        if self._proxy and self._base_url.startswith("http:"):
+        if self._proxy and urlsplit(self._base_url).scheme == "http":
             # Without TLS there is no tunnel: the proxy reads the request itself.
             self._headers |= self._proxy.headers
         self._session = aiohttp.ClientSession(
