@@ -15,11 +15,12 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.nested_pages import complete
 
-# How many pages of a stream are completed side by side, and how many lists of each: with answers
-# within 0.4 seconds as much as one endpoint is asked at all. More pages would each take the longer,
-# and all of them would be held in memory meanwhile.
+# How many lists of a page are completed side by side: with answers within 0.4 seconds as many as
+# one endpoint is asked for at all.
+_LISTS_AT_ONCE = 8
+# How many pages of a stream are: the second has something to ask when the first has only one long
+# list left. More would each take the longer, and all be held in memory meanwhile.
 _PAGES_AT_ONCE = 2
-_LISTS_AT_ONCE = 4
 
 # By client, then by stream.
 _TURNS: WeakKeyDictionary[StripeClient, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
@@ -91,7 +92,7 @@ async def _complete_all(
 
     try:
         async with turn, asyncio.TaskGroup() as workers:
-            for _ in range(min(_LISTS_AT_ONCE, len(waiting))):
+            for _ in range(min(_LISTS_AT_ONCE, client.useful_concurrency(), len(waiting))):
                 workers.create_task(work())
     except ExceptionGroup as errors:
         # The first one ended the others.

@@ -243,7 +243,7 @@ async def test_a_read_that_is_cancelled_leaves_no_task_behind(
     reading = asyncio.create_task(
         records(client, [invoice(simulator, 11, f"in_{n}") for n in range(10)])
     )
-    await simulator.requests.wait_for("/v1/invoices/*/lines", 4)
+    await simulator.requests.wait_for("/v1/invoices/*/lines", 8)
     assert our_tasks(since=before | {reading}) != []
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -53,45 +53,70 @@ async def test_ids_do_not_make_endpoints_of_their_own(
 
 
 class UnderWay:
-    """The most lists, and the most pages of the stream, that were asked for at one time."""
+    """The most lists, and pages of the stream, that were asked for at one time.
 
-    def __init__(self) -> None:
+    The first requests are answered once there are as many as expected: then it is no matter of luck
+    that they were under way together.
+    """
+
+    def __init__(self, *, expected_lists: int) -> None:
+        self._expected_lists = expected_lists
+        self._are_there = asyncio.Event()
         self._paths: list[str] = []
         self.most_lists = 0
         self.most_pages = 0
 
     async def __call__(self, request: web.Request, serve: faults.Serve) -> web.StreamResponse:
         self._paths.append(request.path)
-        pages = {path.split("_")[1] for path in self._paths}
         self.most_lists = max(self.most_lists, len(self._paths))
-        self.most_pages = max(self.most_pages, len(pages))
+        self.most_pages = max(self.most_pages, len({page_of(path) for path in self._paths}))
+        if len(self._paths) >= self._expected_lists:
+            self._are_there.set()
         try:
-            return await faults.latency(0.005)(request, serve)
+            await self._are_there.wait()
+            return await faults.latency(0.002)(request, serve)
         finally:
             self._paths.remove(request.path)
 
 
-@pytest.mark.parametrize("invoices", [1, 3, 40])
-async def test_only_a_few_lists_of_a_page_are_read_at_once(
-    simulator: StripeSimulator, client: StripeClient, invoices: int
+def page_of(path: str) -> str:
+    """The page of an invoice ``in_<page>_<number>``, by the path of its lines."""
+    return path.split("_")[1]
+
+
+@pytest.mark.parametrize(("invoices", "at_once"), [(1, 1), (3, 3), (40, 8)])
+async def test_only_some_lists_of_a_page_are_read_at_once(
+    simulator: StripeSimulator, client: StripeClient, invoices: int, at_once: int
 ) -> None:
-    under_way = UnderWay()
+    under_way = UnderWay(expected_lists=at_once)
     simulator.faults.add(under_way, times=None)
     listed = [invoice(simulator, 120, f"in_page_{n}") for n in range(invoices)]
     emitted = await records(client, listed)
     assert [len(found["lines"]["data"]) for found in emitted] == [120] * invoices
-    assert under_way.most_lists == min(invoices, 4)
+    assert under_way.most_lists == at_once
+
+
+async def test_no_more_lists_are_read_at_once_than_requests_are_worth_having(
+    simulator: StripeSimulator,
+) -> None:
+    under_way = UnderWay(expected_lists=3)
+    simulator.faults.add(under_way, times=None)
+    async with StripeClient(config_for(simulator, max_concurrency=3), QUICK) as client:
+        await records(client, [invoice(simulator, 120, f"in_page_{n}") for n in range(8)])
+    assert under_way.most_lists == 3
 
 
 async def test_only_a_few_pages_of_a_stream_are_completed_at_once(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
-    under_way = UnderWay()
+    under_way = UnderWay(expected_lists=16)
     simulator.faults.add(under_way, times=None)
-    pages = [[invoice(simulator, 120, f"in_page{page}_{n}") for n in range(8)] for page in range(6)]
+    pages = [
+        [invoice(simulator, 120, f"in_page{page}_{n}") for n in range(10)] for page in range(6)
+    ]
     emitted = await asyncio.gather(*(records(client, listed) for listed in pages))
     assert {len(found["lines"]["data"]) for page in emitted for found in page} == {120}
-    assert (under_way.most_pages, under_way.most_lists) == (2, 8)
+    assert (under_way.most_pages, under_way.most_lists) == (2, 16)
 
 
 async def test_the_rate_limit_of_the_key_holds_for_nested_lists_too(
