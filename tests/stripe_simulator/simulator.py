@@ -27,6 +27,7 @@ class StripeSimulator:
     Attributes:
         api_key: The secret key, which may read all.
         account_id: The account's id.
+        account_created: When the account was made, Unix seconds.
         base_url: Where it is reached, without a slash at the end; set once it is entered.
         requests: What was asked so far.
         faults: What goes wrong, and where.
@@ -46,6 +47,7 @@ class StripeSimulator:
         plan = plan or SeedPlan()
         self.api_key = api_key
         self.account_id = account_id
+        self.account_created = plan.created_from
         self.base_url = ""
         self.requests = RequestLog()
         self.faults = Faults()
@@ -54,7 +56,7 @@ class StripeSimulator:
         self._api = Api(
             api_key=api_key,
             account_id=account_id,
-            account_created=plan.created_from,
+            account_created=self.account_created,
             outside_cursor=outside_cursor,
             rate_limits=rate_limits or RateLimits(),
         )

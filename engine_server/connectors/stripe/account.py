@@ -1,6 +1,7 @@
 """The account that is read: the key's own, or one that is connected to it."""
 
 import re
+from dataclasses import dataclass
 
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
@@ -14,16 +15,29 @@ _ACCOUNT_PATH = "/v1/account"
 _NAMED_ACCOUNT = re.compile(r"on account '(acct_\w+)'")
 
 
-async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
-    """The account id that the configuration gives, else the one that Stripe knows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What is known of the account.
+
+    Attributes:
+        id: ``acct_...``.
+        created: When it was made, in Unix seconds; None when it is not known.
+    """
+
+    id: str
+    created: int | None
+
+
+async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
+    """The account that the configuration gives, else the one that Stripe knows.
 
     Raises:
         ConnectionFailed: the API cannot be reached, refuses the key, or does not show the account.
     """
     if config.known_account_id is not None:
-        return config.known_account_id
+        return Account(id=config.known_account_id, created=config.account_created)
     try:
-        shown = await _shown_account_id(client)
+        shown = await _shown_account(client)
     except RequestFailed as error:
         raise ConnectionFailed(f"{error.message}; account_id can be configured instead") from error
     if shown is None:
@@ -33,34 +47,36 @@ async def fetch_account_id(client: StripeClient, config: StripeConfig) -> str:
     return shown
 
 
-async def confirm_account_id(client: StripeClient, config: StripeConfig) -> str:
+async def confirm_account(client: StripeClient, config: StripeConfig) -> Account:
     """The same, but Stripe is asked in any case whether it is the right one.
 
     Every record carries the id, so a wrong one would mix the account's rows with another's. A fake
     of Stripe that has no account to show contradicts nothing.
 
     Raises:
-        ConnectionFailed: see ``fetch_account_id``; and the key reads another account.
+        ConnectionFailed: see ``fetch_account``; and the key reads another account.
         RequestFailed: Stripe keeps failing.
     """
     known = config.known_account_id
     if known is None:
-        return await fetch_account_id(client, config)
+        return await fetch_account(client, config)
     try:
-        shown = await _shown_account_id(client)
+        shown = await _shown_account(client)
     except RequestFailed as error:
         if error.status is None or error.status == 429 or error.status >= 500:
             raise
         # Of a connected account it is not known which of the two would be named.
         named = None if config.stripe_account else _NAMED_ACCOUNT.search(error.stripe_message)
-        shown = named[1] if named else None
-    if shown is not None and shown != known:
+        shown = Account(id=named[1], created=None) if named else None
+    if shown is None:
+        return Account(id=known, created=config.account_created)
+    if shown.id != known:
         field = "stripe_account" if config.stripe_account else "account_id"
         raise ConnectionFailed(
-            f"{field} is {known}, but api_key reads account {shown}: records would carry the id of "
-            f"the wrong account. {_REMEDIES[field]}"
+            f"{field} is {known}, but api_key reads account {shown.id}: records would carry the "
+            f"id of the wrong account. {_REMEDIES[field]}"
         )
-    return known
+    return shown
 
 
 _REMEDIES = {
@@ -70,8 +86,11 @@ _REMEDIES = {
 }
 
 
-async def _shown_account_id(client: StripeClient) -> str | None:
+async def _shown_account(client: StripeClient) -> Account | None:
     """The account that the API shows; None when what it answers is none."""
     answer = await client.get(_ACCOUNT_PATH, {})
-    shown = answer.body.get("id") if isinstance(answer.body, dict) else None
-    return shown if isinstance(shown, str) else None
+    fields = answer.body if isinstance(answer.body, dict) else {}
+    account_id, created = fields.get("id"), fields.get("created")
+    if not isinstance(account_id, str):
+        return None
+    return Account(id=account_id, created=created if type(created) is int else None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.checkpoint import resume
 from engine_server.connectors.stripe.client import StripeClient
@@ -17,6 +18,9 @@ from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.stream_fetch import StreamFetch
 from engine_server.connectors.stripe.stream_report import StreamReport
 from pipesync.v1.message_pb2 import Message
+
+# Stripe took its first payment in 2011: where a history is taken to begin when nothing tells.
+_NOTHING_BEFORE = 1_293_840_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class _Stream:
 
 
 async def backfill(
-    client: StripeClient, config: StripeConfig, request: ReadRequest, account_id: str
+    client: StripeClient, config: StripeConfig, request: ReadRequest, account: Account
 ) -> Messages:
     """Yields the messages that ``Source.read`` promises.
 
@@ -38,7 +42,7 @@ async def backfill(
     """
     now = int(time.time())
     streams = {
-        selected.name: _open(selected, config, request, account_id, now)
+        selected.name: _open(selected, config, request, account, now)
         for selected in request.streams
     }
     unfinished = []
@@ -88,7 +92,7 @@ def _open(
     selected: SelectedStream,
     config: StripeConfig,
     request: ReadRequest,
-    account_id: str,
+    account: Account,
     now: int,
 ) -> _Stream:
     resource = load_resources()[selected.name]
@@ -99,7 +103,13 @@ def _open(
     )
     limit = selected.selection.backfill_limit or config.backfill_limit
     return _Stream(
-        fetch=StreamFetch(resource, checkpoint, account_id=account_id, limit=limit),
+        fetch=StreamFetch(
+            resource,
+            checkpoint,
+            account_id=account.id,
+            since=account.created or _NOTHING_BEFORE,
+            limit=limit,
+        ),
         report=StreamReport(selected.name, checkpoint, limit=limit),
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from engine_server.connectors.protocols import SelectedStream
-from engine_server.connectors.stripe.account import confirm_account_id
+from engine_server.connectors.stripe.account import confirm_account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
@@ -47,11 +47,11 @@ async def check(
     try:
         async with StripeClient(config, patience) as client:
             # First, so that a bad key is refused once and not for every stream.
-            account_id = await confirm_account_id(client, config)
+            account = await confirm_account(client, config)
             unreadable = await _unreadable(client, streams, config.max_concurrency)
     except ConnectorError as error:
         return ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
-    return _status(f"reached account {account_id}", len(streams), unreadable)
+    return _status(f"reached account {account.id}", len(streams), unreadable)
 
 
 def _status(

@@ -25,6 +25,12 @@ class StripeConfig(ConnectorConfig):
         "a restricted key needs a permission for. Every record carries it, so a check refuses "
         "another account's. Of no effect beside stripe_account.",
     )
+    account_created: int | None = Field(
+        default=None,
+        ge=0,
+        description="When that account was made, in Unix seconds. Looked up by setup. It only "
+        "helps to guess how much there is to read: nothing older is left out.",
+    )
     api_version: str | None = Field(
         default=None,
         min_length=1,
@@ -98,8 +104,12 @@ class StripeConfig(ConnectorConfig):
         """The account that is read, as far as it is configured."""
         return self.stripe_account or self.account_id
 
-    def with_account(self, account_id: str) -> Struct:
+    def with_account(self, account_id: str, created: int | None) -> Struct:
         """The configuration to store, whole and with its secrets, once the account is known."""
         fields = self.model_dump(exclude_unset=True, exclude_none=True)
-        fields |= {"api_key": self.api_key.get_secret_value(), "account_id": account_id}
+        fields["api_key"] = self.api_key.get_secret_value()
+        if self.stripe_account is None:
+            fields["account_id"] = account_id
+        if created is not None:
+            fields["account_created"] = created
         return ParseDict(fields, Struct())

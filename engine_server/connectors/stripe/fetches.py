@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.splitting import Room
 from engine_server.connectors.stripe.stream_fetch import FetchedPage, StreamFetch
 
 
@@ -63,7 +64,7 @@ class Fetches:
             refused: Names of streams to start nothing more for; looked at before each fetch.
         """
         self._client = client
-        self._streams = streams
+        self._unfinished = list(streams)
         self._max_concurrency = max_concurrency
         self._pages_left = page_limit
         self._refused = refused
@@ -117,17 +118,18 @@ class Fetches:
 
     def _next_stream(self) -> StreamFetch | None:
         """Of the streams that can go on, the one with the fewest requests under way."""
-        ready = (
-            stream
-            for stream in self._streams
-            if stream.can_start and stream.name not in self._refused
-        )
+        ready = (stream for stream in self._unfinished if self._can_start(stream))
         return min(ready, key=lambda stream: stream.in_flight, default=None)
+
+    def _can_start(self, stream: StreamFetch) -> bool:
+        if stream.name in self._refused:
+            stream.stop()
+        return stream.can_start
 
     async def _fetch(self, stream: StreamFetch, part: Range) -> None:
         outcome: Outcome | Exception
         try:
-            page = await stream.fetch(self._client, part, self._share)
+            page = await stream.fetch(self._client, part, self._room)
             outcome = Fetched(stream=stream.name, page=page)
         except RequestFailed as error:
             stream.stop()
@@ -135,14 +137,24 @@ class Fetches:
             outcome = Failed(stream=stream.name, error=error)
         except Exception as error:
             outcome = error
+        if not stream.open_parts:
+            self._unfinished.remove(stream)
         self._tasks.discard(asyncio.current_task())
         self._outcomes.put_nowait(outcome)
         self._start_more()
 
-    def _share(self) -> int:
-        """How many requests each stream may have under way."""
-        unfinished = sum(not stream.is_done for stream in self._streams)
-        room = self._max_concurrency
+    def _room(self, stream: StreamFetch) -> Room:
+        """What of ``stream`` could be read side by side now that one of its pages is there."""
+        # The range of that page is taken out: it counts as one more.
+        claimed = 1 + sum(other.open_parts for other in self._unfinished)
+        # One range more than requests are worth having under way: it is there when one ends.
+        lanes = 1 + self._client.useful_concurrency()
+        own_lanes = 1 + self._client.useful_concurrency(stream.resource.path)
+        parts = min(lanes - claimed, own_lanes - 1 - stream.open_parts)
         if self._pages_left is not None:
-            room = min(room, self._pages_left + len(self._tasks))
-        return max(1, room // max(1, unfinished))
+            parts = min(parts, self._pages_left + len(self._tasks) - claimed)
+        return Room(
+            parts=max(0, parts),
+            lanes=max(lanes, claimed),
+            pages=sum(other.pages for other in self._unfinished),
+        )

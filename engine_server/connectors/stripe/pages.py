@@ -32,15 +32,12 @@ class Page:
     received_at: int
     has_open_lists: bool
 
-    def newest_first_span(self, created_field: str) -> tuple[int, int] | None:
-        """When its first and last objects were created; None if it is not newest first."""
-        created = [record.get(created_field) for record in self.records]
-        times = [moment for moment in created if type(moment) is int]
-        if len(times) < len(created) or not times:
-            return None
-        if any(earlier < later for earlier, later in itertools.pairwise(times)):
-            return None
-        return times[0], times[-1]
+    def times_newest_first(self, created_field: str) -> list[int]:
+        """When its objects were created; empty if not all tell, or they are not newest first."""
+        times = [record.get(created_field) for record in self.records]
+        known = [moment for moment in times if type(moment) is int]
+        is_ordered = all(later >= earlier for later, earlier in itertools.pairwise(known))
+        return known if is_ordered and len(known) == len(times) else []
 
 
 def page_size(resource: Resource) -> int:
@@ -58,9 +55,9 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
     params = dict(resource.list_params)
     if resource.takes_limit:
         params["limit"] = str(size)
-    if part.gte is not None:
+    if part.gte is not None and resource.created_param:
         params[f"{resource.created_param}[gte]"] = str(part.gte)
-    if part.lt is not None:
+    if part.lt is not None and resource.created_param:
         params[f"{resource.created_param}[lt]"] = str(part.lt)
     if part.cursor is not None:
         params["starting_after" if resource.api == "v1" else "page"] = part.cursor
@@ -106,8 +103,11 @@ def _next_cursor(
     resource: Resource, body: dict[str, Any], records: list[dict[str, Any]]
 ) -> str | None:
     if resource.api == "v1":
-        # An empty page that promises more has nothing to start after.
-        return str(records[-1]["id"]) if body["has_more"] and records else None
+        if not body["has_more"]:
+            return None
+        if not records:
+            raise ValueError("an empty page that promises more has nothing to start after")
+        return str(records[-1]["id"])
     if not body.get("next_page_url"):
         return None
     [token] = parse_qs(urlsplit(str(body["next_page_url"])).query)["page"]

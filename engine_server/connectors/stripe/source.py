@@ -7,7 +7,7 @@ from contextlib import aclosing
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
 from engine_server.connectors.stripe import check
-from engine_server.connectors.stripe.account import confirm_account_id, fetch_account_id
+from engine_server.connectors.stripe.account import confirm_account, fetch_account
 from engine_server.connectors.stripe.backfill import backfill
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
@@ -59,13 +59,13 @@ class StripeSource:
         if request.inputs:
             raise InputsNotSupported("the Stripe source takes no pushed inputs")
         async with StripeClient(config, self._policy) as client:
-            account_id = await fetch_account_id(client, config)
-            async with aclosing(backfill(client, config, request, account_id)) as messages:
+            account = await fetch_account(client, config)
+            async with aclosing(backfill(client, config, request, account)) as messages:
                 async for message in messages:
                     yield message
 
     async def setup(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Looks the account up, and asks to store it when it is not configured.
+        """Looks the account up, and asks to store what was not configured of it.
 
         Raises:
             ConnectionFailed: the API cannot be reached, refuses the key, or the key reads another
@@ -73,9 +73,11 @@ class StripeSource:
             ConnectorError: the account cannot be told.
         """
         async with StripeClient(config, self._policy) as client:
-            account_id = await confirm_account_id(client, config)
-        if config.known_account_id is None:
-            yield Message(control=Control(source_config=config.with_account(account_id)))
+            account = await confirm_account(client, config)
+        is_known = config.known_account_id is not None
+        if not is_known or account.created not in (None, config.account_created):
+            stored = config.with_account(account.id, account.created)
+            yield Message(control=Control(source_config=stored))
 
     async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields nothing: there is nothing to remove."""

@@ -1,29 +1,20 @@
 """The fetching side of one stream's backfill: which page comes next, and what it leaves to read."""
 
 import dataclasses
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page, page_size
+from engine_server.connectors.stripe.nested_lists import records_to_emit
+from engine_server.connectors.stripe.pages import Page, page_size
+from engine_server.connectors.stripe.range_reader import RangeReader
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.records import encode
-from engine_server.connectors.stripe.splitting import split
-
-# A window that ends less than this before now holds the newest objects: its first page is asked for
-# without a filter. Most lists are done with it, whether or not the server can filter at all.
-_NEWEST_SECONDS = 3600
-
-# A cut is a bet on the density of what was not seen yet, and may cost a request. The first bets are
-# few, so that what they show can guide the others; in the long run this many pages pay for one.
-_FIRST_CUTS = 2
-_PAGES_PER_CUT = 40
+from engine_server.connectors.stripe.splitting import Room, Splitting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,20 +36,33 @@ class StreamFetch:
     """What is left to fetch of one stream: always ahead of what was emitted of it."""
 
     def __init__(
-        self, resource: Resource, checkpoint: Checkpoint, *, account_id: str, limit: int | None
+        self,
+        resource: Resource,
+        checkpoint: Checkpoint,
+        *,
+        account_id: str,
+        since: int,
+        limit: int | None,
     ) -> None:
-        """``limit`` is the number of records after which the stream counts as complete."""
+        """Begins where the checkpoint ends.
+
+        Args:
+            resource: How the stream is listed.
+            checkpoint: What is left to read.
+            account_id: What its records are stamped with.
+            since: When its history is thought to begin, in Unix seconds.
+            limit: The number of records after which the stream counts as complete.
+        """
         self.resource = resource
-        self._account_id = account_id
         self.in_flight = 0
+        self._account_id = account_id
         self._is_stopped = False
         self._window = checkpoint.accounted
         self._pending = deque(checkpoint.remaining)
         self._size = page_size(resource)
         self._limit_left = None if limit is None else limit - checkpoint.record_count
-        self._pages = checkpoint.record_count // self._size
-        self._cuts = 0
-        self._restarted: set[Range] = set()
+        self._reader = RangeReader(resource, self._window)
+        self._splitting = Splitting(page_size=self._size, since=since)
 
     @property
     def name(self) -> str:
@@ -66,9 +70,14 @@ class StreamFetch:
         return self.resource.stream.name
 
     @property
-    def is_done(self) -> bool:
-        """Whether nothing is in flight or left to start."""
-        return not self.in_flight and (self._is_stopped or not self._pending)
+    def open_parts(self) -> int:
+        """How many of its ranges are being read, or could be."""
+        return self.in_flight + (0 if self._is_stopped else len(self._pending))
+
+    @property
+    def pages(self) -> float:
+        """The pages that these are thought to hold, as far as anything is known of them."""
+        return 0.0 if self._is_stopped else self._splitting.pages
 
     @property
     def can_start(self) -> bool:
@@ -87,114 +96,60 @@ class StreamFetch:
         return self._pending.popleft()
 
     async def fetch(
-        self, client: StripeClient, part: Range, share: Callable[[], int]
+        self, client: StripeClient, part: Range, room: Callable[[Self], Room]
     ) -> FetchedPage:
         """Fetches the next page of ``part`` and queues what is left of it.
 
         Args:
             client: The way to Stripe.
             part: What ``start`` gave.
-            share: Tells how many of its fetches may be in flight once the page is there.
+            room: Tells what of the stream could be read side by side, once the page is there.
 
         Raises:
             ConnectionFailed: see ``StripeClient.get``.
             RequestFailed: the same.
         """
         try:
-            page, asked = await self._page(client, part)
+            page, asked = await self._reader.next_page(client, part, self._next_size())
+            scope = part if part.is_bounded else self._window
+            listed = [record for record in page.records if self._reader.lies_in(scope, record)]
+            # What follows in the range is only asked for then, so that pages keep their order.
+            records = await records_to_emit(
+                client, self.resource, listed, has_open_lists=page.has_open_lists
+            )
         finally:
             self.in_flight -= 1
-        scope = part if part.is_bounded else self._window
-        left = self._left(scope, asked, page, share())
-        self._pages += 1
+        left = self._left(part, scope, asked, page, room)
         self._pending.extendleft(reversed(left))
-        # Not left to whoever emits them: pages that wait would weigh four times as much as objects,
-        # and the garbage collector would go through them again and again.
-        records = [
-            encode(record, account_id=self._account_id, received_at=page.received_at)
-            for record in page.records
-            if self._lies_in(scope, record)
-        ]
         if self._limit_left is not None:
             self._limit_left -= len(records)
             if self._limit_left <= 0:
                 self.stop()
-        return FetchedPage(part=part, left=left, records=records)
+        # Not left to whoever emits them: pages that wait would weigh four times as much as objects,
+        # and the garbage collector would go through them again and again.
+        encoded = [
+            encode(record, account_id=self._account_id, received_at=page.received_at)
+            for record in records
+        ]
+        return FetchedPage(part=part, left=left, records=encoded)
 
-    async def _page(self, client: StripeClient, part: Range) -> tuple[Page, Range]:
-        """The next page of ``part``, and the range that was really asked for."""
-        if self._holds_newest(part):
-            newest = await self._ask(client, Range())
-            # A later window is small. If it is not, its own filter serves it better.
-            if part == self._window or not self._goes_on(part, newest):
-                return newest, Range()
-        return await self._ask(client, part), part
+    def _next_size(self) -> int:
+        return self._size if self._limit_left is None else min(self._size, self._limit_left)
 
-    def _holds_newest(self, part: Range) -> bool:
-        return (
-            part.cursor is None
-            and part.lt is not None
-            and part.lt == self._window.lt
-            and part.lt > time.time() - _NEWEST_SECONDS
-        )
-
-    def _goes_on(self, part: Range, newest: Page) -> bool:
-        """Whether more of ``part`` follows the newest page of a list that is newest first."""
-        span = newest.newest_first_span(self.resource.created_field)
-        if newest.next_cursor is None or span is None:
-            return False
-        return part.gte is None or span[1] >= part.gte
-
-    async def _ask(self, client: StripeClient, part: Range) -> Page:
-        size = self._size if self._limit_left is None else min(self._size, self._limit_left)
-        start = dataclasses.replace(part, cursor=None)
-        if part.cursor is None or start in self._restarted:
-            return await fetch_page(client, self.resource, part, size)
-        try:
-            page = await fetch_page(client, self.resource, part, size)
-        except RequestFailed as error:
-            if not error.is_lost_cursor:
-                raise
-        else:
-            # An empty page is right where a cut left nothing to the cursor's own part.
-            if page.records or await self._holds(client, part, part.cursor):
-                return page
-        # The cursor's object is gone. Only the start of the range is sure to be there still.
-        self._restarted.add(start)
-        return await fetch_page(client, self.resource, start, size)
-
-    async def _holds(self, client: StripeClient, part: Range, object_id: str) -> bool:
-        record = await fetch_object(client, self.resource, object_id)
-        return record is not None and self._lies_in(part, record)
-
-    def _left(self, scope: Range, asked: Range, page: Page, share: int) -> tuple[Range, ...]:
+    def _left(
+        self, part: Range, scope: Range, asked: Range, page: Page, room: Callable[[Self], Room]
+    ) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
-        if page.next_cursor is None:
+        times = page.times_newest_first(self.resource.created_field)
+        is_past_scope = bool(times) and scope.gte is not None and times[-1] < scope.gte
+        if page.next_cursor is None or is_past_scope:
+            self._splitting.end(part, len(page.records))
             return ()
         rest = dataclasses.replace(asked, cursor=page.next_cursor)
-        span = page.newest_first_span(self.resource.created_field)
-        if span is None or not self.resource.created_param:
+        is_divisible = self.resource.created_param and self._limit_left is None
+        if not times or not scope.contains(times[-1]) or not is_divisible:
+            self._splitting.keep(part, rest, len(page.records))
             return (rest,)
-        newest, oldest = span
-        if newest == oldest:
-            # A page of one second shows neither the order of the list nor its density.
-            return (rest,)
-        if scope.gte is not None and oldest < scope.gte:
-            return ()
-        if not scope.contains(oldest):
-            return (rest,)
-        wanted = share - self.in_flight - len(self._pending)
-        early = min(share, _FIRST_CUTS + self._pages // 2)
-        cuts = early + self._pages // _PAGES_PER_CUT - self._cuts
-        parts = split(
-            dataclasses.replace(scope, cursor=page.next_cursor),
-            newest=newest,
-            oldest=oldest,
-            parts=min(wanted, 1 + cuts),
+        return self._splitting.split(
+            part, rest, scope, times, room(self), open_parts=self.open_parts
         )
-        self._cuts += len(parts) - 1
-        return parts if len(parts) > 1 else (rest,)
-
-    def _lies_in(self, scope: Range, record: dict[str, Any]) -> bool:
-        created = record.get(self.resource.created_field)
-        return type(created) is not int or scope.contains(created)

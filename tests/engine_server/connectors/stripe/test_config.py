@@ -51,11 +51,24 @@ def test_a_trailing_slash_of_the_base_url_does_not_matter() -> None:
 
 def test_the_configuration_to_store_is_what_was_given_and_the_account() -> None:
     config = StripeConfig.model_validate({"api_key": SECRET, "rate_limit": 5, "account_id": None})
-    assert MessageToDict(config.with_account("acct_1")) == {
+    assert MessageToDict(config.with_account("acct_1", 1_600_000_000)) == {
         "api_key": SECRET,
         "rate_limit": 5.0,
         "account_id": "acct_1",
+        "account_created": 1_600_000_000.0,
     }
+
+
+def test_a_connected_account_is_not_stored_as_that_of_the_key() -> None:
+    fields = {"api_key": SECRET, "stripe_account": "acct_2"}
+    config = StripeConfig.model_validate(fields)
+    assert MessageToDict(config.with_account("acct_2", None)) == fields
+
+
+def test_a_stored_configuration_is_taken_again() -> None:
+    stored = StripeConfig.model_validate({"api_key": SECRET}).with_account("acct_1", 1_600_000_000)
+    config = StripeConfig.model_validate(MessageToDict(stored))
+    assert (config.known_account_id, config.account_created) == ("acct_1", 1_600_000_000)
 
 
 def test_every_field_is_described_and_the_key_is_marked_secret() -> None:

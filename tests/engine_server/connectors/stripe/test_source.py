@@ -28,13 +28,14 @@ async def test_setup_asks_to_store_the_account_with_the_rest_of_the_configuratio
         "api_key": simulator.api_key,
         "base_url": simulator.base_url,
         "account_id": simulator.account_id,
+        "account_created": simulator.account_created,
         "rate_limit": 100.0,
     }
 
 
 async def test_setup_of_a_known_account_only_looks_and_teardown_does_nothing() -> None:
     async with StripeSimulator() as simulator:
-        config = config_for(simulator)
+        config = config_for(simulator, account_created=simulator.account_created)
         assert [m async for m in StripeSource(QUICK).setup(config, [])] == []
         assert [m async for m in StripeSource(QUICK).teardown(config, [])] == []
         assert [request.path for request in simulator.requests] == ["/v1/account"]

@@ -1,0 +1,93 @@
+"""The next page of a range, whatever the server does with its filter and its cursor."""
+
+import dataclasses
+import time
+from typing import Any
+
+from engine_server.connectors.stripe.catalog import Resource
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page
+from engine_server.connectors.stripe.ranges import Range
+
+# A window that ends less than this before now holds the newest objects: its first page is asked for
+# without a filter. Most lists are done with it, whether or not the server can filter at all.
+_NEWEST_SECONDS = 3600
+
+
+class RangeReader:
+    """Reads the ranges of one list."""
+
+    def __init__(self, resource: Resource, window: Range) -> None:
+        """``window`` is what the ranges are parts of."""
+        self._resource = resource
+        self._window = window
+        # Ranges that were begun anew and have not come further than their first page since.
+        self._restarted: set[Range] = set()
+
+    async def next_page(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
+        """The next page of ``part``, and the range that was really asked for.
+
+        Raises:
+            ConnectionFailed: see ``StripeClient.get``.
+            RequestFailed: the same.
+        """
+        if self._holds_newest(part):
+            newest = await fetch_page(client, self._resource, Range(), size)
+            # A later window is small. If it is not, its own filter serves it better.
+            if part == self._window or not self._goes_on(part, newest):
+                return newest, Range()
+        if part.cursor is None:
+            return await fetch_page(client, self._resource, part, size), part
+        page = await self._page_after_cursor(client, part, part.cursor, size)
+        return page, part
+
+    def lies_in(self, scope: Range, record: dict[str, Any]) -> bool:
+        """Whether an object was created in ``scope``; what does not tell lies everywhere."""
+        created = record.get(self._resource.created_field)
+        return type(created) is not int or scope.contains(created)
+
+    def _holds_newest(self, part: Range) -> bool:
+        return (
+            bool(self._resource.created_param)
+            and part.cursor is None
+            and part.lt is not None
+            and part.lt == self._window.lt
+            and part.lt > time.time() - _NEWEST_SECONDS
+        )
+
+    def _goes_on(self, part: Range, newest: Page) -> bool:
+        """Whether more of ``part`` follows the newest page of a list that is newest first."""
+        times = newest.times_newest_first(self._resource.created_field)
+        if newest.next_cursor is None or not times:
+            return False
+        return part.gte is None or times[-1] >= part.gte
+
+    async def _page_after_cursor(
+        self, client: StripeClient, part: Range, cursor: str, size: int
+    ) -> Page:
+        start = dataclasses.replace(part, cursor=None)
+        try:
+            page = await fetch_page(client, self._resource, part, size)
+        except RequestFailed as error:
+            # A server that refuses every cursor would have the range begun anew for ever.
+            if not error.is_lost_cursor or start in self._restarted:
+                raise
+        else:
+            # An empty page is right where a cut left nothing to the cursor's own part.
+            if page.records or await self._is_there(client, part, cursor):
+                self._restarted.discard(start)
+                return page
+            if start in self._restarted:
+                raise RequestFailed(
+                    f"GET {self._resource.path} finds nothing after {cursor}, which is there no "
+                    "more, although its range was begun anew",
+                    status=200,
+                )
+        # The cursor's object is gone. Only the start of the range is sure to be there still.
+        self._restarted.add(start)
+        return await fetch_page(client, self._resource, start, size)
+
+    async def _is_there(self, client: StripeClient, part: Range, cursor: str) -> bool:
+        record = await fetch_object(client, self._resource, cursor)
+        return record is not None and self.lies_in(part, record)
