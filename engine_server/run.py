@@ -119,6 +119,7 @@ def _read(plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending) -> 
     request = ReadRequest(
         streams=streams,
         state=checkpoints,
+        until=plan.state.sync_run.time_ceiling,
         state_limit=plan.state_limit,
         refused_streams=ending.refused_streams,
         inputs=plan.inputs,

@@ -5,6 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from engine_server.connectors.config import ConnectorConfig
 from pipesync.v1.catalog_pb2 import Spec, Stream, StreamSelection
 from pipesync.v1.message_pb2 import Message, SourceInput
@@ -44,6 +46,8 @@ class ReadRequest:
         streams: The streams to read, and no others.
         state: The checkpoints to go on from, of more streams than are read perhaps; an absent one
             means from the start.
+        until: Where the run ends in time; what is made later belongs to another run. None for now.
+            A stream's own time_range.lt is never later.
         state_limit: How many checkpoints this request will still take; None when it takes all.
             Fetching what comes after them is waste.
         refused_streams: The streams that failed downstream so far. It grows while the read goes on:
@@ -53,6 +57,7 @@ class ReadRequest:
 
     streams: Sequence[SelectedStream]
     state: SourceState = field(default_factory=SourceState)
+    until: Timestamp | None = None
     state_limit: int | None = None
     refused_streams: AbstractSet[str] = frozenset()
     inputs: Sequence[SourceInput] = ()

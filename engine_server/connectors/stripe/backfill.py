@@ -99,7 +99,7 @@ def _open(
     checkpoint = resume(
         selected.name,
         request.state.streams.get(selected.name, ""),
-        _window(resource, selected, now),
+        _window(resource, selected, request.until, now),
     )
     limit = selected.selection.backfill_limit or config.backfill_limit
     return _Stream(
@@ -110,18 +110,25 @@ def _open(
             since=account.created or _NOTHING_BEFORE,
             limit=limit,
         ),
-        report=StreamReport(selected.name, checkpoint, limit=limit),
+        report=StreamReport(selected.stream, checkpoint, limit=limit),
     )
 
 
-def _window(resource: Resource, selected: SelectedStream, now: int) -> Range:
-    """What of the stream is asked for, in whole seconds, as objects are stamped."""
-    if not resource.created_param:
-        return Range()
+def _window(
+    resource: Resource, selected: SelectedStream, until: Timestamp | None, now: int
+) -> Range:
+    """What of the stream is asked for, in whole seconds, as objects are stamped.
+
+    A list that cannot be filtered by time has a window, too: a later run then knows how far back
+    it has to read.
+    """
     asked = selected.selection.time_range
+    end = _whole_seconds(until) if until is not None else now + 1
+    if not resource.created_param:
+        return Range(lt=end)
     return Range(
         gte=_whole_seconds(asked.gte) if asked.HasField("gte") else None,
-        lt=_whole_seconds(asked.lt) if asked.HasField("lt") else now + 1,
+        lt=_whole_seconds(asked.lt) if asked.HasField("lt") else end,
     )
 
 

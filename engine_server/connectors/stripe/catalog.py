@@ -44,8 +44,8 @@ class Resource:
             all of them.
         created_param: The list filter that a backfill window is given in (``created``); empty when
             the list cannot be filtered by time.
-        created_field: The field of the object that this filter looks at (Unix seconds); empty when
-            there is no such filter.
+        created_field: The field of the object that says when it was made: in Unix seconds where
+            there is such a filter, perhaps in another form or not at all where there is none.
     """
 
     stream: Stream
@@ -146,7 +146,7 @@ def _resource(
         list_params=SHOW_ALL.get(listing.path, {}),
         takes_limit="limit" in listing.optional_params and listing.path not in OWN_LIMITS,
         created_param="created" if in_windows else "",
-        created_field=created_field if in_windows else "",
+        created_field=created_field,
     )
 
 

@@ -75,7 +75,9 @@ def reconcile(accounted: Range, remaining: Sequence[Range], window: Range) -> tu
         for part in remaining
         if part.is_bounded and (inside := intersection(part, window)) is not None
     ]
-    added = difference(window, [_settled(accounted, window), *kept])
+    # A part with a cursor has passed the seconds that may still settle.
+    unread = [part for part in kept if part.cursor is None]
+    added = difference(window, [_settled(accounted, window), *unread])
     return (*unbounded, *sorted([*kept, *added], key=_upper, reverse=True))
 
 

@@ -8,16 +8,17 @@ from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.ranges import Range, difference
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
-from pipesync.v1.catalog_pb2 import TimeRange
+from pipesync.v1.catalog_pb2 import Stream, TimeRange
 from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint, StreamStatus
 
 
 class StreamReport:
     """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
 
-    def __init__(self, stream: str, checkpoint: Checkpoint, *, limit: int | None) -> None:
+    def __init__(self, stream: Stream, checkpoint: Checkpoint, *, limit: int | None) -> None:
         """``limit`` is the number of records after which the stream counts as complete."""
-        self._stream = stream
+        self._stream = stream.name
+        self._has_ranges = stream.supports_time_range
         self._checkpoint = checkpoint
         self._limit = limit
         self.is_closed = False
@@ -37,7 +38,7 @@ class StreamReport:
         """The stream begins; what earlier requests completed is told again."""
         window = self._checkpoint.accounted
         started = StreamStatus.Started()
-        if window.is_bounded:
+        if self._has_ranges and window.is_bounded:
             started.time_range.CopyFrom(_time_range(window))
         yield self._status(StreamStatus(started=started))
         remaining = self._checkpoint.remaining
@@ -73,7 +74,7 @@ class StreamReport:
 
     def _ranges_completed(self, parts: tuple[Range, ...]) -> Iterator[Message]:
         for part in parts:
-            if part.is_bounded:
+            if self._has_ranges and part.is_bounded:
                 completed = StreamStatus.RangeCompleted(range=_time_range(part))
                 yield self._status(StreamStatus(range_completed=completed))
 

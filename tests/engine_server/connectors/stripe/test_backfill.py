@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import orjson
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
@@ -58,9 +59,10 @@ async def test_a_complete_stream_is_started_and_completed_without_a_fetch(
     simulator: StripeSimulator,
 ) -> None:
     streams = [selected("products", lt=1_900_000_000), selected("payment_methods")]
-    first = await read(config_for(simulator), streams)
+    until = Timestamp(seconds=1_900_000_000)
+    first = await read(config_for(simulator), streams, until=until)
     simulator.requests.clear()
-    again = await read(config_for(simulator), streams, state=first.state)
+    again = await read(config_for(simulator), streams, state=first.state, until=until)
     assert again.turns("products") == again.turns("payment_methods") == ["started", "completed"]
     assert (len(simulator.requests), again.checkpoints) == (0, 0)
 

@@ -21,7 +21,7 @@ SETTLING = 10
 class GrowingAccount:
     """An account with a clock of its own: each request takes a second, and brings new customers.
 
-    Of those, one was created a second before it entered the list.
+    Some of them were created a little before they enter the list.
     """
 
     def __init__(self, simulator: StripeSimulator, *, now: int) -> None:
@@ -82,7 +82,7 @@ class GrowingAccount:
     async def _grow(self, request: web.Request, serve: faults.Serve) -> web.StreamResponse:
         if self.grows:
             self.now += 1
-            for created in (self.now, self.now, self.now - 1):
+            for created in (self.now, self.now - 1, self.now - 4):
                 self.add(created)
         return await serve(request)
 
@@ -154,4 +154,19 @@ async def test_a_run_that_was_given_up_takes_nothing_from_the_next(
         await account.cut_short(stop_after)
         account.grows = False
         await account.read_up_to_now()
+        account.check()
+
+
+@pytest.mark.parametrize("distance", [1, 3, 600])
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+async def test_what_enters_the_last_second_of_a_run_that_is_given_up_is_read_by_the_next(
+    stop_after: int, distance: int, now: int
+) -> None:
+    async with growing(even(450, distance=distance), now=now) as account:
+        account.grows = False
+        await account.cut_short(stop_after)
+        late = account.add(account.ceilings[-1] - 1)
+        account.now += 5
+        await account.read_up_to_now()
+        assert account.ids[late] == 1
         account.check()
