@@ -42,10 +42,16 @@ class StripeSource:
         yield Message(connection_status=await check.check(config, self._policy, streams))
 
     async def discover(self, config: StripeConfig) -> Messages:
-        """Yields the catalog of the installed ``stripe`` package, without the network."""
+        """Yields the catalog of the installed ``stripe`` package, without the network.
+
+        Its metadata name the account when the configuration does.
+        """
         resources = await asyncio.to_thread(load_resources)
         message = Message()
         message.catalog.streams.extend(resource.stream for resource in resources.values())
+        if config.known_account_id is not None:
+            for stream in message.catalog.streams:
+                stream.metadata["account_id"] = config.known_account_id
         yield message
 
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:

@@ -20,10 +20,10 @@ _WASTE_PER_PART = 0.5
 # Objects not seen yet are believed in with caution: so many pages for each page that was read, or
 # at least this share of all that the density promises.
 _TRUST_PER_PAGE = 5
-_TRUST_SHARE = 1 / 32
+_TRUST_SHARE = 1 / 4
 
 # What the first pages show guides the cuts that follow, so the first ones are few.
-_FIRST_PARTS = 4
+_FIRST_PARTS = 6
 
 # A part is cut when it holds this many times the pages that each request in flight would have if
 # all were shared out evenly; a part of fewer pages is not worth its request.

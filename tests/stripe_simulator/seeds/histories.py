@@ -12,7 +12,8 @@ from tests.stripe_simulator.seeds.plan import MAKERS
 from tests.stripe_simulator.seeds.references import References
 
 _DAY = 86_400
-_SPAN = 3_652 * _DAY  # ten years
+# Ten years.
+HISTORY_SECONDS = 3_652 * _DAY
 _RECENT = 42 * _DAY
 _RECENT_SHARE = 0.9
 _BURST = 5_000
@@ -26,14 +27,14 @@ Ages = Callable[[random.Random, int], list[float]]
 
 def _even(generator: random.Random, count: int) -> list[float]:
     """At the same rate all along; as in life, not at the same distances."""
-    return [generator.uniform(0, _SPAN) for _ in range(count)]
+    return [generator.uniform(0, HISTORY_SECONDS) for _ in range(count)]
 
 
 def _skewed(generator: random.Random, count: int) -> list[float]:
     """Most in the last six weeks, the rest at the same rate before."""
     recent = int(count * _RECENT_SHARE)
     ages = [generator.uniform(0, _RECENT) for _ in range(recent)]
-    return ages + [generator.uniform(_RECENT, _SPAN) for _ in range(count - recent)]
+    return ages + [generator.uniform(_RECENT, HISTORY_SECONDS) for _ in range(count - recent)]
 
 
 def _bursty(generator: random.Random, count: int) -> list[float]:

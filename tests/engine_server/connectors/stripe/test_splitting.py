@@ -65,7 +65,7 @@ def test_parts_cover_what_is_left_without_overlap_and_the_first_goes_on(
 def test_a_long_history_is_cut_into_few_parts_first_and_into_more_as_pages_come() -> None:
     splitting = Splitting(page_size=PAGE, since=SINCE)
     first = split(LONG, scope=WINDOW, splitting=splitting)
-    assert 2 < len(first) <= 5
+    assert 2 < len(first) <= 7
     # Pages come as they were promised.
     for _ in range(100):
         splitting.keep(first[0], first[0], PAGE)
@@ -79,7 +79,9 @@ def test_a_long_history_is_cut_into_few_parts_first_and_into_more_as_pages_come(
 def test_the_parts_next_to_what_was_seen_are_the_smallest() -> None:
     result = split(LONG, scope=Range(gte=None, lt=WINDOW.lt))
     lengths = [part.lt - part.gte for part in result[1:-1] if part.lt and part.gte]
-    assert lengths == sorted(lengths)
+    assert len(lengths) > 1
+    # Borders are whole seconds.
+    assert all(newer <= older + 1 for newer, older in itertools.pairwise(lengths))
 
 
 def test_a_thin_rest_is_not_cut() -> None:
