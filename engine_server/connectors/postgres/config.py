@@ -1,8 +1,9 @@
 """What a user says about the Postgres to write to."""
 
 import ssl
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
@@ -11,6 +12,9 @@ from engine_server.connectors.config import ConnectorConfig
 # Postgres cuts longer identifiers off.
 MAX_IDENTIFIER_BYTES = 63
 _PARTS = ("host", "port", "database", "user", "password")
+
+# https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
 def _fits_an_identifier(value: str) -> str:
@@ -35,6 +39,13 @@ class PostgresConfig(ConnectorConfig):
         description="Role to connect as. The operating system's user when absent.",
     )
     password: SecretStr | None = Field(None, description="The role's password.")
+    password_file: str | None = Field(
+        None,
+        min_length=1,
+        description="Absolute path of a file on the engine's machine that holds the password, in "
+        "place of password. It is read for each new connection, so the password may be changed "
+        "while the engine runs.",
+    )
     # After its alternatives: its validator looks at them.
     url: SecretStr | None = Field(
         None,
@@ -60,10 +71,32 @@ class PostgresConfig(ConnectorConfig):
         description="What becomes of a row whose object was deleted at the source: kept with "
         "deleted = true (soft), or deleted (hard).",
     )
+    ssl_mode: SslMode | None = Field(
+        None,
+        description="TLS, in libpq's words: disable, allow, prefer, require (encrypted, but with "
+        "whoever answers), verify-ca (the certificate is of an authority we trust), verify-full "
+        "(and for this host name). When absent: sslmode in the url, or verify-full with "
+        "ssl_ca_pem, or prefer.",
+    )
     ssl_ca_pem: str | None = Field(
         None,
-        description="PEM certificates of the authority to trust. The server must then have a "
-        "certificate of it for its host name. When absent, sslmode in the url decides.",
+        description="PEM certificates of the authorities to trust. The server's certificate must "
+        "then be of one of them and for its host name; the name is not looked at with verify-ca. "
+        "When absent, verify-ca and verify-full go by sslrootcert in the url, or else trust the "
+        "authorities that the engine's machine trusts.",
+    )
+    application_name: str | None = Field(
+        None,
+        min_length=1,
+        description="What pg_stat_activity calls our sessions. When absent: application_name in "
+        "the url, or pipesync.",
+    )
+    statement_timeout: float = Field(
+        60.0,
+        ge=0.001,
+        le=86_400,
+        description="Seconds that writing a batch of one stream may take, waiting for locks "
+        "included, before it is broken off and tried again. Setup and teardown may take longer.",
     )
 
     @field_validator("url")
@@ -76,16 +109,53 @@ class PostgresConfig(ConnectorConfig):
             return None
         if parts:
             raise ValueError(f"cannot be given together with {', '.join(parts)}: give one or other")
-        if urlsplit(url.get_secret_value()).scheme not in {"postgresql", "postgres"}:
+        text = url.get_secret_value()
+        if urlsplit(text).scheme not in {"postgresql", "postgres"}:
             raise ValueError("must begin with postgresql://")
+        if info.data.get("password_file") is not None and _has_password(text):
+            raise ValueError("has a password already: give that or password_file")
+        mode = url_parameter(text, "sslmode")
+        if mode is not None and mode not in get_args(SslMode):
+            raise ValueError(f"sslmode must be one of {', '.join(get_args(SslMode))}")
         return url
+
+    @field_validator("password_file")
+    @classmethod
+    def _is_the_only_password(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is not None:
+            if info.data.get("password") is not None:
+                raise ValueError("cannot be given together with password: give one or other")
+            if not Path(path).is_absolute():
+                raise ValueError("must be an absolute path")
+        return path
+
+    @field_validator("ssl_mode")
+    @classmethod
+    def _is_the_only_mode(cls, mode: SslMode | None, info: ValidationInfo) -> SslMode | None:
+        url = info.data.get("url")
+        if mode and url and url_parameter(url.get_secret_value(), "sslmode"):
+            raise ValueError("cannot be given together with sslmode in the url: give one or other")
+        return mode
 
     @field_validator("ssl_ca_pem")
     @classmethod
-    def _is_a_certificate(cls, pem: str | None) -> str | None:
+    def _is_a_certificate(cls, pem: str | None, info: ValidationInfo) -> str | None:
         if pem is not None:
             try:
                 ssl.create_default_context(cadata=pem)
             except (ssl.SSLError, ValueError):
                 raise ValueError("must be one or more certificates in PEM form") from None
+            mode = info.data.get("ssl_mode")
+            if mode is not None and not mode.startswith("verify-"):
+                raise ValueError(f"is of no use with ssl_mode {mode}: choose verify-full")
         return pem
+
+
+def url_parameter(url: str, name: str) -> str | None:
+    """What a connection URL says after its question mark; of several the last."""
+    return parse_qs(urlsplit(url).query).get(name, [None])[-1]
+
+
+def _has_password(url: str) -> bool:
+    credentials = urlsplit(url).netloc.rpartition("@")[0]
+    return ":" in credentials or url_parameter(url, "password") is not None

@@ -65,7 +65,12 @@ class PostgresDestination:
             made = await _make_missing(pool, config, tables)
             for sentence in made:
                 yield _info(sentence)
-            writer = Writer(pool, tables, hard_delete=config.delete_mode == "hard")
+            writer = Writer(
+                pool,
+                tables,
+                hard_delete=config.delete_mode == "hard",
+                statement_timeout=config.statement_timeout,
+            )
             flow = Flow(writer, batch_rows=config.batch_size)
             async with aclosing(flow.pass_on(messages)) as passed_on:
                 async for message in passed_on:

@@ -3,6 +3,8 @@
 SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
+import re
+
 import asyncpg
 
 # What the driver raises. InternalClientError: a server's farewell found it between two queries.
@@ -23,20 +25,27 @@ _CONNECTION_STATES = frozenset(
         "57P03",  # the server is starting up or shutting down
     }
 )
+_READ_ONLY = "25006"  # a fail-over made this server the standby
 _PASSING_CLASSES = frozenset({"08", "40"})  # connection exceptions; deadlocks, serialization
 _PASSING_STATES = frozenset(
     {
-        "25006",  # read-only: a fail-over made this server the standby
+        _READ_ONLY,
+        "25P03",  # our transaction was idle too long: we, or the network, stood still
         "53300",
         "55P03",  # a lock was not to be had in time
+        "57014",  # a statement took too long, or an administrator broke it off
         "57P01",
         "57P02",
         "57P03",
+        "57P05",  # our session was idle too long
     }
 )
 # Bad data, violated constraints, no such table or no right to it, beyond a limit of Postgres.
 _REFUSED_CLASSES = frozenset({"22", "23", "42", "54"})
 _DATA_CLASSES = frozenset({"22", "23", "54"})
+# The class whose messages quote the value that is wrong, which may itself hold quotation marks.
+_QUOTING_CLASS = "22"
+_QUOTATION = re.compile('".*"', re.DOTALL)
 
 
 def is_connection_fault(error: BaseException) -> bool:
@@ -44,6 +53,13 @@ def is_connection_fault(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return _state(error)[:2] in _CONNECTION_CLASSES or _state(error) in _CONNECTION_STATES
     return _is_lost_connection(error)
+
+
+def wants_another_connection(error: BaseException) -> bool:
+    """Whether to try again elsewhere: a server that fell back to a standby stays one."""
+    if isinstance(error, asyncpg.PostgresError) and _state(error) == _READ_ONLY:
+        return True
+    return is_connection_fault(error)
 
 
 def is_passing(error: BaseException) -> bool:
@@ -64,9 +80,14 @@ def lies_in_a_record(error: asyncpg.PostgresError) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line. Its detail is left out: it may quote the row."""
+    """The error in one line. What of it may quote the row is left out."""
     if isinstance(error, asyncpg.PostgresError):
-        return f"{error.args[0]} (SQLSTATE {_state(error)})"
+        message = str(error.args[0])
+        if _state(error).startswith(_QUOTING_CLASS):
+            message = _QUOTATION.sub('"..."', message)
+        return f"{message} (SQLSTATE {_state(error)})"
+    if isinstance(error, TimeoutError) and not error.args:
+        return "it did not answer in time"
     return str(error) or type(error).__name__
 
 

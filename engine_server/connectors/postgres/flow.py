@@ -16,6 +16,8 @@ from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, StreamStatus
 
 MAX_FLUSHES = 2
+# A source may send checkpoint after checkpoint without a record, while a flush goes on.
+_MAX_HELD = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Flow:
         try:
             while True:
                 self._start_flush_if_due(ended)
-                if reading is None and not ended and not self._batch.is_full():
+                if reading is None and not ended and self._has_room():
                     reading = asyncio.create_task(_next(messages))
                 waiting: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
                 if reading is not None:
@@ -80,6 +82,9 @@ class Flow:
                     yield self._held.popleft()[1]
         finally:
             await self._end(reading)
+
+    def _has_room(self) -> bool:
+        return not self._batch.is_full() and len(self._held) < _MAX_HELD
 
     def _take(self, message: Message) -> None:
         if stream_name(message) in self._refused:

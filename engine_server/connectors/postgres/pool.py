@@ -1,16 +1,16 @@
 """Connections to the user's Postgres, shared by its pipelines; its errors are said in our words."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.connect import connect_options
 from engine_server.connectors.postgres.faults import DRIVER_ERRORS, describe, is_connection_fault
 from engine_server.errors import ConnectionFailed, ConnectorError
 
@@ -26,14 +26,6 @@ _CONNECT_TIMEOUT = 10.0
 # The engine promises that a cancelled call stops within a second.
 _CANCEL_TIMEOUT = 0.3
 _CLOSE_TIMEOUT = 0.3
-_SERVER_SETTINGS = {
-    "application_name": "pipesync",
-    # Under a stricter one, what is read after waiting for a lock may be older than the lock.
-    "default_transaction_isolation": "read committed",
-    # A plan kept from when a table was small reads all of it when it is large. Planning anew costs
-    # 1 ms a batch.
-    "plan_cache_mode": "force_custom_plan",
-}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,14 +62,19 @@ async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
 
 
 async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """What ``question`` answers, asked over one connection.
+    """What ``question`` answers, asked in one transaction.
 
     Raises:
         ConnectionFailed: The connection cannot be made, or was lost.
         ConnectorError: Postgres refused what was asked of it.
     """
+
+    async def ask_in_transaction(connection: Connection) -> T:
+        async with connection.transaction(isolation="read_committed"):
+            return await question(connection)
+
     with _errors_in_our_words():
-        return await use(pool, question)
+        return await use(pool, ask_in_transaction)
 
 
 async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -122,7 +119,10 @@ def _address(config: PostgresConfig) -> Hashable:
         config.database,
         config.user,
         config.password,
+        config.password_file,
+        config.ssl_mode,
         config.ssl_ca_pem,
+        config.application_name,
     )
 
 
@@ -138,46 +138,15 @@ def _errors_in_our_words() -> Iterator[None]:
 
 
 async def _create_pool(config: PostgresConfig) -> Pool:
-    options: dict[str, Any] = {}
-    if config.ssl_ca_pem is not None:
-        options["ssl"] = ssl.create_default_context(cadata=config.ssl_ca_pem)
-    if config.url is not None:
-        options["dsn"] = config.url.get_secret_value()
-    else:
-        options.update(
-            host=config.host, port=config.port, database=config.database, user=config.user
-        )
-        if config.password is not None:
-            options["password"] = config.password.get_secret_value()
     return await asyncpg.create_pool(
-        **options,
+        **connect_options(config),
         min_size=0,
         max_size=MAX_CONNECTIONS,
         max_inactive_connection_lifetime=_IDLE_TIMEOUT,
         timeout=_CONNECT_TIMEOUT,
-        server_settings=_SERVER_SETTINGS,
-        connect=_connect,
-        init=_take_jsonb_as_bytes,
+        reset=_leave_as_it_is,
     )
 
 
-async def _connect(*where: Any, **options: Any) -> asyncpg.Connection:
-    try:
-        return await asyncpg.connect(*where, **options)
-    except ValueError:
-        # The driver's text may quote a piece of the password, so it is left out.
-        raise ConnectionFailed(
-            "the Postgres url cannot be understood: special characters in its password must be "
-            "percent-encoded"
-        ) from None
-
-
-async def _take_jsonb_as_bytes(connection: asyncpg.Connection) -> None:
-    # The binary form of jsonb is a version byte and the text. Both conversions are C calls.
-    await connection.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        encoder=b"\x01".__add__,
-        decoder=lambda data: data[1:],
-        format="binary",
-    )
+async def _leave_as_it_is(connection: asyncpg.Connection) -> None:
+    """Nothing is kept in a session, so there is nothing to ask Postgres to forget."""

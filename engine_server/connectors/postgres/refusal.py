@@ -1,18 +1,25 @@
 """Finds the record that Postgres refuses, and says which it is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
 
 import asyncpg
 
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
-from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.postgres.transaction import Transaction
+
+# A transaction of which nothing is kept.
+Trial: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
+
+_MAX_KEY_LENGTH = 200
 
 
 async def explain(
     error: asyncpg.PostgresError,
-    connection: Connection,
+    trial: Trial,
     table: Table,
     statement: str,
     records: Sequence[bytes],
@@ -21,14 +28,14 @@ async def explain(
 
     Args:
         error: What Postgres answered to all of them.
-        connection: Where to try parts of them; nothing is kept of it.
+        trial: Begins a transaction to try some of them in.
         table: Their table.
         statement: What writes them.
         records: At least one.
     """
     if not lies_in_a_record(error):
         return f"Postgres refused to write to table {table.quoted}: {describe(error)}"
-    found = await _first_refused(connection, statement, records)
+    found = await _first_refused(trial, statement, records)
     if found is None:
         return f"Postgres refused records of {table.stream}: {describe(error)}"
     offender, error = found
@@ -38,33 +45,30 @@ async def explain(
 
 
 async def _first_refused(
-    connection: Connection, statement: str, records: Sequence[bytes]
+    trial: Trial, statement: str, records: Sequence[bytes]
 ) -> tuple[bytes, asyncpg.PostgresError] | None:
     """Halves the records until one is left; None when that one is refused only in company."""
     first, end = 0, len(records)
     while end - first > 1:
         middle = (first + end) // 2
-        if await _refused(connection, statement, records[first:middle]):
+        if await _refused(trial, statement, records[first:middle]):
             end = middle
         else:
             first = middle
-    error = await _refused(connection, statement, records[first:end])
+    error = await _refused(trial, statement, records[first:end])
     return None if error is None else (records[first], error)
 
 
 async def _refused(
-    connection: Connection, statement: str, records: Sequence[bytes]
+    trial: Trial, statement: str, records: Sequence[bytes]
 ) -> asyncpg.PostgresError | None:
-    transaction = connection.transaction()
-    await transaction.start()
     try:
-        await connection.fetchrow(statement, records)
+        async with trial() as begun:
+            await begun.fetch(statement, records)
     except asyncpg.PostgresError as error:
         if not is_refusal(error):
             raise
         return error
-    finally:
-        await transaction.rollback()
     return None
 
 
@@ -80,4 +84,6 @@ def _key(table: Table, record: bytes) -> str:
             values.append(f"{column.name} {json.dumps(value)}")
     except (ValueError, LookupError, TypeError):
         return "its key cannot be read"
-    return ", ".join(values)
+    key = ", ".join(values)
+    # One too long for an index is what may be wrong with it.
+    return key if len(key) <= _MAX_KEY_LENGTH else f"{key[:_MAX_KEY_LENGTH]}..."

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 import asyncpg
@@ -15,10 +15,12 @@ from engine_server.connectors.postgres.faults import (
     is_connection_fault,
     is_passing,
     is_refusal,
+    wants_another_connection,
 )
 from engine_server.connectors.postgres.pool import Connection, Pool, use
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.postgres.upsert import upsert_statement
 from engine_server.errors import ConnectionFailed, ConnectorError
 
@@ -36,8 +38,16 @@ _GIVE_UP_AFTER = 60.0
 class Writer:
     """Writes the rows of several streams in one transaction."""
 
-    def __init__(self, pool: Pool, tables: Sequence[Table], *, hard_delete: bool) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        tables: Sequence[Table],
+        *,
+        hard_delete: bool,
+        statement_timeout: float,
+    ) -> None:
         self._pool = pool
+        self._statement_timeout = statement_timeout
         self._tables = {table.stream: table for table in tables}
         self._statements = {
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
@@ -67,8 +77,8 @@ class Writer:
                 refusal = await use(self._pool, partial(self._try_to_commit, remaining))
             except DRIVER_ERRORS as error:
                 await faults.wait_out(error)
-                # A server that fell back to a standby stays one: look for its successor.
-                await self._pool.expire_connections()
+                if wants_another_connection(error):
+                    await self._pool.expire_connections()
                 continue
             if refusal is None:
                 break
@@ -82,14 +92,19 @@ class Writer:
         began = time.perf_counter()
         counts: dict[str, asyncpg.Record] = {}
         try:
-            async with connection.transaction():
+            async with transaction(connection, self._statement_timeout) as begun:
                 for stream, records in rows.items():
-                    [counts[stream]] = await connection.fetch(self._statements[stream], records)
+                    [counts[stream]] = await begun.fetch(self._statements[stream], records)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
+            stream = self._refused_stream(error, counts, rows)
             reason = await explain(
-                error, connection, self._tables[stream], self._statements[stream], rows[stream]
+                error,
+                partial(transaction, connection, self._statement_timeout, keep=False),
+                self._tables[stream],
+                self._statements[stream],
+                rows[stream],
             )
             return stream, reason
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
@@ -105,6 +120,19 @@ class Writer:
                 duration_ms=duration_ms,
             )
         return None
+
+    def _refused_stream(
+        self, error: asyncpg.PostgresError, written: Collection[str], rows: Rows
+    ) -> str:
+        unwritten = [stream for stream in rows if stream not in written]
+        if unwritten:
+            return unwritten[0]
+        # Only the commit was refused, by a deferred constraint of the user's.
+        for stream in rows:
+            table = self._tables[stream]
+            if (table.schema, table.name) == (error.schema_name, error.table_name):
+                return stream
+        return next(iter(rows))
 
 
 class _Faults:
