@@ -1,7 +1,18 @@
--- $1: a schema. $2: table names. Those that exist, each with its columns.
+-- $1: a schema. $2: table names. Those that exist, each with its columns and its primary key.
 SELECT
     table_.relname AS name,
-    array_agg(attribute.attname::text) AS columns
+    array_agg(attribute.attname::text) AS columns,
+    array_agg(format_type(attribute.atttypid, attribute.atttypmod)) AS types,
+    array_agg(attribute.attgenerated <> '') AS generated,
+    ARRAY(
+        SELECT key_attribute.attname::text
+        FROM pg_catalog.pg_index AS key
+        JOIN pg_catalog.pg_attribute AS key_attribute
+            ON key_attribute.attrelid = key.indrelid
+            AND key_attribute.attnum = ANY(key.indkey::smallint[])
+        WHERE key.indrelid = table_.oid
+            AND key.indisprimary
+    ) AS key
 FROM pg_catalog.pg_class AS table_
 JOIN pg_catalog.pg_namespace AS schema_ ON schema_.oid = table_.relnamespace
 JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = table_.oid
@@ -9,4 +20,4 @@ WHERE schema_.nspname = $1
     AND table_.relname = ANY($2::text[])
     AND attribute.attnum > 0
     AND NOT attribute.attisdropped
-GROUP BY table_.relname
+GROUP BY table_.oid, table_.relname

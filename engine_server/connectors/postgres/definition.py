@@ -1,135 +1,145 @@
-"""Makes what is missing of the schema and its tables, and drops it again."""
+"""Makes what is missing of the schema, its tables and their columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 
+from engine_server.connectors.postgres.existing import (
+    ExistingTable,
+    existing_tables,
+    lock,
+    refuse_protected,
+)
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
-    LAST_SYNCED_AT,
-    RAW_DATA,
     ColumnMode,
     GeneratedColumn,
     Table,
+    by_name,
     quote,
 )
 from engine_server.errors import ConnectorError
 
-_COLUMNS = files(__package__).joinpath("columns.sql").read_text()
 _CREATE_TABLE = files(__package__).joinpath("create_table.sql").read_text()
-_MAY_DROP_SCHEMA = files(__package__).joinpath("may_drop_schema.sql").read_text()
 _VIRTUAL_COLUMNS_SINCE = 18
 # Asked of the table itself: to_regnamespace() may answer from a cache that is behind the lock.
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
-# Two set-ups of one schema take turns; the lock goes with the transaction.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pipesync ' || $1, 0))"
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """How what exists differs from what is wanted.
+
+    Attributes:
+        missing: What is to be made, in order: a sentence that says so → the statement that does.
+        warnings: A sentence for each column that exists and is not what its field needs.
+    """
+
+    missing: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
 
 async def make_missing(
     connection: Connection, schema: str, tables: Sequence[Table], columns: ColumnMode | None
-) -> list[str]:
+) -> Differences:
     """Makes the schema, tables and columns that are not there yet, all of them or none.
 
-    Safe to repeat, and to run twice at once. When nothing is missing it only reads.
+    Safe to repeat, and to run twice at once. When nothing is missing it only reads. Nothing that
+    is there is changed or dropped: not a column whose field is gone, nor one whose field has
+    another type now.
 
     Returns:
-        A sentence for each thing made.
+        What was made, and what stays other than it should be.
 
     Raises:
-        ConnectorError: A table of that name was made by others, or the server is too old for the
-            columns that were asked for.
+        ConnectorError: The schema is one of Postgres's own, a table of that name was made by others
+            or has another key, or the server is too old for the columns that were asked for.
     """
+    refuse_protected(schema)
     mode = _column_mode(connection, columns)
-    if not await _missing(connection, schema, tables, mode):
-        return []
+    differences = await _differences(connection, schema, tables, mode)
+    if not differences.missing:
+        return differences
     async with connection.transaction():
-        await connection.execute(_LOCK, schema)
-        missing = await _missing(connection, schema, tables, mode)
-        for statement in missing.values():
+        await lock(connection, schema)
+        differences = await _differences(connection, schema, tables, mode)
+        for statement in differences.missing.values():
             await connection.execute(statement)
-    return list(missing)
+    return differences
 
 
 async def is_complete(
     connection: Connection, schema: str, tables: Sequence[Table], columns: ColumnMode | None
 ) -> bool:
-    """Whether ``make_missing`` would find nothing to do."""
-    return not await _missing(connection, schema, tables, _column_mode(connection, columns))
+    """Whether ``make_missing`` would find nothing to make. Raises as it does."""
+    refuse_protected(schema)
+    mode = _column_mode(connection, columns)
+    return not (await _differences(connection, schema, tables, mode)).missing
 
 
-async def drop(connection: Connection, schema: str, tables: Sequence[Table]) -> list[str]:
-    """Drops the tables, and the schema if that leaves it empty, all of it or nothing.
-
-    A schema of Postgres's own is refused. ``public`` is kept, and so is a table of that name that
-    was made by others.
-
-    Returns:
-        A sentence for each thing dropped or left alone.
-
-    Raises:
-        ConnectorError: The schema is one of Postgres's own.
-    """
-    if schema.startswith("pg_") or schema == "information_schema":
-        raise ConnectorError(f"schema {schema} belongs to Postgres itself: nothing was dropped")
-    done: list[str] = []
-    async with connection.transaction():
-        await connection.execute(_LOCK, schema)
-        existing = await _existing(connection, schema, tables)
-        for table in _by_name(tables):
-            if table.name not in existing:
-                continue
-            if not _is_ours(existing[table.name]):
-                done.append(f"left table {table.quoted} alone: it was made by others")
-                continue
-            await connection.execute(f"DROP TABLE {table.quoted}")
-            done.append(f"dropped table {table.quoted}")
-        if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
-            await connection.execute(f"DROP SCHEMA {quote(schema)}")
-            done.append(f"dropped schema {quote(schema)}")
-    return done
-
-
-async def _missing(
+async def _differences(
     connection: Connection, schema: str, tables: Sequence[Table], mode: ColumnMode
-) -> Mapping[str, str]:
-    """What is to be done: sentence → statement, in order."""
-    missing: dict[str, str] = {}
+) -> Differences:
+    found = Differences()
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
-        missing[f"created schema {quote(schema)}"] = f"CREATE SCHEMA {quote(schema)}"
-    existing = await _existing(connection, schema, tables)
-    for table in _by_name(tables):
-        columns = existing.get(table.name)
-        if columns is None:
-            missing[f"created table {table.quoted}"] = _create_table(table, mode)
+        found.missing[f"created schema {quote(schema)}"] = f"CREATE SCHEMA {quote(schema)}"
+    existing = await existing_tables(connection, schema, tables)
+    for table in by_name(tables):
+        if table.name not in existing:
+            found.missing[f"created table {table.quoted}"] = _create_table(table, mode)
             continue
-        if not _is_ours(columns):
-            raise ConnectorError(
-                f"table {table.quoted} was made by others: choose another schema, or rename it"
+        _refuse_foreign(table, existing[table.name])
+        if mode != "none":
+            found.missing.update(_missing_columns(table, existing[table.name], mode))
+            found.warnings.extend(_warnings(table, existing[table.name]))
+    return found
+
+
+def _refuse_foreign(table: Table, existing: ExistingTable) -> None:
+    if not existing.is_ours:
+        raise ConnectorError(
+            f"table {table.quoted} was made by others: choose another schema, or rename it"
+        )
+    key = {column.name for column in table.key}
+    if existing.key != key:
+        raise ConnectorError(
+            f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
+            f"stream {table.stream} needs ({_names(column.name for column in table.key)}): "
+            "rename the table or drop it, then sync with the state reset to have it made anew"
+        )
+
+
+def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) -> Mapping[str, str]:
+    added = [column for column in table.generated if column.name not in existing.columns]
+    if not added:
+        return {}
+    # All in one statement: where columns are stored, each statement rewrites the table.
+    clauses = ", ".join(f"ADD COLUMN {_column(column, mode)}" for column in added)
+    names = _names(column.name for column in added)
+    return {f"added to table {table.quoted}: {names}": f"ALTER TABLE {table.quoted} {clauses}"}
+
+
+def _warnings(table: Table, existing: ExistingTable) -> list[str]:
+    warnings = []
+    for wanted in table.generated:
+        found = existing.columns.get(wanted.name)
+        if found is None or (found.generated and found.type == wanted.type):
+            continue
+        subject = f"column {quote(wanted.name)} of table {table.quoted}"
+        drop = f"ALTER TABLE {table.quoted} DROP COLUMN {quote(wanted.name)}"
+        if found.generated:
+            warnings.append(
+                f"{subject} is {found.type}, and its field is {wanted.type} now: it reads NULL for "
+                f"what is not {found.type}, and _raw_data has all values. After {drop}, the next "
+                f"setup or sync adds it as {wanted.type}, filled from all rows"
             )
-        added = [column for column in table.generated if column.name not in columns]
-        if added and mode != "none":
-            names = ", ".join(quote(column.name) for column in added)
-            clauses = ", ".join(f"ADD COLUMN {_column(column, mode)}" for column in added)
-            missing[f"added to table {table.quoted}: {names}"] = (
-                f"ALTER TABLE {table.quoted} {clauses}"
+        else:
+            warnings.append(
+                f"{subject} was made by others and is not filled: _raw_data has its field. Rename "
+                "it, and the next setup or sync adds one that is filled from all rows"
             )
-    return missing
-
-
-async def _existing(
-    connection: Connection, schema: str, tables: Sequence[Table]
-) -> Mapping[str, frozenset[str]]:
-    rows = await connection.fetch(_COLUMNS, schema, [table.name for table in tables])
-    return {row["name"]: frozenset(row["columns"]) for row in rows}
-
-
-def _by_name(tables: Iterable[Table]) -> list[Table]:
-    # Always in one order, so that two sessions cannot lock each other's tables out.
-    return sorted(tables, key=lambda table: table.name)
-
-
-def _is_ours(columns: frozenset[str]) -> bool:
-    return {RAW_DATA, LAST_SYNCED_AT} <= columns
+    return warnings
 
 
 def _create_table(table: Table, mode: ColumnMode) -> str:
@@ -147,6 +157,10 @@ def _create_table(table: Table, mode: ColumnMode) -> str:
 
 def _column(column: GeneratedColumn, mode: ColumnMode) -> str:
     return f"{quote(column.name)} {column.type} GENERATED ALWAYS AS ({column.expression}) {mode}"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(quote, names))
 
 
 def _column_mode(connection: Connection, wanted: ColumnMode | None) -> ColumnMode:

@@ -10,6 +10,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from engine_server.connectors.postgres.pool import Connection, Pool, ask, open_pool
 from engine_server.connectors.postgres.tables import Table, quote, table_of
+from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
 from engine_server.connectors.protocols import Messages, SelectedStream
 from engine_server.errors import ConnectorError
@@ -62,9 +63,8 @@ class PostgresDestination:
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            made = await _make_missing(pool, config, tables)
-            for sentence in made:
-                yield _info(sentence)
+            for log in await _make_missing(pool, config, tables):
+                yield Message(log=log)
             writer = Writer(
                 pool,
                 tables,
@@ -79,12 +79,14 @@ class PostgresDestination:
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Makes the schema, the tables and their columns where they are missing."""
         async with open_pool(config) as pool:
-            made = await _make_missing(pool, config, _tables(config, streams))
-        for sentence in made:
-            yield _info(sentence)
+            logs = await _make_missing(pool, config, _tables(config, streams))
+        for log in logs:
+            yield Message(log=log)
 
     async def teardown(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Drops the tables of these streams, and the schema that leaves empty unless it is public.
+
+        A table with rows of another account than the one that ``Stream.metadata`` names stays.
 
         Raises:
             ConnectorError: The schema is one of Postgres's own, or something else (a view, say)
@@ -93,23 +95,25 @@ class PostgresDestination:
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
             done = await ask(
-                pool, lambda connection: definition.drop(connection, config.schema_name, tables)
+                pool, lambda connection: tear_down(connection, config.schema_name, tables)
             )
         for sentence in done:
-            yield _info(sentence)
+            yield Message(log=Log(level=Log.LEVEL_INFO, message=sentence))
 
 
 def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[Table]:
     return [table_of(selected, config.schema_name) for selected in streams]
 
 
-async def _make_missing(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> list[str]:
-    return await ask(
+async def _make_missing(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> list[Log]:
+    differences = await ask(
         pool,
         lambda connection: definition.make_missing(
             connection, config.schema_name, tables, config.columns
         ),
     )
+    made = [Log(level=Log.LEVEL_INFO, message=sentence) for sentence in differences.missing]
+    return made + [Log(level=Log.LEVEL_WARN, message=text) for text in differences.warnings]
 
 
 async def _access_problem(
@@ -120,9 +124,8 @@ async def _access_problem(
     [access] = await connection.fetch(_ACCESS, schema)
     if access["read_only"]:
         return f"database {access['database']} is read-only: is this a standby?"
-    if access["may_create"]:
-        return ""
-    if await definition.is_complete(connection, schema, tables, config.columns):
+    is_complete = await definition.is_complete(connection, schema, tables, config.columns)
+    if is_complete or access["may_create"]:
         return ""
     role = quote(access["role"])
     if access["schema_exists"]:
@@ -130,7 +133,3 @@ async def _access_problem(
     else:
         remedy = f"GRANT CREATE ON DATABASE {quote(access['database'])} TO {role}"
     return f"role {role} may not create tables in schema {quote(schema)}: {remedy}"
-
-
-def _info(sentence: str) -> Message:
-    return Message(log=Log(level=Log.LEVEL_INFO, message=sentence))

@@ -1,7 +1,7 @@
 """The table of one stream: its names, its key, its typed columns."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,13 +24,14 @@ _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 _HASH_LENGTH = 8
 
 # A record whose field is not of the type that the schema says is not refused for it: the column
-# reads NULL, and _raw_data has what came. Among jsonb values only numbers lie between numbers.
+# reads NULL, and _raw_data has what came. Among jsonb values only numbers lie between numbers, and
+# a cast of one with a fraction would round it without a word.
 _COLUMN_TYPES: Mapping[str, tuple[str, str]] = {
     "integer": (
         "bigint",
         (
             "CASE WHEN {value} BETWEEN '-9223372036854775808' AND '9223372036854775807' "
-            "THEN {value}::bigint END"
+            "THEN CASE {value}::numeric % 1 WHEN 0 THEN {value}::bigint END END"
         ),
     ),
     "number": ("numeric", "CASE jsonb_typeof({value}) WHEN 'number' THEN {value}::numeric END"),
@@ -78,6 +79,7 @@ class Table:
         name: The table, unquoted.
         key: Its primary key, in order; never empty.
         generated: A column for each top-level field that is not a column already.
+        account_id: The account that all its records are of; empty when it is not known.
         newer_than_field: As the stream says; empty when it says none.
         soft_delete_field: As the stream says; empty when it says none.
     """
@@ -87,6 +89,7 @@ class Table:
     name: str
     key: tuple[KeyColumn, ...]
     generated: tuple[GeneratedColumn, ...]
+    account_id: str
     newer_than_field: str
     soft_delete_field: str
 
@@ -108,7 +111,7 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
         raise ConnectorError(f"stream {stream.name} has no primary key: it cannot be upserted")
     taken = {*_BOOKKEEPING, *(column.name for column in key)}
     fields: Mapping[str, Any] = MessageToDict(stream.json_schema).get("properties", {})
-    wanted = set(selected.selection.fields)
+    wanted = selected.selection.fields or fields
     return Table(
         stream=stream.name,
         schema=schema,
@@ -116,22 +119,24 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
         key=key,
         generated=tuple(
             _generated_column(field, declared)
-            for field, declared in fields.items()
-            if field not in taken and (not wanted or field in wanted)
+            # A Struct has no order of its own.
+            for field, declared in sorted(fields.items())
+            if field in wanted and _column_name(field) not in taken
         ),
+        account_id=MessageToDict(stream.metadata).get("account_id", ""),
         newer_than_field=stream.newer_than_field,
         soft_delete_field=stream.soft_delete_field,
     )
 
 
+def by_name(tables: Iterable[Table]) -> list[Table]:
+    """``tables`` always in one order, so that two sessions cannot lock each other's out."""
+    return sorted(tables, key=lambda table: table.name)
+
+
 def identifier(name: str) -> str:
     """``name`` as Postgres can hold it: one over 63 bytes ends in a hash of the whole."""
-    encoded = name.encode()
-    if len(encoded) <= MAX_IDENTIFIER_BYTES:
-        return name
-    digest = hashlib.sha256(encoded).hexdigest()[:_HASH_LENGTH]
-    kept = encoded[: MAX_IDENTIFIER_BYTES - _HASH_LENGTH - 1].decode(errors="ignore")
-    return f"{kept}_{digest}"
+    return name if len(name.encode()) <= MAX_IDENTIFIER_BYTES else _hashed(name)
 
 
 def quote(name: str) -> str:
@@ -177,4 +182,11 @@ def _json_type(declared: Mapping[str, Any]) -> str:
 
 
 def _column_name(field: str) -> str:
-    return identifier(f"{field}_" if field in _SYSTEM_COLUMNS else field)
+    return _hashed(field) if field in _SYSTEM_COLUMNS else identifier(field)
+
+
+def _hashed(name: str) -> str:
+    encoded = name.encode()
+    digest = hashlib.sha256(encoded).hexdigest()[:_HASH_LENGTH]
+    kept = encoded[: MAX_IDENTIFIER_BYTES - _HASH_LENGTH - 1].decode(errors="ignore")
+    return f"{kept}_{digest}"

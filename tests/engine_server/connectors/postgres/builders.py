@@ -34,11 +34,17 @@ def stream(
     newer_than_field: str = "_updated_at",
     soft_delete_field: str = "deleted",
     fields: Sequence[str] = (),
+    account_id: str = "acct_1",
 ) -> SelectedStream:
-    """A stream as the Stripe source describes one, unless told otherwise."""
+    """A stream as the Stripe source describes one, unless told otherwise.
+
+    Its account is not known when ``account_id`` is empty.
+    """
     described = Stream(
         name=name, newer_than_field=newer_than_field, soft_delete_field=soft_delete_field
     )
+    if account_id:
+        described.metadata["account_id"] = account_id
     for segments in primary_key:
         described.primary_key.add(segments=segments)
     ParseDict({"type": "object", "properties": dict(properties)}, described.json_schema)

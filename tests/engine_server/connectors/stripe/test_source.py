@@ -1,3 +1,5 @@
+from typing import Any
+
 import jsonschema
 import orjson
 import pytest
@@ -18,6 +20,20 @@ async def test_discover_answers_the_catalog_without_the_network() -> None:
         [message] = [m async for m in StripeSource().discover(config_for(simulator))]
         assert {"customers", "products"} <= {stream.name for stream in message.catalog.streams}
         assert len(simulator.requests) == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"account_id": "acct_1"}, {"account_id": None, "stripe_account": "acct_1"}]
+)
+async def test_discover_names_the_account_that_is_configured(settings: dict[str, Any]) -> None:
+    async with StripeSimulator() as simulator:
+        for config, known in (
+            (config_for(simulator, **settings), "acct_1"),
+            (config_for(simulator, account_id=None), None),
+        ):
+            [message] = [m async for m in StripeSource().discover(config)]
+            metadata = [MessageToDict(stream.metadata) for stream in message.catalog.streams]
+            assert {fields.get("account_id") for fields in metadata} == {known}
 
 
 async def test_setup_asks_to_store_the_account_with_the_rest_of_the_configuration() -> None:

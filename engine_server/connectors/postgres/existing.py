@@ -1,0 +1,86 @@
+"""What Postgres has already of the tables that a pipeline writes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import (
+    ACCOUNT_ID,
+    LAST_SYNCED_AT,
+    RAW_DATA,
+    UPDATED_AT,
+    Table,
+)
+from engine_server.errors import ConnectorError
+
+_COLUMNS = files(__package__).joinpath("columns.sql").read_text()
+# Two that make or drop tables of one schema take turns; the lock goes with the transaction.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pipesync ' || $1, 0))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingColumn:
+    """A column as Postgres has it.
+
+    Attributes:
+        type: Its SQL type.
+        generated: Whether Postgres works its value out.
+    """
+
+    type: str
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExistingTable:
+    """A table, or whatever else has the name of one.
+
+    Attributes:
+        columns: By name.
+        key: The columns of its primary key; empty when it has none.
+    """
+
+    columns: Mapping[str, ExistingColumn]
+    key: frozenset[str]
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has what every table of ours has."""
+        return {ACCOUNT_ID, RAW_DATA, UPDATED_AT, LAST_SYNCED_AT} <= self.columns.keys()
+
+
+async def existing_tables(
+    connection: Connection, schema: str, tables: Sequence[Table]
+) -> Mapping[str, ExistingTable]:
+    """Those of ``tables`` that exist, by name."""
+    rows = await connection.fetch(_COLUMNS, schema, [table.name for table in tables])
+    return {
+        row["name"]: ExistingTable(
+            columns={
+                name: ExistingColumn(type=sql_type, generated=generated)
+                for name, sql_type, generated in zip(
+                    row["columns"], row["types"], row["generated"], strict=True
+                )
+            },
+            key=frozenset(row["key"]),
+        )
+        for row in rows
+    }
+
+
+async def lock(connection: Connection, schema: str) -> None:
+    """Keeps others from making or dropping tables of ours in ``schema`` during the transaction."""
+    await connection.execute(_LOCK, schema)
+
+
+def refuse_protected(schema: str) -> None:
+    """Refuses the schemas that Postgres keeps for itself.
+
+    https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-CATALOG
+
+    Raises:
+        ConnectorError: The schema is one of them.
+    """
+    if schema.startswith("pg_") or schema == "information_schema":
+        raise ConnectorError(f"schema {schema} belongs to Postgres itself: choose another")

@@ -1,0 +1,79 @@
+"""Removes a pipeline's rows, and the tables and the schema that this leaves empty."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from engine_server.connectors.postgres.existing import existing_tables, lock, refuse_protected
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import Table, by_name, quote
+
+_MAY_DROP_SCHEMA = files(__package__).joinpath("may_drop_schema.sql").read_text()
+
+
+async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]) -> list[str]:
+    """Drops the tables, and the schema if that leaves it empty, all of it or nothing.
+
+    Pipelines of several accounts may share a table, and what one of them loses here its next sync
+    would not bring back. So a table is dropped only when every row in it is known to be of the
+    streams' own account, or of none. Else it stays, without the rows of that account. When the
+    account is not known, it stays as it is.
+
+    A schema of Postgres's own is refused. ``public`` is kept, and so is a table of that name that
+    was made by others.
+
+    Returns:
+        A sentence for each thing dropped or left alone.
+
+    Raises:
+        ConnectorError: The schema is one of Postgres's own.
+    """
+    refuse_protected(schema)
+    done: list[str] = []
+    async with connection.transaction():
+        await lock(connection, schema)
+        existing = await existing_tables(connection, schema, tables)
+        for table in by_name(tables):
+            if table.name not in existing:
+                continue
+            if existing[table.name].is_ours:
+                done.append(await _remove(connection, table))
+            else:
+                done.append(f"left table {table.quoted} alone: it was made by others")
+        if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
+            await connection.execute(f"DROP SCHEMA {quote(schema)}")
+            done.append(f"dropped schema {quote(schema)}")
+    return done
+
+
+async def _remove(connection: Connection, table: Table) -> str:
+    other = await _other_account(connection, table)
+    if other is None:
+        # Nobody writes between this look and the drop.
+        await connection.execute(f"LOCK TABLE {table.quoted} IN ACCESS EXCLUSIVE MODE")
+        other = await _other_account(connection, table)
+    if other is None:
+        await connection.execute(f"DROP TABLE {table.quoted}")
+        return f"dropped table {table.quoted}"
+    if not table.account_id:
+        return (
+            f"left table {table.quoted} alone: it has rows of account {other}, and the pipeline's "
+            "own account is not known. Run setup, or configure the source's account_id, and tear "
+            f"down again; or DROP TABLE {table.quoted}"
+        )
+    outcome = await connection.execute(
+        f"DELETE FROM {table.quoted} WHERE _account_id = $1",  # noqa: S608 - names of our own
+        table.account_id,
+    )
+    return (
+        f"deleted from table {table.quoted} {outcome.removeprefix('DELETE ')} rows of account "
+        f"{table.account_id}, and kept it: it has rows of account {other}"
+    )
+
+
+async def _other_account(connection: Connection, table: Table) -> str | None:
+    """An account other than the pipeline's that has rows in ``table``; None when none has."""
+    account: str | None = await connection.fetchval(
+        f"SELECT _account_id FROM {table.quoted} WHERE _account_id <> $1 LIMIT 1",  # noqa: S608
+        table.account_id,
+    )
+    return account

@@ -1,0 +1,55 @@
+"""Names that Postgres would cut off, fold, or take for something else."""
+
+import asyncpg
+import pytest
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.tables import quote
+from tests.engine_server.connectors.postgres.builders import (
+    records,
+    stream,
+    write,
+)
+from tests.engine_server.connectors.postgres.schemas import (
+    columns_of,
+    set_up,
+    tables_of,
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["user", "Mixed Case", 'quo"ted', "it's", "naïve_日本", "x" * 80, "{curly}", "100%"]
+)
+async def test_any_name_can_be_a_stream_a_key_and_a_field(
+    config: PostgresConfig, database: asyncpg.Connection, name: str
+) -> None:
+    named = stream(
+        name,
+        primary_key=[[name]],
+        properties={f"{name}.": {"type": "integer"}},
+        newer_than_field="",
+        soft_delete_field=f"{name}!",
+    )
+    await write(config, [named], [records(name, {name: "key", f"{name}.": 5})])
+    [table] = await tables_of(database)
+    row = await database.fetchrow(f"SELECT * FROM stripe.{quote(table)}")  # noqa: S608 - is quoted
+    assert row is not None
+    assert row[0] == "key"
+    assert row[-1] == 5
+
+
+async def test_names_over_63_bytes_that_begin_alike_stay_apart(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await set_up(config, stream("é" * 40 + "_one"), stream("é" * 40 + "_two"))
+    tables = await tables_of(database)
+    assert len(tables) == 2
+    assert all(len(table.encode()) <= 63 for table in tables)
+
+
+async def test_a_field_named_like_a_system_column_gets_another_column(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await set_up(config, stream(properties={"ctid": {"type": "string"}}))
+    columns = await columns_of(database, "stripe.customers")
+    assert [name for name in columns if name.startswith("ctid_")]
