@@ -1,5 +1,6 @@
 """A stream's checkpoint: what of its backfill is accounted for, as a value and as JSON."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from engine_server.connectors.stripe.ranges import Range, reconcile
+from engine_server.connectors.stripe.ranges import SETTLING_SECONDS, Range, reconcile
 from engine_server.errors import ConnectorError
 
 _RANGE_FIELDS = {
@@ -58,6 +59,11 @@ CHECKPOINT_SCHEMA = {
             "minimum": 0,
             "description": "Records read so far, which backfill_limit is compared with.",
         },
+        "backfill_lt": {
+            "type": "integer",
+            "description": "Where the first time range ended, in Unix seconds. What was made later "
+            "is not counted in record_count, and read whatever backfill_limit says.",
+        },
     },
     "required": ["accounted_range", "remaining"],
     "additionalProperties": False,
@@ -79,12 +85,20 @@ class Checkpoint:
         accounted: The window that the backfill covers; without bounds for a list that cannot be
             filtered by time.
         remaining: What is still to be read of it.
-        record_count: Records read so far.
+        record_count: Records read so far, of those made before ``backfill_lt``.
+        backfill_lt: Where the first window ended; None when it had no end.
     """
 
     accounted: Range
     remaining: tuple[Range, ...]
     record_count: int = 0
+    backfill_lt: int | None = None
+
+    def is_history(self, part: Range) -> bool:
+        """Whether a range was asked for from the first: only such ones count towards a limit."""
+        if self.backfill_lt is None or part.gte is None:
+            return True
+        return part.gte < self.backfill_lt - SETTLING_SECONDS
 
     def after(self, part: Range, left: Sequence[Range], record_count: int) -> "Checkpoint":
         """The checkpoint after a page of ``part``.
@@ -95,21 +109,22 @@ class Checkpoint:
             record_count: The records on the page.
         """
         at = self.remaining.index(part)
-        return Checkpoint(
-            accounted=self.accounted,
+        return dataclasses.replace(
+            self,
             remaining=(*self.remaining[:at], *left, *self.remaining[at + 1 :]),
-            record_count=self.record_count + record_count,
+            record_count=self.record_count + (record_count if self.is_history(part) else 0),
         )
 
     def to_json(self) -> str:
         """Its JSON text, without white space."""
-        return orjson.dumps(
-            {
-                "accounted_range": _range_fields(self.accounted),
-                "remaining": [_range_fields(part) for part in self.remaining],
-                "record_count": self.record_count,
-            }
-        ).decode()
+        fields = {
+            "accounted_range": _range_fields(self.accounted),
+            "remaining": [_range_fields(part) for part in self.remaining],
+            "record_count": self.record_count,
+        }
+        if self.backfill_lt is not None:
+            fields["backfill_lt"] = self.backfill_lt
+        return orjson.dumps(fields).decode()
 
 
 def resume(stream: str, data: str, window: Range) -> Checkpoint:
@@ -124,7 +139,8 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
         ConnectorError: ``data`` is not a checkpoint of this source.
     """
     if not data:
-        return Checkpoint(accounted=window, remaining=() if window.is_empty else (window,))
+        remaining = () if window.is_empty else (window,)
+        return Checkpoint(accounted=window, remaining=remaining, backfill_lt=window.lt)
     try:
         stored = _stored(**orjson.loads(data))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -136,17 +152,23 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
         accounted=window,
         remaining=reconcile(stored.accounted, stored.remaining, window),
         record_count=stored.record_count,
+        backfill_lt=stored.backfill_lt,
     )
 
 
-def _stored(accounted_range: Any, remaining: Any, record_count: Any = 0) -> Checkpoint:
+def _stored(
+    accounted_range: Any, remaining: Any, record_count: Any = 0, backfill_lt: Any = None
+) -> Checkpoint:
     """The checkpoint with these fields; fails when one is not what the schema says."""
+    if backfill_lt is not None and type(backfill_lt) is not int:
+        raise TypeError("backfill_lt is no time")
     if type(remaining) is not list or type(record_count) is not int or record_count < 0:
         raise TypeError("remaining is no list, or record_count no count")
     return Checkpoint(
         accounted=_range(accounted_range, _BOUND_TYPES),
         remaining=tuple(_range(part, _RANGE_TYPES) for part in remaining),
         record_count=record_count,
+        backfill_lt=backfill_lt,
     )
 
 

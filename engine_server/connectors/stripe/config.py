@@ -69,7 +69,8 @@ class StripeConfig(ConnectorConfig):
         default=None,
         ge=1,
         description="Stop each stream's backfill after this many records, the newest ones, and "
-        "call it complete. A stream's own backfill_limit wins. No limit by default.",
+        "call it complete; what is made later is read all the same. A stream's own backfill_limit "
+        "wins. No limit by default.",
     )
 
     @field_validator("api_key")

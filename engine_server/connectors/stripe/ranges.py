@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # An object may enter the list a moment after a page was read whose second it belongs to, and clocks
 # differ. So the last seconds before a former upper bound are read again with what came after it.
-_SETTLING_SECONDS = 10
+SETTLING_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def _settled(accounted: Range, window: Range) -> Range:
     """What of the former window nothing can be added to any more."""
     if accounted.lt is None or _upper(window) <= accounted.lt:
         return accounted
-    return Range(gte=accounted.gte, lt=accounted.lt - _SETTLING_SECONDS)
+    return Range(gte=accounted.gte, lt=accounted.lt - SETTLING_SECONDS)
 
 
 def _around(whole: Range, part: Range) -> list[Range]:

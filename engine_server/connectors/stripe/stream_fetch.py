@@ -1,6 +1,7 @@
 """The fetching side of one stream's backfill: which page comes next, and what it leaves to read."""
 
 import dataclasses
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,16 +52,18 @@ class StreamFetch:
             checkpoint: What is left to read.
             account_id: What its records are stamped with.
             since: When its history is thought to begin, in Unix seconds.
-            limit: The number of records after which the stream counts as complete.
+            limit: How many records of its history are enough; None for all.
         """
         self.resource = resource
         self.in_flight = 0
         self._account_id = account_id
         self._is_stopped = False
+        self._is_history = checkpoint.is_history
         self._window = checkpoint.accounted
         self._pending = deque(checkpoint.remaining)
         self._size = page_size(resource)
-        self._limit_left = None if limit is None else limit - checkpoint.record_count
+        self._limit_left = math.inf if limit is None else limit - checkpoint.record_count
+        self._drop_history_beyond_limit()
         self._reader = RangeReader(resource, self._window)
         self._splitting = Splitting(page_size=self._size, since=since)
 
@@ -84,7 +87,7 @@ class StreamFetch:
         """Whether a fetch may start now. Under a limit they go one by one, so that it is exact."""
         if self._is_stopped or not self._pending:
             return False
-        return self._limit_left is None or not self.in_flight
+        return math.isinf(self._limit_left) or not self.in_flight
 
     def stop(self) -> None:
         """Starts nothing more, whatever is left."""
@@ -110,7 +113,7 @@ class StreamFetch:
             RequestFailed: the same.
         """
         try:
-            page, asked = await self._reader.next_page(client, part, self._next_size())
+            page, asked = await self._reader.next_page(client, part, self._next_size(part))
             scope = part if part.is_bounded else self._window
             listed = [record for record in page.records if self._reader.lies_in(scope, record)]
             # What follows in the range is only asked for then, so that pages keep their order.
@@ -121,10 +124,9 @@ class StreamFetch:
             self.in_flight -= 1
         left = self._left(part, scope, asked, page, room)
         self._pending.extendleft(reversed(left))
-        if self._limit_left is not None:
+        if self._is_history(part):
             self._limit_left -= len(records)
-            if self._limit_left <= 0:
-                self.stop()
+            self._drop_history_beyond_limit()
         # Not left to whoever emits them: pages that wait would weigh four times as much as objects,
         # and the garbage collector would go through them again and again.
         encoded = [
@@ -133,8 +135,12 @@ class StreamFetch:
         ]
         return FetchedPage(part=part, left=left, records=encoded)
 
-    def _next_size(self) -> int:
-        return self._size if self._limit_left is None else min(self._size, self._limit_left)
+    def _next_size(self, part: Range) -> int:
+        return int(min(self._size, self._limit_left)) if self._is_history(part) else self._size
+
+    def _drop_history_beyond_limit(self) -> None:
+        if self._limit_left <= 0:
+            self._pending = deque(part for part in self._pending if not self._is_history(part))
 
     def _left(
         self, part: Range, scope: Range, asked: Range, page: Page, room: Callable[[Self], Room]
@@ -146,7 +152,7 @@ class StreamFetch:
             self._splitting.end(part, len(page.records))
             return ()
         rest = dataclasses.replace(asked, cursor=page.next_cursor)
-        is_divisible = self.resource.created_param and self._limit_left is None
+        is_divisible = self.resource.created_param and math.isinf(self._limit_left)
         if not times or not scope.contains(times[-1]) or not is_divisible:
             self._splitting.keep(part, rest, len(page.records))
             return (rest,)

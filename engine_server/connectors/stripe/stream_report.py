@@ -16,7 +16,7 @@ class StreamReport:
     """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
 
     def __init__(self, stream: Stream, checkpoint: Checkpoint, *, limit: int | None) -> None:
-        """``limit`` is the number of records after which the stream counts as complete."""
+        """``limit`` is how many records of its history are enough."""
         self._stream = stream.name
         self._has_ranges = stream.supports_time_range
         self._checkpoint = checkpoint
@@ -26,8 +26,10 @@ class StreamReport:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to read, or enough was."""
-        enough = self._limit is not None and self._checkpoint.record_count >= self._limit
-        return enough or not self._checkpoint.remaining
+        left = self._checkpoint.remaining
+        if self._limit is not None and self._checkpoint.record_count >= self._limit:
+            return all(self._checkpoint.is_history(part) for part in left)
+        return not left
 
     @property
     def _is_untouched(self) -> bool:

@@ -32,6 +32,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         accounted=window,
         remaining=(*begun, *remaining),
         record_count=draw(st.integers(0, 2**60)),
+        backfill_lt=draw(st.none() | moments),
     )
 
 
@@ -47,18 +48,21 @@ checkpoint_fields = st.fixed_dictionaries(
         "accounted_range": range_fields | values,
         "remaining": st.lists(range_fields | values, max_size=2) | values,
         "record_count": moments | values,
+        "backfill_lt": moments | values,
         "other": values,
     },
 )
 
 
 def test_a_stream_without_a_checkpoint_has_its_whole_window_left() -> None:
-    assert resume("customers", "", WINDOW) == Checkpoint(accounted=WINDOW, remaining=(WINDOW,))
+    assert resume("customers", "", WINDOW) == Checkpoint(
+        accounted=WINDOW, remaining=(WINDOW,), backfill_lt=WINDOW.lt
+    )
 
 
 def test_a_window_without_time_leaves_nothing_to_read() -> None:
     window = Range(gte=200, lt=100)
-    assert resume("customers", "", window) == Checkpoint(accounted=window, remaining=())
+    assert resume("customers", "", window).remaining == ()
 
 
 @given(checkpoint=checkpoints())
@@ -95,6 +99,7 @@ def test_a_text_cut_short_is_refused(checkpoint: Checkpoint, data: st.DataObject
     [
         Checkpoint(accounted=WINDOW, remaining=()),
         Checkpoint(accounted=Range(lt=5), remaining=(Range(cursor="x"), Range(gte=1, lt=5))),
+        Checkpoint(accounted=Range(lt=5), remaining=(), record_count=7, backfill_lt=3),
     ],
 )
 def test_its_text_is_compact_and_fits_the_schema(checkpoint: Checkpoint) -> None:
@@ -110,6 +115,14 @@ def test_a_page_replaces_its_range_and_changes_no_earlier_checkpoint() -> None:
     assert after.remaining == (Range(gte=150, lt=200, cursor="c"), Range(gte=100, lt=150))
     assert after.record_count == 100
     assert before.to_json() == text
+
+
+def test_records_of_later_windows_do_not_count() -> None:
+    first = resume("customers", "", WINDOW).after(WINDOW, (), 100)
+    later_window = Range(gte=WINDOW.gte, lt=1_000)
+    later = resume("customers", first.to_json(), later_window)
+    [added] = later.remaining
+    assert later.after(added, (), 40).record_count == 100
 
 
 @pytest.mark.parametrize(
