@@ -3,9 +3,10 @@
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+
+from tests.benchmarks.own_process import peak_memory
 
 _ENGINE_MODULE = "engine_server"
 
@@ -34,14 +35,14 @@ async def cost_of(work: Awaitable[None]) -> Cost:
         RuntimeError: There is no such engine, or there are several.
     """
     engine = _engine()
-    memory_before, cpu_before = _peak_memory(engine), _cpu_seconds(engine)
+    memory_before, cpu_before = peak_memory(engine.pid), _cpu_seconds(engine)
     began = time.perf_counter()
     await work
     return Cost(
         seconds=time.perf_counter() - began,
         cpu_seconds=_cpu_seconds(engine) - cpu_before,
         memory_before=memory_before,
-        peak_memory=_peak_memory(engine),
+        peak_memory=peak_memory(engine.pid),
     )
 
 
@@ -61,10 +62,3 @@ def _engine() -> psutil.Process:
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return times.user + times.system
-
-
-def _peak_memory(process: psutil.Process) -> int:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    [peak] = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    # VmHWM:     63120 kB
-    return int(peak.split()[1]) * 1024

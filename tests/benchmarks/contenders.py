@@ -1,0 +1,196 @@
+"""Who brings an account into Postgres: the engine, the floor and dlt, each in its own process."""
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.connectors.postgres.tables import table_of
+from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.connectors.stripe.catalog import load_resources
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
+from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
+from pipesync_client import EngineClient
+from tests.benchmarks.cost import cost_of
+from tests.benchmarks.own_process import Taken, done_by
+from tests.benchmarks.stripe_account import ACCOUNT_ID, API_KEY, Account
+from tests.benchmarks.stripe_reading import warm_engine
+from tests.messages import struct
+from tests.postgres import PostgresCluster
+from tests.stripe_simulator.seeds.histories import HISTORY_SECONDS
+
+SCHEMA = "stripe"
+# In one call, however many pages there are.
+_STATE_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One account brought into Postgres.
+
+    Attributes:
+        records: How many objects it holds.
+        requests: What it was asked.
+        taken: What that took.
+    """
+
+    records: int
+    requests: int
+    taken: Taken
+
+    @property
+    def rate(self) -> float:
+        """Records a second."""
+        return self.records / self.taken.seconds
+
+    @property
+    def cpu_microseconds(self) -> float:
+        """Of processor time for each record, in the one process."""
+        return self.taken.cpu_seconds / self.records * 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoads:
+    """What the engine did with an empty database.
+
+    Attributes:
+        first: Everything was new.
+        again: A second sync from the start, when nothing has changed.
+        touched: How many rows that one wrote.
+    """
+
+    first: Load
+    again: Load
+    touched: int
+
+
+async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoads:
+    """Syncs the account twice with a fresh engine that has its catalog loaded."""
+    async with _database(account, cluster) as url, warm_engine() as client:
+        pipeline = _pipeline(account, url)
+        first = await _engine_load(client, account, pipeline)
+        await _check_rows(account, url)
+        before = await _ask(url, "SELECT pg_current_xact_id()::text::bigint")
+        again = await _engine_load(client, account, pipeline)
+        await _check_rows(account, url)
+        touched = sum(
+            [
+                await _ask(url, f"SELECT count(*) FROM {table} WHERE xmin::text::bigint > {before}")  # noqa: S608 - names of our own
+                for table in _tables(account)
+            ]
+        )
+    return EngineLoads(first=first, again=again, touched=touched)
+
+
+async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
+    """Brings the account over with the bare script."""
+    now = int(time.time())
+    async with _database(account, cluster) as url:
+        work = {
+            "base_url": account.base_url,
+            "api_key": API_KEY,
+            "account_id": ACCOUNT_ID,
+            "created_from": now - HISTORY_SECONDS,
+            "created_until": now,
+            "database_url": url,
+            "statements": {
+                stream.name: upsert_statement(table_of(stream, SCHEMA), hard_delete=False)
+                for stream in _streams(account)
+            },
+        }
+        before = await account.statuses()
+        taken = await done_by("tests.benchmarks.floor", work)
+        asked = await account.statuses() - before
+        await _check_rows(account, url)
+    return Load(records=_records(account), requests=asked.total(), taken=taken)
+
+
+async def _engine_load(client: EngineClient, account: Account, pipeline: PipelineConfig) -> Load:
+    request = PipelineSyncBatchRequest(
+        pipeline=pipeline, options=SyncOptions(state_limit=_STATE_LIMIT)
+    )
+
+    async def sync() -> None:
+        eof = (await client.pipeline_sync_batch(request)).eof
+        if eof.status != RUN_STATUS_SUCCEEDED or eof.has_more:
+            raise RuntimeError(f"the sync was not completed: {eof.failure_message}")
+
+    before = await account.statuses()
+    cost = await cost_of(sync())
+    asked = await account.statuses() - before
+    taken = Taken(seconds=cost.seconds, cpu_seconds=cost.cpu_seconds, peak_memory=cost.peak_memory)
+    return Load(records=_records(account), requests=asked.total(), taken=taken)
+
+
+def _pipeline(account: Account, database_url: str) -> PipelineConfig:
+    source = {
+        "api_key": API_KEY,
+        "base_url": account.base_url,
+        # What setup stores of the account, whose histories are that long.
+        "account_id": ACCOUNT_ID,
+        "account_created": int(time.time()) - HISTORY_SECONDS,
+    }
+    destination = {"url": database_url, "schema": SCHEMA}
+    return PipelineConfig(
+        source=Connector(type="stripe", config=struct(source)),
+        destination=Connector(type="postgres", config=struct(destination)),
+        streams=[StreamSelection(name=history.stream) for history in account.histories],
+    )
+
+
+@asynccontextmanager
+async def _database(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
+    """The URL of a database of its own that has the account's tables, empty."""
+    name = await cluster.create_database()
+    url = cluster.url(name)
+    config = PostgresConfig.model_validate({"url": url, "schema": SCHEMA})
+    async for _ in PostgresDestination().setup(config, _streams(account)):
+        pass
+    # What the one before left to be written to disk is not this one's work.
+    await _ask(url, "CHECKPOINT")
+    try:
+        yield url
+    finally:
+        await cluster.drop_database(name)
+
+
+def _streams(account: Account) -> Sequence[SelectedStream]:
+    resources = load_resources()
+    return [
+        SelectedStream(
+            stream=resources[history.stream].stream,
+            selection=StreamSelection(name=history.stream),
+        )
+        for history in account.histories
+    ]
+
+
+def _tables(account: Account) -> Mapping[str, int]:
+    """The number of rows that each table should have in the end."""
+    counts = {history.stream: history.count for history in account.histories}
+    return {table_of(stream, SCHEMA).quoted: counts[stream.name] for stream in _streams(account)}
+
+
+def _records(account: Account) -> int:
+    return sum(history.count for history in account.histories)
+
+
+async def _check_rows(account: Account, url: str) -> None:
+    for table, count in _tables(account).items():
+        rows = await _ask(url, f"SELECT count(*) FROM {table}")  # noqa: S608 - names of our own
+        if rows != count:
+            raise RuntimeError(f"{table} has {rows} rows, not {count}")
+
+
+async def _ask(url: str, question: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval(question) or 0)
+    finally:
+        await connection.close()

@@ -1,0 +1,156 @@
+"""The least that a sync takes: a bare script that fetches, parses and upserts, and nothing else.
+
+It has the engine's HTTP client, parser, upsert statement, event loop and concurrency, but no gRPC,
+checkpoints, limits, retries or progress. What the engine has to find out it is told: its histories
+are spread evenly, so equal ranges of time hold equally many pages. What is more, it may write two
+batches of one stream at once, as its objects come once each.
+
+It is run in a process of its own, as ``python -m tests.benchmarks.floor``, with ``Work`` as JSON on
+its standard input, and says what that took.
+"""
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import asyncpg
+import orjson
+import uvloop
+
+from tests.benchmarks.own_process import told
+
+PAGE_SIZE = 100
+ROWS_A_FLUSH = 1000
+FLUSHES = 2
+REQUESTS = 32
+# Of one stream; None is the last.
+_Pages = asyncio.Queue[tuple[str, list[bytes]] | None]
+_SERVER_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is to be done.
+
+    Attributes:
+        base_url: Where the account is.
+        api_key: Its key.
+        account_id: What records are stamped with.
+        created_from: When the histories begin, in Unix seconds.
+        created_until: When they end.
+        database_url: Where the tables are.
+        statements: How a batch is upserted, for each stream.
+    """
+
+    base_url: str
+    api_key: str
+    account_id: str
+    created_from: int
+    created_until: int
+    database_url: str
+    statements: Mapping[str, str]
+
+
+async def sync(work: Work) -> None:
+    """Brings everything from the account into the database."""
+    ranges = REQUESTS // len(work.statements)
+    # As many may wait as are under way.
+    pages: _Pages = asyncio.Queue(maxsize=REQUESTS)
+    async with (
+        aiohttp.ClientSession(
+            work.base_url,
+            headers={"Authorization": f"Bearer {work.api_key}"},
+            connector=aiohttp.TCPConnector(limit=REQUESTS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session,
+        asyncpg.create_pool(
+            work.database_url,
+            min_size=FLUSHES,
+            max_size=FLUSHES,
+            server_settings=_SERVER_SETTINGS,
+            init=_take_jsonb_as_bytes,
+        ) as pool,
+        asyncio.TaskGroup() as writing,
+    ):
+        for _ in range(FLUSHES):
+            writing.create_task(_write(pool, work.statements, pages))
+        async with asyncio.TaskGroup() as reading:
+            for stream, window in itertools.product(work.statements, _windows(work, ranges)):
+                reading.create_task(_read(session, work, stream, window, pages))
+        for _ in range(FLUSHES):
+            await pages.put(None)
+
+
+def _windows(work: Work, count: int) -> Sequence[tuple[int, int]]:
+    span = work.created_until - work.created_from
+    borders = [work.created_from + span * number // count for number in range(count + 1)]
+    return list(itertools.pairwise(borders))
+
+
+async def _read(
+    session: aiohttp.ClientSession,
+    work: Work,
+    stream: str,
+    window: tuple[int, int],
+    pages: _Pages,
+) -> None:
+    """Reads one range to its end."""
+    gte, lt = map(str, window)
+    params = {"limit": str(PAGE_SIZE), "created[gte]": gte, "created[lt]": lt}
+    while True:
+        async with session.get(f"/v1/{stream}", params=params) as response:
+            response.raise_for_status()
+            page: dict[str, Any] = orjson.loads(await response.read())
+        records = page["data"]
+        if records:
+            received_at = int(time.time())
+            for record in records:
+                record["_account_id"] = work.account_id
+                record["_updated_at"] = record.get("updated", received_at)
+            params["starting_after"] = records[-1]["id"]
+            await pages.put((stream, [orjson.dumps(record) for record in records]))
+        if not page["has_more"]:
+            return
+
+
+async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Pages) -> None:
+    """Upserts what comes, in batches."""
+    batches: dict[str, list[bytes]] = {stream: [] for stream in statements}
+    async with pool.acquire() as connection:
+        while (page := await pages.get()) is not None:
+            stream, records = page
+            batch = batches[stream]
+            batch += records
+            if len(batch) >= ROWS_A_FLUSH:
+                await connection.fetch(statements[stream], batch)
+                batch.clear()
+        for stream, batch in batches.items():
+            if batch:
+                await connection.fetch(statements[stream], batch)
+
+
+async def _take_jsonb_as_bytes(connection: asyncpg.Connection) -> None:
+    # The binary form of jsonb is a version byte and the text.
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=b"\x01".__add__,
+        decoder=lambda data: data[1:],
+        format="binary",
+    )
+
+
+def main() -> None:
+    """Does the work and says what it took."""
+    work = Work(**orjson.loads(sys.stdin.buffer.read()))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, told():
+        runner.run(sync(work))
+
+
+if __name__ == "__main__":
+    main()
