@@ -22,7 +22,8 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.sessions import Relay, cut_others
+from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.sessions import cut_others
 from tests.postgres import PostgresCluster
 
 GOOD, BAD = "products", "customers"
@@ -253,15 +254,15 @@ async def test_a_postgres_that_stays_away_fails_the_connection(
 ) -> None:
     monkeypatch.setattr(writer_module, "_GIVE_UP_AFTER", 0.5)
     yielded: list[Message] = []
-    async with Relay(database_url) as relay:
+    async with Proxy(database_url) as proxy:
 
         async def source() -> AsyncGenerator[Message, None]:
             yield checkpoint("customers", "first")
-            await relay.close()
+            await proxy.close()
             yield records("customers", customer(1))
             yield checkpoint("customers", "second")
 
-        config = PostgresConfig.model_validate({"url": relay.url})
+        config = PostgresConfig.model_validate({"url": proxy.url})
         passed_on = PostgresDestination().write(config, [stream()], source())
         async with aclosing(passed_on):
             while checkpoint("customers", "first") not in yielded:

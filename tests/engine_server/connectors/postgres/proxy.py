@@ -1,0 +1,138 @@
+"""A TCP port that leads to a test's Postgres, and what can go wrong on the way."""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+# https://www.postgresql.org/docs/current/protocol-message-formats.html, "SSLRequest"
+_SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+
+# What may pass on of some bytes, and whether to cut the connection after it.
+Decision = tuple[bytes, bool]
+
+
+class Proxy:
+    """Leads to the Postgres behind a Unix socket; stalls, cuts and refuses when told to.
+
+    Attributes:
+        url: Where to connect to.
+        port: Of 127.0.0.1.
+        passed: Bytes that passed so far, both ways.
+        accepted: Connections taken so far.
+        encrypted: How many of them came to speak TLS.
+    """
+
+    def __init__(self, database_url: str, *, tls: ssl.SSLContext | None = None) -> None:
+        parts = urlsplit(database_url)
+        [self._directory] = parse_qs(parts.query)["host"]
+        self._user, self._database = parts.username, parts.path
+        self._tls = tls
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._decide: Callable[[bytes, bool], Decision | None] | None = None
+        self.port = 0
+        self.passed = self.accepted = self.encrypted = 0
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{self._user}@127.0.0.1:{self.port}{self._database}"
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._flowing.set()
+        await self.close()
+
+    async def open(self) -> None:
+        """Takes connections, at the same port as before."""
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Cuts every connection and refuses new ones."""
+        if self._server is not None:
+            self._server.close()
+            self.cut()
+            await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Resets every connection, on both sides."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    def stall(self) -> None:
+        """Lets nothing pass until ``flow``; nobody is told."""
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        """Lets pass what was held up, and what comes."""
+        self._flowing.set()
+
+    def cut_after(self, count: int) -> None:
+        """Cuts all connections, once, when ``count`` more bytes have passed, both ways."""
+        left = count
+
+        def decide(data: bytes, _: bool) -> Decision | None:
+            nonlocal left
+            if len(data) < left:
+                left -= len(data)
+                return None
+            return data[:left], True
+
+        self._decide = decide
+
+    def cut_at(self, text: bytes, *, to_server: bool, deliver: bool) -> None:
+        """Cuts all connections, once, when ``text`` comes; ``deliver``: only after it passed."""
+
+        def decide(data: bytes, is_to_server: bool) -> Decision | None:
+            if is_to_server != to_server or text not in data:
+                return None
+            return (data if deliver else b""), True
+
+        self._decide = decide
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
+        self._writers.append(writer)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            first = await reader.readexactly(len(_SSL_REQUEST))
+            if first == _SSL_REQUEST:
+                writer.write(b"N" if self._tls is None else b"S")
+                if self._tls is not None:
+                    await writer.start_tls(self._tls)
+                    self.encrypted += 1
+                first = b""
+            path = f"{self._directory}/.s.PGSQL.5432"
+            server_reader, server_writer = await asyncio.open_unix_connection(path)
+            self._writers.append(server_writer)
+            server_writer.write(first)
+            await asyncio.gather(
+                self._pump(reader, server_writer, to_server=True),
+                self._pump(server_reader, writer, to_server=False),
+            )
+        writer.close()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._flowing.wait()
+                decision = self._decide(data, to_server) if self._decide is not None else None
+                if decision is not None:
+                    data = decision[0]
+                self.passed += len(data)
+                writer.write(data)
+                await writer.drain()
+                if decision is not None:
+                    self._decide = None
+                    self.cut()
+        writer.close()
