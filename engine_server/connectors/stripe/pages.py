@@ -25,16 +25,25 @@ class Page:
         next_cursor: Where the next page starts; None when this is the last one.
         received_at: When the answer came, in Unix seconds.
         has_open_lists: Whether a list inside an object says that it has more items.
+        is_cut: Whether the answer held more objects, which come next.
+        whole: The answer, where this is the last part of one.
     """
 
     records: list[dict[str, Any]]
     next_cursor: str | None
     received_at: int
     has_open_lists: bool
+    is_cut: bool = False
+    whole: "Page | None" = None
+
+    @property
+    def listed_count(self) -> int:
+        """How many objects the answer held."""
+        return len((self.whole or self).records)
 
     def times_newest_first(self, created_field: str) -> list[int]:
-        """When its objects were created; empty if not all tell, or they are not newest first."""
-        times = [record.get(created_field) for record in self.records]
+        """When the answer's objects were created; empty if not all tell, or not newest first."""
+        times = [record.get(created_field) for record in (self.whole or self).records]
         known = [moment for moment in times if type(moment) is int]
         is_ordered = all(later >= earlier for later, earlier in itertools.pairwise(known))
         return known if is_ordered and len(known) == len(times) else []

@@ -1,18 +1,24 @@
 """The next page of a range, whatever the server does with its filter and its cursor."""
 
 import dataclasses
+import itertools
 import time
 from typing import Any
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.nested_lists import has_open_list
 from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page
 from engine_server.connectors.stripe.ranges import Range
 
 # A window that ends less than this before now holds the newest objects: its first page is asked for
 # without a filter. Most lists are done with it, whether or not the server can filter at all.
 _NEWEST_SECONDS = 3600
+
+# To complete the lists inside objects may take many requests. After so many such objects comes a
+# checkpoint, so that a request with little time gets on, too.
+_OPEN_OBJECTS_AT_ONCE = 10
 
 
 class RangeReader:
@@ -24,14 +30,32 @@ class RangeReader:
         self._window = window
         # Ranges that were begun anew and have not come further than their first page since.
         self._restarted: set[Range] = set()
+        # What is left of answers that were cut, by the range that goes on there.
+        self._cut: dict[Range, tuple[Page, Range]] = {}
 
     async def next_page(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
-        """The next page of ``part``, and the range that was really asked for.
+        """The next page of ``part``, or some of it, and the range that was really asked for.
 
         Raises:
             ConnectionFailed: see ``StripeClient.get``.
             RequestFailed: the same.
         """
+        if part in self._cut:
+            page, asked = self._cut.pop(part)
+        else:
+            page, asked = await self._fetch(client, part, size)
+        end = _end_of_first_part(page)
+        if end == len(page.records):
+            return page, asked
+        cursor = str(page.records[end - 1]["id"])
+        rest = dataclasses.replace(page, records=page.records[end:], whole=page.whole or page)
+        self._cut[dataclasses.replace(asked, cursor=cursor)] = rest, asked
+        first = dataclasses.replace(
+            page, records=page.records[:end], next_cursor=cursor, is_cut=True
+        )
+        return first, asked
+
+    async def _fetch(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
         if self._holds_newest(part):
             newest = await fetch_page(client, self._resource, Range(), size)
             # A later window is small. If it is not, its own filter serves it better.
@@ -91,3 +115,16 @@ class RangeReader:
     async def _is_there(self, client: StripeClient, part: Range, cursor: str) -> bool:
         record = await fetch_object(client, self._resource, cursor)
         return record is not None and self.lies_in(part, record)
+
+
+def _end_of_first_part(page: Page) -> int:
+    """How many objects of a page are to be taken at once."""
+    if not page.has_open_lists:
+        return len(page.records)
+    # Only an object with an id can be gone on after.
+    open_objects = (
+        number
+        for number, record in enumerate(page.records, start=1)
+        if "id" in record and has_open_list(record)
+    )
+    return next(itertools.islice(open_objects, _OPEN_OBJECTS_AT_ONCE - 1, None), len(page.records))

@@ -71,6 +71,10 @@ class Splitting:
         """The pages that its ranges are thought to hold, as far as anything is known of them."""
         return sum(self._estimates.values())
 
+    def go_on(self, part: Range, rest: Range) -> None:
+        """Only some of a page was taken: ``rest`` holds the others, too."""
+        self._estimates[rest] = self._estimates.pop(part, 0.0)
+
     def keep(self, part: Range, rest: Range, record_count: int) -> None:
         """A page of ``part`` left ``rest``, which shows nothing new of its density."""
         self._estimates[rest] = self._read(part, record_count)

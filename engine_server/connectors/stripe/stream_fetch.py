@@ -146,15 +146,19 @@ class StreamFetch:
         self, part: Range, scope: Range, asked: Range, page: Page, room: Callable[[Self], Room]
     ) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
+        if page.is_cut:
+            rest = dataclasses.replace(asked, cursor=page.next_cursor)
+            self._splitting.go_on(part, rest)
+            return (rest,)
         times = page.times_newest_first(self.resource.created_field)
         is_past_scope = bool(times) and scope.gte is not None and times[-1] < scope.gte
         if page.next_cursor is None or is_past_scope:
-            self._splitting.end(part, len(page.records))
+            self._splitting.end(part, page.listed_count)
             return ()
         rest = dataclasses.replace(asked, cursor=page.next_cursor)
         is_divisible = self.resource.created_param and math.isinf(self._limit_left)
         if not times or not scope.contains(times[-1]) or not is_divisible:
-            self._splitting.keep(part, rest, len(page.records))
+            self._splitting.keep(part, rest, page.listed_count)
             return (rest,)
         return self._splitting.split(
             part, rest, scope, times, room(self), open_parts=self.open_parts

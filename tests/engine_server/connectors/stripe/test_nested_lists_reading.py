@@ -9,6 +9,7 @@ import pytest
 
 from engine_server.connectors.stripe.catalog import stream_name
 from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
+from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END
 from tests.engine_server.connectors.stripe.nested import (
     ids,
@@ -227,3 +228,33 @@ def our_tasks(*, since: set[asyncio.Task[Any]]) -> list[str]:
     """What the source began since then; the simulator has tasks of its own."""
     coroutines = [repr(task.get_coro()) for task in asyncio.all_tasks() - since]
     return [name for name in coroutines if "_complete_all" in name or "_fetch" in name]
+
+
+async def test_a_page_of_long_lists_is_read_in_parts_each_with_its_checkpoint(
+    simulator: StripeSimulator,
+) -> None:
+    put_invoices(simulator)
+    invoices = selected("invoices", gte=created(PARENTS), lt=END)
+    reading = await read(config_for(simulator), [invoices])
+    assert reading.checkpoints >= PARENTS / 10
+    # The list itself is asked for once, whatever it is handed on in.
+    assert len(simulator.requests.of("/v1/invoices")) == 3
+
+
+async def test_requests_that_take_one_part_of_a_page_each_come_to_the_end(
+    simulator: StripeSimulator,
+) -> None:
+    put_invoices(simulator)
+    found: Counter[tuple[str, str]] = Counter()
+    state = SourceState()
+    for _ in range(PARENTS // 10 + 5):
+        reading = await read(
+            config_for(simulator), [selected("invoices", lt=END)], state=state, state_limit=1
+        )
+        assert_whole(reading)
+        found += reading.ids
+        state = reading.state
+        if reading.turns("invoices")[-1] == "completed":
+            break
+    assert found == Counter(("invoices", f"in_{number}") for number in range(PARENTS))
+    assert len(simulator.requests.of("/v1/invoices/*/lines")) <= PARENTS + 20
