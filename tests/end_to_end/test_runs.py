@@ -113,7 +113,7 @@ async def test_complete_streams_complete_a_new_run_without_a_page(
 ) -> None:
     past = StreamSelection(name="customers")
     past.time_range.lt.seconds = PLAN.created_until
-    pipeline = pipeline.selecting(past, StreamSelection(name="payment_methods"))
+    pipeline = pipeline.selecting(past)
     finished = await pipeline.sync(client, rpc, run_id="r1")
     pipeline.simulator.requests.clear()
     eof = await pipeline.sync(client, rpc, run_id="r2", state=finished.ending_state)
@@ -121,6 +121,24 @@ async def test_complete_streams_complete_a_new_run_without_a_page(
     assert eof.status == RUN_STATUS_SUCCEEDED
     assert eof.run_progress.derived.total_record_count == 0
     assert eof.ending_state.source == finished.ending_state.source
+
+
+@BOTH_RPCS
+async def test_a_new_run_reads_what_is_new_in_a_list_without_a_time_filter(
+    pipeline: StripePipeline, client: EngineClient, rpc: Rpc
+) -> None:
+    pipeline = pipeline.selecting(StreamSelection(name="payment_methods"))
+    methods = pipeline.simulator.objects("payment_methods")
+    now = int(time.time())
+    for number in range(250):
+        methods.put({"id": f"pm_{number}", "created": now - 5_000 + number})
+    began = SyncState(sync_run=SyncRun(run_id="r1", time_ceiling=ceiling(now - 600)))
+    finished = await pipeline.sync(client, rpc, run_id="r1", state=began)
+    methods.put({"id": "pm_new", "created": now - 300})
+    pipeline.simulator.requests.clear()
+    eof = await pipeline.sync(client, rpc, run_id="r2", state=finished.ending_state)
+    assert eof.run_progress.derived.total_record_count == 1
+    assert len(pipeline.simulator.requests.of("/v1/payment_methods")) == 1
 
 
 def customer(object_id: str, created: int, **fields: Any) -> dict[str, Any]:

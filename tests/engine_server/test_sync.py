@@ -223,6 +223,7 @@ async def test_streams_are_read_up_to_the_runs_ceiling(engine: ScriptedEngine) -
     ceiling = first.ending_state.sync_run.time_ceiling
     bounds = [one.selection.time_range.lt for one in engine.source.requests[1].streams]
     assert bounds == [ceiling] * 3
+    assert engine.source.requests[1].until == ceiling
 
 
 async def test_checkpoints_of_streams_no_longer_selected_are_kept(engine: ScriptedEngine) -> None:
