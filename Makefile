@@ -23,7 +23,8 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
 
-bench: $(STAMP) ## Benchmarks: reading Stripe, many syncs at once, and memory over the length of a history
+bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, reading Stripe, many syncs at once, and memory over the length of a history
+	$(BIN)/python -m tests.benchmarks.sync_speed
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
@@ -56,4 +57,4 @@ build: $(STAMP) ## The wheel and the source distribution, in dist/
 	$(BIN)/hatchling build
 
 clean: ## Remove what the commands above made
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -62,12 +62,12 @@ class EngineLoads:
     Attributes:
         first: Everything was new.
         again: A second sync from the start, when nothing has changed.
-        touched: How many rows that one wrote.
+        rewritten: How many rows that one wrote.
     """
 
     first: Load
     again: Load
-    touched: int
+    rewritten: int
 
 
 async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoads:
@@ -75,17 +75,17 @@ async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoad
     async with _database(account, cluster) as url, warm_engine() as client:
         pipeline = _pipeline(account, url)
         first = await _engine_load(client, account, pipeline)
-        await _check_rows(account, url)
+        await check_rows(url, _tables(account))
         before = await _ask(url, "SELECT pg_current_xact_id()::text::bigint")
         again = await _engine_load(client, account, pipeline)
-        await _check_rows(account, url)
-        touched = sum(
+        await check_rows(url, _tables(account))
+        rewritten = sum(
             [
                 await _ask(url, f"SELECT count(*) FROM {table} WHERE xmin::text::bigint > {before}")  # noqa: S608 - names of our own
                 for table in _tables(account)
             ]
         )
-    return EngineLoads(first=first, again=again, touched=touched)
+    return EngineLoads(first=first, again=again, rewritten=rewritten)
 
 
 async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
@@ -107,8 +107,8 @@ async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
         before = await account.statuses()
         taken = await done_by("tests.benchmarks.floor", work)
         asked = await account.statuses() - before
-        await _check_rows(account, url)
-    return Load(records=_records(account), requests=asked.total(), taken=taken)
+        await check_rows(url, _tables(account))
+    return Load(records=records_of(account), requests=asked.total(), taken=taken)
 
 
 async def _engine_load(client: EngineClient, account: Account, pipeline: PipelineConfig) -> Load:
@@ -125,7 +125,7 @@ async def _engine_load(client: EngineClient, account: Account, pipeline: Pipelin
     cost = await cost_of(sync())
     asked = await account.statuses() - before
     taken = Taken(seconds=cost.seconds, cpu_seconds=cost.cpu_seconds, peak_memory=cost.peak_memory)
-    return Load(records=_records(account), requests=asked.total(), taken=taken)
+    return Load(records=records_of(account), requests=asked.total(), taken=taken)
 
 
 def _pipeline(account: Account, database_url: str) -> PipelineConfig:
@@ -145,19 +145,26 @@ def _pipeline(account: Account, database_url: str) -> PipelineConfig:
 
 
 @asynccontextmanager
-async def _database(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
-    """The URL of a database of its own that has the account's tables, empty."""
+async def empty_database(cluster: PostgresCluster) -> AsyncIterator[str]:
+    """The URL of a database that is there for the length of the block."""
     name = await cluster.create_database()
     url = cluster.url(name)
-    config = PostgresConfig.model_validate({"url": url, "schema": SCHEMA})
-    async for _ in PostgresDestination().setup(config, _streams(account)):
-        pass
     # What the one before left to be written to disk is not this one's work.
     await _ask(url, "CHECKPOINT")
     try:
         yield url
     finally:
         await cluster.drop_database(name)
+
+
+@asynccontextmanager
+async def _database(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
+    """The same, with the account's tables in it."""
+    async with empty_database(cluster) as url:
+        config = PostgresConfig.model_validate({"url": url, "schema": SCHEMA})
+        async for _ in PostgresDestination().setup(config, _streams(account)):
+            pass
+        yield url
 
 
 def _streams(account: Account) -> Sequence[SelectedStream]:
@@ -177,12 +184,18 @@ def _tables(account: Account) -> Mapping[str, int]:
     return {table_of(stream, SCHEMA).quoted: counts[stream.name] for stream in _streams(account)}
 
 
-def _records(account: Account) -> int:
+def records_of(account: Account) -> int:
+    """How many objects it holds."""
     return sum(history.count for history in account.histories)
 
 
-async def _check_rows(account: Account, url: str) -> None:
-    for table, count in _tables(account).items():
+async def check_rows(url: str, tables: Mapping[str, int]) -> None:
+    """Looks whether everything arrived.
+
+    Raises:
+        RuntimeError: A table has not as many rows as it should have.
+    """
+    for table, count in tables.items():
         rows = await _ask(url, f"SELECT count(*) FROM {table}")  # noqa: S608 - names of our own
         if rows != count:
             raise RuntimeError(f"{table} has {rows} rows, not {count}")

@@ -24,10 +24,6 @@ class Results:
         """Records a second."""
         return self._median(contender, lambda load: load.rate)
 
-    def times_as_fast(self, contender: str, other: str) -> float:
-        """The one's records a second, over the other's."""
-        return self.rate(contender) / self.rate(other)
-
     def seconds(self, contender: str) -> float:
         """From the beginning to the end."""
         return self._median(contender, lambda load: load.taken.seconds)
