@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench check format generate lock build clean
+.PHONY: help demo test bench profile check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -30,6 +30,9 @@ bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, reading
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+
+profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
+	$(BIN)/python -m tests.benchmarks.hot_path
 
 check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
 	$(BIN)/ruff format --check .

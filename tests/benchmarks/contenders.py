@@ -72,12 +72,11 @@ class EngineLoads:
 
 async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoads:
     """Syncs the account twice with a fresh engine that has its catalog loaded."""
-    async with _database(account, cluster) as url, warm_engine() as client:
-        pipeline = _pipeline(account, url)
-        first = await _engine_load(client, account, pipeline)
+    async with database_with_tables(account, cluster) as url, warm_engine() as client:
+        first = await _engine_load(client, account, url)
         await check_rows(url, _tables(account))
         before = await _ask(url, "SELECT pg_current_xact_id()::text::bigint")
-        again = await _engine_load(client, account, pipeline)
+        again = await _engine_load(client, account, url)
         await check_rows(url, _tables(account))
         rewritten = sum(
             [
@@ -91,7 +90,7 @@ async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoad
 async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
     """Brings the account over with the bare script."""
     now = int(time.time())
-    async with _database(account, cluster) as url:
+    async with database_with_tables(account, cluster) as url:
         work = {
             "base_url": account.base_url,
             "api_key": API_KEY,
@@ -111,18 +110,23 @@ async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
     return Load(records=records_of(account), requests=asked.total(), taken=taken)
 
 
-async def _engine_load(client: EngineClient, account: Account, pipeline: PipelineConfig) -> Load:
+async def sync_once(client: EngineClient, account: Account, database_url: str) -> None:
+    """Syncs all of the account in one call, from the start.
+
+    Raises:
+        RuntimeError: The call did not complete it.
+    """
     request = PipelineSyncBatchRequest(
-        pipeline=pipeline, options=SyncOptions(state_limit=_STATE_LIMIT)
+        pipeline=_pipeline(account, database_url), options=SyncOptions(state_limit=_STATE_LIMIT)
     )
+    eof = (await client.pipeline_sync_batch(request)).eof
+    if eof.status != RUN_STATUS_SUCCEEDED or eof.has_more:
+        raise RuntimeError(f"the sync was not completed: {eof.failure_message}")
 
-    async def sync() -> None:
-        eof = (await client.pipeline_sync_batch(request)).eof
-        if eof.status != RUN_STATUS_SUCCEEDED or eof.has_more:
-            raise RuntimeError(f"the sync was not completed: {eof.failure_message}")
 
+async def _engine_load(client: EngineClient, account: Account, url: str) -> Load:
     before = await account.statuses()
-    cost = await cost_of(sync())
+    cost = await cost_of(sync_once(client, account, url))
     asked = await account.statuses() - before
     taken = Taken(seconds=cost.seconds, cpu_seconds=cost.cpu_seconds, peak_memory=cost.peak_memory)
     return Load(records=records_of(account), requests=asked.total(), taken=taken)
@@ -158,7 +162,7 @@ async def empty_database(cluster: PostgresCluster) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _database(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
+async def database_with_tables(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
     """The same, with the account's tables in it."""
     async with empty_database(cluster) as url:
         config = PostgresConfig.model_validate({"url": url, "schema": SCHEMA})
