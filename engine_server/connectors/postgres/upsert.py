@@ -37,6 +37,12 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         stored_is_newest=" AND ".join(
             f"stored.{quote(column.name)} = newest.{alias}" for column, alias in pairs
         ),
+        seen_is_excluded=" AND ".join(
+            f"seen.{column} = excluded.{column}" for column in key_columns
+        ),
+        newest_is_excluded=" AND ".join(
+            f"newest.{alias} = excluded.{quote(column.name)}" for column, alias in pairs
+        ),
         incoming_is_newest=" AND ".join(f"incoming.{alias} = newest.{alias}" for alias in aliases),
         columns=", ".join([*key_columns, *account_columns, RAW_DATA, UPDATED_AT, LAST_SYNCED_AT]),
         values=", ".join([*aliases, *(["account_id"] if account_columns else [])]),

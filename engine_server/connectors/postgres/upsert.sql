@@ -32,17 +32,18 @@ changed AS (
         SELECT CASE
             -- What says that an object is deleted says little else of it: keep what is known.
             WHEN newest.deleted AND NOT {hard_delete} THEN
-                coalesce(stored._raw_data, jsonb_build_object())
-                || coalesce(
+                coalesce(
                     (
                         SELECT incoming.raw_data
                         FROM incoming
                         WHERE {incoming_is_newest}
                             AND NOT incoming.deleted
+                            AND incoming.position < newest.position
                             AND (incoming.updated_at < stored._updated_at) IS NOT TRUE
                         ORDER BY incoming.updated_at DESC, incoming.position DESC
                         LIMIT 1
                     ),
+                    stored._raw_data,
                     jsonb_build_object()
                 )
                 || newest.raw_data
@@ -60,8 +61,13 @@ written AS (
     -- Rows written by others since this statement began follow the same rules.
     ON CONFLICT ({key}) DO UPDATE SET
         {set_account_id}
+        -- A deletion was merged with the row as it was when the statement began.
         _raw_data = CASE
-            WHEN {is_deleted_excluded} THEN stored._raw_data || excluded._raw_data
+            WHEN {is_deleted_excluded} AND stored._raw_data IS DISTINCT FROM (
+                SELECT seen._raw_data FROM {table} AS seen WHERE {seen_is_excluded} LIMIT 1
+            )
+            THEN stored._raw_data
+                || (SELECT newest.raw_data FROM newest WHERE {newest_is_excluded})
             ELSE excluded._raw_data
         END,
         _updated_at = excluded._updated_at,

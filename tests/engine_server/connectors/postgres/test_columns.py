@@ -1,11 +1,16 @@
 """What a typed column reads."""
 
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from tests.engine_server.connectors.postgres.any_json import as_object, exactly, json_texts
 from tests.engine_server.connectors.postgres.builders import (
     customer,
     records,
@@ -21,6 +26,12 @@ FIELD_VALUES: list[tuple[str, Any, Any]] = [
     ("balance", 5, 5),
     ("balance", 9223372036854775807, 9223372036854775807),
     ("balance", 9223372036854775808, None),
+    ("balance", -9223372036854775808, -9223372036854775808),
+    ("balance", 10**40, None),
+    ("balance", 5.0, 5),
+    ("balance", 5.5, None),
+    ("balance", -0.4, None),
+    ("balance", True, None),
     ("balance", "five", None),
     ("balance", [5], None),
     ("balance", {"five": 5}, None),
@@ -58,3 +69,54 @@ async def test_numbers_are_exact(config: PostgresConfig, database: asyncpg.Conne
     record = b'{"id": "cus_1", "_account_id": "acct_1", "rate": %s}' % number.encode()
     await write(config, [stream()], [records("customers", record)])
     assert str(await database.fetchval("SELECT rate FROM stripe.customers")) == number
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Decimal)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and -(2**63) <= value < 2**63 and value % 1 == 0
+
+
+# What a column reads of a value that the schema allows; of others it reads NULL.
+READ: dict[str, Callable[[Any], bool]] = {
+    "balance": _is_whole,
+    "rate": _is_number,
+    "livemode": lambda value: isinstance(value, bool),
+    "address": lambda value: value is not None,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(texts=st.lists(json_texts, min_size=1, max_size=20))
+async def test_a_column_reads_a_value_exactly_or_not_at_all(
+    database_url: str, database: asyncpg.Connection, mode: str, texts: list[str]
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "columns": mode})
+    sent = [
+        as_object(
+            {
+                "id": f'"{number}"',
+                "_account_id": '"acct_1"',
+                **dict.fromkeys([*READ, "name"], text),
+            }
+        ).encode()
+        for number, text in enumerate(texts)
+    ]
+    await write(config, [stream()], [records("customers", *sent)])
+    rows = await database.fetch("SELECT * FROM stripe.customers")
+    await database.execute("TRUNCATE stripe.customers")
+    assert len(rows) == len(texts)
+    for row in rows:
+        value = exactly(texts[int(row["id"])])
+        for column, can_be_read in READ.items():
+            read = row[column]
+            if column == "address" and read is not None:
+                read = exactly(read)
+            assert read == (value if can_be_read(value) else None), (column, value)
+        if value is None or isinstance(value, str):
+            assert row["name"] == value

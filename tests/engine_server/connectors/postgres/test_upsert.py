@@ -1,5 +1,6 @@
 """Which record of a row is kept, and what a row holds."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.tables import table_of
 from engine_server.connectors.postgres.upsert import upsert_statement
 from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
+from tests.engine_server.connectors.postgres.sessions import until
 
 
 async def _rows(database: asyncpg.Connection) -> dict[str, Any]:
@@ -130,6 +132,47 @@ async def test_a_soft_delete_keeps_what_was_known(
     row = await database.fetchrow("SELECT name, deleted FROM stripe.customers")
     assert row is not None
     assert tuple(row) == ("Ada", True)
+
+
+async def test_a_soft_delete_keeps_the_newest_version_and_no_field_of_an_older_one(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    newer, stub = customer(1, at=2, name="Ada"), {**STUB, "_updated_at": 3}
+    await _write_each(config, [customer(1, at=1, nickname="A")], [newer, stub])
+    row = {"id": "cus_1", "object": "customer", "name": "Ada", "deleted": True}
+    assert await _rows(database) == {"cus_1": row}
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+async def test_a_soft_delete_keeps_what_another_session_is_about_to_commit(
+    config: PostgresConfig, database: asyncpg.Connection, known_before: bool
+) -> None:
+    await _write_each(config, [customer(1 if known_before else 2, at=1, name="old")])
+    async with database.transaction():
+        await database.execute(
+            """
+            INSERT INTO stripe.customers (id, _account_id, _raw_data, _updated_at, _last_synced_at)
+            VALUES ('cus_1', 'acct_1', '{"id": "cus_1", "name": "new"}', to_timestamp(2), now())
+            ON CONFLICT (id, _account_id) DO UPDATE SET _raw_data = excluded._raw_data
+            """
+        )
+        deleting = asyncio.create_task(_write_each(config, [{**STUB, "_updated_at": 3}]))
+        # One that waits for a row waits for a transaction, which belongs to no database.
+        await until(database, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+    await deleting
+    row = (await _rows(database))["cus_1"]
+    assert (row["name"], row["deleted"]) == ("new", True)
+
+
+async def test_a_row_says_when_it_was_last_written_not_when_it_was_last_seen(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    times = []
+    for at, name in [(1, "Ada"), (2, "Ada"), (0, "older"), (3, "Bea")]:
+        await _write_each(config, [customer(1, at=at, name=name)])
+        times.append(await database.fetchval("SELECT _last_synced_at FROM stripe.customers"))
+    first, unchanged, older, changed = times
+    assert first == unchanged == older < changed
 
 
 async def test_a_delete_said_twice_touches_no_row(

@@ -1,0 +1,94 @@
+"""What was sent is what the row holds, or else the record is refused by its key."""
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from tests.engine_server.connectors.postgres.any_json import (
+    as_object,
+    exactly,
+    json_texts,
+    words,
+)
+from tests.engine_server.connectors.postgres.builders import records, stream, write
+
+OWN = {"id", "_account_id", "_updated_at"}
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    contents=st.lists(
+        st.dictionaries(words.filter(lambda word: word not in OWN), json_texts, max_size=6),
+        min_size=1,
+        max_size=20,
+    )
+)
+async def test_any_object_is_stored_as_it_was_sent(
+    config: PostgresConfig, database: asyncpg.Connection, contents: list[dict[str, str]]
+) -> None:
+    sent = {str(number): {"id": f'"{number}"', **one} for number, one in enumerate(contents)}
+    stamps = {"_account_id": '"acct_1"', "_updated_at": "1"}
+    written = await write(
+        config,
+        [stream()],
+        [records("customers", *(as_object({**one, **stamps}).encode() for one in sent.values()))],
+    )
+    assert [message.WhichOneof("payload") for message in written] == ["record_batch"]
+    rows = await database.fetch("SELECT id, _raw_data FROM stripe.customers")
+    await database.execute("TRUNCATE stripe.customers")
+    stored = {row["id"]: exactly(row["_raw_data"]) for row in rows}
+    assert stored == {key: exactly(as_object(one)) for key, one in sent.items()}
+
+
+REFUSED = {
+    "a NUL character deep inside": '"n": [{"a": "\\u0000"}]',
+    "a NUL character in a name": '"a\\u0000": 1',
+    "half a surrogate pair": '"n": "\\udc00"',
+    "a number that is too large": '"n": 1e131073',
+    "a number that is too small": '"n": 1e-20000',
+    "a time beyond all calendars": '"_updated_at": 1e40',
+}
+
+
+@pytest.mark.parametrize("field", REFUSED.values(), ids=REFUSED.keys())
+async def test_what_cannot_be_stored_exactly_is_refused_by_its_key(
+    config: PostgresConfig, database: asyncpg.Connection, field: str
+) -> None:
+    others = [b'{"id": "good", "_account_id": "acct_1"}'] * 3
+    bad = f'{{"id": "bad", "_account_id": "acct_1", {field}}}'.encode()
+    written = await write(config, [stream()], [records("customers", *others, bad, *others)])
+    [message] = written
+    assert '(id "bad", _account_id "acct_1")' in message.stream_status.errored.error
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 0
+
+
+async def test_arrays_inside_arrays_without_end_err_their_stream_alone(
+    config: PostgresConfig,
+) -> None:
+    bad = f'{{"id": "bad", "_account_id": "acct_1", "n": {"[" * 100_000}{"]" * 100_000}}}'
+    [message] = await write(config, [stream()], [records("customers", bad.encode())])
+    assert "Postgres refused a record of customers" in message.stream_status.errored.error
+
+
+async def test_a_key_too_long_for_an_index_is_refused(config: PostgresConfig) -> None:
+    # Random, as Postgres compresses what repeats.
+    long = "".join(chr(0x4E00 + number * 7919 % 20000) for number in range(4000))
+    bad = {"id": long, "_account_id": "acct_1"}
+    [message] = await write(config, [stream()], [records("customers", bad)])
+    assert "Postgres refused a record of customers" in message.stream_status.errored.error
+
+
+async def test_many_large_objects_are_stored_whole(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    large = [
+        {"id": str(number), "_account_id": "acct_1", "text": chr(0x61 + number) * 1_000_000}
+        for number in range(20)
+    ]
+    await write(config, [stream()], [records("customers", *large)])
+    lengths = await database.fetch("SELECT length(_raw_data ->> 'text') FROM stripe.customers")
+    assert [row[0] for row in lengths] == [1_000_000] * 20

@@ -1,0 +1,110 @@
+"""Any history of batches leaves the rows that a few lines of Python expect, others untouched."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.tables import table_of
+from engine_server.connectors.postgres.upsert import upsert_statement
+from tests.engine_server.connectors.postgres.builders import stream
+from tests.engine_server.connectors.postgres.schemas import set_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """An object as it was at one time."""
+
+    id: str
+    at: int
+    content: dict[str, Any]
+
+    @property
+    def deleted(self) -> bool:
+        return bool(self.content.get("deleted"))
+
+    @property
+    def record(self) -> str:
+        stamps = {"_account_id": "acct_1", "_updated_at": self.at}
+        return json.dumps({"id": self.id, **self.content, **stamps})
+
+
+CONTENTS: list[dict[str, Any]] = [{"a": 1}, {"a": 1.0}, {"a": 2}, {"b": 1}, {"deleted": True}]
+Rows = dict[str, Version]
+versions = st.builds(
+    Version,
+    id=st.sampled_from(["cus_1", "cus_2", "cus_3"]),
+    at=st.integers(0, 4),
+    content=st.sampled_from(CONTENTS),
+)
+histories = st.lists(st.lists(versions, min_size=1, max_size=8), min_size=1, max_size=5)
+
+
+def last_of_the_newest(versions: Sequence[Version]) -> int:
+    """Its place."""
+    return max(range(len(versions)), key=lambda place: (versions[place].at, place))
+
+
+def expected(rows: Rows, batch: Sequence[Version], *, hard_delete: bool) -> tuple[Rows, list[int]]:
+    """The rows after one batch, and how many were inserted, updated and deleted."""
+    after, inserted, updated, deleted = dict(rows), 0, 0, 0
+    for id_ in {version.id for version in batch}:
+        came = [version for version in batch if version.id == id_]
+        stored = rows.get(id_)
+        since = stored.at if stored else 0
+        newest = last_of_the_newest(came)
+        if came[newest].at < since:
+            continue
+        row = came[newest]
+        if row.deleted and hard_delete:
+            deleted += after.pop(id_, None) is not None
+            continue
+        if row.deleted:
+            known = [one for one in came[:newest] if not one.deleted and one.at >= since]
+            base = known[last_of_the_newest(known)] if known else stored
+            row = replace(row, content={**(base.content if base else {}), "deleted": True})
+        if stored and stored.content == row.content:
+            continue
+        after[id_] = row
+        deleted += row.deleted
+        inserted += not row.deleted and stored is None
+        updated += not row.deleted and stored is not None
+    return after, [inserted, updated, deleted]
+
+
+@pytest.mark.parametrize("hard_delete", [False, True], ids=["soft delete", "hard delete"])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(history=histories)
+async def test_any_history_of_batches(
+    config: PostgresConfig,
+    database: asyncpg.Connection,
+    hard_delete: bool,
+    history: list[list[Version]],
+) -> None:
+    await set_up(config, stream())
+    await database.execute("TRUNCATE stripe.customers")
+    statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
+    look = "SELECT *, xmin::text AS writer, ctid::text FROM stripe.customers"
+    rows: Rows = {}
+    stored: dict[str, asyncpg.Record] = {}
+    for batch in history:
+        before, rows_before = stored, rows
+        [counts] = await database.fetch(statement, [version.record for version in batch])
+        stored = {row["id"]: row for row in await database.fetch(look)}
+        rows, expected_counts = expected(rows_before, batch, hard_delete=hard_delete)
+        assert {
+            id_: (row["_updated_at"].timestamp(), json.loads(row["_raw_data"]))
+            for id_, row in stored.items()
+        } == {id_: (row.at, {"id": id_, **row.content}) for id_, row in rows.items()}
+        assert list(counts.values()) == expected_counts
+        for id_, row in rows.items():
+            if row is rows_before.get(id_):
+                assert stored[id_] == before[id_], "a row that stays as it is was touched"
