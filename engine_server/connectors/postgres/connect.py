@@ -45,6 +45,9 @@ async def _connect(config: PostgresConfig, *where: Any, **options: Any) -> async
     tls = _tls(config)
     try:
         return await asyncpg.connect(*where, **options, ssl=tls)
+    except ssl.SSLError:
+        # One that is a ValueError, too, is about the server's certificate.
+        raise
     except ValueError:
         # The driver's text may quote a piece of the password, so it is left out.
         raise ConnectionFailed(
@@ -74,7 +77,7 @@ def _tls(config: PostgresConfig) -> ssl.SSLContext | SslMode | None:
             context.load_verify_locations(cafile=authorities)
         if certificate is not None:
             context.load_cert_chain(certificate, keyfile=url_parameter(url, "sslkey"))
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ConnectionFailed(
             f"sslrootcert, sslcert or sslkey in the Postgres url cannot be read: {error}"
         ) from error

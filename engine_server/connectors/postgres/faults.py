@@ -4,6 +4,7 @@ SQLSTATE classes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 import re
+import ssl
 
 import asyncpg
 
@@ -52,7 +53,7 @@ def is_connection_fault(error: BaseException) -> bool:
     """Whether Postgres was not reached, did not let us in, or went away."""
     if isinstance(error, asyncpg.PostgresError):
         return _state(error)[:2] in _CONNECTION_CLASSES or _state(error) in _CONNECTION_STATES
-    return _is_lost_connection(error)
+    return isinstance(error, ssl.SSLError) or _is_lost_connection(error)
 
 
 def wants_another_connection(error: BaseException) -> bool:
@@ -92,7 +93,7 @@ def describe(error: BaseException) -> str:
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    # A ValueError of the driver's is about our arguments.
+    # A ValueError is about our arguments, or about a certificate that is not to be trusted.
     return isinstance(error, DRIVER_ERRORS) and not isinstance(error, ValueError)
 
 

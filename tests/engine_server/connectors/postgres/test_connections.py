@@ -1,0 +1,220 @@
+"""How Postgres is reached: TLS, passwords, and what our sessions are called."""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import structlog
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import ConnectionStatus
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    customer,
+    records,
+    stream,
+    write,
+)
+from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.sessions import cut_others
+from tests.pipesync_rpc.certificates import Authority
+from tests.postgres import PostgresCluster
+
+
+async def _problem(**config: Any) -> str:
+    """What a check finds wrong; empty when nothing."""
+    destination = PostgresDestination()
+    parsed = PostgresConfig.model_validate(config)
+    [message] = [message async for message in destination.check(parsed, [stream()])]
+    status = message.connection_status
+    assert (status.status == ConnectionStatus.STATUS_SUCCEEDED) == (not status.message)
+    return status.message
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+async def tls_proxy(database_url: str, authority: Authority) -> AsyncIterator[Proxy]:
+    """Its certificate is for 127.0.0.1, and not for localhost."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("postgres"))
+    async with Proxy(database_url, tls=context) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def plain_proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
+
+
+ENCRYPTED = [None, "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+
+@pytest.mark.parametrize("mode", ["disable", *ENCRYPTED])
+async def test_a_server_with_a_certificate_of_our_authority_is_let_in_by_every_mode(
+    tls_proxy: Proxy, authority: Authority, mode: str | None
+) -> None:
+    pem = authority.certificate.read_text() if mode in {None, "verify-ca", "verify-full"} else None
+    assert await _problem(url=tls_proxy.url, ssl_mode=mode, ssl_ca_pem=pem) == ""
+    # "allow" is content without.
+    assert (tls_proxy.encrypted > 0) == (mode not in {"disable", "allow"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [("verify-ca", ""), ("verify-full", "not valid for 'localhost'"), (None, "not valid for")],
+)
+async def test_only_verify_ca_takes_a_certificate_for_another_host(
+    tls_proxy: Proxy, authority: Authority, mode: str | None, said: str
+) -> None:
+    url = tls_proxy.url.replace("127.0.0.1", "localhost")
+    pem = authority.certificate.read_text()
+    problem = await _problem(url=url, ssl_mode=mode, ssl_ca_pem=pem)
+    assert said in problem
+    assert bool(problem) == bool(said)
+
+
+@pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
+async def test_a_certificate_of_another_authority_is_not_taken(
+    tls_proxy: Proxy, tmp_path: Path, mode: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    pem = Authority(other).certificate.read_text()
+    problem = await _problem(url=tls_proxy.url, ssl_mode=mode, ssl_ca_pem=pem)
+    assert "CERTIFICATE_VERIFY_FAILED" in problem
+    # Nor one of nobody that the machine trusts.
+    assert "CERTIFICATE_VERIFY_FAILED" in await _problem(url=tls_proxy.url, ssl_mode=mode)
+
+
+async def test_the_authorities_that_the_machine_trusts_are_trusted(
+    tls_proxy: Proxy, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    assert await _problem(url=f"{tls_proxy.url}?sslmode=verify-full") == ""
+    assert await _problem(url=f"{tls_proxy.url}?sslmode=verify-full&sslrootcert=system") == ""
+
+
+async def test_the_url_may_name_the_file_of_the_authority(
+    tls_proxy: Proxy, authority: Authority
+) -> None:
+    url = f"{tls_proxy.url}?sslmode=verify-full&sslrootcert="
+    assert await _problem(url=f"{url}{authority.certificate}") == ""
+    assert "sslrootcert, sslcert or sslkey" in await _problem(url=f"{url}/nowhere")
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
+async def test_a_server_without_tls_is_refused_where_tls_is_required(
+    plain_proxy: Proxy, authority: Authority, mode: str
+) -> None:
+    assert "rejected SSL upgrade" in await _problem(url=plain_proxy.url, ssl_mode=mode)
+    pem = authority.certificate.read_text()
+    assert "rejected SSL upgrade" in await _problem(url=plain_proxy.url, ssl_ca_pem=pem)
+
+
+@pytest.mark.parametrize("mode", [None, "disable", "allow", "prefer"])
+async def test_a_server_without_tls_is_taken_where_it_is_not(
+    plain_proxy: Proxy, mode: str | None
+) -> None:
+    assert await _problem(url=plain_proxy.url, ssl_mode=mode) == ""
+
+
+async def test_parts_reach_the_same_database_as_a_url(
+    tls_proxy: Proxy, authority: Authority, database: asyncpg.Connection
+) -> None:
+    parts = {
+        "host": "127.0.0.1",
+        "port": tls_proxy.port,
+        "database": await database.fetchval("SELECT current_database()"),
+        "user": "postgres",
+        "ssl_ca_pem": authority.certificate.read_text(),
+    }
+    await write(
+        PostgresConfig.model_validate(parts), [stream()], [records("customers", customer(1))]
+    )
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "given", "shown"),
+    [("", None, "pipesync"), ("&application_name=mine", None, "mine"), ("", "ours", "ours")],
+)
+async def test_sessions_are_called_by_the_applications_name(
+    database_url: str, database: asyncpg.Connection, query: str, given: str | None, shown: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url + query, "application_name": given})
+    names: list[str] = []
+
+    async def source() -> AsyncGenerator[Message, None]:
+        rows = await database.fetch(
+            "SELECT application_name FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        names.extend(row["application_name"] for row in rows)
+        yield records("customers", customer(1))
+
+    await write(config, [stream()], source())
+    assert names == [shown]
+
+
+@pytest.fixture
+async def role(
+    postgres_cluster: PostgresCluster, database: asyncpg.Connection
+) -> AsyncIterator[str]:
+    """A role that must give its password, which is "first secret"."""
+    name = f"secretive_{await database.fetchval('SELECT current_database()')}"[:60]
+    await database.execute(f"CREATE ROLE {name} SUPERUSER LOGIN PASSWORD 'first secret'")
+    async with postgres_cluster.asking_for_passwords(name):
+        yield name
+    await database.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+async def test_a_password_is_read_from_its_file_for_each_connection(
+    database_url: str, database: asyncpg.Connection, role: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "password"
+    file.write_text("first secret\n")
+    config = PostgresConfig.model_validate(
+        {
+            "url": database_url.replace("postgres@", f"{role}@"),
+            "password_file": str(file),
+            "batch_size": 1,
+        }
+    )
+
+    async def source() -> AsyncGenerator[Message, None]:
+        yield records("customers", customer(1))
+        yield checkpoint("customers", "1")
+        await database.execute(f"ALTER ROLE {role} PASSWORD 'second secret'")
+        file.write_text("second secret\n")
+        await cut_others(database)
+        yield records("customers", customer(2))
+
+    with structlog.testing.capture_logs() as captured:
+        await write(config, [stream()], source())
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 2
+    assert "secret\n" not in repr(captured)
+    assert "first secret" not in repr([captured, config])
+
+
+async def test_a_wrong_password_and_a_missing_file_are_told_without_the_password(
+    database_url: str, role: str, tmp_path: Path
+) -> None:
+    url = database_url.replace("postgres@", f"{role}@")
+    file = tmp_path / "password"
+    assert str(file) in await _problem(url=url, password_file=str(file))
+    file.write_text("\n")
+    assert "is empty" in await _problem(url=url, password_file=str(file))
+    file.write_text("hunter2")
+    problem = await _problem(url=url, password_file=str(file))
+    assert "password authentication failed" in problem
+    assert "hunter2" not in problem
