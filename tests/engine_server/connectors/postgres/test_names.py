@@ -6,6 +6,7 @@ import pytest
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.tables import quote
 from tests.engine_server.connectors.postgres.builders import (
+    customer,
     records,
     stream,
     write,
@@ -14,6 +15,7 @@ from tests.engine_server.connectors.postgres.schemas import (
     columns_of,
     set_up,
     tables_of,
+    tear_down,
 )
 
 
@@ -26,7 +28,7 @@ async def test_any_name_can_be_a_stream_a_key_and_a_field(
     named = stream(
         name,
         primary_key=[[name]],
-        properties={f"{name}.": {"type": "integer"}},
+        properties={name: {"type": "string"}, f"{name}.": {"type": "integer"}},
         newer_than_field="",
         soft_delete_field=f"{name}!",
     )
@@ -53,3 +55,26 @@ async def test_a_field_named_like_a_system_column_gets_another_column(
     await set_up(config, stream(properties={"ctid": {"type": "string"}}))
     columns = await columns_of(database, "stripe.customers")
     assert [name for name in columns if name.startswith("ctid_")]
+
+
+async def test_a_field_whose_name_another_would_get_has_a_column_of_its_own(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    named = stream(properties={"ctid": {"type": "string"}, "ctid_": {"type": "string"}})
+    await write(config, [named], [records("customers", customer(1, ctid="one", ctid_="two"))])
+    row = await database.fetchrow("SELECT * FROM stripe.customers")
+    assert row is not None
+    assert {"one", "two"} <= set(row.values())
+
+
+@pytest.mark.parametrize("schema", ["user", "Mixed Case", 'quo"ted', "it's", "日本", "{}", "%s"])
+async def test_any_name_can_be_a_schema(
+    database_url: str, database: asyncpg.Connection, schema: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "schema": schema})
+    await set_up(config, stream())
+    await write(config, [stream()], [records("customers", customer(1))])
+    assert await set_up(config, stream()) == []
+    assert await tables_of(database, schema) == ["customers"]
+    await tear_down(config, stream())
+    assert not await database.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quote(schema))
