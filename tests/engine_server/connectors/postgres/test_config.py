@@ -1,5 +1,7 @@
 """What configuration is taken, and what a bad one is told."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,11 @@ from engine_server.connectors.config import parse_config
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.errors import InvalidRequest
+from tests.pipesync_rpc.certificates import Authority
+
+# Any that can be read.
+with tempfile.TemporaryDirectory() as directory:
+    PEM = Authority(Path(directory)).certificate.read_text()
 
 
 def _parse(config: dict[str, Any]) -> PostgresConfig:
@@ -52,6 +59,30 @@ def test_a_host_is_enough() -> None:
         ({"host": "h", "columns": "real"}, "config.columns", "'stored', 'virtual' or 'none'"),
         ({"host": "h", "delete_mode": "no"}, "config.delete_mode", "'soft' or 'hard'"),
         ({"host": "h", "ssl_ca_pem": "x"}, "config.ssl_ca_pem", "in PEM form"),
+        (
+            {"host": "h", "password": "p", "password_file": "/p"},
+            "config.password_file",
+            "cannot be given together with password",
+        ),
+        ({"host": "h", "password_file": "p"}, "config.password_file", "an absolute path"),
+        (
+            {"url": "postgresql://me:p@h/d", "password_file": "/p"},
+            "config.url",
+            "has a password already",
+        ),
+        ({"url": "postgresql://h/d?sslmode=on"}, "config.url", "sslmode must be one of disable"),
+        (
+            {"url": "postgresql://h/d?sslmode=require", "ssl_mode": "require"},
+            "config.ssl_mode",
+            "cannot be given together with sslmode",
+        ),
+        ({"host": "h", "ssl_mode": "on"}, "config.ssl_mode", "'verify-full'"),
+        (
+            {"host": "h", "ssl_mode": "require", "ssl_ca_pem": PEM},
+            "config.ssl_ca_pem",
+            "is of no use with ssl_mode require",
+        ),
+        ({"host": "h", "statement_timeout": 0}, "config.statement_timeout", "greater than"),
         ({"host": "h", "hots": "h"}, "config.hots", "did you mean host?"),
     ],
 )

@@ -1,6 +1,7 @@
 """What the destination does when Postgres goes away, and when it refuses."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -137,6 +138,43 @@ async def test_a_table_that_may_not_be_written_errs_its_stream(
     assert "violates check constraint" in error
     assert "DETAIL" not in error
     assert written[-1] == checkpoint(GOOD)
+
+
+async def test_the_error_names_a_record_by_its_key_and_shows_nothing_else_of_it(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream()]))
+    await database.execute("CREATE INDEX ON stripe.customers (((_raw_data ->> 'name')::int))")
+    # Postgres itself would quote it.
+    secret = customer(1, name='Ada "the" Lovelace')
+    [error] = _errors(await write(config, [stream()], [records("customers", customer(2), secret)]))
+    assert 'id "cus_1"' in error
+    assert "22P02" in error
+    assert "Ada" not in error
+    assert "Lovelace" not in error
+    await database.execute("TRUNCATE stripe.customers")
+    incompressible = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in range(200))
+    long = {**customer(1), "id": incompressible}
+    [error] = _errors(await write(config, [stream()], [records("customers", long)]))
+    assert len(error) < 500
+
+
+async def test_a_constraint_that_is_looked_at_in_the_end_errs_the_stream_of_its_table(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD), stream(GOOD)]))
+    await database.execute(
+        "CREATE TABLE public.known (id text PRIMARY KEY); ALTER TABLE stripe.customers "
+        "ADD FOREIGN KEY (id) REFERENCES public.known DEFERRABLE INITIALLY DEFERRED"
+    )
+    written = await write(
+        config,
+        [stream(BAD), stream(GOOD)],
+        [records(BAD, customer(1)), records(GOOD, customer(1)), checkpoint(GOOD)],
+    )
+    assert [message.stream_status.stream for message in written if _errors([message])] == [BAD]
+    assert written[-1] == checkpoint(GOOD)
+    assert await _count(database, GOOD) == 1
 
 
 async def test_a_table_dropped_meanwhile_errs_its_stream(

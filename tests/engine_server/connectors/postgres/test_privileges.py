@@ -1,0 +1,64 @@
+"""The least that the roles must be granted, as the README says."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.progress_pb2 import ConnectionStatus
+from tests.engine_server.connectors.postgres.builders import (
+    customer,
+    logs,
+    records,
+    stream,
+    write,
+)
+
+
+@pytest.fixture
+async def roles(database: asyncpg.Connection) -> AsyncIterator[tuple[str, str]]:
+    """One for setup and teardown, one for syncs, in a database where nobody may do anything."""
+    name = await database.fetchval("SELECT current_database()")
+    maker, writer = f"maker_{name}"[:60], f"writer_{name}"[:60]
+    await database.execute(
+        f"""
+        CREATE ROLE {maker} LOGIN;
+        CREATE ROLE {writer} LOGIN;
+        REVOKE ALL ON DATABASE "{name}" FROM PUBLIC;
+        REVOKE ALL ON SCHEMA public FROM PUBLIC;
+        GRANT CONNECT, CREATE ON DATABASE "{name}" TO {maker};
+        GRANT CONNECT ON DATABASE "{name}" TO {writer};
+        """
+    )
+    yield maker, writer
+    await database.execute(f"DROP OWNED BY {maker}, {writer} CASCADE; DROP ROLE {maker}, {writer}")
+
+
+@pytest.mark.parametrize("delete_mode", ["soft", "hard"])
+async def test_one_role_makes_the_tables_and_another_fills_them(
+    database_url: str, database: asyncpg.Connection, roles: tuple[str, str], delete_mode: str
+) -> None:
+    destination, streams = PostgresDestination(), [stream()]
+    maker, writer = (
+        PostgresConfig.model_validate(
+            {"url": database_url.replace("postgres@", f"{role}@"), "delete_mode": delete_mode}
+        )
+        for role in roles
+    )
+    assert len(await logs(destination.setup(maker, streams))) == 2
+    await database.execute(
+        f"""
+        GRANT USAGE ON SCHEMA stripe TO {roles[1]};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stripe TO {roles[1]};
+        """
+    )
+    [checked] = [message async for message in destination.check(writer, streams)]
+    assert checked.connection_status.status == ConnectionStatus.STATUS_SUCCEEDED
+    for fields in ({"name": "first"}, {"at": 2, "name": "second"}, {"at": 3, "deleted": True}):
+        page = [records("customers", customer(1, **fields))]
+        assert await write(writer, streams, page) == page
+    rows = await database.fetchval("SELECT count(*) FROM stripe.customers")
+    assert rows == (1 if delete_mode == "soft" else 0)
+    assert len(await logs(destination.teardown(maker, streams))) == 2
