@@ -101,3 +101,30 @@ async def test_teardown_and_delete_leave_nothing(pipelines: PipelinesCommand) ->
     finally:
         await connection.close()
     assert tables == []
+
+
+async def test_teardown_removes_what_was_synced_but_no_row_of_another_account(
+    pipelines: PipelinesCommand,
+) -> None:
+    assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
+    assert (await pipelines("setup", "life")).exit_code == 0
+    assert (await pipelines("sync_batch", "life")).exit_code == 0
+    connection = await asyncpg.connect(pipelines.database_url)
+    try:
+        await connection.execute(
+            """
+            INSERT INTO stripe.customers (id, _account_id, _raw_data, _last_synced_at)
+            VALUES ('cus_other', 'acct_other', '{}', now())
+            """
+        )
+        torn_down = await pipelines("teardown", "life")
+        assert torn_down.exit_code == 0
+        assert "it has rows of account acct_other" in torn_down.stderr
+        left = await connection.fetch("SELECT id FROM stripe.customers")
+        assert [row["id"] for row in left] == ["cus_other"]
+        tables = await connection.fetch(
+            "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'stripe'"
+        )
+        assert [row["tablename"] for row in tables] == ["customers"]
+    finally:
+        await connection.close()

@@ -64,7 +64,8 @@ class PostgresConfig(ConnectorConfig):
         None,
         description="How a record's fields become typed columns: kept on disk (stored), worked out "
         "when read (virtual, Postgres 18 and newer, cannot be indexed), or not at all (none: only "
-        "_raw_data). Virtual when absent, stored where the server is older.",
+        "_raw_data). Virtual when absent, stored where the server is older. A column that is there "
+        "stays as it was made.",
     )
     delete_mode: Literal["soft", "hard"] = Field(
         "soft",
