@@ -26,7 +26,9 @@ def connect_options(config: PostgresConfig) -> dict[str, Any]:
         "connect": partial(_connect, config),
         "init": _take_jsonb_as_bytes,
         "server_settings": {"application_name": name},
-        "statement_cache_size": 0,
+        # So no statement is kept under a name. Were the cache itself turned off, the driver would
+        # have every statement parsed twice; it need not, all of ours being in transactions.
+        "max_cacheable_statement_size": 1,
     }
     if url:
         options["dsn"] = url
