@@ -4,6 +4,7 @@ import asyncpg
 import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.errors import ConnectorError
 from tests.engine_server.connectors.postgres.builders import (
     stream,
@@ -70,6 +71,8 @@ async def test_a_table_made_by_others_is_not_written_to(
     await database.execute("CREATE SCHEMA stripe; CREATE TABLE stripe.customers (id text)")
     with pytest.raises(ConnectorError, match="was made by others"):
         await set_up(config, stream())
+    [status] = [message async for message in PostgresDestination().check(config, [stream()])]
+    assert "was made by others" in status.connection_status.message
 
 
 async def test_a_stream_without_a_key_is_refused(config: PostgresConfig) -> None:
