@@ -20,7 +20,7 @@ async def test_stopped_after_every_checkpoint_while_calls_fail_at_random(
 ) -> None:
     async with StripeSimulator(PLAN) as simulator, impatient_engine() as client:
         simulator.faults.add(faults.jittered_latency(0.0, 0.02, seed=3), times=None)
-        simulator.faults.add(faults.at_random(FAULTS, share=0.05, seed=5), times=None)
+        simulator.faults.add(faults.at_random(FAULTS, share=0.05, seed=6), times=None)
         stopped_after = 0
         has_more = True
         while has_more:

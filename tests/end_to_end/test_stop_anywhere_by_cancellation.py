@@ -95,7 +95,7 @@ async def test_cancelled_at_one_moment_after_another(
                 await caller.leave_after_messages(generator.randint(1, 40))
             else:
                 await caller.leave_at_request(simulator, generator.randint(1, 20))
-        assert calls > 2
+        assert calls > 1
         assert not caller.eof.has_more
         assert caller.eof.status == RUN_STATUS_SUCCEEDED, caller.eof.failure_message
         await assert_tables_equal(simulator, database_url, PLAN.counts, schema=SCHEMA)

@@ -44,13 +44,17 @@ class Transaction:
         """Runs statements that answer nothing. Raises as ``fetch`` does."""
         await self._answered(self._connection.execute(script))
 
+    def drop(self) -> None:
+        """Gives the connection up, and with it whatever is open."""
+        self._connection.terminate()
+
     async def _answered(self, answer: Awaitable[T]) -> T:
         limit = self._timeout + _GRACE
         try:
             async with asyncio.timeout(limit):
                 return await answer
         except TimeoutError:
-            self._connection.terminate()
+            self.drop()
             raise TimeoutError(f"no answer for {limit:.0f} s") from None
 
 
@@ -70,12 +74,21 @@ async def transaction(
         TimeoutError: Postgres said nothing at all; the connection is dropped.
     """
     begun = Transaction(connection, statement_timeout)
-    await begun.execute(_BEGIN.format(limit_ms=round(statement_timeout * 1000)))
+    await _run(begun, _BEGIN.format(limit_ms=round(statement_timeout * 1000)))
     try:
         yield begun
     except BaseException:
         # What went wrong in the block is what is told; a pool keeps no open transaction.
         with suppress(*DRIVER_ERRORS):
-            await begun.execute("ROLLBACK")
+            await _run(begun, "ROLLBACK")
         raise
-    await begun.execute("COMMIT" if keep else "ROLLBACK")
+    await _run(begun, "COMMIT" if keep else "ROLLBACK")
+
+
+async def _run(begun: Transaction, script: str) -> None:
+    """Begins or ends a transaction; when it is cancelled meanwhile, nobody finds it half done."""
+    try:
+        await begun.execute(script)
+    except asyncio.CancelledError:
+        begun.drop()
+        raise
