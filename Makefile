@@ -24,12 +24,12 @@ test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
 
 bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, reading Stripe, many syncs at once, and memory over the length of a history
-	$(BIN)/python -m tests.benchmarks.sync_speed
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+	$(BIN)/python -m tests.benchmarks.sync_speed
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path
