@@ -25,7 +25,7 @@ _PAGES_A_TABLE = 50
 
 
 def _default(work: Mapping[str, Any]) -> Any:
-    from dlt.sources.rest_api import rest_api_source  # type: ignore[import-not-found]
+    from dlt.sources.rest_api import rest_api_source  # type: ignore[import-not-found]  # in an environment of its own
 
     return rest_api_source(
         {
@@ -56,7 +56,7 @@ def _default(work: Mapping[str, Any]) -> Any:
 
 
 def _fastest(work: Mapping[str, Any]) -> Any:
-    import dlt  # type: ignore[import-not-found]
+    import dlt  # type: ignore[import-not-found]  # in an environment of its own
 
     return [
         dlt.resource(
@@ -72,8 +72,8 @@ def _fastest(work: Mapping[str, Any]) -> Any:
 
 def _tables(work: Mapping[str, Any], stream: str) -> Iterator[Any]:
     import orjson
-    import pyarrow  # type: ignore[import-not-found]
-    from dlt.sources.helpers import requests  # type: ignore[import-not-found]
+    import pyarrow  # type: ignore[import-not-found]  # in an environment of its own
+    from dlt.sources.helpers import requests  # type: ignore[import-not-found]  # in an environment of its own
 
     headers = {"Authorization": f"Bearer {work['api_key']}"}
     params = {"limit": str(_PAGE_SIZE)}

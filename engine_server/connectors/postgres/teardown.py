@@ -73,7 +73,7 @@ async def _remove(connection: Connection, table: Table) -> str:
 async def _other_account(connection: Connection, table: Table) -> str | None:
     """An account other than the pipeline's that has rows in ``table``; None when none has."""
     account: str | None = await connection.fetchval(
-        f"SELECT _account_id FROM {table.quoted} WHERE _account_id <> $1 LIMIT 1",  # noqa: S608
+        f"SELECT _account_id FROM {table.quoted} WHERE _account_id <> $1 LIMIT 1",  # noqa: S608 - the same
         table.account_id,
     )
     return account
