@@ -12,4 +12,6 @@ def stream_name(message: Message) -> str:
             return message.source_state.stream
         case "stream_status":
             return message.stream_status.stream
+        case "rows_written":
+            return message.rows_written.stream
     return ""

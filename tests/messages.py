@@ -14,10 +14,11 @@ from pipesync.v1.message_pb2 import (
     Log,
     Message,
     RecordBatch,
+    RowsWritten,
     StateCheckpoint,
     StreamStatus,
 )
-from pipesync.v1.progress_pb2 import ConnectionStatus
+from pipesync.v1.progress_pb2 import ConnectionStatus, RowCounts
 
 
 def stream(name: str, **attributes: Any) -> Stream:
@@ -94,6 +95,11 @@ def skipped(stream_name: str, reason: str = "not enabled") -> Message:
 def errored(stream_name: str, error: str = "it broke") -> Message:
     """A stream failed."""
     return _status(stream_name, errored=StreamStatus.Errored(error=error))
+
+
+def rows_written(stream_name: str, **counts: int) -> Message:
+    """What became of a stream's records, by the names of RowCounts."""
+    return Message(rows_written=RowsWritten(stream=stream_name, rows=RowCounts(**counts)))
 
 
 def log(text: str, level: Log.Level.ValueType = Log.LEVEL_INFO, **data: Any) -> Message:

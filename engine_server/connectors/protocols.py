@@ -141,8 +141,14 @@ class Destination(Protocol[ConfigT]):
         yielded only after every record batch before it is; logs may overtake. When ``messages``
         ends, all that is held is committed and yielded before the generator ends. A stream whose
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
-        it is yielded after that; the other streams go on. ``messages`` is the caller's to close,
-        but a destination that reads it from a task of its own ends that task before it ends itself.
+        it is yielded after that; the other streams go on.
+
+        A destination that can tell what became of the records says so by ``rows_written``: right
+        behind the last record batch that it counts, so before what may follow of the stream. Over
+        a whole write, the counts of each stream add up to its records that were yielded.
+
+        ``messages`` is the caller's to close, but a destination that reads it from a task of its
+        own ends that task before it ends itself.
         """
 
     def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:

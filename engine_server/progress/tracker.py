@@ -11,6 +11,7 @@ from pipesync.v1.progress_pb2 import (
     RUN_STATUS_SUCCEEDED,
     ConnectionStatus,
     Progress,
+    RowCounts,
     RunStatus,
     StreamProgress,
 )
@@ -54,11 +55,14 @@ class ProgressTracker:
             stream.status = stream.status or StreamProgress.STATUS_NOT_STARTED
         derived = self._progress.derived
         derived.total_record_count = derived.total_state_count = 0
+        derived.ClearField("total_rows")
         for name, stream in self._progress.streams.items():
             self._statuses[stream.status] += 1
             self._ranges[name] = RangeSet(stream.completed_ranges)
             derived.total_record_count += stream.record_count
             derived.total_state_count += stream.state_count
+            if stream.HasField("rows"):
+                _add(stream.rows, derived.total_rows)
 
     @property
     def status(self) -> RunStatus.ValueType:
@@ -99,6 +103,11 @@ class ProgressTracker:
                     self._progress.derived.total_record_count += count
             case "source_state":
                 self._observe_checkpoint(message.source_state.stream)
+            case "rows_written":
+                written = message.rows_written
+                if written.stream in self._ranges:
+                    _add(written.rows, self._progress.streams[written.stream].rows)
+                    _add(written.rows, self._progress.derived.total_rows)
             case "stream_status":
                 return self._observe_status(message.stream_status)
             case "connection_status":
@@ -167,3 +176,10 @@ class ProgressTracker:
         stream.status = status
         stream.message = reason
         return True
+
+
+def _add(some: RowCounts, total: RowCounts) -> None:
+    total.inserted += some.inserted
+    total.updated += some.updated
+    total.unchanged += some.unchanged
+    total.deleted += some.deleted

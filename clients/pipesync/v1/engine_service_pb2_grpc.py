@@ -143,14 +143,14 @@ class EngineServiceServicer:
 
     def PipelineWrite(self, request_iterator, context):
         """Writes the messages that follow the first request, and answers with what the destination committed: its
-        checkpoints and statuses, without the records. All records are committed when the call ends well.
+        checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineSync(self, request, context):
-        """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof.
+        """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,10 +51,10 @@ class EngineServiceStub:
     """The source's messages alone, ending with eof."""
     PipelineWrite: _grpc.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]
     """Writes the messages that follow the first request, and answers with what the destination committed: its
-    checkpoints and statuses, without the records. All records are committed when the call ends well.
+    checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
     """
     PipelineSync: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]
-    """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof."""
+    """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]
     """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
 
@@ -81,10 +81,10 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """The source's messages alone, ending with eof."""
     PipelineWrite: _aio.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]  # type: ignore[assignment]
     """Writes the messages that follow the first request, and answers with what the destination committed: its
-    checkpoints and statuses, without the records. All records are committed when the call ends well.
+    checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
     """
     PipelineSync: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]  # type: ignore[assignment]
-    """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof."""
+    """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]  # type: ignore[assignment]
     """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
 
@@ -156,7 +156,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineWriteResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineWriteResponse]]:
         """Writes the messages that follow the first request, and answers with what the destination committed: its
-        checkpoints and statuses, without the records. All records are committed when the call ends well.
+        checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
         """
 
     @_abc_1.abstractmethod
@@ -165,7 +165,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineSyncResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineSyncResponse]]:
-        """Source to destination: checkpoints, statuses, logs and progress as they happen, ending with eof."""
+        """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
 
     @_abc_1.abstractmethod
     def PipelineSyncBatch(

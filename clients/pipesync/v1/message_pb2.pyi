@@ -82,6 +82,33 @@ class StateCheckpoint(_message.Message):
 Global___StateCheckpoint: _TypeAlias = StateCheckpoint  # noqa: Y015
 
 @_typing.final
+class RowsWritten(_message.Message):
+    """A destination tells what became of records of one stream that it committed and passed on before this message, each
+    counted once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    @_builtins.property
+    def rows(self) -> _progress_pb2.RowCounts: ...
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        rows: _progress_pb2.RowCounts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowsWritten: _TypeAlias = RowsWritten  # noqa: Y015
+
+@_typing.final
 class StreamStatus(_message.Message):
     """A turn in one stream's life."""
 
@@ -381,6 +408,7 @@ class Message(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     EOF_FIELD_NUMBER: _builtins.int
     SYNC_RUN_FIELD_NUMBER: _builtins.int
+    ROWS_WRITTEN_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
     """"source/<type>", "destination/<type>" or "engine". Set by the engine."""
     @_builtins.property
@@ -413,6 +441,10 @@ class Message(_message.Message):
         this beside them, with the latest progress in it, and so can go on with the run after a crash.
         """
 
+    @_builtins.property
+    def rows_written(self) -> Global___RowsWritten:
+        """From destinations that can tell, about once a commit and stream."""
+
     def __init__(
         self,
         *,
@@ -429,12 +461,13 @@ class Message(_message.Message):
         progress: _progress_pb2.Progress | None = ...,
         eof: _state_pb2.Eof | None = ...,
         sync_run: _state_pb2.SyncRun | None = ...,
+        rows_written: Global___RowsWritten | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -120,6 +120,40 @@ class ConnectionStatus(_message.Message):
 Global___ConnectionStatus: _TypeAlias = ConnectionStatus  # noqa: Y015
 
 @_typing.final
+class RowCounts(_message.Message):
+    """What writing records did to the rows at the destination. A record changes one row or none, so the four add up to the
+    records that were written.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSERTED_FIELD_NUMBER: _builtins.int
+    UPDATED_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    inserted: _builtins.int
+    updated: _builtins.int
+    unchanged: _builtins.int
+    """Records that changed nothing: the row was equal or newer, or another record took their place in the same commit."""
+    deleted: _builtins.int
+    """Rows that were removed, or marked as deleted."""
+    def __init__(
+        self,
+        *,
+        inserted: _builtins.int = ...,
+        updated: _builtins.int = ...,
+        unchanged: _builtins.int = ...,
+        deleted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "inserted", b"inserted", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RowCounts: _TypeAlias = RowCounts  # noqa: Y015
+
+@_typing.final
 class StreamProgress(_message.Message):
     """How far one stream has come in this run."""
 
@@ -152,6 +186,7 @@ class StreamProgress(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     TOTAL_RANGE_FIELD_NUMBER: _builtins.int
     COMPLETED_RANGES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     status: Global___StreamProgress.Status.ValueType
     state_count: _builtins.int
     """Checkpoints seen for this stream."""
@@ -167,6 +202,10 @@ class StreamProgress(_message.Message):
     def completed_ranges(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.TimeRange]:
         """The parts of total_range that are done, merged and in order."""
 
+    @_builtins.property
+    def rows(self) -> Global___RowCounts:
+        """What became of the records in record_count. Absent where the destination does not tell."""
+
     def __init__(
         self,
         *,
@@ -176,10 +215,11 @@ class StreamProgress(_message.Message):
         message: _builtins.str = ...,
         total_range: _catalog_pb2.TimeRange | None = ...,
         completed_ranges: _abc.Iterable[_catalog_pb2.TimeRange] | None = ...,
+        rows: Global___RowCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["total_range", b"total_range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "total_range", b"total_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "rows", b"rows", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -202,6 +242,7 @@ class Progress(_message.Message):
         STATES_PER_SECOND_FIELD_NUMBER: _builtins.int
         TOTAL_RECORD_COUNT_FIELD_NUMBER: _builtins.int
         TOTAL_STATE_COUNT_FIELD_NUMBER: _builtins.int
+        TOTAL_ROWS_FIELD_NUMBER: _builtins.int
         status: Global___RunStatus.ValueType
         records_per_second: _builtins.float
         states_per_second: _builtins.float
@@ -210,6 +251,10 @@ class Progress(_message.Message):
         """Sum of record_count over the streams."""
         total_state_count: _builtins.int
         """Sum of state_count over the streams."""
+        @_builtins.property
+        def total_rows(self) -> Global___RowCounts:
+            """Sum of rows over the streams. Absent where the destination does not tell."""
+
         def __init__(
             self,
             *,
@@ -218,10 +263,11 @@ class Progress(_message.Message):
             states_per_second: _builtins.float = ...,
             total_record_count: _builtins.int = ...,
             total_state_count: _builtins.int = ...,
+            total_rows: Global___RowCounts | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["total_rows", b"total_rows"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["records_per_second", b"records_per_second", "states_per_second", b"states_per_second", "status", b"status", "total_record_count", b"total_record_count", "total_state_count", b"total_state_count"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["records_per_second", b"records_per_second", "states_per_second", b"states_per_second", "status", b"status", "total_record_count", b"total_record_count", "total_rows", b"total_rows", "total_state_count", b"total_state_count"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

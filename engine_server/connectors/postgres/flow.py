@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_server.connectors.postgres.batch import Batch
-from engine_server.connectors.postgres.writer import Rows, Writer
+from engine_server.connectors.postgres.writer import Outcome, Rows, Writer
 from engine_server.stream_name import stream_name
-from pipesync.v1.message_pb2 import Message, StreamStatus
+from pipesync.v1.message_pb2 import Message, RowsWritten, StreamStatus
+from pipesync.v1.progress_pb2 import RowCounts
 
 MAX_FLUSHES = 2
 # A source may send checkpoint after checkpoint without a record, while a flush goes on.
@@ -27,12 +28,12 @@ class _Flush:
     Attributes:
         number: 1 for the first, and so on.
         streams: Whose rows it has.
-        task: Answers why, for each stream that it found refused.
+        task: Answers what became of them.
     """
 
     number: int
     streams: frozenset[str]
-    task: asyncio.Task[Mapping[str, str]]
+    task: asyncio.Task[Outcome]
 
 
 class Flow:
@@ -49,6 +50,8 @@ class Flow:
 
     async def pass_on(self, messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
         """Yields ``messages``, each once the records before it are committed.
+
+        Behind the last records of a stream in a flush comes what the flush did to its rows.
 
         Raises:
             ConnectorError: As the writer does. What was yielded before is committed.
@@ -105,21 +108,21 @@ class Flow:
         task = asyncio.create_task(self._flush(rows, before))
         self._flushes.append(_Flush(number=self._started, streams=streams, task=task))
 
-    async def _flush(
-        self, rows: Rows, before: list[asyncio.Task[Mapping[str, str]]]
-    ) -> Mapping[str, str]:
+    async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
         if before:
             await asyncio.wait(before)
-        refused = await self._writer.commit(
+        outcome = await self._writer.commit(
             {stream: records for stream, records in rows.items() if stream not in self._refused}
         )
-        self._refused.update(refused)
-        return refused
+        self._refused.update(outcome.refused)
+        return outcome
 
     def _finish_flushes(self) -> None:
         for flush in [flush for flush in self._flushes if flush.task.done()]:
-            for stream, reason in flush.task.result().items():
+            outcome = flush.task.result()
+            for stream, reason in outcome.refused.items():
                 self._refuse(stream, reason, flush.number)
+            self._tell(outcome.counts, flush.number)
             self._flushes.remove(flush)
 
     def _refuse(self, stream: str, reason: str, number: int) -> None:
@@ -134,6 +137,18 @@ class Flow:
                 kept.append((waits_for, Message(stream_status=status)))
                 told = True
         self._held = kept
+
+    def _tell(self, counts: Mapping[str, RowCounts], number: int) -> None:
+        """Puts the counts of a flush behind the last records that each of them counts."""
+        untold = dict(counts)
+        held: deque[tuple[int, Message]] = deque()
+        for waits_for, message in reversed(self._held):
+            stream = message.record_batch.stream
+            if waits_for == number and stream in untold:
+                written = RowsWritten(stream=stream, rows=untold.pop(stream))
+                held.appendleft((number, Message(rows_written=written)))
+            held.appendleft((waits_for, message))
+        self._held = held
 
     def _committed(self) -> int:
         """The number of the last flush up to which all are done."""

@@ -21,6 +21,7 @@ from tests.messages import (
     connection_failed,
     errored,
     record_batch,
+    rows_written,
     started,
     stream,
 )
@@ -140,11 +141,19 @@ class InMemoryDestination(InMemoryConnector):
                 refused.add(name)
                 passed_on.append(errored(name))
                 continue
-            for record in message.record_batch.records:
-                row = json.loads(record)
-                self.tables[name][row["id"]] = row
             passed_on.append(message)
+            if message.HasField("record_batch"):
+                passed_on.append(self.put(name, message.record_batch.records))
         yield from passed_on
+
+    def put(self, name: str, records: Sequence[bytes]) -> Message:
+        """Commits records of one stream and counts them."""
+        inserted = 0
+        for record in records:
+            row = json.loads(record)
+            inserted += row["id"] not in self.tables[name]
+            self.tables[name][row["id"]] = row
+        return rows_written(name, inserted=inserted, updated=len(records) - inserted)
 
 
 def connect(config: InMemoryConfig) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from engine_server.connectors.conformance import DestinationConformance, DestinationSubject
 from engine_server.connectors.conformance.steps import cancelled_after, closed_after
+from engine_server.connectors.conformance.writing import STREAMS
 from engine_server.connectors.protocols import Messages, SelectedStream
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.conformance.in_memory import (
@@ -19,6 +20,7 @@ from tests.engine_server.connectors.conformance.in_memory import (
     nothing,
 )
 from tests.engine_server.connectors.conformance.subjects import destination_subject
+from tests.messages import rows_written
 
 
 class TestInMemoryDestination(DestinationConformance):
@@ -97,6 +99,45 @@ class FailsAltogetherOnARefusal(InMemoryDestination):
         yield from passed_on
 
 
+class CountsBeforehand(InMemoryDestination):
+    """A count that comes too soon stands before the batch that it counts."""
+
+    def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
+        passed_on = list(super().commit(held, refused))
+        yield from sorted(passed_on, key=lambda message: not message.HasField("rows_written"))
+
+
+class CountsAtTheEnd(InMemoryDestination):
+    async def write(
+        self,
+        config: InMemoryConfig,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+    ) -> Messages:
+        counts = []
+        async for message in super().write(config, streams, messages):
+            if message.HasField("rows_written"):
+                counts.append(message)
+            else:
+                yield message
+        for message in counts:
+            yield message
+
+
+class CountsOneStreamAlone(InMemoryDestination):
+    def put(self, name: str, records: Sequence[bytes]) -> Message:
+        counts = super().put(name, records)
+        return counts if name == STREAMS[0] else rows_written(name)
+
+
+class CountsBelowZero(InMemoryDestination):
+    def put(self, name: str, records: Sequence[bytes]) -> Message:
+        counts = super().put(name, records)
+        counts.rows_written.rows.inserted += 1
+        counts.rows_written.rows.unchanged -= 1
+        return counts
+
+
 class HidesThatItCannotConnect(InMemoryDestination):
     async def write(
         self,
@@ -133,6 +174,7 @@ class ForgetsItsReader(InMemoryDestination):
 
 
 ORDER = "test_every_message_is_passed_on_in_order"
+COUNTS = "test_counts_of_rows_come_behind_the_records_and_add_up_to_them"
 VISIBLE = "test_a_message_is_passed_on_only_when_all_records_before_it_are_visible"
 LEFT = "test_left_after_any_message_it_leaves_nothing_behind_and_no_checkpoint_unbacked"
 REFUSED = "test_a_stream_whose_records_are_refused_is_told_of_once_and_the_others_go_on"
@@ -154,6 +196,10 @@ REFUSED = "test_a_stream_whose_records_are_refused_is_told_of_once_and_the_other
         ),
         (KeepsEveryVersion, "test_a_record_takes_the_place_of_the_one_with_its_key", "changed"),
         (KeepsItsTables, "test_teardown_removes_what_was_written", "is still there"),
+        (CountsBeforehand, COUNTS, "before their records"),
+        (CountsAtTheEnd, COUNTS, "completed before its rows are counted"),
+        (CountsOneStreamAlone, COUNTS, "records that no count has"),
+        (CountsBelowZero, COUNTS, "below zero"),
         (GoesOnAfterARefusal, REFUSED, "after it was refused"),
         (FailsAltogetherOnARefusal, REFUSED, "a record was refused"),
         (

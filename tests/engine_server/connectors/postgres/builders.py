@@ -95,10 +95,23 @@ async def write(
     streams: Sequence[SelectedStream],
     messages: Iterable[Message] | AsyncIterator[Message],
 ) -> list[Message]:
-    """All that the destination passes on, without the logs."""
+    """All that the destination passes on, without what it says itself: logs and counts of rows."""
+    return [
+        message
+        for message in await write_and_count(config, streams, messages)
+        if not message.HasField("rows_written")
+    ]
+
+
+async def write_and_count(
+    config: PostgresConfig,
+    streams: Sequence[SelectedStream],
+    messages: Iterable[Message] | AsyncIterator[Message],
+) -> list[Message]:
+    """All that the destination yields, without the logs."""
     source = messages if isinstance(messages, AsyncIterator) else given(*messages)
-    async with aclosing(PostgresDestination().write(config, streams, source)) as passed_on:
-        return [message async for message in passed_on if not message.HasField("log")]
+    async with aclosing(PostgresDestination().write(config, streams, source)) as yielded:
+        return [message async for message in yielded if not message.HasField("log")]
 
 
 async def logs(messages: AsyncIterator[Message]) -> list[str]:

@@ -25,6 +25,7 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
+from tests.messages import rows_written
 
 COUNT = "SELECT count(*) FROM stripe.customers"
 
@@ -96,6 +97,7 @@ async def test_a_checkpoint_waits_for_the_commit_of_its_records(
             await until_one_is_blocked(database)
             assert not following.done()
         assert await following == messages[0]
+        assert await anext(passed_on) == rows_written("customers", inserted=2)
         assert await anext(passed_on) == messages[1]
 
 
@@ -109,8 +111,9 @@ async def test_checkpoints_come_out_while_the_source_idles(config: PostgresConfi
 
     passed_on = PostgresDestination().write(config, [stream()], source())
     async with aclosing(passed_on):
-        texts = [await anext(passed_on) for _ in range(4)]
-        assert texts[2:] == _pages(1)
+        record, saved = _pages(1)
+        yielded = [await anext(passed_on) for _ in range(5)]
+        assert yielded[2:] == [record, rows_written("customers", inserted=1), saved]
 
 
 async def test_a_status_and_a_global_checkpoint_wait_as_well(
@@ -157,6 +160,7 @@ async def test_flushes_of_different_streams_overlap(
             await until(database, "SELECT count(*) = 2 FROM stripe.products")
             assert not following.done()
         assert await following == messages[0]
+        assert await anext(passed_on) == rows_written("customers", inserted=2)
         assert await anext(passed_on) == messages[1]
 
 
