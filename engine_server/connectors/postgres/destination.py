@@ -5,10 +5,11 @@ from contextlib import aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.postgres import definition
+from engine_server.connectors.postgres import definition, retry
+from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
-from engine_server.connectors.postgres.pool import Connection, Pool, ask, open_pool
+from engine_server.connectors.postgres.pool import Connection, Pool, open_pool
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
@@ -44,7 +45,9 @@ class PostgresDestination:
             tables = _tables(config, streams)
             async with open_pool(config) as pool:
                 problem = await ask(
-                    pool, lambda connection: _access_problem(connection, config, tables)
+                    pool,
+                    lambda connection: _access_problem(connection, config, tables),
+                    patience=retry.CHECK_PATIENCE,
                 )
         except ConnectorError as error:
             problem = error.message
@@ -63,7 +66,7 @@ class PostgresDestination:
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            for log in await _make_missing(pool, config, tables):
+            for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
                 yield Message(log=log)
             writer = Writer(
                 pool,
@@ -79,7 +82,9 @@ class PostgresDestination:
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Makes the schema, the tables and their columns where they are missing."""
         async with open_pool(config) as pool:
-            logs = await _make_missing(pool, config, _tables(config, streams))
+            logs = await _make_missing(
+                pool, config, _tables(config, streams), patience=retry.CALL_PATIENCE
+            )
         for log in logs:
             yield Message(log=log)
 
@@ -95,7 +100,9 @@ class PostgresDestination:
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
             done = await ask(
-                pool, lambda connection: tear_down(connection, config.schema_name, tables)
+                pool,
+                lambda connection: tear_down(connection, config.schema_name, tables),
+                patience=retry.CALL_PATIENCE,
             )
         for sentence in done:
             yield Message(log=Log(level=Log.LEVEL_INFO, message=sentence))
@@ -105,12 +112,15 @@ def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[T
     return [table_of(selected, config.schema_name) for selected in streams]
 
 
-async def _make_missing(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> list[Log]:
+async def _make_missing(
+    pool: Pool, config: PostgresConfig, tables: Sequence[Table], *, patience: float
+) -> list[Log]:
     differences = await ask(
         pool,
         lambda connection: definition.make_missing(
             connection, config.schema_name, tables, config.columns
         ),
+        patience=patience,
     )
     made = [Log(level=Log.LEVEL_INFO, message=sentence) for sentence in differences.missing]
     return made + [Log(level=Log.LEVEL_WARN, message=text) for text in differences.warnings]

@@ -1,8 +1,8 @@
-"""Connections to the user's Postgres, shared by its pipelines; its errors are said in our words."""
+"""Connections to the user's Postgres, shared by its pipelines."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,8 +11,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.connect import connect_options
-from engine_server.connectors.postgres.faults import DRIVER_ERRORS, describe, is_connection_fault
-from engine_server.errors import ConnectionFailed, ConnectorError
+from engine_server.connectors.postgres.faults import DRIVER_ERRORS
 
 Pool = asyncpg.Pool
 Connection = PoolConnectionProxy
@@ -59,22 +58,6 @@ async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
         if not shared.users:
             del _POOLS[address]
             await _close(shared.pool)
-
-
-async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]]) -> T:
-    """What ``question`` answers, asked in one transaction.
-
-    Raises:
-        ConnectionFailed: The connection cannot be made, or was lost.
-        ConnectorError: Postgres refused what was asked of it.
-    """
-
-    async def ask_in_transaction(connection: Connection) -> T:
-        async with connection.transaction(isolation="read_committed"):
-            return await question(connection)
-
-    with _errors_in_our_words():
-        return await use(pool, ask_in_transaction)
 
 
 async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -124,17 +107,6 @@ def _address(config: PostgresConfig) -> Hashable:
         config.ssl_ca_pem,
         config.application_name,
     )
-
-
-@contextmanager
-def _errors_in_our_words() -> Iterator[None]:
-    """Turns the driver's errors into ConnectionFailed and ConnectorError."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        if is_connection_fault(error):
-            raise ConnectionFailed(f"Postgres cannot be reached: {describe(error)}") from error
-        raise ConnectorError(f"Postgres refused: {describe(error)}") from error
 
 
 async def _create_pool(config: PostgresConfig) -> Pool:

@@ -1,53 +1,25 @@
 """Commits batches of rows: a fault that passes is waited out, a stream that is refused left out."""
 
-import asyncio
-import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
 import structlog
 
-from engine_server.connectors.postgres.faults import (
-    DRIVER_ERRORS,
-    describe,
-    is_connection_fault,
-    is_passing,
-    is_refusal,
-    wants_another_connection,
-)
-from engine_server.connectors.postgres.pool import Connection, Pool, use
+from engine_server.connectors.postgres import retry
+from engine_server.connectors.postgres.faults import is_refusal
+from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.postgres.upsert import upsert_statement
-from engine_server.errors import ConnectionFailed, ConnectorError
-from pipesync.v1.progress_pb2 import RowCounts
+from engine_server.errors import ConnectorError
 
 log = structlog.get_logger()
 
 # Records by stream, in the order of arrival.
 Rows = Mapping[str, Sequence[bytes]]
-
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 5.0
-# Long enough for a restart or a fail-over; the caller's own time limit may be shorter.
-_GIVE_UP_AFTER = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of the rows of one commit.
-
-    Attributes:
-        counts: What was done to the rows of each stream that was written.
-        refused: Why, for each stream that was not.
-    """
-
-    counts: Mapping[str, RowCounts]
-    refused: Mapping[str, str]
 
 
 class Writer:
@@ -68,11 +40,13 @@ class Writer:
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
         }
 
-    async def commit(self, rows: Rows) -> Outcome:
+    async def commit(self, rows: Rows) -> dict[str, str]:
         """Commits all rows, but for those of the streams that Postgres refuses.
 
         Writing a row twice is the same as once, so a commit whose outcome is unknown is repeated.
-        Had it succeeded, its rows are counted as unchanged.
+
+        Returns:
+            Why, for each refused stream.
 
         Raises:
             ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
@@ -83,39 +57,29 @@ class Writer:
             raise ConnectorError(f"records came of streams that are not written: {unknown}")
         # Always in one order, so that two transactions cannot lock each other's rows out.
         remaining = dict(sorted(rows.items()))
-        counts: Mapping[str, RowCounts] = {}
         refused: dict[str, str] = {}
-        faults = _Faults()
+        retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
         while remaining:
-            try:
-                answer = await use(self._pool, partial(self._try_to_commit, remaining))
-            except DRIVER_ERRORS as error:
-                await faults.wait_out(error)
-                if wants_another_connection(error):
-                    await self._pool.expire_connections()
-                continue
-            if isinstance(answer, Mapping):
-                counts = answer
+            refusal = await retries.use(partial(self._try_to_commit, remaining))
+            if refusal is None:
                 break
-            stream, reason = answer
+            stream, reason = refusal
             refused[stream] = reason
             del remaining[stream]
-        return Outcome(counts=counts, refused=refused)
+        return refused
 
-    async def _try_to_commit(
-        self, rows: Rows, connection: Connection
-    ) -> Mapping[str, RowCounts] | tuple[str, str]:
+    async def _try_to_commit(self, rows: Rows, connection: Connection) -> tuple[str, str] | None:
         """One transaction. Answers a stream that was refused and why, nothing being kept then."""
         began = time.perf_counter()
-        changes: dict[str, asyncpg.Record] = {}
+        counts: dict[str, asyncpg.Record] = {}
         try:
             async with transaction(connection, self._statement_timeout) as begun:
                 for stream, records in rows.items():
-                    [changes[stream]] = await begun.fetch(self._statements[stream], records)
+                    [counts[stream]] = await begun.fetch(self._statements[stream], records)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            stream = self._refused_stream(error, changes, rows)
+            stream = self._refused_stream(error, counts, rows)
             reason = await explain(
                 error,
                 partial(transaction, connection, self._statement_timeout, keep=False),
@@ -125,19 +89,18 @@ class Writer:
             )
             return stream, reason
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
-        counts: dict[str, RowCounts] = {}
-        for stream, changed in changes.items():
-            received = len(rows[stream])
-            counts[stream] = RowCounts(**changed, unchanged=received - sum(changed.values()))
+        for stream, count in counts.items():
+            changed = dict(count)
+            unchanged = len(rows[stream]) - sum(changed.values())
             log.info(
                 "flush_committed",
                 stream=stream,
-                rows=received,
+                rows=len(rows[stream]),
                 **changed,
-                unchanged=counts[stream].unchanged,
+                unchanged=unchanged,
                 duration_ms=duration_ms,
             )
-        return counts
+        return None
 
     def _refused_stream(
         self, error: asyncpg.PostgresError, written: Collection[str], rows: Rows
@@ -151,38 +114,3 @@ class Writer:
             if (table.schema, table.name) == (error.schema_name, error.table_name):
                 return stream
         return next(iter(rows))
-
-
-class _Faults:
-    """The faults of one commit, waited out for a minute from the first."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._give_up_at = 0.0
-
-    async def wait_out(self, error: Exception) -> None:
-        """Waits before the next try.
-
-        Raises:
-            ConnectionFailed: Trying again is no use, or no longer.
-            ConnectorError: Postgres cannot go on.
-        """
-        if not is_passing(error):
-            if is_connection_fault(error):
-                raise ConnectionFailed(f"Postgres let us in no more: {describe(error)}") from error
-            raise ConnectorError(f"Postgres cannot go on: {describe(error)}") from error
-        now = time.monotonic()
-        if self._count == 0:
-            self._give_up_at = now + _GIVE_UP_AFTER
-        longest = min(_FIRST_DELAY * 2**self._count, _LONGEST_DELAY)
-        # Half of it at random, so that those cut off together do not come back together.
-        delay = longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
-        if now + delay > self._give_up_at:
-            raise ConnectionFailed(
-                f"Postgres could not be written to for {_GIVE_UP_AFTER:.0f} s: {describe(error)}"
-            ) from error
-        self._count += 1
-        log.warning(
-            "flush_retried", attempt=self._count, delay_s=round(delay, 3), error=describe(error)
-        )
-        await asyncio.sleep(delay)

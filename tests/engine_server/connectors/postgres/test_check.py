@@ -3,6 +3,7 @@
 import asyncpg
 import pytest
 
+from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import SelectedStream
@@ -32,8 +33,9 @@ async def test_a_database_where_tables_can_be_made_is_fine(config: PostgresConfi
     ],
 )
 async def test_an_unreachable_database_fails_without_naming_the_password(
-    url: str, said: str
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.1)
     config = PostgresConfig.model_validate({"url": url})
     status = await _check(config)
     assert status.status == ConnectionStatus.STATUS_FAILED

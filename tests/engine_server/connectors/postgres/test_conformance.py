@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from engine_server.connectors.conformance import DestinationConformance, DestinationSubject
+from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.postgres.tables import identifier, quote
 
@@ -15,6 +16,11 @@ SECRET_URL = "postgresql://me:hunter2@127.0.0.1:1/nowhere"
 
 
 class TestPostgresDestination(DestinationConformance):
+    @pytest.fixture(autouse=True)
+    def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A database that is out of reach will be so for the whole test."""
+        monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.1)
+
     @pytest.fixture(params=[1, 4])
     def subject(
         self, request: pytest.FixtureRequest, database_url: str, database: asyncpg.Connection

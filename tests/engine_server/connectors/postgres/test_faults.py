@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 import structlog
 
-from engine_server.connectors.postgres import writer as writer_module
+from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.errors import ConnectionFailed, ConnectorError
@@ -47,7 +47,7 @@ async def test_lost_connections_are_made_again_and_nothing_is_lost(
         written = await write(config, [stream()], source())
     assert written[-1] == checkpoint("customers", "39")
     assert await _count(database, "customers") == 40
-    assert [entry for entry in captured if entry["event"] == "flush_retried"]
+    assert [entry for entry in captured if entry["event"] == "transaction_retried"]
 
 
 async def _fail_first_insert(database: asyncpg.Connection, sqlstate: str) -> None:
@@ -86,7 +86,7 @@ async def test_a_fault_that_passes_is_waited_out(
     ]
     with structlog.testing.capture_logs() as captured:
         assert await write(config, streams, messages) == messages
-    [retried] = [entry for entry in captured if entry["event"] == "flush_retried"]
+    [retried] = [entry for entry in captured if entry["event"] == "transaction_retried"]
     assert sqlstate in retried["error"]
     assert await _count(database, "customers") == await _count(database, "products") == 1
 
@@ -96,7 +96,7 @@ async def test_a_full_disk_stops_the_write_with_its_reason(
 ) -> None:
     await logs(PostgresDestination().setup(config, [stream()]))
     await _fail_first_insert(database, "53100")
-    with pytest.raises(ConnectorError, match=r"cannot go on: made up .*53100"):
+    with pytest.raises(ConnectorError, match=r"refused: made up .*53100"):
         await write(config, [stream()], [records("customers", customer(1))])
 
 
@@ -122,7 +122,7 @@ async def test_a_restart_of_postgres_in_the_middle_loses_nothing(
 async def test_a_postgres_that_stays_away_fails_the_connection(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_GIVE_UP_AFTER", 0.5)
+    monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.5)
     yielded: list[Message] = []
     async with Proxy(database_url) as proxy:
 
@@ -137,5 +137,5 @@ async def test_a_postgres_that_stays_away_fails_the_connection(
         async with aclosing(passed_on):
             while checkpoint("customers", "first") not in yielded:
                 yielded.append(await anext(passed_on))
-            with pytest.raises(ConnectionFailed, match="could not be written to for"):
+            with pytest.raises(ConnectionFailed, match="could not be used for"):
                 await anext(passed_on)

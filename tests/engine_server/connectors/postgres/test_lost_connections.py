@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 import structlog
 
+from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres import transaction as transaction_module
-from engine_server.connectors.postgres import writer as writer_module
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.errors import ConnectionFailed
@@ -46,7 +46,7 @@ async def config(proxy: Proxy) -> PostgresConfig:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "_FIRST_DELAY", 0.002)
+    monkeypatch.setattr(retry, "_FIRST_DELAY", 0.002)
 
 
 def _pages() -> list[Message]:
@@ -136,7 +136,7 @@ async def test_what_was_acknowledged_is_committed_wherever_the_connection_ends_f
     database: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(writer_module, "_GIVE_UP_AFTER", 0.0)
+    monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.0)
     before = proxy.passed
     await write(config, [stream()], _pages())
     total = proxy.passed - before
@@ -228,7 +228,7 @@ async def test_a_cancelled_write_through_a_stalled_network_leaves_no_session_beh
 
 
 def _retries(captured: list[structlog.typing.EventDict]) -> list[structlog.typing.EventDict]:
-    return [dict(entry) for entry in captured if entry["event"] == "flush_retried"]
+    return [dict(entry) for entry in captured if entry["event"] == "transaction_retried"]
 
 
 async def _until_retried(captured: list[structlog.typing.EventDict], *, times: int = 1) -> None:

@@ -37,7 +37,7 @@ def _retries(captured: list[EventDict], sqlstate: str) -> list[EventDict]:
     return [
         dict(entry)
         for entry in captured
-        if entry["event"] == "flush_retried" and sqlstate in entry["error"]
+        if entry["event"] == "transaction_retried" and sqlstate in entry["error"]
     ]
 
 

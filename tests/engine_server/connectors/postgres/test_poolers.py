@@ -50,7 +50,7 @@ async def _everything_works(url: str, database: asyncpg.Connection) -> None:
         assert (
             await asyncio.gather(*[write(config, streams, pages) for _ in range(3)]) == [pages] * 3
         )
-    assert [entry for entry in captured if entry["event"] == "flush_retried"] == []
+    assert [entry for entry in captured if entry["event"] == "transaction_retried"] == []
     assert await database.fetchval("SELECT count(*) FROM stripe.customers") == PAGES
     nul = b'{"id": "cus_nul", "_account_id": "acct_1", "name": "\\u0000"}'
     [refused] = await write(config, streams, [records("customers", customer(1), nul)])
