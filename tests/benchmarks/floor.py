@@ -15,13 +15,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import asyncpg
 import orjson
 import uvloop
 
+from engine_server.connectors.stripe.listed import decode_list
+from engine_server.connectors.stripe.records import Stamps
 from tests.benchmarks.own_process import told
 
 PAGE_SIZE = 100
@@ -105,16 +106,14 @@ async def _read(
     while True:
         async with session.get(f"/v1/{stream}", params=params) as response:
             response.raise_for_status()
-            page: dict[str, Any] = orjson.loads(await response.read())
-        records = page["data"]
-        if records:
-            received_at = int(time.time())
-            for record in records:
-                record["_account_id"] = work.account_id
-                record["_updated_at"] = record.get("updated", received_at)
-            params["starting_after"] = records[-1]["id"]
-            await pages.put((stream, [orjson.dumps(record) for record in records]))
-        if not page["has_more"]:
+            page = decode_list(await response.read())
+        if page is None:
+            raise ValueError(f"{stream} was not answered with a list")
+        if page.objects:
+            stamps = Stamps(account_id=work.account_id, received_at=int(time.time()))
+            params["starting_after"] = page.objects[-1].head.id
+            await pages.put((stream, [stamps.on_text(listed) for listed in page.objects]))
+        if not page.has_more:
             return
 
 

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar, overload
 
 import structlog
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
@@ -20,6 +21,8 @@ from engine_server.connectors.stripe.rate_limit import RateLimiter, rates_for
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.transport import Answer, Fault, Transport
 from engine_server.errors import ConnectionFailed
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -95,15 +98,36 @@ class StripeClient:
         needed = math.ceil(rate * self._latency.of(endpoint) * _CONCURRENCY_MARGIN) + 1
         return min(max(2, needed), self._config.max_concurrency)
 
+    @overload
     async def get(
         self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
-    ) -> Answer:
+    ) -> Answer[Any]: ...
+
+    @overload
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        endpoint: str | None = None,
+        decode: Callable[[bytes], T],
+    ) -> Answer[T]: ...
+
+    async def get(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        endpoint: str | None = None,
+        decode: Callable[[bytes], Any] = exact_json.decode,
+    ) -> Answer[Any]:
         """Reads one resource or page.
 
         Args:
             path: From the root, e.g. ``/v1/customers``.
             params: The query.
             endpoint: What to pace the request with; ``path`` when it is a list.
+            decode: Makes a value of the body; what it raises a ValueError for is asked for again.
 
         Raises:
             ConnectionFailed: the API cannot be reached, or refuses the key.
@@ -113,7 +137,7 @@ class StripeClient:
         for attempt in itertools.count(1):
             await self._limiter.acquire(endpoint)
             sent_at = time.monotonic()
-            outcome = await self._transport.get(path, params)
+            outcome = await self._transport.get(path, params, decode)
             if isinstance(outcome, Answer):
                 self._was_reached = True
                 # Only these: a refusal comes sooner than any page, a time-out later.

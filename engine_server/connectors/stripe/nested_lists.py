@@ -62,11 +62,6 @@ async def records_to_emit(
     return [item for items in nested for item in items["data"]]
 
 
-def has_open_list(record: dict[str, Any]) -> bool:
-    """Whether a list in an object says that it is not whole."""
-    return bool(_open_lists([record]))
-
-
 def _list_within(parent: dict[str, Any], resource: Resource) -> dict[str, Any] | None:
     found = parent.get(resource.nested_field)
     if found is None:

@@ -7,8 +7,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.listed import count_open_lists
 
 log = structlog.get_logger()
 
@@ -127,8 +129,11 @@ async def _next_page(
                 f"the list of {location.path} goes on after an item without an id", status=200
             )
         params["starting_after"] = cursor
-    answer = await client.get(location.path, params, endpoint=location.endpoint)
-    match answer.body:
+    answer = await client.get(
+        location.path, params, endpoint=location.endpoint, decode=_with_open_lists
+    )
+    body, open_lists = answer.body
+    match body:
         case {"data": list(page), "has_more": bool(has_more)} if all(
             isinstance(item, dict) for item in page
         ):
@@ -136,13 +141,17 @@ async def _next_page(
             return _Page(
                 items=page,
                 has_more=has_more and bool(page),
-                has_open_lists=answer.open_lists > has_more,
+                has_open_lists=open_lists > has_more,
             )
     raise RequestFailed(
         f"GET {location.path} was not answered with a list of objects; "
         f"request_id: {answer.request_id}",
         status=200,
     )
+
+
+def _with_open_lists(body: bytes) -> tuple[Any, int]:
+    return exact_json.decode(body), count_open_lists(body)
 
 
 def _ids(items: Iterable[dict[str, Any]]) -> set[Any]:

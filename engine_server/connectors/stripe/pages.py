@@ -2,12 +2,14 @@
 
 import itertools
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.listed import ListAnswer, ListedObject, decode_list
 from engine_server.connectors.stripe.ranges import Range
 
 # The most that a v1 list gives (https://docs.stripe.com/api/pagination).
@@ -21,7 +23,7 @@ class Page:
     """What one list request brought.
 
     Attributes:
-        records: The objects, in the order of the list.
+        objects: In the order of the list.
         next_cursor: Where the next page starts; None when this is the last one.
         received_at: When the answer came, in Unix seconds.
         has_open_lists: Whether a list inside an object says that it has more items.
@@ -29,7 +31,7 @@ class Page:
         whole: The answer, where this is the last part of one.
     """
 
-    records: list[dict[str, Any]]
+    objects: list[ListedObject]
     next_cursor: str | None
     received_at: int
     has_open_lists: bool
@@ -39,11 +41,12 @@ class Page:
     @property
     def listed_count(self) -> int:
         """How many objects the answer held."""
-        return len((self.whole or self).records)
+        return len((self.whole or self).objects)
 
     def times_newest_first(self, created_field: str) -> list[int]:
         """When the answer's objects were created; empty if not all tell, or not newest first."""
-        times = [record.get(created_field) for record in (self.whole or self).records]
+        created = attrgetter(created_field)
+        times = [created(listed.head) for listed in (self.whole or self).objects]
         known = [moment for moment in times if type(moment) is int]
         is_ordered = all(later >= earlier for later, earlier in itertools.pairwise(known))
         return known if is_ordered and len(known) == len(times) else []
@@ -70,22 +73,24 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
         params[f"{resource.created_param}[lt]"] = str(part.lt)
     if part.cursor is not None:
         params["starting_after" if resource.api == "v1" else "page"] = part.cursor
-    answer = await client.get(resource.path, params)
+    answer = await client.get(resource.path, params, decode=decode_list)
+    no_list = RequestFailed(
+        f"GET {resource.path} was not answered with a list whose objects have ids; "
+        f"request_id: {answer.request_id}",
+        status=200,
+    )
+    found = answer.body
+    if found is None:
+        raise no_list
     try:
-        records: list[dict[str, Any]] = answer.body["data"]
-        next_cursor = _next_cursor(resource, answer.body, records)
-        has_open_lists = answer.open_lists > (answer.body.get("has_more") is True)
-    except (KeyError, ValueError, TypeError) as error:
-        raise RequestFailed(
-            f"GET {resource.path} was not answered with a list whose objects have ids; "
-            f"request_id: {answer.request_id}",
-            status=200,
-        ) from error
+        next_cursor = _next_cursor(resource, found)
+    except (KeyError, ValueError) as error:
+        raise no_list from error
     return Page(
-        records=records,
+        objects=found.objects,
         next_cursor=next_cursor,
         received_at=answer.received_at,
-        has_open_lists=has_open_lists,
+        has_open_lists=found.open_lists > (found.has_more is True),
     )
 
 
@@ -108,16 +113,16 @@ async def fetch_object(
     return answer.body if is_listed else None
 
 
-def _next_cursor(
-    resource: Resource, body: dict[str, Any], records: list[dict[str, Any]]
-) -> str | None:
+def _next_cursor(resource: Resource, found: ListAnswer) -> str | None:
     if resource.api == "v1":
-        if not body["has_more"]:
+        if found.has_more is None:
+            raise ValueError("a list that does not say whether it has more")
+        if not found.has_more:
             return None
-        if not records:
-            raise ValueError("an empty page that promises more has nothing to start after")
-        return str(records[-1]["id"])
-    if not body.get("next_page_url"):
+        if not found.objects or found.objects[-1].head.id is None:
+            raise ValueError("a page that promises more has nothing to start after")
+        return str(found.objects[-1].head.id)
+    if not found.next_page_url:
         return None
-    [token] = parse_qs(urlsplit(str(body["next_page_url"])).query)["page"]
+    [token] = parse_qs(urlsplit(str(found.next_page_url)).query)["page"]
     return token

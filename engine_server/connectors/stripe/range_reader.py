@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 import time
-from typing import Any
+from operator import attrgetter
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.nested_lists import has_open_list
+from engine_server.connectors.stripe.listed import Head
 from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page
 from engine_server.connectors.stripe.ranges import Range
 
@@ -28,6 +28,7 @@ class RangeReader:
         """``window`` is what the ranges are parts of."""
         self._resource = resource
         self._window = window
+        self._created = attrgetter(resource.created_field)
         # Ranges that were begun anew and have not come further than their first page since.
         self._restarted: set[Range] = set()
         # What is left of answers that were cut, by the range that goes on there.
@@ -45,13 +46,13 @@ class RangeReader:
         else:
             page, asked = await self._fetch(client, part, size)
         end = _end_of_first_part(page)
-        if end == len(page.records):
+        if end == len(page.objects):
             return page, asked
-        cursor = str(page.records[end - 1]["id"])
-        rest = dataclasses.replace(page, records=page.records[end:], whole=page.whole or page)
+        cursor = str(page.objects[end - 1].head.id)
+        rest = dataclasses.replace(page, objects=page.objects[end:], whole=page.whole or page)
         self._cut[dataclasses.replace(asked, cursor=cursor)] = rest, asked
         first = dataclasses.replace(
-            page, records=page.records[:end], next_cursor=cursor, is_cut=True
+            page, objects=page.objects[:end], next_cursor=cursor, is_cut=True
         )
         return first, asked
 
@@ -66,10 +67,9 @@ class RangeReader:
         page = await self._page_after_cursor(client, part, part.cursor, size)
         return page, part
 
-    def lies_in(self, scope: Range, record: dict[str, Any]) -> bool:
+    def lies_in(self, scope: Range, head: Head) -> bool:
         """Whether an object was created in ``scope``; what does not tell lies everywhere."""
-        created = record.get(self._resource.created_field)
-        return type(created) is not int or scope.contains(created)
+        return _is_within(scope, self._created(head))
 
     def _holds_newest(self, part: Range) -> bool:
         return (
@@ -99,7 +99,7 @@ class RangeReader:
                 raise
         else:
             # An empty page is right where a cut left nothing to the cursor's own part.
-            if page.records or await self._is_there(client, part, cursor):
+            if page.objects or await self._is_there(client, part, cursor):
                 self._restarted.discard(start)
                 return page
             if start in self._restarted:
@@ -114,17 +114,21 @@ class RangeReader:
 
     async def _is_there(self, client: StripeClient, part: Range, cursor: str) -> bool:
         record = await fetch_object(client, self._resource, cursor)
-        return record is not None and self.lies_in(part, record)
+        return record is not None and _is_within(part, record.get(self._resource.created_field))
+
+
+def _is_within(scope: Range, created: object) -> bool:
+    return type(created) is not int or scope.contains(created)
 
 
 def _end_of_first_part(page: Page) -> int:
     """How many objects of a page are to be taken at once."""
     if not page.has_open_lists:
-        return len(page.records)
+        return len(page.objects)
     # Only an object with an id can be gone on after.
     open_objects = (
         number
-        for number, record in enumerate(page.records, start=1)
-        if "id" in record and has_open_list(record)
+        for number, listed in enumerate(page.objects, start=1)
+        if listed.head.id is not None and listed.has_open_list
     )
-    return next(itertools.islice(open_objects, _OPEN_OBJECTS_AT_ONCE - 1, None), len(page.records))
+    return next(itertools.islice(open_objects, _OPEN_OBJECTS_AT_ONCE - 1, None), len(page.objects))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.client import StripeClient
@@ -14,7 +15,7 @@ from engine_server.connectors.stripe.nested_lists import records_to_emit
 from engine_server.connectors.stripe.pages import Page, page_size
 from engine_server.connectors.stripe.range_reader import RangeReader
 from engine_server.connectors.stripe.ranges import Range
-from engine_server.connectors.stripe.records import encode
+from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
 
 
@@ -115,11 +116,8 @@ class StreamFetch:
         try:
             page, asked = await self._reader.next_page(client, part, self._next_size(part))
             scope = part if part.is_bounded else self._window
-            listed = [record for record in page.records if self._reader.lies_in(scope, record)]
             # What follows in the range is only asked for then, so that pages keep their order.
-            records = await records_to_emit(
-                client, self.resource, listed, has_open_lists=page.has_open_lists
-            )
+            records = await self._records(client, page, scope)
         finally:
             self.in_flight -= 1
         left = self._left(part, scope, asked, page, room)
@@ -127,13 +125,21 @@ class StreamFetch:
         if self._is_history(part):
             self._limit_left -= len(records)
             self._drop_history_beyond_limit()
-        # Not left to whoever emits them: pages that wait would weigh four times as much as objects,
-        # and the garbage collector would go through them again and again.
-        encoded = [
-            encode(record, account_id=self._account_id, received_at=page.received_at)
-            for record in records
-        ]
-        return FetchedPage(part=part, left=left, records=encoded)
+        return FetchedPage(part=part, left=left, records=records)
+
+    async def _records(self, client: StripeClient, page: Page, scope: Range) -> list[bytes]:
+        """What is to be emitted of a page."""
+        listed = [found for found in page.objects if self._reader.lies_in(scope, found.head)]
+        stamps = Stamps(account_id=self._account_id, received_at=page.received_at)
+        if not self.resource.nested_field and not page.has_open_lists:
+            return [stamps.on_text(found) for found in listed]
+        records = await records_to_emit(
+            client,
+            self.resource,
+            [exact_json.decode(bytes(found.text)) for found in listed],
+            has_open_lists=page.has_open_lists,
+        )
+        return [stamps.on_object(record) for record in records]
 
     def _next_size(self, part: Range) -> int:
         return int(min(self._size, self._limit_left)) if self._is_history(part) else self._size

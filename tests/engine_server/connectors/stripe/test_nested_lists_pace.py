@@ -1,11 +1,13 @@
 """How hard Stripe is asked for the rest of the lists inside objects."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.transport import Answer
 from tests.engine_server.connectors.stripe.nested import invoice, records, subscription
@@ -21,10 +23,15 @@ class EndpointsOf(StripeClient):
     endpoints: set[str | None]
 
     async def get(
-        self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
-    ) -> Answer:
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        endpoint: str | None = None,
+        decode: Callable[[bytes], Any] = exact_json.decode,
+    ) -> Answer[Any]:
         self.endpoints.add(endpoint)
-        return await super().get(path, params, endpoint=endpoint)
+        return await super().get(path, params, endpoint=endpoint, decode=decode)
 
 
 @pytest.fixture

@@ -1,31 +1,60 @@
+from typing import Any
+
 import orjson
 import pytest
 
-from engine_server import exact_json
-from engine_server.connectors.stripe.records import encode
+from engine_server.connectors.stripe.listed import ListedObject, decode_list
+from engine_server.connectors.stripe.records import Stamps
+
+STAMPS = Stamps(account_id="acct_1", received_at=50)
+Document = dict[str, Any]
+
+
+def listed(text: str) -> ListedObject:
+    """The object as a list brings it."""
+    answer = decode_list(b'{"data":[%b],"has_more":false}' % text.encode())
+    assert answer is not None
+    return answer.objects[0]
 
 
 def test_a_record_is_stamped_with_its_account_and_the_time_of_the_answer() -> None:
-    record = encode({"id": "cus_1", "name": "Zoë"}, account_id="acct_1", received_at=50)
-    assert record == '{"id":"cus_1","name":"Zoë","_account_id":"acct_1","_updated_at":50}'.encode()
+    expected = '{"id":"cus_1","name":"Zoë","_account_id":"acct_1","_updated_at":50}'.encode()
+    assert STAMPS.on_text(listed('{"id":"cus_1","name":"Zoë"}')) == expected
+    assert STAMPS.on_object({"id": "cus_1", "name": "Zoë"}) == expected
+
+
+def test_an_object_without_fields_is_stamped_too() -> None:
+    assert orjson.loads(STAMPS.on_text(listed("{ }"))) == {
+        "_account_id": "acct_1",
+        "_updated_at": 50,
+    }
 
 
 def test_an_object_that_says_when_it_was_updated_is_stamped_with_that() -> None:
-    record = encode({"id": "a", "updated": 40}, account_id="acct_1", received_at=50)
-    assert orjson.loads(record)["_updated_at"] == 40
+    record: Document = {"id": "a", "updated": 40}
+    for stamped in (STAMPS.on_object(dict(record)), STAMPS.on_text(listed('{"updated":40}'))):
+        assert orjson.loads(stamped)["_updated_at"] == 40
 
 
 @pytest.mark.parametrize("updated", ["2026-01-01T00:00:00Z", None, True])
 def test_an_update_time_that_is_no_number_of_seconds_is_not_used(updated: object) -> None:
-    record = encode({"id": "a", "updated": updated}, account_id="acct_1", received_at=50)
-    assert orjson.loads(record)["_updated_at"] == 50
+    record: Document = {"id": "a", "updated": updated}
+    text = orjson.dumps(record).decode()
+    for stamped in (STAMPS.on_object(record), STAMPS.on_text(listed(text))):
+        assert orjson.loads(stamped)["_updated_at"] == 50
 
 
 @pytest.mark.parametrize(
-    "number",
-    ["9223372036854775807", "18446744073709551616", "-9223372036854775809", "1" * 40, "1.5", "2.0"],
+    "value",
+    [
+        "18446744073709551616",
+        "-9223372036854775809",
+        "0.1234567890123456789012345678901234567890",
+        "1e400",
+        "1.50",
+        r'"\ud83d\ude00 \u0000 \/"',
+    ],
 )
-def test_no_number_changes_on_its_way_through(number: str) -> None:
-    decoded = exact_json.decode(b'{"n":%s}' % number.encode())
-    record = encode(decoded, account_id="acct_1", received_at=50)
-    assert record.startswith(b'{"n":%s,' % number.encode())
+def test_what_was_sent_is_passed_on_to_the_last_digit(value: str) -> None:
+    record = STAMPS.on_text(listed(f'{{"id":"a","value":{value}}}'))
+    assert record.startswith(b'{"id":"a","value":%b,' % value.encode())

@@ -1,0 +1,106 @@
+"""The answer to a list request, its objects told apart but read no further than needed.
+
+To make Python objects of all that Stripe sends, only to write it down again, takes longer than all
+else that is done with a record. What is passed on instead is what was sent, to the last digit.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+# What a list says that is not whole; in a text the quotation mark would be escaped. JSON is full of
+# them: to begin with another character is twice as fast.
+_HAS_MORE = re.compile(rb'has_more"\s*:\s*true')
+
+# Stripe indents what it sends, which would be carried along with every object.
+_SPACED = re.compile(rb'\s*\{(?:\s|"\w*"\s*:\s)')
+
+
+class Head(msgspec.Struct, gc=False, frozen=True):
+    """The few fields of an object that reading it goes by, as Stripe sent them; None if it did not.
+
+    Attributes:
+        id: Its id, a text.
+        created: When it was made, in Unix seconds; in v2 a text.
+        date: The same, for the few that call it so.
+        updated: When it was last changed.
+    """
+
+    id: Any = None
+    created: Any = None
+    date: Any = None
+    updated: Any = None
+
+
+class ListedObject(msgspec.Struct, gc=False, frozen=True):
+    """One object of a list.
+
+    Attributes:
+        text: All of it, as JSON without white space.
+        head: What was read of it.
+    """
+
+    text: msgspec.Raw
+    head: Head
+
+    @property
+    def has_open_list(self) -> bool:
+        """Whether a list in it says that it is not whole."""
+        return _HAS_MORE.search(self.text) is not None
+
+
+class ListAnswer(msgspec.Struct, gc=False, frozen=True):
+    """What a list request was answered with.
+
+    Attributes:
+        objects: In the order of the list.
+        has_more: What v1 says of the rest; None when it was not said.
+        next_page_url: What v2 says of it.
+        open_lists: How many lists in it say that they have more, itself included.
+    """
+
+    objects: list[ListedObject]
+    has_more: Any
+    next_page_url: Any
+    open_lists: int
+
+
+class _Texts(msgspec.Struct, gc=False):
+    data: list[msgspec.Raw]
+    has_more: Any = None
+    next_page_url: Any = None
+
+
+class _Heads(msgspec.Struct, gc=False):
+    data: list[Head]
+
+
+_TEXTS = msgspec.json.Decoder(_Texts)
+_HEADS = msgspec.json.Decoder(_Heads)
+
+
+def decode_list(body: bytes) -> ListAnswer | None:
+    """Takes a list apart; None when the JSON is no list of objects.
+
+    Raises:
+        ValueError: It is not JSON, cut off perhaps.
+    """
+    if _SPACED.match(body):
+        body = msgspec.json.format(body, indent=-1)
+    try:
+        page = _TEXTS.decode(body)
+        heads = _HEADS.decode(body).data
+    except msgspec.ValidationError:
+        return None
+    return ListAnswer(
+        objects=[ListedObject(text, head) for text, head in zip(page.data, heads, strict=True)],
+        has_more=page.has_more,
+        next_page_url=page.next_page_url,
+        open_lists=count_open_lists(body),
+    )
+
+
+def count_open_lists(body: bytes) -> int:
+    """How many lists in a JSON text say that they have more, itself included."""
+    return len(_HAS_MORE.findall(body))

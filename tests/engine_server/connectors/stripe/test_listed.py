@@ -1,0 +1,56 @@
+"""The answer to a list request, told apart into objects."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine_server.connectors.stripe.listed import decode_list
+
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=5,
+)
+_OBJECTS = st.lists(st.dictionaries(st.text(), _VALUES, max_size=5), max_size=5)
+
+
+@settings(max_examples=settings().max_examples // 2)
+@given(objects=_OBJECTS, indent=st.sampled_from([None, 2]))
+def test_every_object_is_what_was_sent(objects: list[dict[str, Any]], indent: int | None) -> None:
+    """However it is spaced, and whatever stands in its texts."""
+    body = {"object": "list", "data": objects, "has_more": False}
+    answer = decode_list(json.dumps(body, indent=indent, ensure_ascii=False).encode())
+    assert answer is not None
+    assert [json.loads(bytes(listed.text)) for listed in answer.objects] == objects
+
+
+def test_of_an_object_only_what_reading_goes_by_is_read() -> None:
+    answer = decode_list(
+        b'{"object":"list","url":"/v1/a","has_more":true,"data":'
+        b'[{"lines":{"has_more":true},"id":"in_1","created":5,"updated":7},{"id":"in_2","date":6}]}'
+    )
+    assert answer is not None
+    assert answer.has_more is True
+    assert answer.open_lists == 2
+    first, second = answer.objects
+    assert (first.head.id, first.head.created, first.head.updated) == ("in_1", 5, 7)
+    assert (second.head.id, second.head.created, second.head.date) == ("in_2", None, 6)
+    assert [first.has_open_list, second.has_open_list] == [True, False]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html></html>", b'{"data":[{"id":"a"}', b'{"data":[]}}'])
+def test_what_is_no_whole_json_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decode_list(body)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b'{"data":5}', b'{"data":[5]}'])
+def test_other_json_is_no_list(body: bytes) -> None:
+    assert decode_list(body) is None
