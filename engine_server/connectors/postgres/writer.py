@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import asyncpg
@@ -15,11 +16,25 @@ from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.postgres.upsert import upsert_statement
 from engine_server.errors import ConnectorError
+from pipesync.v1.progress_pb2 import RowCounts
 
 log = structlog.get_logger()
 
 # Records by stream, in the order of arrival.
 Rows = Mapping[str, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of the rows of one commit.
+
+    Attributes:
+        counts: What was done to the rows of each stream that was written.
+        refused: Why, for each stream that was not.
+    """
+
+    counts: Mapping[str, RowCounts]
+    refused: Mapping[str, str]
 
 
 class Writer:
@@ -40,13 +55,11 @@ class Writer:
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
         }
 
-    async def commit(self, rows: Rows) -> dict[str, str]:
+    async def commit(self, rows: Rows) -> Outcome:
         """Commits all rows, but for those of the streams that Postgres refuses.
 
         Writing a row twice is the same as once, so a commit whose outcome is unknown is repeated.
-
-        Returns:
-            Why, for each refused stream.
+        Had it succeeded, its rows are counted as unchanged.
 
         Raises:
             ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
@@ -57,29 +70,33 @@ class Writer:
             raise ConnectorError(f"records came of streams that are not written: {unknown}")
         # Always in one order, so that two transactions cannot lock each other's rows out.
         remaining = dict(sorted(rows.items()))
+        counts: Mapping[str, RowCounts] = {}
         refused: dict[str, str] = {}
         retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
         while remaining:
-            refusal = await retries.use(partial(self._try_to_commit, remaining))
-            if refusal is None:
+            answer = await retries.use(partial(self._try_to_commit, remaining))
+            if isinstance(answer, Mapping):
+                counts = answer
                 break
-            stream, reason = refusal
+            stream, reason = answer
             refused[stream] = reason
             del remaining[stream]
-        return refused
+        return Outcome(counts=counts, refused=refused)
 
-    async def _try_to_commit(self, rows: Rows, connection: Connection) -> tuple[str, str] | None:
+    async def _try_to_commit(
+        self, rows: Rows, connection: Connection
+    ) -> Mapping[str, RowCounts] | tuple[str, str]:
         """One transaction. Answers a stream that was refused and why, nothing being kept then."""
         began = time.perf_counter()
-        counts: dict[str, asyncpg.Record] = {}
+        changes: dict[str, asyncpg.Record] = {}
         try:
             async with transaction(connection, self._statement_timeout) as begun:
                 for stream, records in rows.items():
-                    [counts[stream]] = await begun.fetch(self._statements[stream], records)
+                    [changes[stream]] = await begun.fetch(self._statements[stream], records)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
-            stream = self._refused_stream(error, counts, rows)
+            stream = self._refused_stream(error, changes, rows)
             reason = await explain(
                 error,
                 partial(transaction, connection, self._statement_timeout, keep=False),
@@ -89,18 +106,19 @@ class Writer:
             )
             return stream, reason
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
-        for stream, count in counts.items():
-            changed = dict(count)
-            unchanged = len(rows[stream]) - sum(changed.values())
+        counts: dict[str, RowCounts] = {}
+        for stream, changed in changes.items():
+            received = len(rows[stream])
+            counts[stream] = RowCounts(**changed, unchanged=received - sum(changed.values()))
             log.info(
                 "flush_committed",
                 stream=stream,
-                rows=len(rows[stream]),
+                rows=received,
                 **changed,
-                unchanged=unchanged,
+                unchanged=counts[stream].unchanged,
                 duration_ms=duration_ms,
             )
-        return None
+        return counts
 
     def _refused_stream(
         self, error: asyncpg.PostgresError, written: Collection[str], rows: Rows
