@@ -12,6 +12,7 @@ from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_STARTED,
     RUN_STATUS_SUCCEEDED,
+    RowCounts,
     StreamProgress,
 )
 from pipesync.v1.state_pb2 import SyncRun, SyncState
@@ -277,7 +278,13 @@ async def test_progress_counts_the_rows_of_the_tables(
         assert eof.ending_state.sync_run.progress == eof.run_progress
     progress = ends[-1].run_progress
     for stream in PLAN.counts:
-        assert progress.streams[stream].record_count == len(await pipeline.ids(stream))
+        count = progress.streams[stream].record_count
+        assert count == len(await pipeline.ids(stream))
+        assert progress.streams[stream].rows == RowCounts(inserted=count)
+    assert progress.derived.total_rows == RowCounts(inserted=sum(PLAN.counts.values()))
+    again = await pipeline.sync(client, rpc)
+    for stream, count in PLAN.counts.items():
+        assert again.run_progress.streams[stream].rows == RowCounts(unchanged=count)
     # However many pages it took, what is read is one range, and the whole.
     customers = progress.streams["customers"]
     assert list(customers.completed_ranges) == [customers.total_range]

@@ -9,6 +9,7 @@ from pipesync.v1.progress_pb2 import (
     RUN_STATUS_STARTED,
     RUN_STATUS_SUCCEEDED,
     Progress,
+    RowCounts,
     StreamProgress,
 )
 from tests.messages import (
@@ -21,6 +22,7 @@ from tests.messages import (
     log,
     range_completed,
     record_batch,
+    rows_written,
     seconds,
     skipped,
     started,
@@ -96,6 +98,25 @@ def test_records_and_checkpoints_are_counted_by_stream_and_in_total() -> None:
     assert progress.derived.total_state_count == 3
 
 
+def test_rows_are_summed_by_stream_and_in_total_and_absent_where_nobody_tells() -> None:
+    progress = progress_of(
+        rows_written("a", inserted=3, unchanged=1),
+        rows_written("a", inserted=1, updated=2, deleted=4),
+    )
+    rows = RowCounts(inserted=4, updated=2, unchanged=1, deleted=4)
+    assert progress.streams["a"].rows == rows
+    assert progress.derived.total_rows == rows
+    assert not progress.streams["b"].HasField("rows")
+    assert not progress_of(record_batch("a", b"{}")).derived.HasField("total_rows")
+
+
+def test_a_count_of_rows_is_no_record_no_checkpoint_and_no_beginning() -> None:
+    progress = progress_of(at(10, rows_written("a", inserted=3)))
+    assert progress.streams["a"].status == NOT_STARTED
+    assert (progress.derived.total_record_count, progress.derived.total_state_count) == (0, 0)
+    assert not progress.HasField("started_at")
+
+
 def test_rates_are_over_the_elapsed_time_and_global_checkpoints_count() -> None:
     progress = progress_of(
         at(10, record_batch("a", *[b"{}"] * 6)),
@@ -108,10 +129,13 @@ def test_rates_are_over_the_elapsed_time_and_global_checkpoints_count() -> None:
 
 
 def test_messages_of_other_streams_count_nowhere() -> None:
-    progress = progress_of(record_batch("c", b"{}"), checkpoint("c"), completed("c"))
+    progress = progress_of(
+        record_batch("c", b"{}"), rows_written("c", inserted=1), checkpoint("c"), completed("c")
+    )
     assert set(progress.streams) == {"a", "b"}
     assert progress.derived.total_record_count == 0
     assert progress.derived.total_state_count == 0
+    assert not progress.derived.HasField("total_rows")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +226,7 @@ def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
     previous = progress_of(
         at(10, started("a", seconds(0, 9))),
         record_batch("a", b"{}"),
+        rows_written("a", inserted=1),
         checkpoint("a"),
         range_completed("a", seconds(0, 3)),
         errored("b", "broken"),
@@ -211,11 +236,13 @@ def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
     tracker = ProgressTracker(["a"], previous)
     tracker.observe(at(20, started("a")))
     tracker.observe(record_batch("a", b"{}"))
+    tracker.observe(rows_written("a", unchanged=1))
     tracker.observe(checkpoint("a"))
     tracker.observe(range_completed("a", seconds(3, 9)))
     progress = tracker.snapshot(21 * SECOND)
     stream = progress.streams["a"]
     assert (stream.record_count, stream.state_count) == (2, 2)
+    assert stream.rows == progress.derived.total_rows == RowCounts(inserted=1, unchanged=1)
     assert list(stream.completed_ranges) == [seconds(0, 9)]
     assert stream.total_range == seconds(0, 9)
     assert progress.streams["b"].message == "broken"
@@ -229,8 +256,10 @@ def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
 def test_a_continuation_forgets_a_failed_connection_and_unfinished_streams_nobody_wants() -> None:
     previous = progress_of(
         record_batch("a", b"{}"),
+        rows_written("a", inserted=1),
         checkpoint("a"),
         record_batch("b", b"{}", b"{}"),
+        rows_written("b", updated=2),
         checkpoint("b"),
         completed("b"),
         connection_failed("gone"),
@@ -242,6 +271,7 @@ def test_a_continuation_forgets_a_failed_connection_and_unfinished_streams_nobod
     }
     assert not progress.HasField("connection_status")
     assert progress.derived.total_record_count == 2
+    assert progress.derived.total_rows == RowCounts(updated=2)
     assert progress.derived.total_state_count == 1
 
 

@@ -15,6 +15,7 @@ from pipesync.v1.progress_pb2 import (
     RUN_STATUS_SUCCEEDED,
     ConnectionStatus,
     Progress,
+    RowCounts,
     RunStatus,
     StreamProgress,
 )
@@ -28,6 +29,7 @@ from tests.messages import (
     log,
     range_completed,
     record_batch,
+    rows_written,
     seconds,
     skipped,
     started,
@@ -40,6 +42,7 @@ Status: TypeAlias = StreamProgress.Status.ValueType
 
 span = st.tuples(st.integers(0, 12), st.integers(1, 5))
 names = st.sampled_from(NAMES_SEEN)
+counts = st.integers(0, 3)
 messages = st.lists(
     st.one_of(
         st.builds(started, names),
@@ -52,6 +55,9 @@ messages = st.lists(
         ),
         st.tuples(names, span).map(
             lambda drawn: range_completed(drawn[0], seconds(drawn[1][0], drawn[1][0] + drawn[1][1]))
+        ),
+        st.builds(
+            rows_written, names, inserted=counts, updated=counts, unchanged=counts, deleted=counts
         ),
         st.builds(global_checkpoint),
         st.builds(connected),
@@ -83,6 +89,15 @@ def status_of(turns: Sequence[str | None]) -> Status:
     )
 
 
+def sums_of(some: Sequence[RowCounts]) -> RowCounts:
+    return RowCounts(
+        inserted=sum(rows.inserted for rows in some),
+        updated=sum(rows.updated for rows in some),
+        unchanged=sum(rows.unchanged for rows in some),
+        deleted=sum(rows.deleted for rows in some),
+    )
+
+
 def run_status(some: Sequence[Message], statuses: set[Status]) -> RunStatus.ValueType:
     connections = [m.connection_status.status for m in some if m.HasField("connection_status")]
     if connections[-1:] == [ConnectionStatus.STATUS_FAILED]:
@@ -102,6 +117,9 @@ def assert_is_what_the_messages_say(progress: Progress, some: Sequence[Message])
         if errors:
             assert stream.message == errors[0]
         assert stream.record_count == sum(len(m.record_batch.records) for m in own)
+        told = [m.rows_written.rows for m in own if m.HasField("rows_written")]
+        assert stream.HasField("rows") == bool(told)
+        assert stream.rows == sums_of(told)
         assert stream.state_count == sum(m.HasField("source_state") for m in own)
         ranges = [one.range_completed.range for one in statuses if one.HasField("range_completed")]
         covered = {second for r in ranges for second in range(r.gte.seconds, r.lt.seconds)}
@@ -110,6 +128,7 @@ def assert_is_what_the_messages_say(progress: Progress, some: Sequence[Message])
     derived = progress.derived
     streams = progress.streams.values()
     assert derived.total_record_count == sum(stream.record_count for stream in streams)
+    assert derived.total_rows == sums_of([stream.rows for stream in streams])
     assert derived.total_state_count == sum(stream.state_count for stream in streams)
     assert progress.global_state_count == sum(
         m.HasField("source_state") and not m.source_state.stream for m in some

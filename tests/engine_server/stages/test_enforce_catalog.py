@@ -15,6 +15,7 @@ from tests.messages import (
     global_checkpoint,
     log,
     record_batch,
+    rows_written,
     selected,
     started,
 )
@@ -44,6 +45,7 @@ async def test_a_stream_that_was_not_selected_is_dropped_and_logged_once_with_co
         record_batch("b", {"id": 1}, {"id": 2}),
         checkpoint("b"),
         record_batch("b", {"id": 3}),
+        rows_written("b", inserted=3),
         checkpoint("c"),
         completed("a"),
     ]
@@ -59,7 +61,7 @@ async def test_a_stream_that_was_not_selected_is_dropped_and_logged_once_with_co
             "messages": messages,
             "records": records,
         }
-        for name, messages, records in [("b", 4, 3), ("c", 1, 0)]
+        for name, messages, records in [("b", 5, 3), ("c", 1, 0)]
     ]
 
 

@@ -13,6 +13,7 @@ from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
     RUN_STATUS_SUCCEEDED,
+    RowCounts,
     StreamProgress,
 )
 from pipesync.v1.state_pb2 import Eof, SyncState
@@ -26,6 +27,7 @@ from tests.messages import (
     global_checkpoint,
     log,
     record_batch,
+    rows_written,
     skipped,
     started,
 )
@@ -219,10 +221,17 @@ async def test_a_connector_that_failed_fails_the_run_and_keeps_its_checkpoints()
 
 
 async def test_a_continuation_counts_on_in_the_run_and_anew_in_the_request() -> None:
-    first = await eof_of(started("a"), record_batch("a", b"{}"), checkpoint("a"), errored("b"))
+    first = await eof_of(
+        started("a"),
+        record_batch("a", b"{}"),
+        rows_written("a", inserted=1),
+        checkpoint("a"),
+        errored("b"),
+    )
     second = await eof_of(
         started("a"),
         record_batch("a", b"{}", b"{}"),
+        rows_written("a", updated=2),
         checkpoint("a"),
         completed("a"),
         state=first.ending_state,
@@ -230,6 +239,8 @@ async def test_a_continuation_counts_on_in_the_run_and_anew_in_the_request() -> 
     )
     assert second.run_progress.streams["a"].record_count == 3
     assert second.request_progress.streams["a"].record_count == 2
+    assert second.run_progress.streams["a"].rows == RowCounts(inserted=1, updated=2)
+    assert second.request_progress.streams["a"].rows == RowCounts(updated=2)
     assert second.run_progress.started_at == first.run_progress.started_at
     assert second.run_progress.streams["b"].message == "it broke"
     assert second.status == RUN_STATUS_FAILED
@@ -251,6 +262,7 @@ MESSAGES = st.sampled_from(
         for build in (started, completed, skipped, errored, checkpoint)
     ]
     + [record_batch(name, *[b"{}"] * count) for name in ("a", "b") for count in (1, 3)]
+    + [rows_written(name, inserted=1, unchanged=2) for name in ("a", "b")]
     + [global_checkpoint(), log("x"), checkpoint("unselected"), completed("unselected")]
 )
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from engine_server.stages.take_through_states import take_through_states
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.stages.sequences import Calls, gathered, given, nothing_after
-from tests.messages import checkpoint, completed, global_checkpoint, log, record_batch
+from tests.messages import checkpoint, completed, global_checkpoint, record_batch, rows_written
 
 MESSAGES = [
     record_batch("a", {"id": 1}),
     checkpoint("a"),
-    log("between"),
+    rows_written("a", inserted=1),
     global_checkpoint(),
     record_batch("b", {"id": 1}),
     checkpoint("b"),
