@@ -16,6 +16,7 @@ from pipesync.v1.catalog_pb2 import TimeRange
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
 from pipesync_cli.output import note
 from pipesync_cli.plain import enum_to_plain
+from pipesync_cli.rows import all_records, changes, records
 
 # What a person looks for comes first.
 _ORDER = ["errored", "started", "completed", "skipped", "not_started", "unspecified"]
@@ -79,7 +80,7 @@ class Lines:
             status = _status(stream)
             if self._statuses.get(name, "not_started") != status:
                 reason = f": {stream.message}" if stream.message else ""
-                note(f"{self._title}: {name} {status}, {stream.record_count:,} records{reason}")
+                note(f"{self._title}: {name} {status}, {records(stream)}{reason}")
             self._statuses[name] = status
         if time.monotonic() >= self._next_totals:
             self._next_totals = time.monotonic() + self._interval
@@ -134,15 +135,14 @@ class LiveTable:
         table.add_column("status")
         for head in ("records", "checkpoints", "done"):
             table.add_column(head, justify="right")
+        if progress.derived.HasField("total_rows"):
+            table.add_column("rows")
         for name, stream in shown:
             status = _status(stream)
-            table.add_row(
-                name,
-                Text(status, style=_STYLES.get(status, "dim")),
-                f"{stream.record_count:,}",
-                f"{stream.state_count:,}",
-                _done(stream),
-            )
+            cells = [f"{stream.record_count:,}", f"{stream.state_count:,}", _done(stream)]
+            if progress.derived.HasField("total_rows"):
+                cells.append(changes(stream.rows))
+            table.add_row(name, Text(status, style=_STYLES.get(status, "dim")), *cells)
         parts: list[RenderableType] = [Text(f"{self._title}: {totals(progress)}"), table]
         if len(rows) > len(shown):
             parts.append(Text(f"and {len(rows) - len(shown)} more", style="dim"))
@@ -157,7 +157,7 @@ def totals(progress: Progress) -> str:
     ends = "".join(f", {counts[word]} {word}" for word in ("skipped", "errored") if counts[word])
     return (
         f"{enum_to_plain(RunStatus.DESCRIPTOR, derived.status)},"
-        f" {derived.total_record_count:,} records and {states:,} checkpoints"
+        f" {all_records(derived)} and {states:,} checkpoints"
         f" in {progress.elapsed_ms / 1000:.1f} s ({derived.records_per_second:,.0f} records/s),"
         f" {counts['completed']} of {len(progress.streams)} streams completed{ends}"
     )

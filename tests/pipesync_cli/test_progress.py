@@ -5,8 +5,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
 from pipesync.v1.catalog_pb2 import TimeRange
-from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, Progress, StreamProgress
+from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, Progress, RowCounts, StreamProgress
 from pipesync_cli.progress import Lines, LiveTable, totals
+from pipesync_cli.rows import records
 
 
 def seconds(gte: int, lt: int) -> TimeRange:
@@ -37,10 +38,49 @@ def snapshot() -> Progress:
     )
 
 
+def counted() -> Progress:
+    """The same, from a destination that counts rows."""
+    progress = snapshot()
+    progress.streams["charges"].rows.MergeFrom(RowCounts(inserted=1000))
+    progress.streams["customers"].rows.MergeFrom(
+        RowCounts(inserted=20, updated=10, unchanged=469, deleted=1)
+    )
+    progress.derived.total_rows.MergeFrom(
+        RowCounts(inserted=1020, updated=10, unchanged=469, deleted=1)
+    )
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (None, "12,400 records"),
+        (RowCounts(inserted=12_400), "12,400 records (all new)"),
+        (RowCounts(unchanged=12_400), "12,400 records (unchanged)"),
+        (
+            RowCounts(inserted=200, updated=10, unchanged=12_190),
+            "12,400 records (200 new, 10 changed)",
+        ),
+        (RowCounts(deleted=1, unchanged=12_399), "12,400 records (1 deleted)"),
+        # The rest is not counted yet.
+        (RowCounts(inserted=12_000), "12,400 records (12,000 new)"),
+        (RowCounts(), "12,400 records"),
+    ],
+)
+def test_records_come_with_what_they_changed(rows: RowCounts | None, words: str) -> None:
+    assert records(StreamProgress(record_count=12_400, rows=rows)) == words
+
+
 def test_totals_say_all_that_matters_in_one_line() -> None:
     assert totals(snapshot()) == (
         "started, 1,500 records and 0 checkpoints in 2.0 s (750 records/s),"
         " 1 of 5 streams completed, 1 skipped, 1 errored"
+    )
+
+
+def test_totals_say_what_changed_where_it_is_known() -> None:
+    assert totals(counted()).startswith(
+        "started, 1,500 records (1,020 new, 10 changed, 1 deleted) and 0 checkpoints in 2.0 s"
     )
 
 
@@ -58,14 +98,18 @@ def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]) -> None
     ]
 
 
+def drawn(progress: Progress, *, width: int) -> list[str]:
+    """The lines of the table in a terminal."""
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(LiveTable("orders").drawn(progress))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
 def test_a_table_shows_what_needs_a_look_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "10")
     monkeypatch.setenv("COLUMNS", "160")
-    table = LiveTable("orders")
-    console = Console(width=160)
-    with console.capture() as captured:
-        console.print(table.drawn(snapshot()))
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    lines = drawn(snapshot(), width=160)
     assert lines[0].startswith("orders: started, 1,500 records")
     assert [line.split() for line in lines[2:]] == [
         ["disputes", "errored", "0", "0"],
@@ -73,3 +117,13 @@ def test_a_table_shows_what_needs_a_look_first(monkeypatch: pytest.MonkeyPatch) 
         ["charges", "completed", "1,000", "0", "100%"],
         ["and", "2", "more"],
     ]
+
+
+def test_a_table_has_a_column_of_what_changed_that_fits_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LINES", "24")
+    table = drawn(counted(), width=80)[-6:]
+    assert table[0].split() == ["stream", "status", "records", "checkpoints", "done", "rows"]
+    assert table[2].endswith("25%  +20 ~10 -1")
+    assert table[3].endswith("100%  +1,000")

@@ -1,0 +1,34 @@
+"""What became of records, in few words."""
+
+from pipesync.v1.progress_pb2 import Progress, RowCounts, StreamProgress
+
+
+def records(progress: StreamProgress) -> str:
+    """A stream's records, and what they changed: ``12,400 records (200 new, 10 changed)``."""
+    return _in_words(progress.record_count, progress.rows)
+
+
+def all_records(derived: Progress.Derived) -> str:
+    """The same of all streams together."""
+    return _in_words(derived.total_record_count, derived.total_rows)
+
+
+def changes(rows: RowCounts) -> str:
+    """New, changed and deleted rows for a narrow column: ``+200 ~10 -1``; empty where untold."""
+    signs = {"+": rows.inserted, "~": rows.updated, "-": rows.deleted}
+    return " ".join(f"{sign}{count:,}" for sign, count in signs.items() if count) or _rest(rows)
+
+
+def _in_words(record_count: int, rows: RowCounts) -> str:
+    counts = {"new": rows.inserted, "changed": rows.updated, "deleted": rows.deleted}
+    parts = [
+        f"all {word}" if count == record_count else f"{count:,} {word}"
+        for word, count in counts.items()
+        if count
+    ]
+    words = ", ".join(parts) or _rest(rows)
+    return f"{record_count:,} records ({words})" if words else f"{record_count:,} records"
+
+
+def _rest(rows: RowCounts) -> str:
+    return "unchanged" if rows.unchanged else ""
