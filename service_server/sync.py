@@ -133,11 +133,14 @@ class Syncs:
 
     async def _begin(self, request: SyncRequest, plan: _Plan, lease: Lease) -> Recorder:
         """Adds the state to the plan; what is forgotten is so before the engine is called."""
-        async with self._database.transaction() as connection:
-            await lease.require(connection)
-            if request.reset_state:
+        if request.reset_state:
+            async with self._database.transaction() as connection:
+                await lease.require(connection)
                 await states.delete(connection, request.id)
-            state = await states.get(connection, request.id)
+            state = None
+        else:
+            async with self._database.connection() as connection:
+                state = await states.get(connection, request.id)
         if request.overrides.HasField("state"):
             state = request.overrides.state
         if state is not None:

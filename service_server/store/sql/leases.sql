@@ -31,4 +31,6 @@ WHERE pipeline_id = $1 AND token = $2
 FOR SHARE;
 
 -- name: release
-DELETE FROM pipesync.leases WHERE pipeline_id = $1 AND token = $2;
+-- Without waiting for the disk: were this forgotten in a crash, the lease would expire by itself.
+DELETE FROM pipesync.leases
+WHERE pipeline_id = $1 AND token = $2 AND set_config('synchronous_commit', 'off', true) = 'off';
