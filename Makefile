@@ -23,12 +23,13 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 test: $(STAMP) ## The whole test suite
 	$(BIN)/pytest
 
-bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, reading Stripe, many syncs at once, and memory over the length of a history
+bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, gRPC and the service around them, reading Stripe, many syncs at once, and memory over the length of a history
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.sync_speed
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function

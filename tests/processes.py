@@ -42,6 +42,13 @@ class ServerProcess:
         await self.wait_for("listening", timeout=START_TIMEOUT_SECONDS)
 
     @property
+    def pid(self) -> int:
+        """Of the process, once it was started."""
+        if self._process is None:
+            raise RuntimeError("the process was not started")
+        return self._process.pid
+
+    @property
     def address(self) -> str:
         """Where it serves gRPC."""
         addresses = [event["address"] for event in self.events if event["event"] == "listening"]

@@ -74,14 +74,14 @@ async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoad
     """Syncs the account twice with a fresh engine that has its catalog loaded."""
     async with database_with_tables(account, cluster) as url, warm_engine() as client:
         first = await _engine_load(client, account, url)
-        await check_rows(url, _tables(account))
+        await check_rows(url, tables_of(account))
         before = await _ask(url, "SELECT pg_current_xact_id()::text::bigint")
         again = await _engine_load(client, account, url)
-        await check_rows(url, _tables(account))
+        await check_rows(url, tables_of(account))
         rewritten = sum(
             [
                 await _ask(url, f"SELECT count(*) FROM {table} WHERE xmin::text::bigint > {before}")  # noqa: S608 - names of our own
-                for table in _tables(account)
+                for table in tables_of(account)
             ]
         )
     return EngineLoads(first=first, again=again, rewritten=rewritten)
@@ -106,7 +106,7 @@ async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
         before = await account.statuses()
         taken = await done_by("tests.benchmarks.floor", work)
         asked = await account.statuses() - before
-        await check_rows(url, _tables(account))
+        await check_rows(url, tables_of(account))
     return Load(records=records_of(account), requests=asked.total(), taken=taken)
 
 
@@ -117,7 +117,7 @@ async def sync_once(client: EngineClient, account: Account, database_url: str) -
         RuntimeError: The call did not complete it.
     """
     request = PipelineSyncBatchRequest(
-        pipeline=_pipeline(account, database_url), options=SyncOptions(state_limit=_STATE_LIMIT)
+        pipeline=pipeline_of(account, database_url), options=SyncOptions(state_limit=_STATE_LIMIT)
     )
     eof = (await client.pipeline_sync_batch(request)).eof
     if eof.status != RUN_STATUS_SUCCEEDED or eof.has_more:
@@ -132,7 +132,8 @@ async def _engine_load(client: EngineClient, account: Account, url: str) -> Load
     return Load(records=records_of(account), requests=asked.total(), taken=taken)
 
 
-def _pipeline(account: Account, database_url: str) -> PipelineConfig:
+def pipeline_of(account: Account, database_url: str) -> PipelineConfig:
+    """From the account into the tables of ``database_with_tables``."""
     source = {
         "api_key": API_KEY,
         "base_url": account.base_url,
@@ -182,7 +183,7 @@ def _streams(account: Account) -> Sequence[SelectedStream]:
     ]
 
 
-def _tables(account: Account) -> Mapping[str, int]:
+def tables_of(account: Account) -> Mapping[str, int]:
     """The number of rows that each table should have in the end."""
     counts = {history.stream: history.count for history in account.histories}
     return {table_of(stream, SCHEMA).quoted: counts[stream.name] for stream in _streams(account)}

@@ -1,0 +1,102 @@
+"""The engine's own code without gRPC, in a process of its own.
+
+Both sides of it: ``python -m tests.benchmarks.engine_in_process`` sets itself up as engine-server
+does, then takes one PipelineSyncBatchRequest a line (base64) and answers each with what it took and
+the eof. Nothing but the sync itself is timed.
+"""
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+from engine_server.connectors.registry import ConnectorRegistry
+from engine_server.servicer import Context, EngineServicer
+from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest
+from pipesync.v1.state_pb2 import Eof
+from pipesync_rpc.logging import configure_logging
+from pipesync_rpc.program import Termination, run_program
+
+# Of one line: an ending state is the longest thing that goes through the pipe.
+_MAX_LINE_BYTES = 64 * 1024 * 1024
+
+
+class EngineInProcess:
+    """Has the other process sync.
+
+    Attributes:
+        pid: Of that process.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the process's input and output were asked for")
+        self.pid = process.pid
+        self._requests, self._answers = process.stdin, process.stdout
+
+    async def sync_batch(self, request: PipelineSyncBatchRequest) -> tuple[Eof, float]:
+        """How the sync ended, and the seconds that it took.
+
+        Raises:
+            RuntimeError: The process ended instead; its log says why.
+        """
+        self._requests.write(base64.b64encode(request.SerializeToString()) + b"\n")
+        line = await self._answers.readline()
+        if not line:
+            raise RuntimeError("the engine without gRPC ended")
+        answer = json.loads(line)
+        return Eof.FromString(base64.b64decode(answer["eof"])), answer["seconds"]
+
+
+@asynccontextmanager
+async def engine_in_process() -> AsyncIterator[EngineInProcess]:
+    """Such a process, for the length of the block."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.benchmarks.engine_in_process"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Written, as the log of an engine is, but read by nobody.
+        stderr=subprocess.DEVNULL,
+        limit=_MAX_LINE_BYTES,
+    )
+    try:
+        yield EngineInProcess(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+class _NoDeadline:
+    """What the engine asks of a call's context, where there is no call."""
+
+    def time_remaining(self) -> None:
+        return None
+
+
+async def _answer(_: Termination) -> None:
+    servicer = EngineServicer(ConnectorRegistry.installed())
+    context = cast("Context", _NoDeadline())
+    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+        request = PipelineSyncBatchRequest.FromString(base64.b64decode(line))
+        began = time.perf_counter()
+        response = await servicer.PipelineSyncBatch(request, context)
+        seconds = time.perf_counter() - began
+        eof = base64.b64encode(response.eof.SerializeToString()).decode()
+        sys.stdout.write(json.dumps({"eof": eof, "seconds": seconds}) + "\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Answers until there is nothing more to read."""
+    configure_logging(format="json")
+    run_program(_answer)
+
+
+if __name__ == "__main__":
+    main()
