@@ -1,6 +1,5 @@
 """One page of a list, in either of Stripe's two paging styles."""
 
-import itertools
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -47,9 +46,8 @@ class Page:
         """When the answer's objects were created; empty if not all tell, or not newest first."""
         created = attrgetter(created_field)
         times = [created(listed.head) for listed in (self.whole or self).objects]
-        known = [moment for moment in times if type(moment) is int]
-        is_ordered = all(later >= earlier for later, earlier in itertools.pairwise(known))
-        return known if is_ordered and len(known) == len(times) else []
+        all_tell = set(map(type, times)) <= {int}
+        return times if all_tell and times == sorted(times, reverse=True) else []
 
 
 def page_size(resource: Resource) -> int:
@@ -74,18 +72,13 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
     if part.cursor is not None:
         params["starting_after" if resource.api == "v1" else "page"] = part.cursor
     answer = await client.get(resource.path, params, decode=decode_list)
-    no_list = RequestFailed(
-        f"GET {resource.path} was not answered with a list whose objects have ids; "
-        f"request_id: {answer.request_id}",
-        status=200,
-    )
     found = answer.body
     if found is None:
-        raise no_list
+        raise _no_list(resource, answer.request_id)
     try:
         next_cursor = _next_cursor(resource, found)
     except (KeyError, ValueError) as error:
-        raise no_list from error
+        raise _no_list(resource, answer.request_id) from error
     return Page(
         objects=found.objects,
         next_cursor=next_cursor,
@@ -111,6 +104,14 @@ async def fetch_object(
     # Some objects can be retrieved after they were deleted, but are listed no more.
     is_listed = isinstance(answer.body, dict) and not answer.body.get("deleted")
     return answer.body if is_listed else None
+
+
+def _no_list(resource: Resource, request_id: str) -> RequestFailed:
+    return RequestFailed(
+        f"GET {resource.path} was not answered with a list whose objects have ids; "
+        f"request_id: {request_id}",
+        status=200,
+    )
 
 
 def _next_cursor(resource: Resource, found: ListAnswer) -> str | None:

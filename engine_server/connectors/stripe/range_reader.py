@@ -8,7 +8,7 @@ from operator import attrgetter
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.listed import Head
+from engine_server.connectors.stripe.listed import ListedObject
 from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page
 from engine_server.connectors.stripe.ranges import Range
 
@@ -67,9 +67,18 @@ class RangeReader:
         page = await self._page_after_cursor(client, part, part.cursor, size)
         return page, part
 
-    def lies_in(self, scope: Range, head: Head) -> bool:
-        """Whether an object was created in ``scope``; what does not tell lies everywhere."""
-        return _is_within(scope, self._created(head))
+    def objects_in(self, scope: Range, page: Page) -> list[ListedObject]:
+        """The page's objects that were created in ``scope``; what does not tell lies everywhere."""
+        times = [self._created(listed.head) for listed in page.objects]
+        # As a rule all do: only the newest page is asked for without its borders.
+        all_tell = set(map(type, times)) == {int}
+        if all_tell and scope.contains(min(times)) and scope.contains(max(times)):
+            return page.objects
+        return [
+            listed
+            for listed, created in zip(page.objects, times, strict=True)
+            if _is_within(scope, created)
+        ]
 
     def _holds_newest(self, part: Range) -> bool:
         return (
