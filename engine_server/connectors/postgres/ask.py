@@ -3,17 +3,42 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.retry import Retries
+from engine_server.connectors.postgres.watch import watched
 
 T = TypeVar("T")
 
+# Rewriting a large table may take hours, waiting for somebody's lock on it may not.
+# $1, $2: milliseconds.
+_LIMITS = """
+    SELECT
+        pg_backend_pid(),
+        set_config('statement_timeout', '0', true),
+        set_config('lock_timeout', $1, true),
+        set_config('idle_in_transaction_session_timeout', $2, true)
+"""
+# Seconds. When the connection is lost, nobody else lets go of what was locked, and the next try
+# waits for it; we never keep the server waiting for long.
+_IDLE_TIMEOUT = 10.0
 
-async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]], *, patience: float) -> T:
+
+async def ask(
+    pool: Pool,
+    config: PostgresConfig,
+    question: Callable[[Connection], Awaitable[T]],
+    *,
+    patience: float,
+) -> T:
     """What ``question`` answers, asked in one transaction.
+
+    It may take as long as the server is at work, and wait for a lock as long as a statement of a
+    sync may take.
 
     Args:
         pool: Where to ask.
+        config: The pool's.
         question: Asked again after a fault, so it must be safe to repeat.
         patience: Seconds for which faults are waited out.
 
@@ -23,7 +48,17 @@ async def ask(pool: Pool, question: Callable[[Connection], Awaitable[T]], *, pat
     """
 
     async def ask_in_transaction(connection: Connection) -> T:
-        async with connection.transaction(isolation="read_committed"):
+        async with (
+            watched(connection, config) as session,
+            connection.transaction(isolation="read_committed"),
+        ):
+            session.pid = await connection.fetchval(
+                _LIMITS, _milliseconds(config.statement_timeout), _milliseconds(_IDLE_TIMEOUT)
+            )
             return await question(connection)
 
     return await Retries(pool, patience=patience).use(ask_in_transaction)
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))

@@ -1,5 +1,6 @@
 """How a connection to the user's Postgres is made: where to, as whom, and over what TLS."""
 
+import asyncio
 import ssl
 from functools import partial
 from pathlib import Path
@@ -11,20 +12,51 @@ from engine_server.connectors.postgres.config import PostgresConfig, SslMode, ur
 from engine_server.errors import ConnectionFailed
 
 _APPLICATION_NAME = "pipesync"
+# Seconds.
+_TIMEOUT = 10.0
 
 
-def connect_options(config: PostgresConfig) -> dict[str, Any]:
-    """The keyword arguments of ``asyncpg.create_pool`` that say whom to connect to, and how.
+async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncpg.Connection:
+    """A new connection.
 
     Nothing is asked of a session that a pooler between us and Postgres could not keep: no prepared
     statement has a name, and no setting but the application's name is made when we connect.
     https://www.pgbouncer.org/features.html
+
+    Args:
+        config: Where to, as whom, and over what TLS.
+        of_the_pool: What a pool asks of the driver for its connections.
+
+    Raises:
+        ConnectionFailed: The configuration leads nowhere.
+        OSError, asyncpg.PostgresError: As the driver does; TimeoutError when nothing is answered.
     """
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(**_options(config), **of_the_pool)
+    except ssl.SSLError:
+        # One that is a ValueError, too, is about the server's certificate.
+        raise
+    except ValueError:
+        # The driver's text may quote a piece of the password, so it is left out.
+        raise ConnectionFailed(
+            "the Postgres url cannot be understood: special characters in its password must be "
+            "percent-encoded"
+        ) from None
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await _take_jsonb_as_bytes(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def _options(config: PostgresConfig) -> dict[str, Any]:
     url = _url(config)
     name = config.application_name or url_parameter(url, "application_name") or _APPLICATION_NAME
     options: dict[str, Any] = {
-        "connect": partial(_connect, config),
-        "init": _take_jsonb_as_bytes,
+        "timeout": _TIMEOUT,
+        "ssl": _tls(config),
         "server_settings": {"application_name": name},
         # So no statement is kept under a name. Were the cache itself turned off, the driver would
         # have every statement parsed twice; it need not, all of ours being in transactions.
@@ -41,21 +73,6 @@ def connect_options(config: PostgresConfig) -> dict[str, Any]:
     elif config.password is not None:
         options["password"] = config.password.get_secret_value()
     return options
-
-
-async def _connect(config: PostgresConfig, *where: Any, **options: Any) -> asyncpg.Connection:
-    tls = _tls(config)
-    try:
-        return await asyncpg.connect(*where, **options, ssl=tls)
-    except ssl.SSLError:
-        # One that is a ValueError, too, is about the server's certificate.
-        raise
-    except ValueError:
-        # The driver's text may quote a piece of the password, so it is left out.
-        raise ConnectionFailed(
-            "the Postgres url cannot be understood: special characters in its password must be "
-            "percent-encoded"
-        ) from None
 
 
 def _tls(config: PostgresConfig) -> ssl.SSLContext | SslMode | None:

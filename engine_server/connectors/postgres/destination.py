@@ -46,6 +46,7 @@ class PostgresDestination:
             async with open_pool(config) as pool:
                 problem = await ask(
                     pool,
+                    config,
                     lambda connection: _access_problem(connection, config, tables),
                     patience=retry.CHECK_PATIENCE,
                 )
@@ -101,6 +102,7 @@ class PostgresDestination:
         async with open_pool(config) as pool:
             done = await ask(
                 pool,
+                config,
                 lambda connection: tear_down(connection, config.schema_name, tables),
                 patience=retry.CALL_PATIENCE,
             )
@@ -117,6 +119,7 @@ async def _make_missing(
 ) -> list[Log]:
     differences = await ask(
         pool,
+        config,
         lambda connection: definition.make_missing(
             connection, config.schema_name, tables, config.columns
         ),

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.connect import connect_options
+from engine_server.connectors.postgres.connect import connect
 from engine_server.connectors.postgres.faults import DRIVER_ERRORS
 
 Pool = asyncpg.Pool
@@ -21,7 +22,6 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 20
 # Seconds after which one that nobody needs is given back.
 _IDLE_TIMEOUT = 10.0
-_CONNECT_TIMEOUT = 10.0
 # The engine promises that a cancelled call stops within a second.
 _CANCEL_TIMEOUT = 0.3
 _CLOSE_TIMEOUT = 0.3
@@ -111,11 +111,10 @@ def _address(config: PostgresConfig) -> Hashable:
 
 async def _create_pool(config: PostgresConfig) -> Pool:
     return await asyncpg.create_pool(
-        **connect_options(config),
+        connect=partial(connect, config),
         min_size=0,
         max_size=MAX_CONNECTIONS,
         max_inactive_connection_lifetime=_IDLE_TIMEOUT,
-        timeout=_CONNECT_TIMEOUT,
         reset=_leave_as_it_is,
     )
 

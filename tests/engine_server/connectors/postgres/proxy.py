@@ -34,6 +34,7 @@ class Proxy:
         self._writers: list[asyncio.StreamWriter] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._stranded: list[asyncio.Event] = []
         self._decide: Callable[[bytes, bool], Decision | None] | None = None
         self.port = 0
         self.passed = self.accepted = self.encrypted = 0
@@ -47,7 +48,7 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._flowing.set()
+        self.flow()
         await self.close()
 
     async def open(self) -> None:
@@ -72,9 +73,30 @@ class Proxy:
         """Lets nothing pass until ``flow``; nobody is told."""
         self._flowing.clear()
 
+    def stall_after(self, count: int) -> None:
+        """Stalls, once, when ``count`` more bytes have passed, both ways."""
+        left = count
+
+        def decide(data: bytes, _: bool) -> Decision | None:
+            nonlocal left
+            left -= len(data)
+            if left <= 0:
+                self.stall()
+            return None
+
+        self._decide = decide
+
+    def strand(self) -> None:
+        """Lets nothing pass of the connections that there are; new ones are as good as ever."""
+        self._flowing.clear()
+        self._stranded.append(self._flowing)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     def flow(self) -> None:
         """Lets pass what was held up, and what comes."""
-        self._flowing.set()
+        for flowing in (*self._stranded, self._flowing):
+            flowing.set()
 
     def cut_after(self, count: int) -> None:
         """Cuts all connections, once, when ``count`` more bytes have passed, both ways."""
@@ -123,9 +145,10 @@ class Proxy:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool
     ) -> None:
+        flowing = self._flowing
         with suppress(OSError):
             while data := await reader.read(65536):
-                await self._flowing.wait()
+                await flowing.wait()
                 decision = self._decide(data, to_server) if self._decide is not None else None
                 if decision is not None:
                     data = decision[0]

@@ -1,0 +1,130 @@
+"""Postgres says nothing: at work it is waited for, lost it is left."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+import structlog
+
+from engine_server.connectors.postgres import ask, connect, retry, watch
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.errors import ConnectionFailed
+from tests.engine_server.connectors.postgres.builders import stream
+from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.schemas import set_up, tables_of, tear_down
+from tests.engine_server.connectors.postgres.sessions import until_one_is_blocked
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "_IDLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(watch, "_INTERVAL", 0.05)
+    monkeypatch.setattr(watch, "_LOOK_TIMEOUT", 0.5)
+    monkeypatch.setattr(connect, "_TIMEOUT", 0.5)
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def config(proxy: Proxy) -> PostgresConfig:
+    """Goes through the proxy, and the table is there."""
+    config = PostgresConfig.model_validate({"url": proxy.url})
+    await set_up(config, stream())
+    return config
+
+
+@asynccontextmanager
+async def _blocked_teardown(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> AsyncIterator[asyncio.Task[list[str]]]:
+    """A teardown that waits for a lock until the block ends."""
+    async with database.transaction():
+        await database.execute("LOCK TABLE stripe.customers IN ROW EXCLUSIVE MODE")
+        tearing_down = asyncio.create_task(tear_down(config, stream()))
+        await until_one_is_blocked(database)
+        yield tearing_down
+
+
+async def _until_accepted(proxy: Proxy, count: int) -> None:
+    async with asyncio.timeout(10):
+        while proxy.accepted < count:  # noqa: ASYNC110 - the proxy has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_at_work_is_waited_for_however_long(
+    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    with structlog.testing.capture_logs() as captured:
+        async with _blocked_teardown(config, database) as tearing_down:
+            await _until_accepted(proxy, proxy.accepted + 5)
+        assert len(await tearing_down) == 2
+    assert captured == []
+
+
+async def test_a_connection_whose_answers_get_lost_is_left_for_another(
+    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    with structlog.testing.capture_logs() as captured:
+        async with _blocked_teardown(config, database) as tearing_down:
+            proxy.strand()
+        async with asyncio.timeout(10):
+            assert len(await tearing_down) == 2
+    assert [entry["error"] for entry in captured] == ["nothing came from it any more"]
+    assert await tables_of(database) == []
+
+
+async def test_a_network_that_says_nothing_any_more_ends_setup_and_teardown(
+    proxy: Proxy,
+    config: PostgresConfig,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "CALL_PATIENCE", 0.1)
+    began = time.monotonic()
+    async with _blocked_teardown(config, database) as tearing_down:
+        proxy.stall()
+    with pytest.raises(ConnectionFailed, match="could not be used for"):
+        await tearing_down
+    with pytest.raises(ConnectionFailed, match="did not answer in time"):
+        await set_up(config, stream())
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("passed", [0, 300, 900])
+async def test_a_check_of_a_server_that_falls_silent_ends(
+    proxy: Proxy, config: PostgresConfig, passed: int
+) -> None:
+    proxy.stall_after(passed)
+    async with asyncio.timeout(5):
+        [message] = [message async for message in PostgresDestination().check(config, [stream()])]
+    assert "Postgres cannot be reached: " in message.connection_status.message
+
+
+async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
+    config: PostgresConfig, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "CALL_PATIENCE", 0.05)
+    hasty = config.model_copy(update={"statement_timeout": 0.1})
+    async with _blocked_teardown(hasty, database) as tearing_down:
+        with pytest.raises(ConnectionFailed, match="due to lock timeout"):
+            await tearing_down
+
+
+async def test_a_statement_timeout_of_the_database_does_not_break_off_what_takes_long(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    await database.execute(f"ALTER DATABASE \"{name}\" SET statement_timeout = '20ms'")
+    with structlog.testing.capture_logs() as captured:
+        async with _blocked_teardown(config, database) as tearing_down:
+            await database.execute("SELECT pg_sleep(0.05)")
+        assert len(await tearing_down) == 2
+    assert captured == []
