@@ -74,7 +74,6 @@ async def sync(work: Work) -> None:
             min_size=FLUSHES,
             max_size=FLUSHES,
             server_settings=_SERVER_SETTINGS,
-            init=_take_jsonb_as_bytes,
         ) as pool,
         asyncio.TaskGroup() as writing,
     ):
@@ -131,17 +130,6 @@ async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Page
         for stream, batch in batches.items():
             if batch:
                 await connection.fetch(statements[stream], batch)
-
-
-async def _take_jsonb_as_bytes(connection: asyncpg.Connection) -> None:
-    # The binary form of jsonb is a version byte and the text.
-    await connection.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        encoder=b"\x01".__add__,
-        decoder=lambda data: data[1:],
-        format="binary",
-    )
 
 
 def main() -> None:

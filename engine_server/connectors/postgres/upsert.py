@@ -1,5 +1,6 @@
 """The statement that writes one batch of one stream."""
 
+from collections.abc import Iterable
 from importlib.resources import files
 
 from engine_server.connectors.postgres.tables import (
@@ -13,45 +14,64 @@ from engine_server.connectors.postgres.tables import (
     quote,
 )
 
-_TEMPLATE = files(__package__).joinpath("upsert.sql").read_text()
+_SQL = files(__package__)
+_TEMPLATE = _SQL.joinpath("upsert.sql").read_text()
+# The parts that only tables with deletions have: each makes the statement dearer.
+_MERGED = _SQL.joinpath("upsert_merged.sql").read_text()
+_MERGED_AGAIN = _SQL.joinpath("upsert_merged_again.sql").read_text()
+_REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
 
 
 def upsert_statement(table: Table, *, hard_delete: bool) -> str:
-    """SQL that takes ``jsonb[]`` as $1 and answers one row: inserted, updated, deleted.
+    """SQL that takes ``bytea[]`` as $1 and answers one row: inserted, updated, deleted.
 
     Whatever is not counted there changed nothing: it was older than what is stored, equal to it, or
     superseded within the batch.
     """
+    merges = bool(table.soft_delete_field) and not hard_delete
+    removes = bool(table.soft_delete_field) and hard_delete
     aliases = [f"key_{number}" for number in range(1, len(table.key) + 1)]
-    pairs = list(zip(table.key, aliases, strict=True))
     key_columns = [quote(column.name) for column in table.key]
     account_is_key = any(column.name == ACCOUNT_ID for column in table.key)
     account_columns = [] if account_is_key else [ACCOUNT_ID]
+
+    newest = [f"newest.{alias}" for alias in aliases]
+    stored_is_newest = _equal([f"stored.{column}" for column in key_columns], newest)
+    incoming = [f"incoming.{alias}" for alias in aliases]
+    excluded = [f"excluded.{column}" for column in key_columns]
+    merged = _MERGED.format(incoming_is_newest=_equal(incoming, newest))
+    merged_again = _MERGED_AGAIN.format(
+        table=table.quoted,
+        is_deleted_excluded=_is_deleted(table, "excluded._raw_data"),
+        seen_is_excluded=_equal([f"seen.{column}" for column in key_columns], excluded),
+        incoming_is_excluded=_equal(incoming, excluded),
+    )
+    removed = _REMOVED.format(table=table.quoted, stored_is_newest=stored_is_newest)
     return _TEMPLATE.format(
         table=table.quoted,
-        hard_delete="true" if hard_delete else "false",
         key=", ".join(key_columns),
-        key_values=", ".join(f"{_value(column)} AS {alias}" for column, alias in pairs),
+        key_values=", ".join(
+            f"{_value(column)} AS {alias}" for column, alias in zip(table.key, aliases, strict=True)
+        ),
         # Bytes compare faster than words, and any order will do.
         key_order=", ".join(f'{alias} COLLATE "C"' for alias in aliases),
-        stored_is_newest=" AND ".join(
-            f"stored.{quote(column.name)} = newest.{alias}" for column, alias in pairs
-        ),
-        seen_is_excluded=" AND ".join(
-            f"seen.{column} = excluded.{column}" for column in key_columns
-        ),
-        newest_is_excluded=" AND ".join(
-            f"newest.{alias} = excluded.{quote(column.name)}" for column, alias in pairs
-        ),
-        incoming_is_newest=" AND ".join(f"incoming.{alias} = newest.{alias}" for alias in aliases),
+        stored_is_newest=stored_is_newest,
         columns=", ".join([*key_columns, *account_columns, RAW_DATA, UPDATED_AT, LAST_SYNCED_AT]),
         values=", ".join([*aliases, *(["account_id"] if account_columns else [])]),
         set_account_id="" if account_is_key else "_account_id = excluded._account_id,",
         updated_at=_updated_at(table),
         is_deleted_record=_is_deleted(table, "record"),
-        is_deleted_excluded=_is_deleted(table, "excluded._raw_data"),
         is_deleted_stored=_is_deleted(table, "stored._raw_data"),
+        merged=merged if merges else "newest.raw_data",
+        merged_again=merged_again if merges else "excluded._raw_data",
+        removes="true" if removes else "false",
+        removed=removed if removes else "",
+        removed_count="(SELECT count(*) FROM removed)" if removes else "0",
     )
+
+
+def _equal(ones: Iterable[str], others: Iterable[str]) -> str:
+    return " AND ".join(f"{one} = {other}" for one, other in zip(ones, others, strict=True))
 
 
 def _value(column: KeyColumn) -> str:

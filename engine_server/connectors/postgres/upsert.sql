@@ -1,4 +1,4 @@
--- Writes one batch of one stream. $1: the records, one JSON object each, in the order of arrival.
+-- Writes one batch of one stream. $1: the records, a JSON object in UTF-8 each, in order of arrival.
 WITH incoming AS (
     SELECT
         {key_values},
@@ -8,7 +8,13 @@ WITH incoming AS (
         -- The stamps become columns, so that a later stamp alone changes nothing.
         record - ARRAY['_account_id', '_updated_at'] AS raw_data,
         position
-    FROM unnest($1::jsonb[]) WITH ORDINALITY AS batch (record, position)
+    FROM (
+        -- Taken as jsonb[], the memory that parsing needs would be let go of only after the last.
+        SELECT convert_from(bytes, 'UTF8')::jsonb AS record, position
+        FROM unnest($1::bytea[]) WITH ORDINALITY AS batch (bytes, position)
+        -- A fence: each record is parsed once, not once for each use.
+        OFFSET 0
+    ) AS parsed
 ),
 -- Of several records of one row the newest, of equally new ones the last. Sorted by key, so that two
 -- transactions lock rows in the same order.
@@ -29,28 +35,10 @@ changed AS (
         LIMIT 1
     ) AS stored ON true
     CROSS JOIN LATERAL (
-        SELECT CASE
-            -- What says that an object is deleted says little else of it: keep what is known.
-            WHEN newest.deleted AND NOT {hard_delete} THEN
-                coalesce(
-                    (
-                        SELECT incoming.raw_data
-                        FROM incoming
-                        WHERE {incoming_is_newest}
-                            AND NOT incoming.deleted
-                            AND incoming.position < newest.position
-                            AND (incoming.updated_at < stored._updated_at) IS NOT TRUE
-                        ORDER BY incoming.updated_at DESC, incoming.position DESC
-                        LIMIT 1
-                    ),
-                    stored._raw_data,
-                    jsonb_build_object()
-                )
-                || newest.raw_data
-            ELSE newest.raw_data
-        END AS raw_data
+        SELECT
+            {merged} AS raw_data
     ) AS merged
-    WHERE NOT (newest.deleted AND {hard_delete})
+    WHERE NOT (newest.deleted AND {removes})
         AND (newest.updated_at < stored._updated_at) IS NOT TRUE
         AND merged.raw_data IS DISTINCT FROM stored._raw_data
 ),
@@ -61,33 +49,18 @@ written AS (
     -- Rows written by others since this statement began follow the same rules.
     ON CONFLICT ({key}) DO UPDATE SET
         {set_account_id}
-        -- A deletion was merged with the row as it was when the statement began.
-        _raw_data = CASE
-            WHEN {is_deleted_excluded} AND stored._raw_data IS DISTINCT FROM (
-                SELECT seen._raw_data FROM {table} AS seen WHERE {seen_is_excluded} LIMIT 1
-            )
-            THEN stored._raw_data
-                || (SELECT newest.raw_data FROM newest WHERE {newest_is_excluded})
-            ELSE excluded._raw_data
-        END,
+        _raw_data =
+            {merged_again},
         _updated_at = excluded._updated_at,
         _last_synced_at = excluded._last_synced_at
     WHERE (excluded._updated_at < stored._updated_at) IS NOT TRUE
         AND excluded._raw_data IS DISTINCT FROM stored._raw_data
     -- Only a row that was updated has been locked by someone.
     RETURNING stored.xmax = 0 AS inserted, {is_deleted_stored} AS deleted
-),
-removed AS (
-    DELETE FROM {table} AS stored
-    USING newest
-    WHERE {hard_delete}
-        AND newest.deleted
-        AND {stored_is_newest}
-        AND (newest.updated_at < stored._updated_at) IS NOT TRUE
-    RETURNING 1
 )
+{removed}
 SELECT
     count(*) FILTER (WHERE inserted AND NOT deleted) AS inserted,
     count(*) FILTER (WHERE NOT inserted AND NOT deleted) AS updated,
-    count(*) FILTER (WHERE deleted) + (SELECT count(*) FROM removed) AS deleted
+    count(*) FILTER (WHERE deleted) + {removed_count} AS deleted
 FROM written

@@ -114,7 +114,7 @@ async def test_rows_are_looked_up_by_key_however_large_the_table(
         """
     )
     statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
-    batch = [json.dumps(customer(number)) for number in range(1000)]
+    batch = [json.dumps(customer(number)).encode() for number in range(1000)]
     plan = "\n".join(row[0] for row in await database.fetch(f"EXPLAIN {statement}", batch))
     assert "Index Scan using customers_pkey" in plan
     assert "Seq Scan" not in plan

@@ -97,7 +97,7 @@ async def test_any_history_of_batches(
     stored: dict[str, asyncpg.Record] = {}
     for batch in history:
         before, rows_before = stored, rows
-        [counts] = await database.fetch(statement, [version.record for version in batch])
+        [counts] = await database.fetch(statement, [version.record.encode() for version in batch])
         stored = {row["id"]: row for row in await database.fetch(look)}
         rows, expected_counts = expected(rows_before, batch, hard_delete=hard_delete)
         assert {

@@ -1,0 +1,19 @@
+-- The row's new content. What says that an object is deleted says little else of it: keep what is known.
+CASE WHEN newest.deleted THEN
+    coalesce(
+        (
+            SELECT incoming.raw_data
+            FROM incoming
+            WHERE {incoming_is_newest}
+                AND NOT incoming.deleted
+                AND incoming.position < newest.position
+                AND (incoming.updated_at < stored._updated_at) IS NOT TRUE
+            ORDER BY incoming.updated_at DESC, incoming.position DESC
+            LIMIT 1
+        ),
+        stored._raw_data,
+        jsonb_build_object()
+    )
+    || newest.raw_data
+ELSE newest.raw_data
+END
