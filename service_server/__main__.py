@@ -94,6 +94,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
                 service_names=[DESCRIPTOR.services_by_name["PipelineService"].full_name],
                 tls=settings.tls,
                 token_hashes=settings.token_hashes,
+                on_drain=syncs.end_softly,
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
             )

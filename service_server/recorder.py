@@ -54,8 +54,12 @@ class Recorder:
             run_id=run_id, pipeline_id=lease.pipeline_id, status=RunStatus.RUN_STATUS_STARTED
         )
         self._run.start_time.GetCurrentTime()
+        if state.sync_run.run_id == run_id:
+            self._run.progress.CopyFrom(state.sync_run.progress)
         # Until the engine has said which run this is, the state's own is left as it is.
         self._run_is_known = False
+        # What the sync starts from may be of its caller's making: it is not stored by itself.
+        self._state_is_new = False
         self._changed = asyncio.Event()
 
     def take(self, message: Message) -> None:
@@ -75,17 +79,37 @@ class Recorder:
                 self.take_eof(message.eof)
             case _:
                 return
+        self._state_is_new = True
         self._changed.set()
 
     def take_eof(self, eof: Eof) -> None:
         """Takes in how the sync ended."""
         if eof.HasField("ending_state"):
             self.state.CopyFrom(eof.ending_state)
+            self._state_is_new = True
         self._run.status = eof.status
         self._run.progress.CopyFrom(eof.run_progress)
         self._run.failure_message = _failure(eof)
         if eof.status != RunStatus.RUN_STATUS_STARTED:
             self._run.end_time.GetCurrentTime()
+
+    def fail(self, reason: str) -> None:
+        """Takes in that the engine broke off without an eof: what passed before stays."""
+        self._run.status = RunStatus.RUN_STATUS_FAILED
+        self._run.failure_message = reason
+        self._run.end_time.GetCurrentTime()
+
+    def eof_for_now(self) -> Message:
+        """The end of a sync that is cut where it is; of its request alone no progress is known."""
+        eof = Eof(
+            status=RunStatus.RUN_STATUS_STARTED,
+            has_more=True,
+            ending_state=self.state,
+            run_progress=self._run.progress,
+        )
+        message = Message(emitted_by="service", eof=eof)
+        message.ts.GetCurrentTime()
+        return message
 
     async def store(self) -> None:
         """Stores state, run and status together.
@@ -98,7 +122,8 @@ class Recorder:
         status = _PIPELINE_STATUS[self._run.status]
         async with self._database.transaction() as connection:
             await self._lease.require(connection)
-            await states.put(connection, self._run.pipeline_id, self.state)
+            if self._state_is_new:
+                await states.put(connection, self._run.pipeline_id, self.state)
             await runs.put(connection, self._run)
             await pipelines.set_status(
                 connection, self._run.pipeline_id, status, self._run.failure_message
@@ -115,7 +140,10 @@ class Recorder:
 
     @asynccontextmanager
     async def storing(self) -> AsyncIterator[None]:
-        """Stores what is taken in during the body, at least once a second and at its end."""
+        """Stores what is taken in during the body, at least once a second and at its end.
+
+        Where nothing was, nothing is stored.
+        """
         task = asyncio.create_task(self._store_as_it_changes())
         try:
             yield
@@ -123,7 +151,8 @@ class Recorder:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await self.store_at_last()
+            if self._state_is_new or self._run.status == RunStatus.RUN_STATUS_FAILED:
+                await self.store_at_last()
 
     async def _store_as_it_changes(self) -> None:
         while True:

@@ -9,7 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import PipelineConfig
 from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_rpc.errors import RpcError
 from service_server import checks
 from service_server.connectors import SIDES, Connectors
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Messages
@@ -18,6 +20,7 @@ from service_server.in_flight import InFlight, Send
 from service_server.leases import Lease, LeaseKeeper
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder
+from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
 from service_server.store.database import Database
 
@@ -62,6 +65,14 @@ class Syncs:
         self._database = database
         self._leases = leases
         self._in_flight = in_flight
+        self._soft_end = SoftEnd()
+
+    def end_softly(self) -> None:
+        """Has every streamed sync end now, with has_more: its latest checkpoint is its last.
+
+        A batch goes on to its end, as nothing is known of it before.
+        """
+        self._soft_end.wish()
 
     async def batch(
         self, request: pb.SyncPipelineBatchRequest, seconds_to_deadline: float | None
@@ -81,7 +92,13 @@ class Syncs:
         plan = await self._plan(request, seconds_to_deadline)
         async with self._leases.hold(request.id) as lease:
             recorder = await self._begin(request, plan, lease)
-            eof = await self._engine.sync_batch(plan.config, plan.options, plan.fields)
+            try:
+                eof = await self._engine.sync_batch(plan.config, plan.options, plan.fields)
+            except RpcError as error:
+                if not _is_refusal(error):
+                    recorder.fail(error.message)
+                    await recorder.store_at_last()
+                raise
             recorder.take_eof(eof)
             await recorder.store_at_last()
         return eof
@@ -90,13 +107,28 @@ class Syncs:
         self, request: pb.SyncPipelineRequest, seconds_to_deadline: float | None, send: Send
     ) -> None:
         plan = await self._plan(request, seconds_to_deadline)
+        eof: Message | None = None
         async with self._leases.hold(request.id) as lease:
             recorder = await self._begin(request, plan, lease)
             messages = self._engine.sync(plan.config, plan.options, plan.fields)
-            async with recorder.storing(), aclosing(messages):
-                async for message in messages:
-                    recorder.take(message)
-                    await send(await self._connectors.masked(message, plan.config))
+            async with recorder.storing():
+                try:
+                    async with aclosing(messages), self._soft_end.cutting():
+                        async for message in messages:
+                            recorder.take(message)
+                            if message.HasField("eof"):
+                                eof = message
+                            else:
+                                await send(await self._connectors.masked(message, plan.config))
+                except EndedSoftly:
+                    eof = eof or recorder.eof_for_now()
+                except RpcError as error:
+                    if not _is_refusal(error):
+                        recorder.fail(error.message)
+                    raise
+        # What it says is stored by now, and the pipeline is free for the next sync.
+        if eof is not None:
+            await send(eof)
 
     async def _plan(self, request: SyncRequest, seconds_to_deadline: float | None) -> _Plan:
         checks.check_sync(request)
@@ -147,6 +179,14 @@ class Syncs:
             plan.options.state.CopyFrom(state)
         run_id = request.run_id or uuid.uuid4().hex
         return Recorder(self._database, lease, state or SyncState(), run_id)
+
+
+def _is_refusal(error: RpcError) -> bool:
+    """Whether the engine was asked for what cannot be: then there was no run, and none failed."""
+    stored = FIELDS_OF_A_PIPELINE.values()
+    return any(
+        not violation.field.startswith(tuple(stored)) for violation in error.field_violations
+    )
 
 
 def _time_limit(request: SyncRequest, seconds_to_deadline: float | None) -> Duration | None:

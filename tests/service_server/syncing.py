@@ -43,8 +43,14 @@ async def sync_batch(client: PipelineClient, **fields: object) -> Eof:
     return (await client.sync_pipeline_batch(request)).eof
 
 
-def sync(client: PipelineClient) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
-    return client.sync_pipeline(pb.SyncPipelineRequest(id="first", run_id="run"))
+def sync(client: PipelineClient, **fields: object) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
+    request = pb.SyncPipelineRequest(id="first", run_id="run", **fields)  # type: ignore[arg-type]  # any field
+    return client.sync_pipeline(request)
+
+
+async def runs(client: PipelineClient) -> list[pb.Run]:
+    """The newest first."""
+    return list((await client.list_runs(pb.ListRunsRequest(pipeline_id="first"))).runs)
 
 
 async def stored_state(database: Database) -> SyncState | None:

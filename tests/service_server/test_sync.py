@@ -26,6 +26,7 @@ from tests.service_server.syncing import (
     checkpoint,
     ends,
     get,
+    runs,
     state,
     stored_state,
     sync,
@@ -236,7 +237,7 @@ async def test_a_sync_that_lost_its_lease_stores_nothing(
         await sync_batch(client)
     assert error.value.reason == "LEASE_LOST"
     assert await stored_state(database) is None
-    assert not (await client.list_runs(pb.ListRunsRequest(pipeline_id="first"))).runs
+    assert not await runs(client)
 
 
 async def test_an_engine_that_is_gone_is_said_plainly_and_loses_nothing(
@@ -250,6 +251,63 @@ async def test_an_engine_that_is_gone_is_said_plainly_and_loses_nothing(
     assert (error.value.code, error.value.reason) == (code_pb2.UNAVAILABLE, "ENGINE_UNAVAILABLE")
     assert await stored_state(database) == state("kept")
     await until_free(database)
+
+
+async def test_a_batch_that_the_engine_breaks_off_leaves_a_failed_run_that_can_go_on(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    begun = state("kept", run_id="one")
+    begun.sync_run.progress.global_state_count = 3
+    engine.batch = ends("", status=RunStatus.RUN_STATUS_STARTED, has_more=True, ending_state=begun)
+    await sync_batch(client, run_id="one")
+    engine.error = RpcError("gone", code=code_pb2.UNAVAILABLE, reason="UNAVAILABLE")
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client, run_id="one")
+    [failed] = await runs(client)
+    assert failed.status == RunStatus.RUN_STATUS_FAILED
+    assert failed.failure_message == error.value.message
+    assert failed.HasField("end_time")
+    assert failed.progress.global_state_count == 3
+    shown = await get(client)
+    assert (shown.status, shown.status_message) == (
+        pb.PIPELINE_STATUS_ERROR,
+        error.value.message,
+    )
+    assert await stored_state(database) == begun
+    engine.error = None
+    engine.batch = ends("{}")
+    await sync_batch(client, run_id="one")
+    [ended] = await runs(client)
+    assert (ended.status, ended.failure_message) == (RunStatus.RUN_STATUS_SUCCEEDED, "")
+    assert (await get(client)).status == pb.PIPELINE_STATUS_READY
+
+
+@pytest.mark.parametrize(
+    ("overrides", "failed"),
+    [(pb.SyncOverrides(source=connector()), 0), (pb.SyncOverrides(state=state("given")), 1)],
+    ids=["what the caller asks", "what is stored"],
+)
+async def test_only_a_pipeline_that_is_refused_as_it_is_stored_has_failed(
+    client: PipelineClient,
+    engine: ScriptedEngine,
+    database: Database,
+    overrides: pb.SyncOverrides,
+    failed: int,
+) -> None:
+    engine.error = RpcError(
+        "bad",
+        code=code_pb2.INVALID_ARGUMENT,
+        field_violations=[FieldViolation("pipeline.source.config.rate", "is wrong")],
+    )
+    with pytest.raises(RpcError):
+        await sync_batch(client, overrides=overrides)
+    with pytest.raises(RpcError):
+        [_ async for _ in sync(client, overrides=overrides)]
+    # A batch's run has a name of its own.
+    assert len(await runs(client)) == 2 * failed
+    status = pb.PIPELINE_STATUS_ERROR if failed else pb.PIPELINE_STATUS_SETUP
+    assert (await get(client)).status == status
+    assert await stored_state(database) is None
 
 
 async def test_each_run_has_one_record_over_all_its_requests(
@@ -268,9 +326,9 @@ async def test_each_run_has_one_record_over_all_its_requests(
     await sync_batch(client)
     shown = await get(client)
     assert (shown.status, shown.status_message) == (pb.PIPELINE_STATUS_ERROR, "it broke")
-    runs = (await client.list_runs(pb.ListRunsRequest(pipeline_id="first", page_size=1))).runs
-    assert runs[0].failure_message == "it broke"
-    assert runs[0].HasField("end_time")
+    newest = (await runs(client))[0]
+    assert newest.failure_message == "it broke"
+    assert newest.HasField("end_time")
 
 
 async def test_runs_are_paged_newest_first(client: PipelineClient) -> None:

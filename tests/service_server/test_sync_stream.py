@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from datetime import timedelta
 
 import pytest
@@ -14,12 +14,15 @@ from pipesync.v1.progress_pb2 import Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncRun
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
+from service_server.__main__ import running_service
+from service_server.settings import ServiceSettings
 from service_server.store import leases
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.syncing import (
     checkpoint,
     get,
+    runs,
     state,
     stored_state,
     sync,
@@ -98,6 +101,45 @@ async def test_a_stream_that_the_engine_breaks_off_keeps_what_passed(
     with pytest.raises(RpcError, match="broken"):
         [_ async for _ in sync(client)]
     assert await stored_state(database) == state("one")
+    [run] = await runs(client)
+    assert (run.status, run.failure_message) == (RunStatus.RUN_STATUS_FAILED, "broken")
+    assert run.HasField("end_time")
+
+
+async def test_a_service_that_stops_ends_a_stream_at_its_latest_checkpoint(
+    settings: ServiceSettings, engine: ScriptedEngine, database: Database
+) -> None:
+    """The fixture's grace is five seconds."""
+    run, progress = SyncRun(run_id="run"), Progress(global_state_count=1)
+    engine.sync, ended = then_waits(
+        Message(sync_run=run), checkpoint("one"), Message(progress=progress)
+    )
+    async with AsyncExitStack() as service:
+        server = await service.enter_async_context(running_service(settings))
+        async with PipelineClient(server.address) as client, aclosing(sync(client)) as answers:
+            for _ in range(3):
+                await anext(answers)
+            async with asyncio.timeout(2):
+                stopping = asyncio.create_task(service.aclose())
+                [last] = [answer.message async for answer in answers]
+                await stopping
+                await ended.wait()
+    run.progress.CopyFrom(progress)
+    reached = state("one")
+    reached.sync_run.CopyFrom(run)
+    assert (last.eof.status, last.eof.has_more) == (RunStatus.RUN_STATUS_STARTED, True)
+    assert last.eof.ending_state == reached
+    assert last.eof.run_progress == progress
+    assert await stored_state(database) == reached
+
+
+async def test_the_next_sync_can_begin_as_soon_as_a_stream_has_said_how_it_ended(
+    client: PipelineClient,
+) -> None:
+    async with aclosing(sync(client)) as answers:
+        async for answer in answers:
+            if answer.message.HasField("eof"):
+                [_ async for _ in sync(client)]
 
 
 async def test_a_stream_whose_lease_is_taken_ends(
