@@ -4,14 +4,16 @@ from contextlib import aclosing
 
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
+from pipesync.v1.message_pb2 import Message
 from service_server.connectors import Connectors
 from service_server.engine import Engine, Messages
 from service_server.errors import LeaseLost
 from service_server.in_flight import InFlight, Send
 from service_server.leases import LeaseKeeper
 from service_server.pipelines import Pipelines
-from service_server.store import pipelines, states
+from service_server.store import pipelines
 from service_server.store.database import Database
+from service_server.teardown import Teardown
 
 BOTH_SIDES = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
 
@@ -35,6 +37,7 @@ class Operations:
         self._database = database
         self._leases = leases
         self._in_flight = in_flight
+        self._teardown = Teardown(engine, database)
 
     async def discover(self, pipeline_id: str) -> Messages:
         """The catalog of a stored pipeline's source, and logs."""
@@ -76,37 +79,41 @@ class Operations:
     def teardown(self, pipeline_id: str, only: ConnectorSide.ValueType) -> Messages:
         """Removes what setup made, while no sync runs.
 
-        With the destination's tables goes the state: it would tell the next sync that all is there.
+        With the destination's tables goes the state. It goes on when the caller goes away: half a
+        teardown would be of no use.
         """
 
         async def work(send: Send) -> None:
             config = await self._config(pipeline_id)
-            async with self._leases.hold(pipeline_id) as lease:
-                if only != ConnectorSide.CONNECTOR_SIDE_SOURCE:
-                    async with self._database.transaction() as connection:
-                        await lease.require(connection)
-                        await states.delete(connection, pipeline_id)
-                async with aclosing(self._engine.teardown(config, only)) as messages:
-                    async for message in messages:
-                        await send(await self._connectors.masked(message, config))
+            async with (
+                self._leases.hold(pipeline_id) as lease,
+                aclosing(self._teardown.run(config, only, lease)) as messages,
+            ):
+                async for message in messages:
+                    await send(await self._connectors.masked(message, config))
 
-        return self._in_flight.relay(work)
+        return self._in_flight.relay(work, outlives_caller=True)
 
-    async def delete(self, pipeline_id: str, *, skip_teardown: bool) -> None:
-        """Forgets a pipeline, after its teardown; to the end, whether or not the caller waits."""
-        await self._in_flight.finish(self._delete(pipeline_id, skip_teardown))
+    async def delete(self, pipeline_id: str, *, skip_teardown: bool) -> list[Message]:
+        """Forgets a pipeline, after its teardown; to the end, whether or not the caller waits.
 
-    async def _delete(self, pipeline_id: str, skip_teardown: bool) -> None:
+        Returns:
+            What was said while it was torn down.
+        """
+        return await self._in_flight.finish(self._delete(pipeline_id, skip_teardown))
+
+    async def _delete(self, pipeline_id: str, skip_teardown: bool) -> list[Message]:
         stored = await self._pipelines.load(pipeline_id)
+        said: list[Message] = []
         async with self._leases.hold(pipeline_id) as lease:
             if not skip_teardown:
                 config = self._pipelines.open_config(stored)
-                async with aclosing(self._engine.teardown(config, BOTH_SIDES)) as messages:
-                    async for _ in messages:
-                        pass
+                async with aclosing(self._teardown.run(config, BOTH_SIDES, lease)) as messages:
+                    said = [await self._connectors.masked(one, config) async for one in messages]
             async with self._database.connection() as connection:
                 if not await pipelines.delete(connection, pipeline_id, lease.token):
                     raise LeaseLost(pipeline_id)
+        return said
 
     async def _config(self, pipeline_id: str) -> PipelineConfig:
         return self._pipelines.open_config(await self._pipelines.load(pipeline_id))

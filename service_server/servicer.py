@@ -88,8 +88,8 @@ class PipelineServicer(PipelineServiceServicer):
     ) -> pb.DeletePipelineResponse:
         """Forgets a pipeline."""
         call_context.bind(pipeline_id=request.id)
-        await self._operations.delete(request.id, skip_teardown=request.skip_teardown)
-        return pb.DeletePipelineResponse()
+        said = await self._operations.delete(request.id, skip_teardown=request.skip_teardown)
+        return pb.DeletePipelineResponse(messages=said)
 
     async def CheckPipeline(
         self, request: pb.CheckPipelineRequest, context: Context

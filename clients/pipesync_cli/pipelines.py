@@ -20,7 +20,7 @@ from pipesync.v1.pipeline_service_pb2 import (
 )
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.config import ConnectorFlags, apply_streams, read_pipeline
-from pipesync_cli.output import note, say, say_json, say_table, say_yaml, unreadable_line
+from pipesync_cli.output import log_line, note, say, say_json, say_table, say_yaml, unreadable_line
 from pipesync_cli.plain import enum_to_plain
 from pipesync_client import PipelineClient
 
@@ -192,7 +192,10 @@ async def delete(
     """Tear a pipeline down and forget it."""
     request = DeletePipelineRequest(id=pipeline_id, skip_teardown=skip_teardown)
     async with open_client(command) as client:
-        await client.delete_pipeline(request, timeout=_TIMEOUT)
+        answer = await client.delete_pipeline(request, timeout=_TIMEOUT)
+    for message in answer.messages:
+        if message.HasField("log"):
+            note(log_line(message))
     say(f"{pipeline_id} deleted")
 
 

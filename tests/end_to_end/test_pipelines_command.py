@@ -91,10 +91,19 @@ async def test_no_answer_shows_a_secret(pipelines: PipelinesCommand) -> None:
 async def test_teardown_and_delete_leave_nothing(pipelines: PipelinesCommand) -> None:
     assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
     assert (await pipelines("setup", "life")).exit_code == 0
-    assert (await pipelines("delete", "life")).exit_code == 0
-    assert (await pipelines("get", "life")).exit_code != 0
     connection = await asyncpg.connect(pipelines.database_url)
     try:
+        await connection.execute("CREATE VIEW public.held AS SELECT id FROM stripe.customers")
+        held = await pipelines("delete", "life")
+        assert held.exit_code == 1
+        assert "other objects depend on it" in held.stderr
+        assert "dropped" not in held.stderr
+        await connection.execute("DROP VIEW public.held")
+        deleted = await pipelines("delete", "life")
+        assert deleted.exit_code == 0
+        for stream in PLAN.counts:
+            assert f'dropped table "stripe"."{stream}"' in deleted.stderr
+        assert (await pipelines("get", "life")).exit_code != 0
         tables = await connection.fetch(
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'stripe'"
         )

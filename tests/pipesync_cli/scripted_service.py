@@ -107,7 +107,7 @@ class ScriptedService(PipelineServiceServicer):
         """Forgets it."""
         self._saw(request, context)
         self.pipelines.pop(request.id)
-        return contract.DeletePipelineResponse()
+        return contract.DeletePipelineResponse(messages=self.messages)
 
     async def CheckPipeline(
         self, request: contract.CheckPipelineRequest, context: _Context

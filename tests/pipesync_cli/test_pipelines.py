@@ -9,6 +9,7 @@ from google.rpc import code_pb2
 
 from pipesync.v1 import pipeline_service_pb2 as contract
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.tokens import hash_token
@@ -163,6 +164,20 @@ async def test_pause_resume_and_delete() -> None:
     assert pause.pipeline.desired_status == contract.DESIRED_STATUS_PAUSED
     assert resume.pipeline.desired_status == contract.DESIRED_STATUS_ACTIVE
     assert delete == contract.DeletePipelineRequest(id="orders", skip_teardown=True)
+
+
+async def test_delete_says_what_was_removed() -> None:
+    service = scripted_service()
+    service.pipelines["orders"] = stored()
+    service.messages = [
+        Message(
+            emitted_by="destination/postgres",
+            log=Log(level=Log.LEVEL_INFO, message='dropped table "stripe"."customers"'),
+        )
+    ]
+    outcome = await pipelines_of(service, "delete", "orders")
+    assert (outcome.code, outcome.stdout) == (0, "orders deleted\n")
+    assert outcome.stderr == 'info: destination/postgres: dropped table "stripe"."customers"\n'
 
 
 async def test_an_error_is_one_sentence_and_exit_code_1() -> None:

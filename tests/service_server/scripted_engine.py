@@ -15,7 +15,7 @@ from pipesync.v1.engine_service_pb2_grpc import (
     EngineServiceServicer,
     add_EngineServiceServicer_to_server,
 )
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, UnreadableStream
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
@@ -41,6 +41,11 @@ SPEC = Spec(
     )
 )
 
+# What a teardown says unless told otherwise.
+DROPPED = Message(
+    emitted_by="destination/scripted", log=Log(level=Log.LEVEL_INFO, message="dropped table t")
+)
+
 
 async def _ends_well(request: pb.PipelineSyncBatchRequest) -> Eof:
     return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
@@ -49,6 +54,10 @@ async def _ends_well(request: pb.PipelineSyncBatchRequest) -> Eof:
 async def _streams_nothing(request: pb.PipelineSyncRequest) -> AsyncGenerator[Message, None]:
     eof = Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
     yield Message(eof=eof)
+
+
+async def _removes_a_table() -> AsyncGenerator[Message, None]:
+    yield DROPPED
 
 
 class ScriptedEngine(EngineServiceServicer):
@@ -61,6 +70,7 @@ class ScriptedEngine(EngineServiceServicer):
         unreadable_streams: What a good connection says of its streams.
         error: Raised by every call but those for specs, when set.
         setup_messages: What setup answers.
+        teardown: What a teardown does.
         batch: What a batch does.
         sync: What a sync does.
     """
@@ -72,6 +82,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.error: RpcError | None = None
         self.setup_messages: Sequence[Message] = ()
+        self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
         self.sync: Callable[[pb.PipelineSyncRequest], AsyncIterator[Message]] = _streams_nothing
 
@@ -144,7 +155,8 @@ class ScriptedEngine(EngineServiceServicer):
         self, request: pb.PipelineTeardownRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineTeardownResponse, None]:
         self._enter(request, context)
-        yield pb.PipelineTeardownResponse(message=Message(emitted_by="source/scripted"))
+        async for message in self.teardown():
+            yield pb.PipelineTeardownResponse(message=message)
 
     async def PipelineSync(
         self, request: pb.PipelineSyncRequest, context: Context

@@ -1,3 +1,8 @@
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TypeAlias
+
 import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2
@@ -11,7 +16,8 @@ from pipesync_rpc.errors import RpcError
 from service_server.store import states
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET, connector
-from tests.service_server.scripted_engine import ScriptedEngine
+from tests.service_server.scripted_engine import DROPPED, ScriptedEngine
+from tests.service_server.syncing import stored_state
 
 MASK = "********"
 
@@ -72,6 +78,95 @@ async def test_tearing_the_destination_down_forgets_the_state(
         assert [_ async for _ in client.teardown_pipeline(request)]
         async with database.connection() as connection:
             assert (await states.get(connection, "first") is not None) is kept
+
+
+async def tear_down(client: PipelineClient) -> list[Message]:
+    request = pb.TeardownPipelineRequest(id="first")
+    return [answer.message async for answer in client.teardown_pipeline(request)]
+
+
+async def delete(client: PipelineClient) -> list[Message]:
+    return list((await client.delete_pipeline(pb.DeletePipelineRequest(id="first"))).messages)
+
+
+REMOVALS = pytest.mark.parametrize("remove", [tear_down, delete])
+Remove: TypeAlias = Callable[[PipelineClient], Awaitable[list[Message]]]
+
+
+@pytest.fixture
+async def synced(created: pb.Pipeline, database: Database) -> pb.Pipeline:
+    """The pipeline "first" with a state."""
+    async with database.connection() as connection:
+        await states.put(connection, "first", SyncState(destination="{}"))
+    return created
+
+
+@REMOVALS
+async def test_the_caller_is_told_what_was_removed(
+    client: PipelineClient, synced: pb.Pipeline, remove: Remove
+) -> None:
+    assert await remove(client) == [DROPPED]
+
+
+@REMOVALS
+async def test_nothing_is_removed_or_forgotten_while_the_destination_is_out_of_reach(
+    client: PipelineClient,
+    synced: pb.Pipeline,
+    engine: ScriptedEngine,
+    database: Database,
+    remove: Remove,
+) -> None:
+    engine.failing_check = "no route to host"
+    with pytest.raises(RpcError, match="no route to host; nothing was removed") as error:
+        await remove(client)
+    assert error.value.reason == "CONNECTION_FAILED"
+    assert not any(isinstance(one, engine_pb.PipelineTeardownRequest) for one in engine.requests)
+    assert await stored_state(database) is not None
+
+
+@REMOVALS
+async def test_after_half_a_teardown_the_next_sync_begins_anew_and_it_can_be_repeated(
+    client: PipelineClient,
+    synced: pb.Pipeline,
+    engine: ScriptedEngine,
+    database: Database,
+    remove: Remove,
+) -> None:
+    async def breaks_off() -> AsyncGenerator[Message, None]:
+        yield DROPPED
+        raise RpcError("a view is in the way", code=code_pb2.FAILED_PRECONDITION, reason="HELD")
+
+    whole, engine.teardown = engine.teardown, breaks_off
+    with pytest.raises(RpcError, match=r"a view is in the way; .* reads everything again") as error:
+        await remove(client)
+    assert error.value.reason == "HELD"
+    assert await stored_state(database) is None
+    assert (await client.get_pipeline(pb.GetPipelineRequest(id="first"))).pipeline.id
+    engine.teardown = whole
+    assert await remove(client) == [DROPPED]
+
+
+async def test_a_teardown_goes_on_to_its_end_when_its_caller_goes_away(
+    client: PipelineClient, synced: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    proceed, ended = asyncio.Event(), asyncio.Event()
+
+    async def waits() -> AsyncGenerator[Message, None]:
+        yield DROPPED
+        await proceed.wait()
+        yield DROPPED
+        ended.set()
+
+    engine.teardown = waits
+    answers = client.teardown_pipeline(pb.TeardownPipelineRequest(id="first"))
+    async with aclosing(answers):
+        await anext(answers)
+    ending = asyncio.create_task(ended.wait())
+    # Time enough for the engine to be called off, were it to be.
+    await asyncio.wait([ending], timeout=0.2)
+    proceed.set()
+    async with asyncio.timeout(5):
+        await ending
 
 
 async def test_a_deleted_pipeline_is_torn_down_and_gone(

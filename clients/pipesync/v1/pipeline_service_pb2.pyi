@@ -530,12 +530,19 @@ Global___DeletePipelineRequest: _TypeAlias = DeletePipelineRequest  # noqa: Y015
 class DeletePipelineResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
+        """What the teardown logged: what was removed, and what was left in place and why."""
+
     def __init__(
         self,
+        *,
+        messages: _abc.Iterable[_message_pb2.Message] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -48,7 +48,9 @@ class PipelineServiceStub:
     UpdatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.UpdatePipelineRequest, _pipeline_service_pb2.UpdatePipelineResponse]
     """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
     DeletePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]
-    """Tears the pipeline down and forgets it."""
+    """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
+    its state stay, unless skip_teardown is set.
+    """
     CheckPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]
     SetupPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]
     TeardownPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]
@@ -87,7 +89,9 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     UpdatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.UpdatePipelineRequest, _pipeline_service_pb2.UpdatePipelineResponse]  # type: ignore[assignment]
     """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
     DeletePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]  # type: ignore[assignment]
-    """Tears the pipeline down and forgets it."""
+    """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
+    its state stay, unless skip_teardown is set.
+    """
     CheckPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]  # type: ignore[assignment]
     SetupPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]  # type: ignore[assignment]
     TeardownPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]  # type: ignore[assignment]
@@ -165,7 +169,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.DeletePipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.DeletePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.DeletePipelineResponse]]:
-        """Tears the pipeline down and forgets it."""
+        """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
+        its state stay, unless skip_teardown is set.
+        """
 
     @_abc_1.abstractmethod
     def CheckPipeline(
