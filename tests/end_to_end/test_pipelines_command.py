@@ -52,6 +52,10 @@ async def test_a_streamed_sync_fills_the_tables_too(pipelines: PipelinesCommand)
     synced = await pipelines("sync", "life")
     assert synced.exit_code == 0, synced.stderr
     await assert_tables_equal(pipelines.simulator, pipelines.database_url, PLAN.counts)
+    total = sum(PLAN.counts.values())
+    assert f"{total:,} records (all new)" in synced.stdout
+    [shown] = (await pipelines("get", "life", "--raw")).json_lines()
+    assert shown["progress"]["derived"]["total_rows"]["inserted"] == total
     again = await pipelines("sync_batch", "life", "--raw")
     assert again.json_lines()[-1]["status"] == "succeeded"
 
