@@ -8,6 +8,7 @@ from typing import TypeAlias
 import asyncpg
 
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
+from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import Transaction
 
@@ -64,7 +65,7 @@ async def _refused(
 ) -> asyncpg.PostgresError | None:
     try:
         async with trial() as begun:
-            await begun.fetch(statement, records)
+            await begun.fetch(statement, *lift_stamps(records))
     except asyncpg.PostgresError as error:
         if not is_refusal(error):
             raise

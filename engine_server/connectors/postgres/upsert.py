@@ -21,9 +21,11 @@ _MERGED = _SQL.joinpath("upsert_merged.sql").read_text()
 _MERGED_AGAIN = _SQL.joinpath("upsert_merged_again.sql").read_text()
 _REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
 
+_LIFTED = {ACCOUNT_ID: "stamped_account_id", UPDATED_AT: "stamped_updated_at"}
+
 
 def upsert_statement(table: Table, *, hard_delete: bool) -> str:
-    """SQL that takes ``bytea[]`` as $1 and answers one row: inserted, updated, deleted.
+    """SQL that takes what ``lift_stamps`` makes and answers one row: inserted, updated, deleted.
 
     Whatever is not counted there changed nothing: it was older than what is stored, equal to it, or
     superseded within the batch.
@@ -59,6 +61,7 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         columns=", ".join([*key_columns, *account_columns, RAW_DATA, UPDATED_AT, LAST_SYNCED_AT]),
         values=", ".join([*aliases, *(["account_id"] if account_columns else [])]),
         set_account_id="" if account_is_key else "_account_id = excluded._account_id,",
+        account_id=_text(ACCOUNT_ID),
         updated_at=_updated_at(table),
         is_deleted_record=_is_deleted(table, "record"),
         is_deleted_stored=_is_deleted(table, "stored._raw_data"),
@@ -76,14 +79,20 @@ def _equal(ones: Iterable[str], others: Iterable[str]) -> str:
 
 def _value(column: KeyColumn) -> str:
     if len(column.path) == 1:
-        return f"record ->> {literal(column.path[0])}"
+        return _text(column.path[0])
     return f"record #>> ARRAY[{', '.join(map(literal, column.path))}]"
 
 
 def _updated_at(table: Table) -> str:
     if not table.newer_than_field:
         return "NULL::timestamptz"
-    return f"to_timestamp((record ->> {literal(table.newer_than_field)})::double precision)"
+    return f"to_timestamp(({_text(table.newer_than_field)})::double precision)"
+
+
+def _text(field: str) -> str:
+    inside = f"record ->> {literal(field)}"
+    # Of two fields of one name the last is meant, and stamps were lifted from the end.
+    return f"coalesce({_LIFTED[field]}, {inside})" if field in _LIFTED else inside
 
 
 def _is_deleted(table: Table, record: str) -> str:

@@ -1,17 +1,27 @@
--- Writes one batch of one stream. $1: the records, a JSON object in UTF-8 each, in order of arrival.
+-- Writes one batch of one stream, in the order of arrival. $1: the records, a JSON object in UTF-8
+-- each. $2, $3: the _account_id and _updated_at that were taken out of each, or null.
 WITH incoming AS (
     SELECT
         {key_values},
-        record ->> '_account_id' AS account_id,
+        {account_id} AS account_id,
         {updated_at} AS updated_at,
         {is_deleted_record} AS deleted,
-        -- The stamps become columns, so that a later stamp alone changes nothing.
-        record - ARRAY['_account_id', '_updated_at'] AS raw_data,
+        -- The stamps become columns, so that a later stamp alone changes nothing. Taking them out
+        -- copies all of the record, field by field.
+        CASE WHEN record ?| ARRAY['_account_id', '_updated_at']
+            THEN record - ARRAY['_account_id', '_updated_at']
+            ELSE record
+        END AS raw_data,
         position
     FROM (
         -- Taken as jsonb[], the memory that parsing needs would be let go of only after the last.
-        SELECT convert_from(bytes, 'UTF8')::jsonb AS record, position
-        FROM unnest($1::bytea[]) WITH ORDINALITY AS batch (bytes, position)
+        SELECT
+            convert_from(bytes, 'UTF8')::jsonb AS record,
+            account_id AS stamped_account_id,
+            updated_at AS stamped_updated_at,
+            position
+        FROM unnest($1::bytea[], $2::text[], $3::text[])
+            WITH ORDINALITY AS batch (bytes, account_id, updated_at, position)
         -- A fence: each record is parsed once, not once for each use.
         OFFSET 0
     ) AS parsed

@@ -12,6 +12,7 @@ from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.faults import is_refusal
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
+from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.postgres.upsert import upsert_statement
@@ -92,7 +93,9 @@ class Writer:
         try:
             async with transaction(connection, self._statement_timeout) as begun:
                 for stream, records in rows.items():
-                    [changes[stream]] = await begun.fetch(self._statements[stream], records)
+                    [changes[stream]] = await begun.fetch(
+                        self._statements[stream], *lift_stamps(records)
+                    )
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise

@@ -1,0 +1,75 @@
+"""However a record is written, its stamps become columns and the rest is stored."""
+
+import json
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.stamps import lift_stamps
+from tests.engine_server.connectors.postgres.any_json import as_object, json_texts, words
+from tests.engine_server.connectors.postgres.builders import records, stream, write
+
+TIGHT = b',"_account_id":"acct_1","_updated_at":1700000000}'
+
+
+def test_stamps_are_lifted_from_the_end_of_each_record() -> None:
+    batch = [b'{"id":"a"' + TIGHT, b'{"id":"b"' + TIGHT, b'{"id":"c"' + TIGHT.replace(b"17", b"18")]
+    assert lift_stamps(batch) == (
+        [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}'],
+        ["acct_1", "acct_1", "acct_1"],
+        ["1700000000", "1700000000", "1800000000"],
+    )
+
+
+# What a record ends in, as JSON texts, that tells nothing of the record itself.
+LOOKALIKES = [
+    '{"a":1,"_account_id":"acct_2","_updated_at":2}',
+    '[{"a":1,"_account_id":"acct_2","_updated_at":2}]',
+    json.dumps(TIGHT.decode()),
+    '"\\\\"',
+]
+
+
+@given(
+    fields=st.dictionaries(words, json_texts | st.sampled_from(LOOKALIKES), min_size=1, max_size=4),
+    stamps=st.sampled_from(
+        [TIGHT, TIGHT.replace(b":", b": "), TIGHT.replace(b"0}", b"0.5}"), b"}"]
+    ),
+)
+def test_what_is_lifted_and_what_is_left_make_up_the_record(
+    fields: dict[str, str], stamps: bytes
+) -> None:
+    record = as_object(fields).encode().removesuffix(b"}") + stamps
+    [left], [account_id], [updated_at] = lift_stamps([record])
+    assert (account_id is not None) == (updated_at is not None) == (stamps == TIGHT)
+    lifted = {}
+    if updated_at is not None:
+        lifted = {"_account_id": account_id, "_updated_at": int(updated_at)}
+    assert {**json.loads(left), **lifted} == json.loads(record)
+
+
+WAYS = {
+    "as the engine writes": '{"id":"a","n":1,"_account_id":"acct_1","_updated_at":5}',
+    "with spaces": '{"id": "a", "n": 1, "_account_id": "acct_1", "_updated_at": 5}',
+    "in another order": '{"_updated_at":5,"_account_id":"acct_1","id":"a","n":1}',
+    "with escapes": '{"id":"a","n":1,"_account_id":"acct\\u005f1","_updated_at":5}',
+    "with a number of another form": '{"id":"a","n":1,"_account_id":"acct_1","_updated_at":5.0e0}',
+    # Of two fields of one name Postgres keeps the last.
+    "said twice": '{"_updated_at":6,"_account_id":"b","id":"a","n":1'
+    ',"_account_id":"acct_1","_updated_at":5}',
+}
+
+
+@pytest.mark.parametrize("record", WAYS.values(), ids=WAYS.keys())
+async def test_stamps_are_read_however_they_are_written(
+    config: PostgresConfig, database: asyncpg.Connection, record: str
+) -> None:
+    await write(config, [stream()], [records("customers", record.encode())])
+    row = await database.fetchrow(
+        "SELECT _account_id, extract(epoch FROM _updated_at), _raw_data FROM stripe.customers"
+    )
+    assert row is not None
+    assert tuple(row) == ("acct_1", 5, '{"n": 1, "id": "a"}')
