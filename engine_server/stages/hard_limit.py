@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
+from engine_server.read_ahead import ReadAhead
 from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
@@ -26,32 +27,42 @@ async def end_at(
         moment: On the event loop's clock, in seconds; None for no limit.
         on_limit_reached: Called at most once, and only when the limit cut the stream.
     """
-    clock = asyncio.get_running_loop().time
-    while moment is None or clock() < moment:
-        reading = asyncio.create_task(_next(messages))
-        try:
-            timeout = None if moment is None else moment - clock()
-            await asyncio.wait({reading}, timeout=timeout)
-            was_cut = not reading.done()
-        finally:
-            await _end(reading)
-        if was_cut:
-            break
-        message = reading.result()
-        if message is None:
-            return
+    loop = asyncio.get_running_loop()
+    if moment is not None and moment <= loop.time():
+        on_limit_reached()
+        return
+    news = asyncio.Event()
+    limit = asyncio.Event()
+
+    def reach_limit() -> None:
+        limit.set()
+        news.set()
+
+    timer = None if moment is None else loop.call_at(moment, reach_limit)
+    reading = ReadAhead(messages, news.set)
+    try:
+        while not limit.is_set():
+            news.clear()
+            message = reading.take()
+            if message is not None:
+                yield message
+            elif reading.is_over:
+                return
+            else:
+                await news.wait()
+    finally:
+        if timer is not None:
+            timer.cancel()
+        await _end(reading.stop())
+    # What the last connector had yielded is committed, and counts.
+    while (message := reading.take()) is not None:
         yield message
     on_limit_reached()
 
 
-async def _next(messages: AsyncIterator[Message]) -> Message | None:
-    return await anext(messages, None)
-
-
-async def _end(reading: asyncio.Task[Message | None]) -> None:
+async def _end(reading: asyncio.Task[None]) -> None:
     if reading.done():
         return
-    reading.cancel()
     await asyncio.wait({reading}, timeout=PATIENCE_SECONDS)
     if not reading.done():
         log.error("connector_does_not_stop", patience_seconds=PATIENCE_SECONDS)

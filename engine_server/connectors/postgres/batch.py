@@ -26,13 +26,14 @@ class Batch:
 
     def add(self, records: RecordBatch) -> None:
         """Adds the records, unread."""
-        if not records.records:
+        rows = list(records.records)
+        if not rows:
             return
         if not self:
             self._began = time.monotonic()
-        self._rows[records.stream].extend(records.records)
-        self._row_count += len(records.records)
-        self._byte_count += records.ByteSize()
+        self._rows[records.stream] += rows
+        self._row_count += len(rows)
+        self._byte_count += sum(map(len, rows))
 
     def take(self) -> Rows:
         """Answers the rows and begins anew."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from engine_server.connectors.postgres.batch import Batch
 from engine_server.connectors.postgres.writer import Outcome, Rows, Writer
+from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RowsWritten, StreamStatus
 from pipesync.v1.progress_pb2 import RowCounts
@@ -47,6 +48,8 @@ class Flow:
         # Each with the number of the flush that it waits for.
         self._held: deque[tuple[int, Message]] = deque()
         self._refused: set[str] = set()
+        # A message was read, or a flush ended, or one is due.
+        self._news = asyncio.Event()
 
     async def pass_on(self, messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
         """Yields ``messages``, each once the records before it are committed.
@@ -56,33 +59,24 @@ class Flow:
         Raises:
             ConnectorError: As the writer does. What was yielded before is committed.
         """
-        reading: asyncio.Task[Message | None] | None = None
-        ended = False
+        reading = ReadAhead(messages, self._news.set)
         try:
             while True:
-                self._start_flush_if_due(ended)
-                if reading is None and not ended and self._has_room():
-                    reading = asyncio.create_task(_next(messages))
-                waiting: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
-                if reading is not None:
-                    waiting.append(reading)
-                if not waiting:
-                    return
-                await asyncio.wait(
-                    waiting, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
-                )
+                self._news.clear()
                 self._finish_flushes()
-                if reading is not None and reading.done():
-                    message = reading.result()
-                    reading = None
-                    if message is None:
-                        ended = True
-                    elif message.HasField("log"):
+                while self._held and self._held[0][0] <= self._committed():
+                    yield self._held.popleft()[1]
+                self._start_flush_if_due(reading.is_over)
+                message = reading.take() if self._has_room() else None
+                if message is not None:
+                    if message.HasField("log"):
                         yield message
                     else:
                         self._take(message)
-                while self._held and self._held[0][0] <= self._committed():
-                    yield self._held.popleft()[1]
+                    continue
+                if reading.is_over and not self._flushes:
+                    return
+                await self._wait_for_news()
         finally:
             await self._end(reading)
 
@@ -106,6 +100,7 @@ class Flow:
         before = [flush.task for flush in self._flushes if flush.streams & streams]
         self._started += 1
         task = asyncio.create_task(self._flush(rows, before))
+        task.add_done_callback(lambda _: self._news.set())
         self._flushes.append(_Flush(number=self._started, streams=streams, task=task))
 
     async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
@@ -154,17 +149,20 @@ class Flow:
         """The number of the last flush up to which all are done."""
         return self._flushes[0].number - 1 if self._flushes else self._started
 
-    def _patience(self) -> float | None:
-        return None if len(self._flushes) == MAX_FLUSHES else self._batch.seconds_until_due()
+    async def _wait_for_news(self) -> None:
+        due_in = self._batch.seconds_until_due()
+        if due_in is None or len(self._flushes) == MAX_FLUSHES:
+            await self._news.wait()
+            return
+        due = asyncio.get_running_loop().call_later(due_in, self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            due.cancel()
 
-    async def _end(self, reading: asyncio.Task[Message | None] | None) -> None:
+    async def _end(self, reading: ReadAhead) -> None:
         tasks: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
-        if reading is not None:
-            tasks.append(reading)
+        tasks.append(reading.stop())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(messages: AsyncIterator[Message]) -> Message | None:
-    return await anext(messages, None)

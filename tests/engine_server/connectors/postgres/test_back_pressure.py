@@ -12,6 +12,7 @@ from engine_server.connectors.postgres import batch as batch_module
 from engine_server.connectors.postgres import flow as flow_module
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.read_ahead import MOST_WAITING
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
@@ -50,7 +51,7 @@ async def test_a_blocked_database_stops_reading(
             await until_one_is_blocked(database)
             await asyncio.wait([following], timeout=0.2)
             # Two flushes in flight and a third batch full.
-            assert len(read) == 6
+            assert 6 <= len(read) <= 6 + MOST_WAITING
         await following
 
 
@@ -76,7 +77,7 @@ async def test_a_stalled_network_stops_a_fast_source(
         await stalled.wait()
         await asyncio.wait([writing], timeout=0.2)
         # Two flushes in flight and a third batch full, and what was on its way before.
-        assert 100 <= read <= 106
+        assert 100 <= read <= 106 + MOST_WAITING
         proxy.flow()
         assert len(await writing) == total
 
@@ -100,7 +101,7 @@ async def test_checkpoints_without_records_do_not_gather_without_end(
         writing = asyncio.create_task(write(small_batches, [stream()], source()))
         await until_one_is_blocked(database)
         await asyncio.wait([writing], timeout=0.2)
-        assert read == 49
+        assert 49 <= read <= 49 + MOST_WAITING
     assert len(await writing) == 1 + total
 
 
