@@ -24,7 +24,8 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
     Raises:
         CannotListen: The address is taken, or not safe to listen on.
     """
-    servicer = EngineServicer(ConnectorRegistry.installed())
+    registry = ConnectorRegistry.installed(secrets_directory=settings.secrets_directory)
+    servicer = EngineServicer(registry)
     async with RpcServer(
         listen=settings.listen,
         register=lambda server: add_EngineServiceServicer_to_server(servicer, server),

@@ -56,7 +56,12 @@ def resolve_source(registry: ConnectorRegistry, connector: Connector, path: str)
     """
     _require_type(connector, path)
     source = registry.source(connector.type)
-    config = parse_config(source.config_model, connector.config, f"{path}.config")
+    config = parse_config(
+        source.config_model,
+        connector.config,
+        f"{path}.config",
+        secrets_directory=registry.secrets_directory,
+    )
     return ResolvedSource(type=connector.type, connector=source, config=config)
 
 
@@ -69,7 +74,12 @@ def resolve_destination(
     """
     _require_type(connector, path)
     destination = registry.destination(connector.type)
-    config = parse_config(destination.config_model, connector.config, f"{path}.config")
+    config = parse_config(
+        destination.config_model,
+        connector.config,
+        f"{path}.config",
+        secrets_directory=registry.secrets_directory,
+    )
     return ResolvedDestination(type=connector.type, connector=destination, config=config)
 
 

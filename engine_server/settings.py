@@ -1,6 +1,6 @@
 """What the engine is told when it starts."""
 
-from pydantic import Field
+from pydantic import DirectoryPath, Field
 from pydantic_settings import SettingsConfigDict
 
 from pipesync_rpc.settings import ServerSettings
@@ -17,4 +17,9 @@ class EngineSettings(ServerSettings):
     listen: str = Field(
         default="127.0.0.1:50051",
         description="Where to serve gRPC: host:port or unix:/path; port 0 takes a free one.",
+    )
+    secrets_directory: DirectoryPath | None = Field(
+        default=None,
+        description="Directory of the files that pipelines may name, such as a password_file;"
+        " none lets them name no file of this machine.",
     )

@@ -1,12 +1,14 @@
 """A connector's configuration: a pydantic model, its JSON Schema, and its errors by field."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engine_server.connectors.files import SECRETS_DIRECTORY
 from engine_server.errors import InvalidRequest
 from engine_server.suggestion import did_you_mean
 from pipesync_rpc.errors import FieldViolation
@@ -31,13 +33,16 @@ def config_schema(model: type[ConnectorConfig]) -> Struct:
     return ParseDict(model.model_json_schema(), Struct())
 
 
-def parse_config(model: type[ConfigT], config: Struct, path: str) -> ConfigT:
+def parse_config(
+    model: type[ConfigT], config: Struct, path: str, *, secrets_directory: Path | None = None
+) -> ConfigT:
     """Checks ``config`` against ``model``.
 
     Args:
         model: The connector's configuration model.
         config: What the caller sent. Its numbers are all floats: 5.0 is a valid integer.
         path: Where it stands in the request, e.g. ``pipeline.source.config``.
+        secrets_directory: Where files lie that it may name; None when it may name none.
 
     Raises:
         InvalidRequest: names every bad field, never a value.
@@ -49,7 +54,7 @@ def parse_config(model: type[ConfigT], config: Struct, path: str) -> ConfigT:
             [FieldViolation(path, "holds a number that is not finite: JSON has none such")]
         ) from None
     try:
-        return model.model_validate(fields)
+        return model.model_validate(fields, context={SECRETS_DIRECTORY: secrets_directory})
     except ValidationError as error:
         raise InvalidRequest(
             [

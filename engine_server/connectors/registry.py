@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -23,9 +24,20 @@ DESTINATIONS_GROUP = "pipesync.destinations"
 
 
 class ConnectorRegistry:
-    """The connectors of this process: each is loaded when it is first asked for, and kept."""
+    """The connectors of this process: each is loaded when it is first asked for, and kept.
 
-    def __init__(self, sources: Iterable[EntryPoint], destinations: Iterable[EntryPoint]) -> None:
+    Attributes:
+        secrets_directory: Where files lie that their configurations may name; None: they may not.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[EntryPoint],
+        destinations: Iterable[EntryPoint],
+        *,
+        secrets_directory: Path | None = None,
+    ) -> None:
+        self.secrets_directory = secrets_directory
         self._entry_points: Mapping[ConnectorSide.ValueType, dict[str, EntryPoint]] = {
             CONNECTOR_SIDE_SOURCE: {point.name: point for point in sources},
             CONNECTOR_SIDE_DESTINATION: {point.name: point for point in destinations},
@@ -33,9 +45,13 @@ class ConnectorRegistry:
         self._loaded: dict[tuple[ConnectorSide.ValueType, str], Any] = {}
 
     @classmethod
-    def installed(cls) -> "ConnectorRegistry":
+    def installed(cls, *, secrets_directory: Path | None = None) -> "ConnectorRegistry":
         """Every connector that an installed package offers."""
-        return cls(entry_points(group=SOURCES_GROUP), entry_points(group=DESTINATIONS_GROUP))
+        return cls(
+            entry_points(group=SOURCES_GROUP),
+            entry_points(group=DESTINATIONS_GROUP),
+            secrets_directory=secrets_directory,
+        )
 
     def source(self, connector_type: str) -> Source[Any]:
         """The source of a type.

@@ -1,20 +1,25 @@
 """What a user says about the Postgres to write to."""
 
 import ssl
-from pathlib import Path
-from typing import Annotated, Literal, get_args
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Mapping
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from engine_server.connectors.config import ConnectorConfig
+from engine_server.connectors.files import allowed_file
+from engine_server.connectors.postgres.url import (
+    FILES,
+    SslMode,
+    check_parameters,
+    is_postgres,
+    parameters,
+    password_in,
+)
 
 # Postgres cuts longer identifiers off.
 MAX_IDENTIFIER_BYTES = 63
 _PARTS = ("host", "port", "database", "user", "password")
-
-# https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS
-SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
 
 def _fits_an_identifier(value: str) -> str:
@@ -43,15 +48,8 @@ class PostgresConfig(ConnectorConfig):
         None,
         min_length=1,
         description="Absolute path of a file on the engine's machine that holds the password, in "
-        "place of password. It is read for each new connection, so the password may be changed "
-        "while the engine runs.",
-    )
-    # After its alternatives: its validator looks at them.
-    url: SecretStr | None = Field(
-        None,
-        validate_default=True,
-        description="postgresql://user:password@host:port/database?sslmode=..., in place of host, "
-        "port, database, user and password. A Unix socket is named by ?host=/its/directory.",
+        "place of password; it must lie in the engine's secrets directory. It is read for each new "
+        "connection, so the password may be changed while the engine runs.",
     )
     # "schema" itself is taken by pydantic.
     schema_name: Annotated[str, AfterValidator(_fits_an_identifier)] = Field(
@@ -97,28 +95,21 @@ class PostgresConfig(ConnectorConfig):
         ge=0.001,
         le=86_400,
         description="Seconds that writing a batch of one stream may take, waiting for locks "
-        "included, before it is broken off and tried again. Setup and teardown may take longer.",
+        "included, before it is broken off and tried again. Setup and teardown may take longer, "
+        "but wait no longer for a lock.",
     )
-
-    @field_validator("url")
-    @classmethod
-    def _exactly_one_way(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        parts = [name for name in _PARTS if info.data.get(name) is not None]
-        if url is None:
-            if info.data.get("host") is None and "host" in info.data:
-                raise ValueError("is required, unless host, database and user say where to connect")
-            return None
-        if parts:
-            raise ValueError(f"cannot be given together with {', '.join(parts)}: give one or other")
-        text = url.get_secret_value()
-        if urlsplit(text).scheme not in {"postgresql", "postgres"}:
-            raise ValueError("must begin with postgresql://")
-        if info.data.get("password_file") is not None and _has_password(text):
-            raise ValueError("has a password already: give that or password_file")
-        mode = url_parameter(text, "sslmode")
-        if mode is not None and mode not in get_args(SslMode):
-            raise ValueError(f"sslmode must be one of {', '.join(get_args(SslMode))}")
-        return url
+    # After all that its validator looks at.
+    url: SecretStr | None = Field(
+        None,
+        validate_default=True,
+        description="postgresql://user:password@host:port/database?sslmode=..., in place of host, "
+        "port, database, user and password. A Unix socket is named by ?host=/its/directory. Of "
+        "libpq's parameters, application_name, connect_timeout (10 s when absent), options, "
+        "target_session_attrs and those of TLS are honoured, whose files must lie in the engine's "
+        "secrets directory; those that change nothing here (keepalives, pgbouncer, ...) are "
+        "ignored, and others refused. channel_binding=require needs verify-full, where the server "
+        "proves itself by its certificate.",
+    )
 
     @field_validator("password_file")
     @classmethod
@@ -126,17 +117,8 @@ class PostgresConfig(ConnectorConfig):
         if path is not None:
             if info.data.get("password") is not None:
                 raise ValueError("cannot be given together with password: give one or other")
-            if not Path(path).is_absolute():
-                raise ValueError("must be an absolute path")
+            allowed_file(path, info)
         return path
-
-    @field_validator("ssl_mode")
-    @classmethod
-    def _is_the_only_mode(cls, mode: SslMode | None, info: ValidationInfo) -> SslMode | None:
-        url = info.data.get("url")
-        if mode and url and url_parameter(url.get_secret_value(), "sslmode"):
-            raise ValueError("cannot be given together with sslmode in the url: give one or other")
-        return mode
 
     @field_validator("ssl_ca_pem")
     @classmethod
@@ -151,12 +133,69 @@ class PostgresConfig(ConnectorConfig):
                 raise ValueError(f"is of no use with ssl_mode {mode}: choose verify-full")
         return pem
 
+    @field_validator("url")
+    @classmethod
+    def _exactly_one_way(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        parts = [name for name in _PARTS if info.data.get(name) is not None]
+        if url is None:
+            if info.data.get("host") is None and "host" in info.data:
+                raise ValueError("is required, unless host, database and user say where to connect")
+            return None
+        if parts:
+            raise ValueError(f"cannot be given together with {', '.join(parts)}: give one or other")
+        text = url.get_secret_value()
+        if not is_postgres(text):
+            raise ValueError("must begin with postgresql://")
+        if info.data.get("password_file") is not None and password_in(text):
+            raise ValueError("has a password already: give that or password_file")
+        check_parameters(text)
+        _check_tls(parameters(text), info)
+        return url
 
-def url_parameter(url: str, name: str) -> str | None:
-    """What a connection URL says after its question mark; of several the last."""
-    return parse_qs(urlsplit(url).query).get(name, [None])[-1]
+    @property
+    def url_parameters(self) -> Mapping[str, str]:
+        """What the url says after its question mark, by name; nothing when there is no url."""
+        return parameters(self.url.get_secret_value()) if self.url is not None else {}
+
+    @property
+    def effective_ssl_mode(self) -> SslMode:
+        """The mode that all that is said of TLS amounts to."""
+        return _effective_ssl_mode(self.ssl_mode, self.ssl_ca_pem, self.url_parameters)
 
 
-def _has_password(url: str) -> bool:
-    credentials = urlsplit(url).netloc.rpartition("@")[0]
-    return ":" in credentials or url_parameter(url, "password") is not None
+def _check_tls(said: Mapping[str, str], info: ValidationInfo) -> None:
+    """Refuses what a url says of TLS where it cannot be met, or contradicts the other fields."""
+    for name in FILES:
+        if name in said and said[name] != "system":
+            try:
+                allowed_file(said[name], info)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+    if "sslmode" in said and info.data.get("ssl_mode") is not None:
+        raise ValueError("sslmode cannot be given together with ssl_mode: give one or other")
+    mode = _effective_ssl_mode(info.data.get("ssl_mode"), info.data.get("ssl_ca_pem"), said)
+    # The driver has no SCRAM-SHA-256-PLUS, but what that guards against, verify-full does, too.
+    if said.get("channel_binding") == "require" and mode != "verify-full":
+        raise ValueError(
+            "channel_binding=require is met by verify-full only, where the server proves itself by "
+            "its certificate: say sslmode=verify-full, or take channel_binding out"
+        )
+    if said.get("sslnegotiation") == "direct" and mode in {"disable", "allow", "prefer"}:
+        raise ValueError("sslnegotiation=direct needs sslmode=require or stricter")
+
+
+def _effective_ssl_mode(
+    ssl_mode: SslMode | None, ssl_ca_pem: str | None, said: Mapping[str, str]
+) -> SslMode:
+    mode = ssl_mode or cast("SslMode | None", said.get("sslmode"))
+    if mode in {"verify-ca", "verify-full"}:
+        return mode
+    if ssl_ca_pem is not None:
+        return "verify-full"
+    authorities = said.get("sslrootcert")
+    # As in libpq, who names an authority wants it looked at.
+    if authorities == "system" and mode in {None, "require"}:
+        return "verify-full"
+    if authorities is not None and mode == "require":
+        return "verify-ca"
+    return mode or "prefer"

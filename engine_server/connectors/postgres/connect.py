@@ -1,27 +1,35 @@
-"""How a connection to the user's Postgres is made: where to, as whom, and over what TLS."""
+"""How a connection to the user's Postgres is made: where to, as whom, and under which name.
+
+The driver is told all that it would look up in the environment of the engine's process otherwise:
+the password of whoever runs the engine is not for a server that a pipeline names.
+"""
 
 import asyncio
-import ssl
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from engine_server.connectors.postgres.config import PostgresConfig, SslMode, url_parameter
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.tls import Tls, tls_attempts
+from engine_server.connectors.postgres.url import NOT_UNDERSTOOD, address, password_in
 from engine_server.errors import ConnectionFailed
 
 _APPLICATION_NAME = "pipesync"
-# Seconds.
+# Seconds, unless the url has a connect_timeout.
 _TIMEOUT = 10.0
+# The server lets us in with TLS only, or without only.
+_NO_ENTRY = "28000"
 
 
 async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncpg.Connection:
     """A new connection.
 
     Nothing is asked of a session that a pooler between us and Postgres could not keep: no prepared
-    statement has a name, and no setting but the application's name is made when we connect.
-    https://www.pgbouncer.org/features.html
+    statement has a name, and no setting is made when we connect but the application's name and what
+    the user asks for. https://www.pgbouncer.org/features.html
 
     Args:
         config: Where to, as whom, and over what TLS.
@@ -31,19 +39,10 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
         ConnectionFailed: The configuration leads nowhere.
         OSError, asyncpg.PostgresError: As the driver does; TimeoutError when nothing is answered.
     """
+    timeout = float(config.url_parameters.get("connect_timeout", 0)) or _TIMEOUT
+    connection = await _connect(config, timeout=timeout, **of_the_pool)
     try:
-        connection: asyncpg.Connection = await asyncpg.connect(**_options(config), **of_the_pool)
-    except ssl.SSLError:
-        # One that is a ValueError, too, is about the server's certificate.
-        raise
-    except ValueError:
-        # The driver's text may quote a piece of the password, so it is left out.
-        raise ConnectionFailed(
-            "the Postgres url cannot be understood: special characters in its password must be "
-            "percent-encoded"
-        ) from None
-    try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(timeout):
             await _take_jsonb_as_bytes(connection)
     except BaseException:
         connection.terminate()
@@ -51,56 +50,74 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
     return connection
 
 
+async def _connect(config: PostgresConfig, **options: Any) -> asyncpg.Connection:
+    options.update(_options(config))
+    *attempts, last = tls_attempts(config)
+    for tls in attempts:
+        try:
+            return await _try_to_connect(tls, options)
+        except TimeoutError:
+            raise
+        except OSError:
+            continue
+        except asyncpg.InvalidAuthorizationSpecificationError as error:
+            if error.sqlstate != _NO_ENTRY:
+                raise
+    return await _try_to_connect(last, options)
+
+
+async def _try_to_connect(tls: Tls, options: dict[str, Any]) -> asyncpg.Connection:
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(**options, ssl=tls)
+    except OSError:
+        # One that is a ValueError, too, is about the server's certificate.
+        raise
+    except ValueError:
+        # The driver's text may quote a piece of the password, so it is left out.
+        raise ConnectionFailed(f"the Postgres url {NOT_UNDERSTOOD}") from None
+    return connection
+
+
 def _options(config: PostgresConfig) -> dict[str, Any]:
-    url = _url(config)
-    name = config.application_name or url_parameter(url, "application_name") or _APPLICATION_NAME
-    options: dict[str, Any] = {
-        "timeout": _TIMEOUT,
-        "ssl": _tls(config),
-        "server_settings": {"application_name": name},
+    said = config.url_parameters
+    settings = {
+        "application_name": config.application_name
+        or said.get("application_name")
+        or said.get("fallback_application_name")
+        or _APPLICATION_NAME
+    }
+    if "options" in said:
+        settings["options"] = said["options"]
+    return {
+        **_address(config),
+        "password": _password(config),
+        "direct_tls": said.get("sslnegotiation") == "direct",
+        "target_session_attrs": said.get("target_session_attrs", "any"),
+        "server_settings": settings,
         # So no statement is kept under a name. Were the cache itself turned off, the driver would
         # have every statement parsed twice; it need not, all of ours being in transactions.
         "max_cacheable_statement_size": 1,
     }
-    if url:
-        options["dsn"] = url
-    else:
-        options.update(
-            host=config.host, port=config.port, database=config.database, user=config.user
-        )
+
+
+def _address(config: PostgresConfig) -> dict[str, Any]:
+    if config.url is not None:
+        return {"dsn": address(config.url.get_secret_value())}
+    return {
+        "host": config.host,
+        "port": config.port or 5432,
+        "database": config.database,
+        "user": config.user,
+    }
+
+
+def _password(config: PostgresConfig) -> str | Callable[[], str]:
+    """Never None, for which the driver would take PGPASSWORD, or a line of ~/.pgpass."""
     if config.password_file is not None:
-        options["password"] = partial(_read_password, Path(config.password_file))
-    elif config.password is not None:
-        options["password"] = config.password.get_secret_value()
-    return options
-
-
-def _tls(config: PostgresConfig) -> ssl.SSLContext | SslMode | None:
-    """What the driver takes as ``ssl``; None leaves it to the URL."""
-    url = _url(config)
-    mode = config.ssl_mode or url_parameter(url, "sslmode")
-    if config.ssl_ca_pem is None and mode not in {"verify-ca", "verify-full"}:
-        return config.ssl_mode
-    # Not create_default_context(): from Python 3.13 on it asks more of a private authority's
-    # certificates than libpq does.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = mode != "verify-ca"
-    authorities = url_parameter(url, "sslrootcert")
-    certificate = url_parameter(url, "sslcert")
-    try:
-        if config.ssl_ca_pem is not None:
-            context.load_verify_locations(cadata=config.ssl_ca_pem)
-        elif authorities in {None, "system"}:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(cafile=authorities)
-        if certificate is not None:
-            context.load_cert_chain(certificate, keyfile=url_parameter(url, "sslkey"))
-    except OSError as error:
-        raise ConnectionFailed(
-            f"sslrootcert, sslcert or sslkey in the Postgres url cannot be read: {error}"
-        ) from error
-    return context
+        return partial(_read_password, Path(config.password_file))
+    if config.password is not None:
+        return config.password.get_secret_value()
+    return password_in(config.url.get_secret_value()) if config.url is not None else ""
 
 
 def _read_password(path: Path) -> str:
@@ -109,10 +126,6 @@ def _read_password(path: Path) -> str:
     if not password:
         raise ConnectionFailed(f"the Postgres password file {path} is empty")
     return password
-
-
-def _url(config: PostgresConfig) -> str:
-    return config.url.get_secret_value() if config.url is not None else ""
 
 
 async def _take_jsonb_as_bytes(connection: asyncpg.Connection) -> None:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import structlog
 
+from engine_server.connectors.files import SECRETS_DIRECTORY
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from pipesync.v1.message_pb2 import Message
@@ -25,11 +26,14 @@ from tests.engine_server.connectors.postgres.sessions import cut_others
 from tests.pipesync_rpc.certificates import Authority
 from tests.postgres import PostgresCluster
 
+# The tests may name any file.
+ANYWHERE = {SECRETS_DIRECTORY: Path("/")}
+
 
 async def _problem(**config: Any) -> str:
     """What a check finds wrong; empty when nothing."""
     destination = PostgresDestination()
-    parsed = PostgresConfig.model_validate(config)
+    parsed = PostgresConfig.model_validate(config, context=ANYWHERE)
     [message] = [message async for message in destination.check(parsed, [stream()])]
     status = message.connection_status
     assert (status.status == ConnectionStatus.STATUS_SUCCEEDED) == (not status.message)
@@ -188,7 +192,8 @@ async def test_a_password_is_read_from_its_file_for_each_connection(
             "url": database_url.replace("postgres@", f"{role}@"),
             "password_file": str(file),
             "batch_size": 1,
-        }
+        },
+        context=ANYWHERE,
     )
 
     async def source() -> AsyncGenerator[Message, None]:
