@@ -14,6 +14,7 @@ class ReadAhead:
     """Takes messages from an iterator before they are asked for, at most four of them.
 
     Whoever takes them waits for whatever else it waits for beside them, without a task each time.
+    Even if nobody ever really waits, other tasks of the process get their turn.
     """
 
     def __init__(self, messages: AsyncIterator[Message], on_news: Callable[[], object]) -> None:

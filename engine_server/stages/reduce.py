@@ -1,6 +1,5 @@
 """Folds a sync's messages into progress and state, and ends them with the eof that says it all."""
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
@@ -82,8 +81,6 @@ async def reduce(
         request.observe(message)
         status_changed = run.observe(message)
         yield message
-        # Connectors that never really wait would keep the loop from every other request.
-        await asyncio.sleep(0)
         now = clock()
         if status_changed or now - emitted_at >= PROGRESS_INTERVAL_NANOSECONDS:
             emitted_at = now

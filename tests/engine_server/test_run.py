@@ -9,9 +9,9 @@ import pytest
 
 from engine_server.run import SyncPlan, run_sync
 from tests.engine_server.plans import planned
-from tests.engine_server.reads import then_blocks
+from tests.engine_server.reads import given, then_blocks
 from tests.engine_server.scripted import DestinationScript, SourceScript
-from tests.messages import checkpoint, record_batch, stream
+from tests.messages import checkpoint, completed, record_batch, stream
 
 PAGE = (record_batch("a", b"{}"), checkpoint("a", "1"))
 
@@ -94,3 +94,26 @@ async def test_the_state_that_a_source_was_given_does_not_change_under_it(
                 break
     assert plan.state.source.streams == {"a": "1"}
     assert not source.requests[0].state.streams
+
+
+async def test_connectors_that_never_wait_leave_others_their_turn(
+    source: SourceScript, destination: DestinationScript, plan: SyncPlan
+) -> None:
+    pages = 200
+    source.read = given(*PAGE * pages, completed("a"))
+    done = asyncio.Event()
+    turns = 0
+
+    async def other_request() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(other_request())
+    async with aclosing(run_sync(plan)) as messages:
+        seen = [message async for message in messages]
+    done.set()
+    await other
+    assert len(seen) > 2 * pages
+    assert turns >= pages / 2
