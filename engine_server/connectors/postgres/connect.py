@@ -4,7 +4,6 @@ The driver is told all that it would look up in the environment of the engine's 
 the password of whoever runs the engine is not for a server that a pipeline names.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,14 +39,7 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
         OSError, asyncpg.PostgresError: As the driver does; TimeoutError when nothing is answered.
     """
     timeout = float(config.url_parameters.get("connect_timeout", 0)) or _TIMEOUT
-    connection = await _connect(config, timeout=timeout, **of_the_pool)
-    try:
-        async with asyncio.timeout(timeout):
-            await _take_jsonb_as_bytes(connection)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
+    return await _connect(config, timeout=timeout, **of_the_pool)
 
 
 async def _connect(config: PostgresConfig, **options: Any) -> asyncpg.Connection:
@@ -126,16 +118,3 @@ def _read_password(path: Path) -> str:
     if not password:
         raise ConnectionFailed(f"the Postgres password file {path} is empty")
     return password
-
-
-async def _take_jsonb_as_bytes(connection: asyncpg.Connection) -> None:
-    # It asks Postgres in two steps, between which a pooler may not change the server.
-    async with connection.transaction():
-        # The binary form of jsonb is a version byte and the text. Both conversions are C calls.
-        await connection.set_type_codec(
-            "jsonb",
-            schema="pg_catalog",
-            encoder=b"\x01".__add__,
-            decoder=lambda data: data[1:],
-            format="binary",
-        )
