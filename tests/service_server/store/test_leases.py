@@ -61,3 +61,19 @@ async def test_a_stale_token_is_refused(database: Database) -> None:
 async def test_a_pipeline_that_is_not_there_cannot_be_leased(database: Database) -> None:
     async with database.connection() as connection:
         assert await leases.acquire(connection, "absent", "one", MINUTE) is None
+
+
+async def test_freeing_a_lease_does_not_wait_for_the_disk_and_what_follows_does(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        # Tests have it off.
+        await connection.execute("SET synchronous_commit = on")
+        token = await leases.acquire(connection, "first", "one", MINUTE)
+        assert token is not None
+        async with connection.transaction():
+            assert await connection.fetchval("SHOW synchronous_commit") == "on"
+            await leases.release(connection, "first", token)
+            assert await connection.fetchval("SHOW synchronous_commit") == "off"
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
+        assert await leases.get_holder(connection, "first") is None
