@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -86,6 +88,30 @@ class PostgresCluster:
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Smart Shutdown"
         os.kill(self._server.get_postmaster_info().pid, signal.SIGTERM)
 
+    def crash(self) -> None:
+        """Ends the server on the spot, whatever it is at."""
+        # https://www.postgresql.org/docs/current/server-shutdown.html, "Immediate Shutdown"
+        self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "immediate", "stop")
+
+    def standby(self, directory: Path) -> "Standby":
+        """A running copy that follows this server, in ``directory``, which it makes."""
+        return Standby(self, directory)
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Runs one of Postgres's own programs as the server's user."""
+        subprocess.run(  # noqa: S603 - programs and arguments are the tests' own
+            [self._server.bin_path / program, *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            user=self._server.system_user,
+        )
+
+    def give(self, directory: Path) -> None:
+        """Makes ``directory`` one that the server's user alone may look into."""
+        directory.mkdir(mode=0o700)
+        if self._server.system_user is not None:
+            shutil.chown(directory, self._server.system_user)
+
     def restart(self) -> None:
         """Stops the server, cutting every connection, and starts it on the same data."""
         self._server.stop()
@@ -94,6 +120,48 @@ class PostgresCluster:
     def stop(self) -> None:
         """Stops the server for good; its data are left to whoever made the directory."""
         self._server.cleanup()
+
+
+class Standby:
+    """A server that has all that its primary has, and is read-only until it is promoted.
+
+    https://www.postgresql.org/docs/current/warm-standby.html
+    """
+
+    def __init__(self, primary: PostgresCluster, directory: Path) -> None:
+        self._primary = primary
+        self._directory = str(directory)
+        # Not the data's directory: the copy has a lock on the primary's socket in it.
+        self._socket_directory = str(directory / "sockets")
+        primary.give(directory)
+        source = (
+            "--dbname",
+            primary.url("postgres"),
+            "--checkpoint",
+            "fast",
+            "--wal-method",
+            "fetch",
+            "--no-sync",
+        )
+        primary.run("pg_basebackup", "--pgdata", self._directory, *source, "--write-recovery-conf")
+        primary.give(directory / "sockets")
+        sockets = f'-h "" -k {self._socket_directory}'
+        self._control("start", "--options", sockets, "--log", f"{directory}/log")
+
+    def url(self, database: str) -> str:
+        """A connection URL of ``database``."""
+        return f"postgresql://postgres@/{database}?host={quote(self._socket_directory, safe='')}"
+
+    def promote(self) -> None:
+        """Makes it a primary."""
+        self._control("promote")
+
+    def stop(self) -> None:
+        """Ends it on the spot."""
+        self._control("stop", "--mode", "immediate")
+
+    def _control(self, *arguments: str) -> None:
+        self._primary.run("pg_ctl", "--pgdata", self._directory, "--wait", *arguments)
 
 
 def _put_first(file: Path, line: str) -> None:

@@ -27,7 +27,7 @@ class Proxy:
 
     def __init__(self, database_url: str, *, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(database_url)
-        [self._directory] = parse_qs(parts.query)["host"]
+        self.lead_to(database_url)
         self._user, self._database = parts.username, parts.path
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -62,6 +62,10 @@ class Proxy:
             self._server.close()
             self.cut()
             await self._server.wait_closed()
+
+    def lead_to(self, database_url: str) -> None:
+        """Leads new connections to another Postgres."""
+        [self._directory] = parse_qs(urlsplit(database_url).query)["host"]
 
     def cut(self) -> None:
         """Resets every connection, on both sides."""
