@@ -1,5 +1,6 @@
 """How Postgres is reached: TLS, passwords, and what our sessions are called."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
@@ -168,6 +169,35 @@ async def test_sessions_are_called_by_the_applications_name(
 
     await write(config, [stream()], source())
     assert names == [shown]
+
+
+async def test_options_of_the_url_are_settings_of_the_session(database_url: str) -> None:
+    options = "options=-c%20default_transaction_read_only%3Don"
+    assert "is read-only" in await _problem(url=f"{database_url}&{options}")
+
+
+async def test_parameters_that_the_server_would_not_know_do_not_reach_it(
+    plain_proxy: Proxy,
+) -> None:
+    harmless = "pgbouncer=true&keepalives_idle=30&channel_binding=prefer&connect_timeout=5"
+    assert await _problem(url=f"{plain_proxy.url}?{harmless}") == ""
+
+
+async def test_a_connection_takes_no_longer_than_the_url_allows(plain_proxy: Proxy) -> None:
+    plain_proxy.stall()
+    async with asyncio.timeout(5):
+        assert "did not answer in time" in await _problem(
+            url=f"{plain_proxy.url}?connect_timeout=1"
+        )
+
+
+async def test_the_only_server_of_several_that_can_be_written_to_is_found(
+    plain_proxy: Proxy, database: asyncpg.Connection
+) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    hosts = f"127.0.0.1:1,127.0.0.1:{plain_proxy.port}"
+    url = f"postgresql://postgres@{hosts}/{name}?target_session_attrs=read-write"
+    assert await _problem(url=url) == ""
 
 
 @pytest.fixture
