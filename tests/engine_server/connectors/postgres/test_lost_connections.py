@@ -191,7 +191,8 @@ async def test_a_server_that_refuses_connections_for_a_while_is_waited_for(
         assert await writing == _pages()
     assert await _stored(database) == ALL
     first, second, *_ = _retries(captured)
-    assert "Connect call failed" in first["error"]
+    # The first may have been told on the connection that it had.
+    assert "Connect call failed" in second["error"]
     assert first["delay_s"] <= 0.1 < 2 * second["delay_s"] <= 0.4
 
 
