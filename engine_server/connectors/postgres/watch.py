@@ -49,8 +49,7 @@ async def watched(connection: Connection, config: PostgresConfig) -> AsyncIterat
         TimeoutError: The connection was dropped.
     """
     session = Watched()
-    watching = asyncio.create_task(_wait_until_lost(session, config))
-    watching.add_done_callback(lambda task: None if task.cancelled() else connection.terminate())
+    watching = asyncio.create_task(_drop_when_lost(connection, session, config))
     try:
         yield session
     except DRIVER_ERRORS:
@@ -63,11 +62,12 @@ async def watched(connection: Connection, config: PostgresConfig) -> AsyncIterat
         await asyncio.gather(watching, return_exceptions=True)
 
 
-async def _wait_until_lost(session: Watched, config: PostgresConfig) -> None:
+async def _drop_when_lost(connection: Connection, session: Watched, config: PostgresConfig) -> None:
     in_vain = 0
     while in_vain < _LOOKS:
         await asyncio.sleep(_INTERVAL)
         in_vain = 0 if await _is_at_work(session.pid, config) else in_vain + 1
+    connection.terminate()
 
 
 async def _is_at_work(pid: int | None, config: PostgresConfig) -> bool:
