@@ -27,7 +27,7 @@ from engine_server.connectors.stripe.records import Stamps
 from tests.benchmarks.own_process import told
 
 PAGE_SIZE = 100
-ROWS_A_FLUSH = 1000
+ROWS_A_FLUSH = 2000
 FLUSHES = 2
 REQUESTS = 32
 # Of one stream; None is the last.

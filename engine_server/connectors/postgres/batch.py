@@ -7,6 +7,9 @@ from engine_server.connectors.postgres.writer import Rows
 from pipesync.v1.message_pb2 import RecordBatch
 
 MAX_BYTES = 8 * 1024 * 1024
+# For so many rows a transaction of their own is worth its price while Postgres has nothing to do.
+# While it has, more may gather: the price is then shared by more of them.
+_WORTHWHILE_ROWS = 1000
 # Seconds. Long enough to gather many small pages, short enough for live progress.
 MAX_AGE = 1.0
 
@@ -45,6 +48,10 @@ class Batch:
     def is_full(self) -> bool:
         """Whether no more should be added."""
         return self._row_count >= self._max_rows or self._byte_count >= MAX_BYTES
+
+    def is_worthwhile(self) -> bool:
+        """Whether it may be flushed now if nothing else is."""
+        return self.is_full() or self._row_count >= _WORTHWHILE_ROWS
 
     def seconds_until_due(self) -> float | None:
         """How long it may still wait for more rows; 0 when it is full; None when it is empty."""

@@ -56,7 +56,11 @@ class PostgresConfig(ConnectorConfig):
         "stripe", alias="schema", min_length=1, description="Schema that holds the tables."
     )
     batch_size: int = Field(
-        1000, ge=1, le=100_000, description="Rows that are written together, at most 8 MiB of them."
+        2000,
+        ge=1,
+        le=100_000,
+        description="The most rows that are written together, and at most 8 MiB of them. As soon "
+        "as Postgres has nothing else to do, 1000 are enough.",
     )
     columns: Literal["stored", "virtual", "none"] | None = Field(
         None,

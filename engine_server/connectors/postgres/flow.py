@@ -92,6 +92,8 @@ class Flow:
 
     def _start_flush_if_due(self, ended: bool) -> None:
         due = self._batch.seconds_until_due() == 0.0 or (ended and self._batch)
+        if not self._flushes:
+            due = due or self._batch.is_worthwhile()
         if not due or len(self._flushes) == MAX_FLUSHES:
             return
         rows = self._batch.take()

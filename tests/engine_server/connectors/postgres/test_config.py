@@ -40,7 +40,7 @@ def _violations(config: dict[str, Any]) -> dict[str, str]:
 def test_a_url_is_enough() -> None:
     config = _parse({"url": "postgresql://postgres@/db?host=/tmp/socket"})
     assert config.schema_name == "stripe"
-    assert config.batch_size == 1000
+    assert config.batch_size == 2000
     assert config.delete_mode == "soft"
     assert config.columns is None
 
