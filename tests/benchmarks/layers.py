@@ -99,10 +99,10 @@ _Turns = Mapping[str, Sequence[Turn]]
 async def main(names: Sequence[str], runs: int | None) -> int:
     """Prints the table; the exit code is 0 only when every figure was within its bound."""
     # Where there is no terminal, wide enough for the table all the same.
-    console = Console(width=None if sys.stdout.isatty() else 130)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     bounds = Bounds()
     table = Table(
-        *("", "", "runs", "calls", "seconds", "times as long", "records/s"),
+        *("", "", "runs", "calls", "seconds", "spread", "times as long", "records/s"),
         *("ms a call", "added", "engine CPU", "service CPU"),
     )
     histories = {case.history.stream: case.history for case in (*CASES.values(), _WARM_UP)}
@@ -208,6 +208,8 @@ def _add(table: Table, name: str, case: Case, turns: _Turns, bounds: Bounds) -> 
             f"{len(own)}",
             f"{calls:.0f}",
             f"{seconds:.3f}",
+            # From the fastest to the slowest: a ratio that is smaller says little.
+            f"{max(turn.seconds for turn in own) / min(turn.seconds for turn in own):.2f}",
             "" if chain == IN_PROCESS else times_as_long,
             f"{case.history.count / seconds:,.0f}" if case.history.count else "",
             f"{seconds / calls * 1000:.1f}",
