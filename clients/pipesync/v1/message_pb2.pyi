@@ -410,7 +410,7 @@ class Message(_message.Message):
     SYNC_RUN_FIELD_NUMBER: _builtins.int
     ROWS_WRITTEN_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
-    """"source/<type>", "destination/<type>" or "engine". Set by the engine."""
+    """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for what the service says itself."""
     @_builtins.property
     def ts(self) -> _timestamp_pb2.Timestamp:
         """When the engine saw the message."""
