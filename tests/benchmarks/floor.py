@@ -21,7 +21,7 @@ import asyncpg
 import orjson
 import uvloop
 
-from engine_server.connectors.postgres.stamps import lift_stamps
+from engine_server.connectors.postgres.upsert import upsert_arguments
 from engine_server.connectors.stripe.listed import decode_list
 from engine_server.connectors.stripe.records import Stamps
 from tests.benchmarks.own_process import told
@@ -126,11 +126,11 @@ async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Page
             batch = batches[stream]
             batch += records
             if len(batch) >= ROWS_A_FLUSH:
-                await connection.fetch(statements[stream], *lift_stamps(batch))
+                await connection.fetch(statements[stream], *upsert_arguments(batch))
                 batch.clear()
         for stream, batch in batches.items():
             if batch:
-                await connection.fetch(statements[stream], *lift_stamps(batch))
+                await connection.fetch(statements[stream], *upsert_arguments(batch))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from tests.end_to_end.stripe_pipeline import (
     served_engine,
 )
 from tests.end_to_end.tables import assert_tables_equal
-from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until, until_blocked
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -216,7 +216,7 @@ async def test_a_cancelled_sync_leaves_nothing_within_a_second(
     call = asyncio.create_task(pipeline.sync(client, rpc, state=state, run_id="r1"))
     await held.begun.wait()
     if hangs == "Postgres":
-        await until_one_is_blocked(database)
+        await until_blocked(database)
 
     call.cancel()
     began = time.monotonic()

@@ -12,7 +12,7 @@ from pipesync.v1.engine_service_pb2 import PipelineSetupRequest, PipelineSyncBat
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync_client import EngineClient
 from tests.end_to_end.tables import assert_tables_equal
-from tests.engine_server.connectors.postgres.sessions import until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until_blocked
 from tests.messages import struct
 from tests.processes import ServerProcess
 from tests.stripe_simulator import faults
@@ -147,7 +147,7 @@ async def test_a_database_that_makes_one_sync_wait_holds_up_no_other(
         async with database.transaction():
             await database.execute("LOCK TABLE slow.customers IN EXCLUSIVE MODE")
             waiting = asyncio.create_task(slow.sync())
-            await until_one_is_blocked(database)
+            await until_blocked(database)
             await sync_all(shared.companies(SOME, small))
             assert not waiting.done()
         await waiting

@@ -1,7 +1,8 @@
 """Messages on their way through the writer: flushes in flight, and what must wait for them.
 
 Every message but a log waits for the flushes of all records before it. A flush is one transaction.
-At most two are in flight, and reading goes on beside them until a third batch is full.
+At most two are in flight, side by side unless a row may be in both, and reading goes on beside them
+until a third batch is full.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_server.connectors.postgres.batch import Batch
+from engine_server.connectors.postgres.keys import Keys, may_share_a_row
 from engine_server.connectors.postgres.writer import Outcome, Rows, Writer
 from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
@@ -28,12 +30,12 @@ class _Flush:
 
     Attributes:
         number: 1 for the first, and so on.
-        streams: Whose rows it has.
+        keys: Which rows it has.
         task: Answers what became of them.
     """
 
     number: int
-    streams: frozenset[str]
+    keys: Keys
     task: asyncio.Task[Outcome]
 
 
@@ -97,13 +99,13 @@ class Flow:
         if not due or len(self._flushes) == MAX_FLUSHES:
             return
         rows = self._batch.take()
-        streams = frozenset(rows)
-        # Two flushes of one stream may hold the same row, and the later one must win.
-        before = [flush.task for flush in self._flushes if flush.streams & streams]
+        keys = self._writer.keys(rows)
+        # Of two flushes that hold the same row the later one must win.
+        before = [flush.task for flush in self._flushes if may_share_a_row(flush.keys, keys)]
         self._started += 1
         task = asyncio.create_task(self._flush(rows, before))
         task.add_done_callback(lambda _: self._news.set())
-        self._flushes.append(_Flush(number=self._started, streams=streams, task=task))
+        self._flushes.append(_Flush(number=self._started, keys=keys, task=task))
 
     async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
         if before:

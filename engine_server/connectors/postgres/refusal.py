@@ -8,9 +8,9 @@ from typing import TypeAlias
 import asyncpg
 
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
-from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import Transaction
+from engine_server.connectors.postgres.upsert import upsert_arguments
 
 # A transaction of which nothing is kept.
 Trial: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
@@ -65,7 +65,7 @@ async def _refused(
 ) -> asyncpg.PostgresError | None:
     try:
         async with trial() as begun:
-            await begun.fetch(statement, *lift_stamps(records))
+            await begun.fetch(statement, *upsert_arguments(records))
     except asyncpg.PostgresError as error:
         if not is_refusal(error):
             raise

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 # An object that ends so ends in two fields of its own: quotation marks that nothing escapes begin
 # and end all four strings, whatever comes before.
 _STAMPS = re.compile(
-    rb',"_account_id":"([ !#-\[\]-~]*)","_updated_at":(0|[1-9][0-9]{0,17})\}',
+    rb',"_account_id":"([ !#-\[\]-~]+)","_updated_at":(0|[1-9][0-9]{0,17})\}',
 )
 _BEGIN = b',"_account_id":'
 
 
-def lift_stamps(
-    records: Sequence[bytes],
-) -> tuple[list[bytes], list[str | None], list[str | None]]:
-    """The arguments of the upsert statement: ``records`` without the stamps that they end in.
+def lift_stamps(records: Sequence[bytes]) -> tuple[list[bytes], list[str], list[str]]:
+    """The records without the stamps that they end in, and the stamps.
 
     Postgres takes far longer to take a field out of an object. It does so nevertheless where a
     record is written in another way than ours: what is not recognized here stays where it is.
@@ -23,12 +21,12 @@ def lift_stamps(
         records: JSON objects in UTF-8.
 
     Returns:
-        The objects, the ``_account_id`` of each and its ``_updated_at``, as words. None for what
+        The objects, the ``_account_id`` of each and its ``_updated_at``, as words. Empty for what
         the object itself still has, or has not at all.
     """
     objects: list[bytes] = []
-    account_ids: list[str | None] = []
-    updated_ats: list[str | None] = []
+    account_ids: list[str] = []
+    updated_ats: list[str] = []
     # Those of one answer all end alike.
     end, account_id, updated_at = b"", "", ""
     for record in records:
@@ -36,8 +34,8 @@ def lift_stamps(
             stamps = _STAMPS.fullmatch(record, max(0, record.rfind(_BEGIN)))
             if stamps is None:
                 objects.append(record)
-                account_ids.append(None)
-                updated_ats.append(None)
+                account_ids.append("")
+                updated_ats.append("")
                 continue
             end, account_id, updated_at = stamps[0], stamps[1].decode(), stamps[2].decode()
         objects.append(record[: -len(end)] + b"}")

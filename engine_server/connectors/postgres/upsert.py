@@ -1,8 +1,9 @@
 """The statement that writes one batch of one stream."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
+from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
     LAST_SYNCED_AT,
@@ -21,11 +22,15 @@ _MERGED = _SQL.joinpath("upsert_merged.sql").read_text()
 _MERGED_AGAIN = _SQL.joinpath("upsert_merged_again.sql").read_text()
 _REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
 
+_SEPARATOR = b"\x1e"
+# Of which no text in Postgres has any.
+_REFUSED_BYTE = b"\0"
+
 _LIFTED = {ACCOUNT_ID: "stamped_account_id", UPDATED_AT: "stamped_updated_at"}
 
 
 def upsert_statement(table: Table, *, hard_delete: bool) -> str:
-    """SQL that takes what ``lift_stamps`` makes and answers one row: inserted, updated, deleted.
+    """SQL for what ``upsert_arguments`` makes. It answers one row: inserted, updated, deleted.
 
     Whatever is not counted there changed nothing: it was older than what is stored, equal to it, or
     superseded within the batch.
@@ -71,6 +76,19 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         removed=removed if removes else "",
         removed_count="(SELECT count(*) FROM removed)" if removes else "0",
     )
+
+
+def upsert_arguments(records: Sequence[bytes]) -> tuple[bytes, str, str]:
+    """What a statement of ``upsert_statement`` takes: the records, and the stamps of each."""
+    objects, account_ids, updated_ats = lift_stamps(records)
+    joined = _SEPARATOR.join(objects)
+    if joined.count(_SEPARATOR) != len(objects) - 1 or not all(objects):
+        # No such record is JSON, and Postgres is to say so of that one and no other.
+        joined = _SEPARATOR.join(
+            record.replace(_SEPARATOR, _REFUSED_BYTE) or _REFUSED_BYTE for record in objects
+        )
+    separator = _SEPARATOR.decode()
+    return joined, separator.join(account_ids), separator.join(updated_ats)
 
 
 def _equal(ones: Iterable[str], others: Iterable[str]) -> str:

@@ -10,12 +10,12 @@ import structlog
 
 from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.faults import is_refusal
+from engine_server.connectors.postgres.keys import KeyReader, Keys
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
-from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
-from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
 
@@ -52,8 +52,16 @@ class Writer:
         self._pool = pool
         self._statement_timeout = statement_timeout
         self._tables = {table.stream: table for table in tables}
+        self._key_readers = {table.stream: KeyReader(table) for table in tables}
         self._statements = {
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
+        }
+
+    def keys(self, rows: Rows) -> Keys:
+        """Which rows of the tables these are."""
+        return {
+            stream: self._key_readers[stream].read(records) if stream in self._tables else None
+            for stream, records in rows.items()
         }
 
     async def commit(self, rows: Rows) -> Outcome:
@@ -94,7 +102,7 @@ class Writer:
             async with transaction(connection, self._statement_timeout) as begun:
                 for stream, records in rows.items():
                     [changes[stream]] = await begun.fetch(
-                        self._statements[stream], *lift_stamps(records)
+                        self._statements[stream], *upsert_arguments(records)
                     )
         except asyncpg.PostgresError as error:
             if not is_refusal(error):

@@ -5,20 +5,21 @@ import asyncio
 import asyncpg
 
 
-async def until(database: asyncpg.Connection, question: str) -> None:
+async def until(database: asyncpg.Connection, question: str, *arguments: object) -> None:
     """Asks Postgres until the answer is yes."""
     async with asyncio.timeout(10):
-        while not await database.fetchval(question):  # noqa: ASYNC110 - Postgres has no event for it
+        while not await database.fetchval(question, *arguments):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.01)
 
 
-async def until_one_is_blocked(database: asyncpg.Connection) -> None:
-    """Waits until another session waits for a lock."""
+async def until_blocked(database: asyncpg.Connection, sessions: int = 1) -> None:
+    """Waits until so many other sessions wait for a lock."""
     # Not of pg_stat_activity, which stays the same throughout a transaction.
     await until(
         database,
-        "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted "
+        "SELECT count(DISTINCT pid) >= $1 FROM pg_locks WHERE NOT granted "
         "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        sessions,
     )
 
 

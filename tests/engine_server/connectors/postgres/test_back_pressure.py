@@ -23,7 +23,7 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 from tests.engine_server.connectors.postgres.proxy import Proxy
-from tests.engine_server.connectors.postgres.sessions import until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until_blocked
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def test_a_blocked_database_stops_reading(
         async with database.transaction():
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             following = asyncio.create_task(_next(passed_on))
-            await until_one_is_blocked(database)
+            await until_blocked(database)
             await asyncio.wait([following], timeout=0.2)
             # Two flushes in flight and a third batch full.
             assert 6 <= len(read) <= 6 + MOST_WAITING
@@ -99,7 +99,7 @@ async def test_checkpoints_without_records_do_not_gather_without_end(
     async with database.transaction():
         await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
         writing = asyncio.create_task(write(small_batches, [stream()], source()))
-        await until_one_is_blocked(database)
+        await until_blocked(database)
         await asyncio.wait([writing], timeout=0.2)
         assert 49 <= read <= 49 + MOST_WAITING
     assert len(await writing) == 1 + total

@@ -24,7 +24,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until, until_blocked
 from tests.messages import rows_written
 
 COUNT = "SELECT count(*) FROM stripe.customers"
@@ -94,7 +94,7 @@ async def test_a_checkpoint_waits_for_the_commit_of_its_records(
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             assert await anext(passed_on) == messages[2]
             following = asyncio.create_task(_next(passed_on))
-            await until_one_is_blocked(database)
+            await until_blocked(database)
             assert not following.done()
         assert await following == messages[0]
         assert await anext(passed_on) == rows_written("customers", inserted=2)
@@ -178,7 +178,7 @@ async def test_the_later_of_two_flushes_in_flight_wins_a_row_of_the_same_second(
         # The first flush waits here, before it comes to customers.
         await database.execute("LOCK TABLE stripe.accounts IN EXCLUSIVE MODE")
         writing = asyncio.create_task(write(small_batches, streams, messages))
-        await until_one_is_blocked(database)
+        await until_blocked(database)
         # Time enough for the second, were it not to wait for the first.
         await asyncio.wait([writing], timeout=0.2)
     assert await writing == messages
@@ -223,7 +223,7 @@ async def test_closing_ends_every_task_and_connection_though_source_and_database
         await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
         await anext(passed_on)
         writing = asyncio.create_task(_next(passed_on))
-        await until_one_is_blocked(database)
+        await until_blocked(database)
         began = time.monotonic()
         writing.cancel()
         with suppress(asyncio.CancelledError):
@@ -253,7 +253,7 @@ async def test_closing_takes_less_than_a_second_though_postgres_answers_nothing(
             await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
             await anext(passed_on)
             writing = asyncio.create_task(_next(passed_on))
-            await until_one_is_blocked(database)
+            await until_blocked(database)
             frozen = [
                 row["pid"]
                 for row in await database.fetch(

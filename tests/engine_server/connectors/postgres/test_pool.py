@@ -23,7 +23,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.sessions import until, until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until, until_blocked
 
 MORE_THAN_FIT = 3 * MAX_CONNECTIONS
 OTHER_SESSIONS = (
@@ -96,7 +96,7 @@ async def test_cancelling_a_write_drops_its_own_connection_and_no_other(
             async with database.transaction():
                 await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
                 cancelled = asyncio.create_task(write(config, streams, given(*page(1))))
-                await until_one_is_blocked(database)
+                await until_blocked(database)
                 frozen = await database.fetchval("SELECT pid FROM pg_locks WHERE NOT granted")
                 await database.execute("LOCK TABLE stripe.products IN EXCLUSIVE MODE")
                 writing = asyncio.create_task(write(config, streams, kept))

@@ -16,7 +16,7 @@ from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.postgres.builders import stream
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.schemas import set_up, tables_of, tear_down
-from tests.engine_server.connectors.postgres.sessions import until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until_blocked
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ async def _blocked_teardown(
     async with database.transaction():
         await database.execute("LOCK TABLE stripe.customers IN ROW EXCLUSIVE MODE")
         tearing_down = asyncio.create_task(tear_down(config, stream()))
-        await until_one_is_blocked(database)
+        await until_blocked(database)
         yield tearing_down
 
 

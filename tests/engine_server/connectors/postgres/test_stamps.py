@@ -44,9 +44,9 @@ def test_what_is_lifted_and_what_is_left_make_up_the_record(
 ) -> None:
     record = as_object(fields).encode().removesuffix(b"}") + stamps
     [left], [account_id], [updated_at] = lift_stamps([record])
-    assert (account_id is not None) == (updated_at is not None) == (stamps == TIGHT)
+    assert bool(account_id) == bool(updated_at) == (stamps == TIGHT)
     lifted = {}
-    if updated_at is not None:
+    if updated_at:
         lifted = {"_account_id": account_id, "_updated_at": int(updated_at)}
     assert {**json.loads(left), **lifted} == json.loads(record)
 

@@ -19,7 +19,7 @@ from tests.engine_server.connectors.postgres.schemas import (
     tables_of,
     tear_down,
 )
-from tests.engine_server.connectors.postgres.sessions import until_one_is_blocked
+from tests.engine_server.connectors.postgres.sessions import until_blocked
 
 
 async def test_teardown_drops_the_tables_of_its_streams_and_then_the_empty_schema(
@@ -141,7 +141,7 @@ async def test_a_row_that_another_account_is_about_to_commit_is_not_dropped(
             """
         )
         tearing_down = asyncio.create_task(tear_down(config, stream()))
-        await until_one_is_blocked(database)
+        await until_blocked(database)
     [sentence] = await tearing_down
     assert sentence.endswith("and kept it: it has rows of account acct_2")
     assert await _accounts(database) == [("cus_1", "acct_2")]

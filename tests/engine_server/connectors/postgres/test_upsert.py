@@ -9,9 +9,8 @@ import pytest
 import structlog
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import table_of
-from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
 from tests.engine_server.connectors.postgres.sessions import until
 
@@ -117,7 +116,7 @@ async def test_rows_are_looked_up_by_key_however_large_the_table(
     statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
     batch = [json.dumps(customer(number)).encode() for number in range(1000)]
     plan = "\n".join(
-        row[0] for row in await database.fetch(f"EXPLAIN {statement}", *lift_stamps(batch))
+        row[0] for row in await database.fetch(f"EXPLAIN {statement}", *upsert_arguments(batch))
     )
     assert "Index Scan using customers_pkey" in plan
     assert "Seq Scan" not in plan

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import table_of
-from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from tests.engine_server.connectors.postgres.builders import stream
 from tests.engine_server.connectors.postgres.schemas import set_up
 
@@ -101,7 +100,7 @@ async def test_any_history_of_batches(
     for batch in history:
         before, rows_before = stored, rows
         [counts] = await database.fetch(
-            statement, *lift_stamps([version.record for version in batch])
+            statement, *upsert_arguments([version.record for version in batch])
         )
         stored = {row["id"]: row for row in await database.fetch(look)}
         rows, expected_counts = expected(rows_before, batch, hard_delete=hard_delete)

@@ -1,0 +1,41 @@
+"""Which rows records are of, as far as their first bytes tell: the rest of them is not read."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeAlias
+
+from engine_server.connectors.postgres.tables import Table
+
+# By stream; None where it cannot be told.
+Keys: TypeAlias = Mapping[str, AbstractSet[bytes] | None]
+
+
+class KeyReader:
+    """Reads the first field of a table's records where that is the first column of its key."""
+
+    def __init__(self, table: Table) -> None:
+        path = table.key[0].path
+        # A text in which nothing is escaped is written in one way only.
+        self._first_field = (
+            re.compile(rb'\s*\{\s*%b\s*:\s*"([^"\\]*)"' % re.escape(json.dumps(path[0]).encode()))
+            if len(path) == 1
+            else None
+        )
+
+    def read(self, records: Sequence[bytes]) -> AbstractSet[bytes] | None:
+        """The values in the column, as written; None when a record does not begin with it."""
+        if self._first_field is None:
+            return None
+        found = [match[1] for match in map(self._first_field.match, records) if match]
+        return frozenset(found) if len(found) == len(records) else None
+
+
+def may_share_a_row(one: Keys, other: Keys) -> bool:
+    """Whether records with these keys may be of one row: not if their first columns differ."""
+    return any(_meet(one[stream], other[stream]) for stream in one.keys() & other.keys())
+
+
+def _meet(one: AbstractSet[bytes] | None, other: AbstractSet[bytes] | None) -> bool:
+    return one is None or other is None or not one.isdisjoint(other)
