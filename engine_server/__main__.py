@@ -7,7 +7,7 @@ import structlog
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.servicer import EngineServicer
 from engine_server.settings import EngineSettings
-from pipesync.v1.engine_service_pb2 import DESCRIPTOR
+from pipesync.v1.engine_service_pb2 import CONNECTOR_SIDE_UNSPECIFIED, DESCRIPTOR
 from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 from pipesync_rpc.credentials import CannotListen
 from pipesync_rpc.logging import configure_logging
@@ -25,6 +25,8 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
         CannotListen: The address is taken, or not safe to listen on.
     """
     registry = ConnectorRegistry.installed(secrets_directory=settings.secrets_directory)
+    # Loads them all, so that no sync has to wait for it.
+    registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
     servicer = EngineServicer(registry)
     async with RpcServer(
         listen=settings.listen,

@@ -9,7 +9,7 @@ from pipesync.v1.message_pb2 import RecordBatch
 MAX_BYTES = 8 * 1024 * 1024
 # For so many rows a transaction of their own is worth its price while Postgres has nothing to do.
 # While it has, more may gather: the price is then shared by more of them.
-_WORTHWHILE_ROWS = 1000
+_WORTHWHILE_ROWS = 500
 # Seconds. Long enough to gather many small pages, short enough for live progress.
 MAX_AGE = 1.0
 

@@ -60,7 +60,7 @@ class PostgresConfig(ConnectorConfig):
         ge=1,
         le=100_000,
         description="The most rows that are written together, and at most 8 MiB of them. As soon "
-        "as Postgres has nothing else to do, 1000 are enough.",
+        "as Postgres has nothing else to do, 500 are enough.",
     )
     columns: Literal["stored", "virtual", "none"] | None = Field(
         None,

@@ -9,7 +9,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from engine_server.connectors.postgres.batch import Batch
 from engine_server.connectors.postgres.keys import Keys, may_share_a_row
@@ -40,10 +41,16 @@ class _Flush:
 
 
 class Flow:
-    """One write's messages. Good for one ``pass_on``."""
+    """One write's messages: an async context manager, good for one ``passed_on``.
 
-    def __init__(self, writer: Writer, *, batch_rows: int) -> None:
+    They are read from its beginning on, and nothing of it is left behind at its end.
+    """
+
+    def __init__(
+        self, writer: Writer, messages: AsyncIterator[Message], *, batch_rows: int
+    ) -> None:
         self._writer = writer
+        self._messages = messages
         self._batch = Batch(max_rows=batch_rows)
         self._flushes: list[_Flush] = []
         self._started = 0
@@ -53,34 +60,47 @@ class Flow:
         # A message was read, or a flush ended, or one is due.
         self._news = asyncio.Event()
 
-    async def pass_on(self, messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
-        """Yields ``messages``, each once the records before it are committed.
+    async def __aenter__(self) -> Self:
+        """Starts to read."""
+        self._reading = ReadAhead(self._messages, self._news.set)
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        tasks: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
+        tasks.append(self._reading.stop())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def passed_on(self) -> AsyncGenerator[Message, None]:
+        """Yields the messages, each once the records before it are committed.
 
         Behind the last records of a stream in a flush comes what the flush did to its rows.
 
         Raises:
             ConnectorError: As the writer does. What was yielded before is committed.
         """
-        reading = ReadAhead(messages, self._news.set)
-        try:
-            while True:
-                self._news.clear()
-                self._finish_flushes()
-                while self._held and self._held[0][0] <= self._committed():
-                    yield self._held.popleft()[1]
-                self._start_flush_if_due(reading.is_over)
-                message = reading.take() if self._has_room() else None
-                if message is not None:
-                    if message.HasField("log"):
-                        yield message
-                    else:
-                        self._take(message)
-                    continue
+        reading = self._reading
+        while True:
+            self._news.clear()
+            self._finish_flushes()
+            while self._held and self._held[0][0] <= self._committed():
+                yield self._held.popleft()[1]
+            self._start_flush_if_due(reading.is_over)
+            message = reading.take() if self._has_room() else None
+            if message is None:
                 if reading.is_over and not self._flushes:
                     return
                 await self._wait_for_news()
-        finally:
-            await self._end(reading)
+            elif message.HasField("log"):
+                yield message
+            else:
+                self._take(message)
 
     def _has_room(self) -> bool:
         return not self._batch.is_full() and len(self._held) < _MAX_HELD
@@ -163,10 +183,3 @@ class Flow:
             await self._news.wait()
         finally:
             due.cancel()
-
-    async def _end(self, reading: ReadAhead) -> None:
-        tasks: list[asyncio.Task[Any]] = [flush.task for flush in self._flushes]
-        tasks.append(reading.stop())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -79,6 +79,11 @@ class StripeClient:
     ) -> None:
         await self._resources.aclose()
 
+    @property
+    def is_paced(self) -> bool:
+        """Whether there is a limit to the requests that the key may send in a second."""
+        return not math.isinf(self._limiter.key_rate)
+
     def useful_concurrency(self, endpoint: str | None = None) -> int:
         """How many requests are worth having under way at once: more would only wait their turn.
 

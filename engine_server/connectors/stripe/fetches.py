@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.ranges import Range
-from engine_server.connectors.stripe.splitting import Room
+from engine_server.connectors.stripe.splitting import LAVISH, SPARING, Room
 from engine_server.connectors.stripe.stream_fetch import FetchedPage, StreamFetch
 
 
@@ -157,4 +157,5 @@ class Fetches:
             parts=max(0, parts),
             lanes=max(lanes, claimed),
             pages=sum(other.pages for other in self._unfinished),
+            budget=SPARING if self._client.is_paced else LAVISH,
         )

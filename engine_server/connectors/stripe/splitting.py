@@ -12,18 +12,12 @@ from dataclasses import dataclass
 
 from engine_server.connectors.stripe.ranges import Range
 
-# Of the pages of a stream, what may go into requests that bring less than a page: the goal is 5%.
-_WASTE_SHARE = 0.035
-_WASTE_PAGES = 1
 _WASTE_PER_PART = 0.5
 
 # Objects not seen yet are believed in with caution: so many pages for each page that was read, or
 # at least this share of all that the density promises.
 _TRUST_PER_PAGE = 5
 _TRUST_SHARE = 1 / 4
-
-# What the first pages show guides the cuts that follow, so the first ones are few.
-_FIRST_PARTS = 6
 
 # A part is cut when it holds this many times the pages that each request in flight would have if
 # all were shared out evenly; a part of fewer pages is not worth its request.
@@ -38,6 +32,28 @@ _NEAREST_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What the cuts of a stream may cost.
+
+    Attributes:
+        share: Of the stream's pages, what may go into requests that bring less than a page.
+        pages: What may go into them besides.
+        first_parts: How many parts the first page may leave: what it and its followers show guides
+            the cuts that come then.
+    """
+
+    share: float
+    pages: int
+    first_parts: int
+
+
+# Requests are what is scarce: the goal is at most 5% more than there are pages.
+SPARING = Budget(share=0.035, pages=1, first_parts=6)
+# Where nobody counts requests, time is.
+LAVISH = Budget(share=0.1, pages=4, first_parts=16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """What could be read side by side at this moment.
 
@@ -45,11 +61,13 @@ class Room:
         parts: How many ranges more than there are now.
         lanes: How many ranges in all, of all streams.
         pages: How many pages they are thought to hold, the range to be cut left out.
+        budget: What cuts may cost.
     """
 
     parts: int
     lanes: int
     pages: float
+    budget: Budget = SPARING
 
 
 class Splitting:
@@ -146,17 +164,19 @@ class Splitting:
         if pages < _FEWEST_PAGES or pages < _UNEVENNESS * share:
             return 1
         return min(
-            1 + room.parts, math.ceil(pages / share), self._affordable_parts(pages) - open_parts
+            1 + room.parts,
+            math.ceil(pages / share),
+            self._affordable_parts(pages, room.budget) - open_parts,
         )
 
-    def _affordable_parts(self, pages: float) -> int:
+    def _affordable_parts(self, pages: float, budget: Budget) -> int:
         """How many parts the stream may be in, each wasting what a last page does."""
         promised = pages + self.pages
         believed = max(_TRUST_PER_PAGE * self._pages_read, _TRUST_SHARE * promised)
         total = self._pages_read + min(promised, believed)
         wasted = self._pages_read - self._records_read / self._page_size
-        affordable = (_WASTE_PAGES + _WASTE_SHARE * total - wasted) / _WASTE_PER_PART
-        return min(int(affordable), _FIRST_PARTS + self._pages_read)
+        affordable = (budget.pages + budget.share * total - wasted) / _WASTE_PER_PART
+        return min(int(affordable), budget.first_parts + self._pages_read)
 
     def _borders(
         self, oldest: int, lower: int, seconds: float, pages_each: float, count: int
