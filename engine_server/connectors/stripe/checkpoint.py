@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
@@ -118,13 +119,13 @@ class Checkpoint:
     def to_json(self) -> str:
         """Its JSON text, without white space."""
         fields = {
-            "accounted_range": _range_fields(self.accounted),
-            "remaining": [_range_fields(part) for part in self.remaining],
+            "accounted_range": self.accounted,
+            "remaining": self.remaining,
             "record_count": self.record_count,
         }
         if self.backfill_lt is not None:
             fields["backfill_lt"] = self.backfill_lt
-        return orjson.dumps(fields).decode()
+        return msgspec.json.encode(fields).decode()
 
 
 def resume(stream: str, data: str, window: Range) -> Checkpoint:
@@ -177,8 +178,3 @@ def _range(fields: Any, types: Mapping[str, type]) -> Range:
         if type(value) is not types[name]:
             raise TypeError(f"{name} is {value!r}")
     return Range(**fields)
-
-
-def _range_fields(part: Range) -> dict[str, int | str]:
-    fields = {"gte": part.gte, "lt": part.lt, "cursor": part.cursor}
-    return {name: value for name, value in fields.items() if value is not None}

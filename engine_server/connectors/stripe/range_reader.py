@@ -50,7 +50,7 @@ class RangeReader:
             return page, asked
         cursor = str(page.objects[end - 1].head.id)
         rest = dataclasses.replace(page, objects=page.objects[end:], whole=page.whole or page)
-        self._cut[dataclasses.replace(asked, cursor=cursor)] = rest, asked
+        self._cut[asked.with_cursor(cursor)] = rest, asked
         first = dataclasses.replace(
             page, objects=page.objects[:end], next_cursor=cursor, is_cut=True
         )
@@ -99,7 +99,7 @@ class RangeReader:
     async def _page_after_cursor(
         self, client: StripeClient, part: Range, cursor: str, size: int
     ) -> Page:
-        start = dataclasses.replace(part, cursor=None)
+        start = part.with_cursor(None)
         try:
             page = await fetch_page(client, self._resource, part, size)
         except RequestFailed as error:

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 # An object may enter the list a moment after a page was read whose second it belongs to, and clocks
 # differ. So the last seconds before a former upper bound are read again with what came after it.
 SETTLING_SECONDS = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
+class Range(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """Part of a list: the objects created in [gte, lt), in Unix seconds, after a cursor.
 
     Attributes:
@@ -33,6 +33,10 @@ class Range:
     def is_empty(self) -> bool:
         """Whether it holds no time: nothing can lie in it."""
         return _lower(self) >= _upper(self)
+
+    def with_cursor(self, cursor: str | None) -> "Range":
+        """The same part, to be gone on with elsewhere."""
+        return Range(gte=self.gte, lt=self.lt, cursor=cursor)
 
     def contains(self, created: int) -> bool:
         """Whether an object created then lies in it."""

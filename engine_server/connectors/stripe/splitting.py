@@ -5,7 +5,6 @@ each costs about half a request, and a whole one where there was nothing. The be
 little is known, and together never cost more than a small share of the pages.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,7 +145,7 @@ class Splitting:
         if not borders:
             self._estimates[rest] = pages
             return (rest,)
-        parts = _cut(dataclasses.replace(scope, cursor=rest.cursor), borders)
+        parts = _cut(scope.with_cursor(rest.cursor), borders)
         for newer, top, bottom in zip(parts, [oldest, *borders], borders, strict=False):
             self._estimates[newer] = (top - bottom) / seconds if seconds else 1.0
             pages -= self._estimates[newer]

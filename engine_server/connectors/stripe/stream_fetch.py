@@ -1,6 +1,5 @@
 """The fetching side of one stream's backfill: which page comes next, and what it leaves to read."""
 
-import dataclasses
 import math
 from collections import deque
 from collections.abc import Callable
@@ -153,7 +152,7 @@ class StreamFetch:
     ) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
         if page.is_cut:
-            rest = dataclasses.replace(asked, cursor=page.next_cursor)
+            rest = asked.with_cursor(page.next_cursor)
             self._splitting.go_on(part, rest)
             return (rest,)
         times = page.times_newest_first(self.resource.created_field)
@@ -161,7 +160,7 @@ class StreamFetch:
         if page.next_cursor is None or is_past_scope:
             self._splitting.end(part, page.listed_count)
             return ()
-        rest = dataclasses.replace(asked, cursor=page.next_cursor)
+        rest = asked.with_cursor(page.next_cursor)
         is_divisible = self.resource.created_param and math.isinf(self._limit_left)
         if not times or not scope.contains(times[-1]) or not is_divisible:
             self._splitting.keep(part, rest, page.listed_count)
