@@ -63,23 +63,24 @@ class PostgresDestination:
     ) -> Messages:
         """Commits the records and yields every message on, as the protocol says.
 
-        Tables that are not there are made first, so a sync works without setup; the source begins
-        meanwhile.
+        Tables that are not there are made first, so a sync works without setup.
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
+            for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
+                yield Message(log=log)
             writer = Writer(
                 pool,
                 tables,
                 hard_delete=config.delete_mode == "hard",
                 statement_timeout=config.statement_timeout,
             )
-            async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
-                for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
-                    yield Message(log=log)
-                async with aclosing(flow.passed_on()) as passed_on:
-                    async for message in passed_on:
-                        yield message
+            async with (
+                Flow(writer, messages, batch_rows=config.batch_size) as flow,
+                aclosing(flow.passed_on()) as passed_on,
+            ):
+                async for message in passed_on:
+                    yield message
 
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Makes the schema, the tables and their columns where they are missing."""

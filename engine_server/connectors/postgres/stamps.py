@@ -21,8 +21,8 @@ def lift_stamps(records: Sequence[bytes]) -> tuple[list[bytes], list[str], list[
         records: JSON objects in UTF-8.
 
     Returns:
-        The objects, the ``_account_id`` of each and its ``_updated_at``, as words. Empty for what
-        the object itself still has, or has not at all.
+        The objects but for their closing brackets, the ``_account_id`` of each and its
+        ``_updated_at``, as words. Empty for what the object itself still has, or has not at all.
     """
     objects: list[bytes] = []
     account_ids: list[str] = []
@@ -33,12 +33,18 @@ def lift_stamps(records: Sequence[bytes]) -> tuple[list[bytes], list[str], list[
         if not (end and record.endswith(end)):
             stamps = _STAMPS.fullmatch(record, max(0, record.rfind(_BEGIN)))
             if stamps is None:
-                objects.append(record)
+                objects.append(_without_bracket(record))
                 account_ids.append("")
                 updated_ats.append("")
                 continue
             end, account_id, updated_at = stamps[0], stamps[1].decode(), stamps[2].decode()
-        objects.append(record[: -len(end)] + b"}")
+        objects.append(record[: -len(end)])
         account_ids.append(account_id)
         updated_ats.append(updated_at)
     return objects, account_ids, updated_ats
+
+
+def _without_bracket(record: bytes) -> bytes:
+    text = record.rstrip()
+    # What lacks the bracket is no object, and must not become one by getting it.
+    return text[:-1] if text.endswith(b"}") else record + b","

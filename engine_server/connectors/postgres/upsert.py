@@ -81,14 +81,16 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
 def upsert_arguments(records: Sequence[bytes]) -> tuple[bytes, str, str]:
     """What a statement of ``upsert_statement`` takes: the records, and the stamps of each."""
     objects, account_ids, updated_ats = lift_stamps(records)
-    joined = _SEPARATOR.join(objects)
-    if joined.count(_SEPARATOR) != len(objects) - 1 or not all(objects):
+    # To look through all of them at once is faster by far than one by one.
+    if _SEPARATOR in b"".join(objects):
         # No such record is JSON, and Postgres is to say so of that one and no other.
-        joined = _SEPARATOR.join(
-            record.replace(_SEPARATOR, _REFUSED_BYTE) or _REFUSED_BYTE for record in objects
-        )
+        objects = [record.replace(_SEPARATOR, _REFUSED_BYTE) for record in objects]
     separator = _SEPARATOR.decode()
-    return joined, separator.join(account_ids), separator.join(updated_ats)
+    return (
+        (b"}" + _SEPARATOR).join(objects) + b"}",
+        separator.join(account_ids),
+        separator.join(updated_ats),
+    )
 
 
 def _equal(ones: Iterable[str], others: Iterable[str]) -> str:

@@ -13,10 +13,8 @@ from engine_server.connectors.stripe.ranges import Range
 
 _WASTE_PER_PART = 0.5
 
-# Objects not seen yet are believed in with caution: so many pages for each page that was read, or
-# at least this share of all that the density promises.
+# Objects not seen yet are believed in with caution: so many pages for each page that was read.
 _TRUST_PER_PAGE = 5
-_TRUST_SHARE = 1 / 4
 
 # A part is cut when it holds this many times the pages that each request in flight would have if
 # all were shared out evenly; a part of fewer pages is not worth its request.
@@ -39,17 +37,20 @@ class Budget:
         pages: What may go into them besides.
         first_parts: How many parts the first page may leave: what it and its followers show guides
             the cuts that come then.
+        trusted_share: Of the pages that the density promises, those that are believed in however
+            few were read.
     """
 
     share: float
     pages: int
     first_parts: int
+    trusted_share: float
 
 
 # Requests are what is scarce: the goal is at most 5% more than there are pages.
-SPARING = Budget(share=0.035, pages=1, first_parts=6)
+SPARING = Budget(share=0.035, pages=1, first_parts=6, trusted_share=1 / 4)
 # Where nobody counts requests, time is.
-LAVISH = Budget(share=0.1, pages=4, first_parts=16)
+LAVISH = Budget(share=0.1, pages=4, first_parts=32, trusted_share=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,7 @@ class Splitting:
     def _affordable_parts(self, pages: float, budget: Budget) -> int:
         """How many parts the stream may be in, each wasting what a last page does."""
         promised = pages + self.pages
-        believed = max(_TRUST_PER_PAGE * self._pages_read, _TRUST_SHARE * promised)
+        believed = max(_TRUST_PER_PAGE * self._pages_read, budget.trusted_share * promised)
         total = self._pages_read + min(promised, believed)
         wasted = self._pages_read - self._records_read / self._page_size
         affordable = (budget.pages + budget.share * total - wasted) / _WASTE_PER_PART

@@ -48,7 +48,9 @@ REFUSED = {
     "no account": (b'{"id": "cus_7"}', "23502"),
     "not JSON": (b'{"id": "cus_7", "_account_id": "acct_1"', "22P02"),
     "not UTF-8": (b'{"id": "cus_7\xff", "_account_id": "acct_1"}', "22021"),
-    "not an object": (b"7", "23502"),
+    "not an object": (b"7", "22P02"),
+    "cut off": (b'{"id": "cus_7", "_account_id": "acct_1', "22P02"),
+    "nothing": (b"", "22P02"),
 }
 
 

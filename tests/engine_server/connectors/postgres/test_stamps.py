@@ -18,7 +18,7 @@ TIGHT = b',"_account_id":"acct_1","_updated_at":1700000000}'
 def test_stamps_are_lifted_from_the_end_of_each_record() -> None:
     batch = [b'{"id":"a"' + TIGHT, b'{"id":"b"' + TIGHT, b'{"id":"c"' + TIGHT.replace(b"17", b"18")]
     assert lift_stamps(batch) == (
-        [b'{"id":"a"}', b'{"id":"b"}', b'{"id":"c"}'],
+        [b'{"id":"a"', b'{"id":"b"', b'{"id":"c"'],
         ["acct_1", "acct_1", "acct_1"],
         ["1700000000", "1700000000", "1800000000"],
     )
@@ -48,7 +48,7 @@ def test_what_is_lifted_and_what_is_left_make_up_the_record(
     lifted = {}
     if updated_at:
         lifted = {"_account_id": account_id, "_updated_at": int(updated_at)}
-    assert {**json.loads(left), **lifted} == json.loads(record)
+    assert {**json.loads(left + b"}"), **lifted} == json.loads(record)
 
 
 WAYS = {
