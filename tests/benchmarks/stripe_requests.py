@@ -28,6 +28,8 @@ HISTORIES = {
     "empty": History(stream=STREAM, shape="even", count=0),
 }
 STATE_LIMITS = (10, 1)
+# Never reached, but where there is none requests are not spared.
+RATE_LIMIT = 10_000
 ALLOWED_RATIO = 1.05
 # One page holds them all, but that there are no more may be worth a request.
 ALLOWED_RATIO_WHEN_SPARSE = 2
@@ -52,7 +54,7 @@ async def _histories(client: EngineClient, bounds: Bounds, console: Console) -> 
     table = _table()
     for name, history in HISTORIES.items():
         async with simulated_account(history, latency=LATENCY) as account:
-            reading = await read(client, account)
+            reading = await read(client, account, rate_limit=RATE_LIMIT)
         allowed = ALLOWED_RATIO_WHEN_SPARSE if name == "sparse" else ALLOWED_RATIO
         table.add_row(name, *_figures(history, reading, allowed, name, bounds))
     console.print(f"Ten years of {STREAM}, read in one call of the engine")
@@ -65,7 +67,7 @@ async def _calls(client: EngineClient, bounds: Bounds, console: Console) -> None
     history = HISTORIES["even, shorter"]
     async with simulated_account(history, latency=LATENCY) as account:
         for limit in STATE_LIMITS:
-            reading = await read(client, account, state_limit=limit)
+            reading = await read(client, account, state_limit=limit, rate_limit=RATE_LIMIT)
             name = f"{limit} a call"
             table.add_row(name, *_figures(history, reading, ALLOWED_RATIO_IN_CALLS, name, bounds))
     console.print("The even, shorter history, read in calls that end after so many checkpoints")

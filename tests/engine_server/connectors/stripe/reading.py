@@ -44,12 +44,13 @@ class Reading:
 
 
 def config_for(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
-    """The configuration that reads the simulator."""
+    """The configuration that reads the simulator, which spares requests as with Stripe itself."""
     return StripeConfig.model_validate(
         {
             "api_key": simulator.api_key,
             "base_url": simulator.base_url,
             "account_id": simulator.account_id,
+            "rate_limit": 10_000,
             **fields,
         }
     )

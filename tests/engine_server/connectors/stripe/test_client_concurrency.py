@@ -74,7 +74,7 @@ async def test_before_the_first_answer_a_cautious_latency_is_assumed(
 
 async def test_an_endpoint_of_stripe_is_worth_less_than_the_key() -> None:
     config = {"api_key": "sk_live_concurrency", "base_url": "https://api.stripe.com"}
-    async with client_for(StripeSimulator(), **config) as client:
+    async with client_for(StripeSimulator(), rate_limit=None, **config) as client:
         assert client.useful_concurrency() == 31
         assert client.useful_concurrency(PATH) == 9
 

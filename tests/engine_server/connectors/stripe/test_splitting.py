@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_server.connectors.stripe.ranges import Range
-from engine_server.connectors.stripe.splitting import Room, Splitting
+from engine_server.connectors.stripe.splitting import LAVISH, SPARING, Room, Splitting
 
 SINCE = 1_000_000
 PAGE = 100
@@ -74,6 +75,13 @@ def test_a_long_history_is_cut_into_few_parts_first_and_into_more_as_pages_come(
         first[-1], first[-1], first[-1], times, MUCH_ROOM, open_parts=len(first) - 1
     )
     assert len(later) > len(first)
+
+
+def test_where_nobody_counts_requests_a_long_history_is_cut_into_many_parts_at_once() -> None:
+    spared = split(LONG, scope=WINDOW, room=replace(MUCH_ROOM, budget=SPARING))
+    lavished = split(LONG, scope=WINDOW, room=replace(MUCH_ROOM, budget=LAVISH))
+    assert len(spared) <= 7
+    assert len(lavished) == 1 + MUCH_ROOM.parts
 
 
 def test_the_parts_next_to_what_was_seen_are_the_smallest() -> None:
