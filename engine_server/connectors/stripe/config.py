@@ -1,5 +1,6 @@
 """The Stripe source's configuration."""
 
+from typing import Literal
 from urllib.parse import urlsplit
 
 from google.protobuf.json_format import ParseDict
@@ -8,8 +9,11 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from engine_server.connectors.config import ConnectorConfig
+from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.suggestion import did_you_mean
 
 STRIPE_URL = "https://api.stripe.com"
+_EXAMPLES = "types are named like customer or checkout.session"
 
 
 class StripeConfig(ConnectorConfig):
@@ -72,6 +76,13 @@ class StripeConfig(ConnectorConfig):
         "call it complete; what is made later is read all the same. A stream's own backfill_limit "
         "wins. No limit by default.",
     )
+    revalidate_objects: list[str] | Literal["all"] = Field(
+        default=[],
+        description="The types of object (customer, invoice, checkout.session), or all, that are "
+        "fetched again when an event brings one, unless its state is final. An event holds its "
+        "object as it was, in the API version of the account or the endpoint: what is fetched is "
+        "of now and in api_version, and costs a request.",
+    )
 
     @field_validator("api_key")
     @classmethod
@@ -87,6 +98,25 @@ class StripeConfig(ConnectorConfig):
                 "api_key", "must hold no white space, line ends or letters beyond ASCII"
             )
         return api_key
+
+    @field_validator("revalidate_objects", mode="before")
+    @classmethod
+    def _are_object_types(cls, wanted: object) -> object:
+        if wanted == "all":
+            return wanted
+        if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
+            raise PydanticCustomError(
+                "revalidate_objects", "must be a list of object types, or all"
+            )
+        for name in wanted:
+            # The catalog is only looked into where there is a name to look up.
+            if name not in (known := object_types()):
+                raise PydanticCustomError(
+                    "revalidate_objects",
+                    "no stream has objects of type {name}; {hint}",
+                    {"name": name, "hint": did_you_mean(name, known, otherwise=_EXAMPLES)},
+                )
+        return wanted
 
     @field_validator("base_url")
     @classmethod

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import structlog
 
 from engine_server import exact_json
+from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.listed import count_open_lists
@@ -16,8 +16,6 @@ log = structlog.get_logger()
 
 # The most that a list gives (https://docs.stripe.com/api/pagination).
 _PAGE_SIZE = "100"
-# Requests carry the key: they go nowhere else, whatever an object says.
-_API_PATHS = ("/v1/", "/v2/")
 
 
 async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[str, Any]]:
@@ -89,17 +87,14 @@ class _Location:
         Raises:
             RequestFailed: it is no path of the API.
         """
-        try:
-            target = urlsplit(url if isinstance(url, str) else "")
-        except ValueError:
-            target = urlsplit("")
-        is_path = not target.scheme and not target.netloc and target.path.startswith(_API_PATHS)
-        if not is_path or not {".", ".."}.isdisjoint(unquote(target.path).split("/")):
+        target = split_api_url(url)
+        if target is None:
             raise RequestFailed(
                 f"a list inside an object goes on at {url!r}, which is no path of the API",
                 status=200,
             )
-        return cls(path=target.path, params=dict(parse_qsl(target.query)))
+        path, params = target
+        return cls(path=path, params=params)
 
     @property
     def endpoint(self) -> str:

@@ -75,3 +75,18 @@ def test_every_field_is_described_and_the_key_is_marked_secret() -> None:
     properties = MessageToDict(config_schema(StripeConfig))["properties"]
     assert all(field.get("description") for field in properties.values())
     assert [name for name, field in properties.items() if field.get("writeOnly")] == ["api_key"]
+
+
+def test_what_is_fetched_again_is_named_by_its_type() -> None:
+    for wanted in ("all", ["customer", "checkout.session"], []):
+        config = StripeConfig.model_validate({"api_key": SECRET, "revalidate_objects": wanted})
+        assert config.revalidate_objects == wanted
+    assert violations(api_key=SECRET, revalidate_objects=["customers"]) == {
+        "config.revalidate_objects": (
+            "no stream has objects of type customers; did you mean customer?"
+        )
+    }
+    for wrong in ("everything", [1], 5):
+        assert violations(api_key=SECRET, revalidate_objects=wrong) == {
+            "config.revalidate_objects": "must be a list of object types, or all"
+        }

@@ -1,0 +1,186 @@
+"""The one place where events become records, whichever way they came in."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import structlog
+
+from engine_server.connectors.stripe.api_url import split_api_url
+from engine_server.connectors.stripe.catalog import Resource
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.event import Event, NotAnEvent
+from engine_server.connectors.stripe.events.fetch import Fetches
+from engine_server.connectors.stripe.events.records import StreamRecord, record_of
+from engine_server.connectors.stripe.events.revalidation import is_final, retrieve_path
+from engine_server.connectors.stripe.events.scope import EventScope
+from engine_server.connectors.stripe.events.subject import Ignored, Subject
+from engine_server.connectors.stripe.nested_lists import records_to_emit
+from pipesync.v1.message_pb2 import Message, RecordBatch
+
+log = structlog.get_logger()
+
+# How many events are worked on side by side: a page of them. Most need no request.
+_EVENTS_AT_ONCE = 100
+
+
+async def process_events(
+    client: StripeClient, scope: EventScope, events: Sequence[bytes | Mapping[str, Any]]
+) -> AsyncGenerator[Message, None]:
+    """Yields the record batches that events make, in the order in which the events came.
+
+    No event is left half done when one fails: those before it may be done again. A record of an
+    object that is gone says ``deleted``.
+
+    Args:
+        client: The way to Stripe.
+        scope: What of the events is wanted.
+        events: Trusted ones, in the order of their arrival, as JSON or decoded; lists in decoded
+            ones are completed in place.
+
+    Raises:
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: Stripe keeps failing at what an event needs besides itself.
+    """
+    for start in range(0, len(events), _EVENTS_AT_ONCE):
+        records = await _process_together(client, scope, events[start : start + _EVENTS_AT_ONCE])
+        for message in _batches(records):
+            yield message
+
+
+async def _process_together(
+    client: StripeClient, scope: EventScope, events: Iterable[bytes | Mapping[str, Any]]
+) -> list[StreamRecord]:
+    try:
+        fetches = Fetches(client)
+        async with asyncio.TaskGroup() as tasks:
+            processed = [
+                tasks.create_task(process_event(client, fetches, scope, event)) for event in events
+            ]
+    except ExceptionGroup as errors:
+        # The first one ended the others.
+        raise errors.exceptions[0] from None
+    return [record for task in processed for record in task.result()]
+
+
+def _batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
+    for stream, of_stream in groupby(records, key=lambda record: record[0]):
+        batch = RecordBatch(stream=stream, records=[record for _, record in of_stream])
+        yield Message(record_batch=batch)
+
+
+async def process_event(
+    client: StripeClient, fetches: Fetches, scope: EventScope, sent: bytes | Mapping[str, Any]
+) -> list[StreamRecord]:
+    """The records that one event makes; none when it concerns no selected stream.
+
+    Args and errors as of ``process_events``; ``fetches`` is shared by events that came together.
+    """
+    try:
+        event = Event.parse(sent)
+    except NotAnEvent as error:
+        log.warning("event_unreadable", error=str(error))
+        return []
+    named = {"event_id": event.id, "event_type": event.type}
+    try:
+        subject = Subject.of(event, scope)
+        wanted = {subject.kind.stream, *subject.kind.items} & scope.streams.keys()
+        if not wanted:
+            log.debug("event_not_selected", **named, stream=subject.kind.stream)
+            return []
+        fields = await _current(fetches, scope, subject)
+    except Ignored as reason:
+        log.info("event_ignored", **named, reason=str(reason))
+        return []
+    records = [
+        (stream, record_of(record, account_id=scope.account_id, created=event.created))
+        for stream, record in await _records(client, scope, event, subject, fields)
+    ]
+    log.info("event_processed", **named, records=len(records))
+    return records
+
+
+async def _current(fetches: Fetches, scope: EventScope, subject: Subject) -> dict[str, Any]:
+    """The object as the event tells it, or as it is now if that is wanted."""
+    fields, kind = subject.fields, subject.kind
+    endpoint = f"{kind.path}/:id"
+    if fields is None:
+        location = split_api_url(subject.url)
+        if location is None:
+            raise Ignored(f"its object is at {subject.url!r}, which is no path of the API")
+        path, params = location
+        try:
+            found = await fetches.fetch(path, params, endpoint=endpoint)
+        except RequestFailed as error:
+            if error.is_unavailable:
+                raise Ignored(error.message) from error
+            raise
+        if found is None:
+            return {"id": subject.id, "object": kind.name, "deleted": True}
+        if found.get("id") != subject.id:
+            raise Ignored(f"GET {path} was answered with another object")
+        return found
+    if not scope.revalidates(kind.name) or fields.get("deleted") is True or is_final(fields):
+        return fields
+    again = retrieve_path(kind, fields)
+    if again is None:
+        return fields
+    try:
+        found = await fetches.fetch(again, {}, endpoint=endpoint)
+    except RequestFailed as error:
+        if error.is_unavailable:
+            log.warning("event_not_revalidated", path=again, error=error.message)
+            return fields
+        raise
+    return {**fields, "deleted": True} if found is None else found
+
+
+async def _records(
+    client: StripeClient, scope: EventScope, event: Event, subject: Subject, fields: dict[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The object, and the items of its lists that are records of their own."""
+    kind = subject.kind
+    records: list[tuple[str, dict[str, Any]]] = []
+    if own := scope.streams.get(kind.stream):
+        if fields.get("deleted") is True:
+            return [(kind.stream, fields)]
+        await _complete(client, own, fields)
+        records.append((kind.stream, fields))
+    for stream, field in kind.items.items():
+        if (resource := scope.streams.get(stream)) and fields.get("deleted") is not True:
+            items = await _complete(client, resource, fields)
+            gone = _gone_items(event.previous.get(field), fields.get(field))
+            records += [(stream, item) for item in (*items, *gone)]
+    return records
+
+
+async def _complete(
+    client: StripeClient, resource: Resource, fields: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The records that ``resource`` makes of an object, once the lists that it needs are whole."""
+    try:
+        return await records_to_emit(client, resource, [fields])
+    except RequestFailed as error:
+        if error.status is None or error.status in (409, 429) or error.status >= 500:
+            raise
+        # A list of an old API version, say, that is there no more: what is known is better than
+        # nothing, and trying again would not help.
+        log.warning("event_lists_incomplete", stream=resource.stream.name, error=error.message)
+    nested = fields.get(resource.nested_field) if resource.nested_field else None
+    return list(nested["data"]) if isinstance(nested, dict) and "data" in nested else []
+
+
+def _gone_items(before: object, now: object) -> Iterator[dict[str, Any]]:
+    """What was in a list before the event, as far as the event tells, and is not now."""
+    match before, now:
+        case {"data": list(items)}, {"data": list(left)} if not _is_open(now):
+            kept = {item.get("id") for item in left}
+            for item in items:
+                if isinstance(item, dict) and "id" in item and item["id"] not in kept:
+                    yield {**item, "deleted": True}
+
+
+def _is_open(found: object) -> bool:
+    return isinstance(found, dict) and found.get("has_more") is True

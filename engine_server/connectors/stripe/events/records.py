@@ -1,0 +1,29 @@
+"""The records that the objects of events make."""
+
+from typing import Any, TypeAlias
+
+from engine_server import exact_json
+
+# The name of a stream, and a record of it: UTF-8 JSON.
+StreamRecord: TypeAlias = tuple[str, bytes]
+
+
+def record_of(fields: dict[str, Any], *, account_id: str, created: int) -> bytes:
+    """The record of an object that an event brought, stamped as that of a listed one is.
+
+    ``_updated_at`` is when the object was ``updated``, if it tells: the same object then bears the
+    same time from a list. Else it is the second of the event. That holds for one that was fetched
+    because of the event, too, though it may be newer: whatever changed it since has an event of its
+    own, which a later time would have the destination skip. The end of an object comes after every
+    change, so it bears the later of the two.
+
+    Args:
+        fields: The object; left as it is.
+        account_id: The account that it is of.
+        created: When the event was made, in Unix seconds.
+    """
+    updated = fields.get("updated")
+    updated_at = updated if type(updated) is int else created
+    if fields.get("deleted") is True:
+        updated_at = max(updated_at, created)
+    return exact_json.encode({**fields, "_account_id": account_id, "_updated_at": updated_at})

@@ -1,0 +1,63 @@
+"""Which objects are fetched again, as the one that an event holds may be outdated."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from engine_server.connectors.stripe.events.object_types import ObjectType
+
+# The states after which an object does not change any more, by type:
+# https://docs.stripe.com/api/checkout/sessions/object
+# https://docs.stripe.com/api/credit_notes/void
+# https://docs.stripe.com/api/invoices/void
+# https://docs.stripe.com/api/payment_intents/cancel
+# https://docs.stripe.com/api/payouts/cancel
+# https://docs.stripe.com/api/quotes/cancel
+# https://docs.stripe.com/api/setup_intents/cancel
+# https://docs.stripe.com/api/subscription_schedules/object
+# https://docs.stripe.com/billing/subscriptions/overview (subscription statuses)
+# https://docs.stripe.com/api/topups/cancel
+_FINAL_STATES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "checkout.session": frozenset({"expired"}),
+        "credit_note": frozenset({"void"}),
+        "invoice": frozenset({"void"}),
+        "payment_intent": frozenset({"canceled"}),
+        "payout": frozenset({"canceled"}),
+        "quote": frozenset({"canceled"}),
+        "setup_intent": frozenset({"canceled"}),
+        "subscription": frozenset({"canceled", "incomplete_expired"}),
+        "subscription_schedule": frozenset({"canceled", "completed", "released"}),
+        "topup": frozenset({"canceled"}),
+    }
+)
+
+# Where an object names the one that its URL begins with.
+_PARENT_FIELDS: Mapping[str, str] = MappingProxyType(
+    {"fee_refund": "fee", "transfer_reversal": "transfer"}
+)
+
+
+def is_final(record: Mapping[str, Any]) -> bool:
+    """Whether an object is in a state that it never leaves."""
+    return record.get("status") in _FINAL_STATES.get(str(record.get("object")), ())
+
+
+def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
+    """Where an object is retrieved, e.g. ``/v1/customers/cus_1``.
+
+    None when no URL does it: it takes the id of another object, which this one does not name, or
+    the id, which people choose for some objects, would lead elsewhere.
+    """
+    object_id, path = record["id"], kind.path
+    if object_id in (".", ".."):
+        return None
+    if "{id}" in path:
+        parent = record.get(_PARENT_FIELDS[kind.name])
+        # A reference may have come expanded.
+        parent_id = parent.get("id") if isinstance(parent, dict) else parent
+        if not isinstance(parent_id, str):
+            return None
+        path = path.replace("{id}", quote(parent_id, safe=""))
+    return f"{path}/{quote(object_id, safe='')}"

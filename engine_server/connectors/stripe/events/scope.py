@@ -1,0 +1,53 @@
+"""Which events concern a pipeline, and what is made of them."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.connectors.stripe.account import Account
+from engine_server.connectors.stripe.catalog import Resource, load_resources
+from engine_server.connectors.stripe.config import StripeConfig
+
+Revalidated = AbstractSet[str] | Literal["all"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventScope:
+    """What of the events is wanted.
+
+    Attributes:
+        account_id: The account whose events they are; every record is stamped with it.
+        is_platform: Whether that account's own key reads it, so that the accounts connected to it
+            are objects of its own.
+        livemode: The mode of that key; None when it does not tell.
+        streams: The selected streams by name.
+        revalidated: The types of object that are fetched again.
+    """
+
+    account_id: str
+    is_platform: bool
+    livemode: bool | None
+    streams: Mapping[str, Resource]
+    revalidated: Revalidated = frozenset()
+
+    @classmethod
+    def of(cls, config: StripeConfig, account: Account, streams: Sequence[SelectedStream]) -> Self:
+        """What a configured pipeline wants."""
+        resources = load_resources()
+        key = config.api_key.get_secret_value()
+        modes = {"live": True, "test": False}
+        wanted = config.revalidate_objects
+        return cls(
+            account_id=account.id,
+            is_platform=config.stripe_account is None,
+            # https://docs.stripe.com/keys: sk_live_..., rk_test_...
+            livemode=modes.get(key.split("_")[1]),
+            streams={selected.name: resources[selected.name] for selected in streams},
+            revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
+        )
+
+    def revalidates(self, object_type: str) -> bool:
+        """Whether objects of a type are fetched again."""
+        return self.revalidated == "all" or object_type in self.revalidated

@@ -1,0 +1,147 @@
+"""Events in the shapes of https://docs.stripe.com/api/events/object, and what is made of them."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.scope import EventScope, Revalidated
+from pipesync.v1.message_pb2 import Message
+
+Document = dict[str, Any]
+
+ACCOUNT = "acct_simulator"
+NOW = 1_760_000_000
+
+_numbers = itertools.count(1)
+
+
+def event(
+    event_type: str,
+    about: Document,
+    *,
+    created: int = NOW,
+    previous: Document | None = None,
+    **fields: Any,
+) -> Document:
+    """A snapshot event; ``fields`` replace what stands in it."""
+    data: Document = {"object": about}
+    if previous is not None:
+        data["previous_attributes"] = previous
+    return {
+        "id": f"evt_{next(_numbers)}",
+        "object": "event",
+        "api_version": "2025-09-30.clover",
+        "created": created,
+        "data": data,
+        "livemode": False,
+        "pending_webhooks": 1,
+        "request": {"id": "req_1", "idempotency_key": None},
+        "type": event_type,
+        **fields,
+    }
+
+
+def thin(
+    event_type: str,
+    object_type: str,
+    object_id: str,
+    url: str,
+    *,
+    created: str = "2025-10-09T08:53:20.482Z",
+    **fields: Any,
+) -> Document:
+    """A thin event: it names its object."""
+    return {
+        "id": f"evt_test_{next(_numbers)}",
+        "object": "v2.core.event",
+        "created": created,
+        "context": None,
+        "livemode": False,
+        "reason": None,
+        "related_object": {"id": object_id, "type": object_type, "url": url},
+        "type": event_type,
+        **fields,
+    }
+
+
+def whole_list(url: str, items: Sequence[Document]) -> Document:
+    """A list inside an object that holds all its items."""
+    return {
+        "object": "list",
+        "data": list(items),
+        "has_more": False,
+        "total_count": len(items),
+        "url": url,
+    }
+
+
+def item(item_id: str, subscription_id: str = "sub_1", **fields: Any) -> Document:
+    """A subscription item."""
+    return {
+        "id": item_id,
+        "object": "subscription_item",
+        "created": NOW - 100,
+        "metadata": {},
+        "price": {"id": "price_1", "object": "price", "unit_amount": 2000},
+        "quantity": 1,
+        "subscription": subscription_id,
+        **fields,
+    }
+
+
+def subscription(*items: Document, subscription_id: str = "sub_1", **fields: Any) -> Document:
+    """A subscription with its items."""
+    return {
+        "id": subscription_id,
+        "object": "subscription",
+        "cancel_at_period_end": False,
+        "created": NOW - 100,
+        "customer": "cus_1",
+        "items": whole_list(f"/v1/subscription_items?subscription={subscription_id}", items),
+        "status": "active",
+        **fields,
+    }
+
+
+def scope(*streams: str, revalidated: Revalidated = frozenset(), **fields: Any) -> EventScope:
+    """The events of these streams are wanted, of a platform that is read in test mode."""
+    resources = load_resources()
+    wanted: Document = {
+        "account_id": ACCOUNT,
+        "is_platform": True,
+        "livemode": False,
+        "streams": {name: resources[name] for name in streams},
+        "revalidated": revalidated,
+        **fields,
+    }
+    return EventScope(**wanted)
+
+
+async def messages(
+    client: StripeClient, wanted: EventScope, events: Iterable[Mapping[str, Any] | bytes]
+) -> list[Message]:
+    """All messages that come of the events."""
+    async with aclosing(process_events(client, wanted, list(events))) as yielded:
+        return [message async for message in yielded]
+
+
+async def records(
+    client: StripeClient, wanted: EventScope, *events: Mapping[str, Any] | bytes
+) -> list[tuple[str, Document]]:
+    """The records that come of the events, each with its stream."""
+    return [
+        (message.record_batch.stream, orjson.loads(record))
+        for message in await messages(client, wanted, events)
+        for record in message.record_batch.records
+    ]
+
+
+def stamped(document: Document, at: int = NOW, **fields: Any) -> Document:
+    """The record of an object."""
+    return {**document, **fields, "_account_id": ACCOUNT, "_updated_at": at}

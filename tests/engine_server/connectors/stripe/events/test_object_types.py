@@ -1,0 +1,97 @@
+"""Every stream has one type of object, and every type one stream."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import stripe
+
+from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.events.deletions import ends_object
+from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.events.revalidation import retrieve_path
+from tests.engine_server.connectors.stripe.events.builders import Document
+
+
+def test_the_objects_of_every_stream_have_a_type_of_their_own() -> None:
+    streams = [kind.stream for kind in object_types().values()]
+    assert sorted(streams) == sorted(load_resources())
+
+
+@pytest.mark.parametrize(
+    ("name", "stream"),
+    [
+        ("customer", "customers"),
+        ("invoiceitem", "invoiceitems"),
+        ("checkout.session", "checkout_sessions"),
+        ("scheduled_query_run", "sigma_scheduled_query_runs"),
+        ("fee_refund", "application_fee_refunds"),
+        ("account", "accounts"),
+        ("v2.core.account", "v2_core_accounts"),
+        ("financial_connections.account", "financial_connections_accounts"),
+    ],
+)
+def test_types_of_like_names_are_told_apart(name: str, stream: str) -> None:
+    assert object_types()[name].stream == stream
+
+
+def test_streams_of_items_come_with_what_holds_them() -> None:
+    assert {kind.name: dict(kind.items) for kind in object_types().values() if kind.items} == {
+        "application_fee": {"application_fee_refunds": "refunds"},
+        "radar.value_list": {"radar_value_list_items": "list_items"},
+        "subscription": {"subscription_items": "items"},
+        "transfer": {"transfer_reversals": "reversals"},
+    }
+
+
+def test_every_object_is_retrieved_where_the_stripe_package_does_it() -> None:
+    known = _retrieve_paths()
+    for kind in object_types().values():
+        named = {"id": "OBJECT", "fee": "PARENT", "transfer": {"id": "PARENT"}}
+        path = retrieve_path(kind, named)
+        assert path is not None
+        assert re.sub("OBJECT|PARENT", "{}", path) in known, kind.name
+
+
+def test_an_object_that_does_not_name_what_it_belongs_to_is_not_retrieved() -> None:
+    assert retrieve_path(object_types()["fee_refund"], {"id": "fr_1"}) is None
+
+
+def test_of_all_event_types_those_that_end_an_object_of_a_stream_are_these() -> None:
+    ended: Document = {}
+    for event_type in _event_types():
+        for kind in object_types().values():
+            if ends_object(event_type, kind.name):
+                ended.setdefault(event_type, kind.stream)
+    assert ended == {
+        "apps.install.deleted": "apps_installs",
+        "coupon.deleted": "coupons",
+        "customer.deleted": "customers",
+        "customer.tax_id.deleted": "tax_ids",
+        "invoice.deleted": "invoices",
+        "invoiceitem.deleted": "invoiceitems",
+        "plan.deleted": "plans",
+        "price.deleted": "prices",
+        "product.deleted": "products",
+        "test_helpers.test_clock.deleted": "test_helpers_test_clocks",
+    }
+
+
+def _event_types() -> tuple[Any, ...]:
+    return get_args(stripe.Event.__annotations__["type"])
+
+
+def _retrieve_paths() -> set[str]:
+    """The paths of all ``retrieve`` calls, with ``{}`` for each id."""
+    return {
+        re.sub(r"\{[^}]*\}", "{}", node.value)
+        for module in Path(stripe.__file__).parent.rglob("*_service.py")
+        for method in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(method, ast.FunctionDef) and method.name == "retrieve"
+        for node in ast.walk(method)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith(("/v1/", "/v2/"))
+    }
