@@ -1,9 +1,14 @@
 """One Stripe account: what it is, and what it holds."""
 
+import itertools
+
 import orjson
 
+from tests.stripe_simulator.clock import Clock
+from tests.stripe_simulator.events import EventLag, EventLog
 from tests.stripe_simulator.nested import NestedLists
 from tests.stripe_simulator.objects import ObjectList
+from tests.stripe_simulator.seeds.references import References
 
 
 class Account:
@@ -12,14 +17,27 @@ class Account:
     Attributes:
         id: e.g. ``acct_1``.
         created: When it was made, Unix seconds.
+        clock: What time it is there.
         nested: The lists inside its objects.
+        events: What happened to its objects.
+        deleted_customers: The ids of those; they can still be retrieved, as deleted.
+        numbers: What the objects that are made by requests are numbered with.
+        references: What their ids and values follow from.
     """
 
-    def __init__(self, account_id: str, created: int) -> None:
+    def __init__(
+        self, account_id: str, created: int, clock: Clock, lag: EventLag, *, connected: bool = False
+    ) -> None:
         self.id = account_id
         self.created = created
+        self.clock = clock
         self.nested = NestedLists()
-        self._objects: dict[str, ObjectList] = {}
+        self.events = EventLog(account_id, clock, lag, connected=connected)
+        self.deleted_customers: set[str] = set()
+        self.numbers = itertools.count()
+        # No plan's seed is as large: ids of seeded objects are others.
+        self.references = References({}, int.from_bytes(account_id.encode(), "big"))
+        self._objects = {"events": self.events.listed}
 
     def objects(self, name: str) -> ObjectList:
         """The objects of a stream."""

@@ -1,13 +1,28 @@
 """What Stripe answers: which URL means what, in which account, and who may ask."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine_server.connectors.stripe.catalog import stream_name
-from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
-from tests.stripe_simulator import errors, lists, lists_v2
+from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
+from tests.stripe_simulator import (
+    errors,
+    events_list,
+    lists,
+    lists_v2,
+    mutations,
+    webhook_endpoints,
+    writes,
+)
 from tests.stripe_simulator.accounts import Account
+from tests.stripe_simulator.cli_sessions import SESSIONS_PATH
+from tests.stripe_simulator.clock import Clock
+from tests.stripe_simulator.events import Cause, EventLag
+from tests.stripe_simulator.forms import decode
 from tests.stripe_simulator.keys import Key, Keys
+from tests.stripe_simulator.notifications import Notifications
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
+
+_EVENTS = "/v1/events"
 
 
 class Api:
@@ -15,6 +30,9 @@ class Api:
 
     Attributes:
         keys: Who is let in.
+        clock: What time it is for all accounts.
+        lag: How long their events take to show up in lists.
+        notifications: Who is told of them as they happen.
         account: The account that the keys belong to.
         connected: The accounts that are connected to it, by id.
         outside_cursor: What a list does with a cursor outside the asked window.
@@ -31,10 +49,15 @@ class Api:
         rate_limits: RateLimits,
     ) -> None:
         self.keys = Keys(api_key)
-        self.account = Account(account_id, account_created)
+        self.clock = Clock()
+        self.lag = EventLag()
+        self.notifications = Notifications()
+        self.account = Account(account_id, account_created, self.clock, self.lag)
+        self.notifications.watch(self.account)
         self.connected: dict[str, Account] = {}
         self.outside_cursor = outside_cursor
         self.throttle = Throttle(rate_limits)
+        self._answered = writes.Answered()
         # Looked up now, so that no request waits for it.
         self._endpoints = list_endpoints()
 
@@ -42,18 +65,46 @@ class Api:
         """The key's own account or a connected one; KeyError when it is neither."""
         return self.account if account_id == self.account.id else self.connected[account_id]
 
+    def connect(self, account_id: str, created: int) -> Account:
+        """Connects an account, which has been there since that Unix second."""
+        account = Account(account_id, created, self.clock, self.lag, connected=True)
+        self.connected[account_id] = account
+        self.notifications.watch(account, self.account.id)
+        return account
+
     def answer(
-        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str]
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        form: Sequence[tuple[str, str]] = (),
+        request_id: str | None = None,
     ) -> bytes:
-        """The body of a successful answer; ``headers`` finds a name in any case.
+        """The body of a successful answer.
+
+        Args:
+            method: ``GET``, ``POST`` or ``DELETE``.
+            path: e.g. ``/v1/customers``.
+            query: The parameters in the URL; ``items`` tells all of one name.
+            headers: Finds a name in any case.
+            form: The parameters in the body.
+            request_id: What the answer is called.
 
         Raises:
             Refusal: the answer is an error.
         """
         key = self.keys.authenticate(headers.get("Authorization", ""))
         account = self._account(key, headers.get("Stripe-Account", self.account.id))
-        if method != "GET":
-            raise errors.unknown_url(method, path)
+        if method == "GET":
+            return self._read(key, account, path, query)
+        if (method, path) == ("POST", SESSIONS_PATH):
+            self._admit(key, path, account, write=True)
+            return self.notifications.cli.create(account, decode(form), headers["Host"])
+        cause = Cause(request_id=request_id, idempotency_key=headers.get("Idempotency-Key"))
+        return self._write(key, account, method, path, form, cause)
+
+    def _read(self, key: Key, account: Account, path: str, query: Mapping[str, str]) -> bytes:
         if path == "/v1/account":
             self._admit(key, path, account)
             return account.body()
@@ -64,21 +115,60 @@ class Api:
         list_path, _, object_id = path.rpartition("/")
         if endpoint := self._endpoints.get(path):
             self._admit(key, path, account)
-            objects = account.objects(stream_name(path))
-            if path.startswith("/v2/"):
-                return lists_v2.list_page(endpoint, objects, query)
-            return lists.list_page(endpoint, objects, query, self.outside_cursor)
+            return self._list(endpoint, account, query)
         if list_path in self._endpoints:
             self._admit(key, list_path, account)
-            found = account.objects(stream_name(list_path)).get(object_id)
-            if found is None:
-                raise errors.resource_missing(404, errors.noun(list_path), object_id, "id")
-            return found.body
-        raise errors.unknown_url(method, path)
+            return _retrieve(account, list_path, object_id)
+        raise errors.unknown_url("GET", path)
 
-    def _admit(self, key: Key, path: str, account: Account) -> None:
+    def _list(self, endpoint: ListEndpoint, account: Account, query: Mapping[str, str]) -> bytes:
+        objects = account.objects(stream_name(endpoint.path))
+        if endpoint.path.startswith("/v2/"):
+            return lists_v2.list_page(endpoint, objects, query)
+        if endpoint.path != _EVENTS:
+            return lists.list_page(endpoint, objects, query, self.outside_cursor)
+        account.events.catch_up()
+        types, rest = events_list.split_types(list(query.items()))
+        pages = events_list.pages(objects.listed, types)
+        return lists.list_page(endpoint, objects, rest, self.outside_cursor, pages)
+
+    def _write(
+        self,
+        key: Key,
+        account: Account,
+        method: str,
+        path: str,
+        form: Sequence[tuple[str, str]],
+        cause: Cause,
+    ) -> bytes:
+        list_path, _, object_id = path.rpartition("/")
+        creates = method == "POST" and path in self._endpoints
+        endpoint = self._endpoints.get(path if creates else list_path)
+        if endpoint is None or endpoint.path == _EVENTS or endpoint.path.startswith("/v2/"):
+            raise errors.unknown_url(method, path)
+        self._admit(key, endpoint.path, account, write=True)
+
+        def write() -> bytes:
+            fields = decode(form)
+            if endpoint.path == webhook_endpoints.PATH:
+                endpoints = self.notifications.endpoints_of(account)
+                return endpoints.answer(method, "" if creates else object_id, fields)
+            match method:
+                case "POST" if creates:
+                    return writes.create(account, endpoint, fields, cause)
+                case "POST":
+                    return writes.update(account, endpoint, object_id, fields, cause)
+                case "DELETE":
+                    return writes.delete(account, endpoint, object_id, cause)
+                case _:
+                    raise errors.unknown_url(method, path)
+
+        request = (method, path, tuple(form))
+        return self._answered.once(account, cause.idempotency_key, request, write)
+
+    def _admit(self, key: Key, path: str, account: Account, *, write: bool = False) -> None:
         self.throttle.admit(path)
-        key.require(path, account.id)
+        key.require(path, account.id, write=write)
 
     def _account(self, key: Key, account_id: str) -> Account:
         """The account that a request is about (https://docs.stripe.com/connect/authentication)."""
@@ -88,3 +178,16 @@ class Api:
             if not self.connected:
                 raise errors.no_platform() from None
             raise errors.account_invalid(key.value, account_id) from None
+
+
+def _retrieve(account: Account, list_path: str, object_id: str) -> bytes:
+    if list_path == _EVENTS:
+        body = account.events.get(object_id)
+    else:
+        found = account.objects(stream_name(list_path)).get(object_id)
+        body = found.body if found else None
+    if body is None and list_path == "/v1/customers":
+        body = mutations.deleted_customer(account, object_id)
+    if body is None:
+        raise errors.resource_missing(404, errors.noun(list_path), object_id, "id")
+    return body

@@ -1,10 +1,12 @@
 """Stripe's error answers, as its API reference and its libraries' fixtures show them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from aiohttp import web
+
+Permission = Literal["read", "write"]
 
 
 class Refusal(Exception):
@@ -64,15 +66,16 @@ def expired_key(key: str) -> Refusal:
     return invalid_request(401, f"Expired API Key provided: {_hidden(key)}", code="api_key_expired")
 
 
-def permission_missing(key: str, account_id: str, path: str) -> Refusal:
+def permission_missing(key: str, account_id: str, path: str, permission: Permission) -> Refusal:
     """A restricted key without the permission for this list."""
     parts = path.strip("/").split("/")[1:]
     title = " ".join(parts).replace("_", " ").title()
-    permission = "_".join(parts).removesuffix("s")
+    name = "_".join(parts).removesuffix("s")
     return permission_denied(
         f"Permission denied. The provided key '{_hidden(key)}' does not have the required "
-        f"permissions for this endpoint on account '{account_id}'. Enabling \"{title} Read\" "
-        f"('{permission}_read') permissions on this key would allow this request to continue."
+        f"permissions for this endpoint on account '{account_id}'. Enabling \"{title} "
+        f"{permission.title()}\" ('{name}_{permission}') permissions on this key would allow this "
+        "request to continue."
     )
 
 
@@ -115,6 +118,44 @@ def resource_missing(status: int, what: str, object_id: str, param: str) -> Refu
     """No object has that id: 404 for the object asked for, 400 for one named by a parameter."""
     return invalid_request(
         status, f"No such {what}: '{object_id}'", code="resource_missing", param=param
+    )
+
+
+def already_exists(what: str, object_id: str) -> Refusal:
+    """An id that was chosen for a new object is taken."""
+    return invalid_request(
+        400,
+        f"{what.title()} already exists: {object_id}",
+        code="resource_already_exists",
+        param="id",
+    )
+
+
+def no_draft() -> Refusal:
+    """An invoice that can be deleted no more."""
+    return invalid_request(400, "You can only delete draft invoices.")
+
+
+def too_many_webhook_endpoints(most: int) -> Refusal:
+    """Of a live account the word ``test`` is missing."""
+    return invalid_request(400, f"You have reached the maximum of {most} test webhook endpoints.")
+
+
+def unknown_websocket() -> Refusal:
+    """A session of the CLI's that has expired, or never was."""
+    return invalid_request(400, "Unknown WebSocket ID.")
+
+
+def idempotency_key_reused(key: str) -> Refusal:
+    """An idempotency key that came before, with other parameters."""
+    return Refusal(
+        400,
+        {
+            "type": "idempotency_error",
+            "message": "Keys for idempotent requests can only be used with the same parameters "
+            f"they were first used with. Try using a key other than '{key}' if you meant to "
+            "execute a different request.",
+        },
     )
 
 

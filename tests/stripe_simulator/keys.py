@@ -1,4 +1,4 @@
-"""Who may ask: the keys that are let in, and what each may read.
+"""Who may ask: the keys that are let in, and what each may read and write.
 
 Rules: https://docs.stripe.com/keys and https://docs.stripe.com/keys/restricted-api-keys
 """
@@ -19,19 +19,24 @@ class Key:
     Attributes:
         value: The key itself.
         may_read: Patterns of paths, such as ``/v1/issuing/*``; a secret key may read all.
+        may_write: The same for what it may change.
     """
 
     value: str
     may_read: Sequence[str] = ("*",)
+    may_write: Sequence[str] = ("*",)
 
-    def require(self, path: str, account_id: str) -> None:
+    def require(self, path: str, account_id: str, *, write: bool = False) -> None:
         """Lets a request through when the key has the permission.
 
         Raises:
             Refusal: 403, naming the permission that is missing.
         """
-        if not any(fnmatchcase(path, pattern) for pattern in self.may_read):
-            raise errors.permission_missing(self.value, account_id, path)
+        patterns = self.may_write if write else self.may_read
+        if not any(fnmatchcase(path, pattern) for pattern in patterns):
+            raise errors.permission_missing(
+                self.value, account_id, path, "write" if write else "read"
+            )
 
 
 class Keys:
@@ -41,9 +46,9 @@ class Keys:
         self._keys = {secret_key: Key(value=secret_key)}
         self._expired: set[str] = set()
 
-    def restrict(self, key: str, may_read: Sequence[str]) -> None:
-        """Lets a restricted key in, or changes what it may read."""
-        self._keys[key] = Key(value=key, may_read=tuple(may_read))
+    def restrict(self, key: str, may_read: Sequence[str], may_write: Sequence[str]) -> None:
+        """Lets a restricted key in, or changes what it may do."""
+        self._keys[key] = Key(value=key, may_read=tuple(may_read), may_write=tuple(may_write))
 
     def expire(self, key: str) -> None:
         """Lets a key in no more."""

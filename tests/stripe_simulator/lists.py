@@ -4,13 +4,13 @@ Rules: https://docs.stripe.com/api/pagination and the list parameters of the ``s
 """
 
 import sys
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.hidden import asks_for_all, shown
-from tests.stripe_simulator.objects import Key, ObjectList
+from tests.stripe_simulator.objects import Key, ObjectList, StoredObject
 
 # What a list does with a cursor whose object lies outside the window: both were seen of Stripe.
 OutsideCursor = Literal["empty_page", "resource_missing"]
@@ -22,13 +22,33 @@ _LARGEST_LIMIT = 100
 _END_OF_TIME = sys.maxsize
 
 
+class Pages(Protocol):
+    """What a list shows, in order; see ``ObjectOrder``."""
+
+    def page_before(
+        self, low: Key, high: Key, limit: int
+    ) -> tuple[Sequence[StoredObject], bool]: ...
+
+    def page_after(
+        self, cursor: Key, low: Key, high: Key, limit: int
+    ) -> tuple[Sequence[StoredObject], bool]: ...
+
+
 def list_page(
     endpoint: ListEndpoint,
     objects: ObjectList,
     query: Mapping[str, str],
     outside_cursor: OutsideCursor = "empty_page",
+    pages: Pages | None = None,
 ) -> bytes:
     """The JSON of one page.
+
+    Args:
+        endpoint: What is listed.
+        objects: What there is.
+        query: The request's parameters.
+        outside_cursor: What becomes of a cursor outside the window.
+        pages: What is shown of the objects; None for all, or all but the hidden.
 
     Raises:
         Refusal: a parameter is missing, unknown or bad, or a cursor names no object.
@@ -43,7 +63,7 @@ def list_page(
             400, f"This value must be {bound} (it currently is '{limit}').", param="limit"
         )
     low, high = _window(query)
-    order = shown(endpoint.path, objects, query)
+    order = pages or shown(endpoint.path, objects, query)
     starting_after, ending_before = query.get("starting_after"), query.get("ending_before")
     if starting_after is not None and ending_before is not None:
         raise errors.invalid_request(

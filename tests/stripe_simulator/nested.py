@@ -43,6 +43,12 @@ class NestedLists:
         page = lists.list_page(_endpoint(target.path), objects, {"limit": str(_EMBEDDED)})
         return {**orjson.loads(page), "total_count": len(documents), "url": url}
 
+    def documents(self, url: str) -> list[dict[str, Any]]:
+        """All that the URL lists, newest first; none when no object names it."""
+        target = urlsplit(url)
+        objects = self._lists.get(target.path, {}).get(frozenset(parse_qsl(target.query)))
+        return list(objects.documents())[::-1] if objects else []
+
     def page(self, path: str, query: Mapping[str, str]) -> bytes | None:
         """One page of the list at that URL; None when no object names it.
 

@@ -47,6 +47,11 @@ class ObjectOrder:
         index = bisect_left(self.keys, key)
         del self.keys[index], self.objects[index]
 
+    def descending(self, low: Key, high: Key) -> Iterator[StoredObject]:
+        """The objects with low <= key < high, newest first."""
+        first, last = bisect_left(self.keys, low), bisect_left(self.keys, high)
+        return (self.objects[index] for index in range(last - 1, first - 1, -1))
+
     def page_before(self, low: Key, high: Key, limit: int) -> tuple[Sequence[StoredObject], bool]:
         """The newest objects with low <= key < high, newest first; whether older remain."""
         first, last = bisect_left(self.keys, low), bisect_left(self.keys, high)

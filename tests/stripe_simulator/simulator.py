@@ -1,21 +1,29 @@
 """The simulator: an HTTP server that answers as Stripe's API does, in process."""
 
+import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from tests.stripe_simulator import mutations
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.api import Api
+from tests.stripe_simulator.cli_sessions import SOCKET_PATH
+from tests.stripe_simulator.cli_sockets import CliSockets
 from tests.stripe_simulator.errors import Refusal
+from tests.stripe_simulator.events import Event
 from tests.stripe_simulator.faults import Faults
 from tests.stripe_simulator.lists import OutsideCursor
 from tests.stripe_simulator.objects import ObjectList
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
 from tests.stripe_simulator.request_log import REQUESTS_PATH, RequestLog, SeenRequest
 from tests.stripe_simulator.seeds.plan import SeedPlan
+
+_REQUEST_ID = web.RequestKey("request_id", str)
 
 
 class StripeSimulator:
@@ -31,6 +39,10 @@ class StripeSimulator:
         base_url: Where it is reached, without a slash at the end; set once it is entered.
         requests: What was asked so far.
         faults: What goes wrong, and where.
+        clock: What time it is for objects and events; deliveries are signed in real time.
+        deliveries: What goes out by webhook, to look at, to disturb and to wait for.
+        cli_sessions: The sessions of the Stripe CLI, to look at and to wait for.
+        cli_sockets: Their connections, to wait for and to cut.
     """
 
     def __init__(
@@ -60,6 +72,10 @@ class StripeSimulator:
             outside_cursor=outside_cursor,
             rate_limits=rate_limits or RateLimits(),
         )
+        self.clock = self._api.clock
+        self.deliveries = self._api.notifications.deliveries
+        self.cli_sessions = self._api.notifications.cli
+        self.cli_sockets = CliSockets(self.cli_sessions)
         _fill(self._api.account, plan)
 
     def objects(self, stream: str, *, account: str | None = None) -> ObjectList:
@@ -69,22 +85,69 @@ class StripeSimulator:
             stream: Their stream.
             account: The connected account that they belong to; None for the key's own.
         """
-        return self._api.account_of(account or self.account_id).objects(stream)
+        return self._account(account).objects(stream)
 
     def connect(self, account_id: str, plan: SeedPlan | None = None) -> None:
         """Connects an account to the key's own, which makes that a Connect platform."""
         plan = plan or SeedPlan()
-        self._api.connected[account_id] = account = Account(account_id, plan.created_from)
-        _fill(account, plan)
+        _fill(self._api.connect(account_id, plan.created_from), plan)
 
-    def restrict_key(self, key: str, *, may_read: Sequence[str]) -> None:
-        """Lets a restricted key in, too, or changes what it may read.
+    def create(
+        self, stream: str, fields: Mapping[str, Any] | None = None, *, account: str | None = None
+    ) -> dict[str, Any]:
+        """Makes an object, and the events that tell of it; see ``mutations.create``."""
+        return mutations.create(self._account(account), stream, fields or {})
+
+    def update(
+        self, stream: str, object_id: str, fields: Mapping[str, Any], *, account: str | None = None
+    ) -> dict[str, Any]:
+        """Changes an object, and makes the events that tell of it; see ``mutations.update``."""
+        return mutations.update(self._account(account), stream, object_id, fields)
+
+    def delete(self, stream: str, object_id: str, *, account: str | None = None) -> dict[str, Any]:
+        """Deletes an object, and makes the event that tells of it; see ``mutations.delete``."""
+        return mutations.delete(self._account(account), stream, object_id)
+
+    def publish(self, event: Mapping[str, Any], *, account: str | None = None) -> None:
+        """Lets an event of any shape happen, of which no object changes."""
+        self._account(account).events.publish(event)
+
+    def on_event(self, listener: Callable[[Event], None], *, account: str | None = None) -> None:
+        """Calls the listener with each further event as it is made."""
+        self._account(account).events.listeners.append(listener)
+
+    def delay_events(self, longest: float, *, seed: int) -> None:
+        """Lets further events show up in lists at random within so many seconds, out of order."""
+        self._api.lag.spread(longest, seed=seed)
+
+    def register_webhook(
+        self,
+        url: str,
+        enabled_events: Sequence[str] = ("*",),
+        *,
+        connect: bool = False,
+        account: str | None = None,
+    ) -> dict[str, Any]:
+        """Registers a webhook endpoint, and answers it with its secret.
+
+        Only what listens on the loopback interface is delivered to.
+        """
+        endpoints = self._api.notifications.endpoints_of(self._account(account))
+        return endpoints.create(
+            {"url": url, "enabled_events": list(enabled_events), "connect": connect}
+        )
+
+    def restrict_key(
+        self, key: str, *, may_read: Sequence[str], may_write: Sequence[str] = ()
+    ) -> None:
+        """Lets a restricted key in, too, or changes what it may do.
 
         Args:
             key: ``rk_test_...``.
             may_read: Patterns of paths, such as ``/v1/issuing/*``.
+            may_write: The same.
         """
-        self._api.keys.restrict(key, may_read)
+        self._api.keys.restrict(key, may_read, may_write)
 
     def expire_key(self, key: str) -> None:
         """Lets a key in no more."""
@@ -108,6 +171,7 @@ class StripeSimulator:
         app.router.add_route("*", "/{path:.*}", self._handle)
         app.on_response_prepare.append(self._name_request)
         # A stalled request ends with its client, and stopping waits for none (0: for all).
+        self._delivering = asyncio.create_task(self.deliveries.run())
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01
         )
@@ -123,7 +187,13 @@ class StripeSimulator:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.cli_sockets.drop()
+        self._delivering.cancel()
+        await asyncio.wait([self._delivering])
         await self._runner.cleanup()
+
+    def _account(self, account_id: str | None) -> Account:
+        return self._api.account_of(account_id or self.account_id)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         seen = SeenRequest(
@@ -133,13 +203,24 @@ class StripeSimulator:
             headers={name.lower(): value for name, value in request.headers.items()},
         )
         self.requests.add(seen)
+        request[_REQUEST_ID] = self._next_request_id()
         response = await self.faults.serve(request, self._answer)
         seen.status = response.status
         return response
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        text = await request.text() if request.method == "POST" else ""
         try:
-            body = self._api.answer(request.method, request.path, request.query, request.headers)
+            if request.path == SOCKET_PATH:
+                return await self.cli_sockets.serve(request)
+            body = self._api.answer(
+                request.method,
+                request.path,
+                request.query,
+                request.headers,
+                parse_qsl(text, keep_blank_values=True),
+                request[_REQUEST_ID],
+            )
         except Refusal as refusal:
             return refusal.response()
         return web.Response(body=body, content_type="application/json")
@@ -147,8 +228,11 @@ class StripeSimulator:
     async def _tell_requests(self, _request: web.Request) -> web.Response:
         return web.json_response(self.requests.statuses())
 
-    async def _name_request(self, _request: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Request-Id"] = f"req_simulator{next(self._request_numbers):06}"
+    async def _name_request(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers["Request-Id"] = request.get(_REQUEST_ID) or self._next_request_id()
+
+    def _next_request_id(self) -> str:
+        return f"req_simulator{next(self._request_numbers):06}"
 
 
 def _fill(account: Account, plan: SeedPlan) -> None:

@@ -1,0 +1,173 @@
+"""Sessions of the Stripe CLI: events by WebSocket, for whoever has no public address.
+
+Rules: https://github.com/stripe/stripe-cli (pkg/stripeauth, pkg/websocket).
+"""
+
+import asyncio
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from engine_server.connectors.stripe.catalog import api_version
+from tests.stripe_simulator import errors
+from tests.stripe_simulator.accounts import Account
+from tests.stripe_simulator.events import Event
+from tests.stripe_simulator.forms import Fields
+from tests.stripe_simulator.signatures import delivery_headers
+
+SESSIONS_PATH = "/v1/stripecli/sessions"
+SOCKET_PATH = "/stripecli/subscribe"
+# What a client asks for is not what it is then to name.
+_ASKED_FEATURE = "webhooks"
+_AUTHORIZED_FEATURE = "webhook-payloads"
+
+
+class CliSession:
+    """One session; it outlives its connections.
+
+    Attributes:
+        id: What a client connects with.
+        secret: What its events are signed with.
+        feature: What a client may connect for.
+        to_send: The conversations that the present connection has yet to be sent.
+        acknowledged: The ids of the events that were, in that order.
+        responses: What the client told of handing them on.
+    """
+
+    def __init__(self, session_id: str, secret: str, account_id: str) -> None:
+        self.id = session_id
+        self.secret = secret
+        self.account_id = account_id
+        self.feature = _AUTHORIZED_FEATURE
+        self.to_send: asyncio.Queue[str] = asyncio.Queue()
+        self.acknowledged: list[str] = []
+        self.responses: list[Mapping[str, Any]] = []
+        self._numbers = itertools.count()
+        self._unacknowledged: dict[str, Event] = {}
+        self._settled = asyncio.Event()
+        self._settled.set()
+        self._messages = 0
+        self._heard = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        """Lets an event be sent, again with every connection until it is acknowledged."""
+        conversation = f"wc_{self.id}_{next(self._numbers)}"
+        self._unacknowledged[conversation] = event
+        self._settled.clear()
+        self.to_send.put_nowait(conversation)
+
+    def start_over(self) -> None:
+        """Lets a new connection be sent all that is not acknowledged."""
+        self.to_send = asyncio.Queue()
+        for conversation in self._unacknowledged:
+            self.to_send.put_nowait(conversation)
+
+    def frame(self, conversation: str) -> bytes | None:
+        """What is sent of a conversation; None when it is acknowledged."""
+        event = self._unacknowledged.get(conversation)
+        if event is None:
+            return None
+        return orjson.dumps(
+            {
+                "type": "webhook_event",
+                "endpoint": {"api_version": api_version()},
+                "event_payload": event.body.decode(),
+                "http_headers": delivery_headers(event.body, self.secret),
+                "webhook_conversation_id": conversation,
+                "webhook_id": f"wh_{self.id}",
+            }
+        )
+
+    def receive(self, message: Mapping[str, Any]) -> None:
+        """Takes what the client says."""
+        self._messages += 1
+        self._heard.set()
+        self._heard = asyncio.Event()
+        match message:
+            case {"type": "event_ack", "event_id": event_id, "webhook_conversation_id": talk}:
+                event = self._unacknowledged.get(talk)
+                if event is not None and event.id == event_id:
+                    del self._unacknowledged[talk]
+                    self.acknowledged.append(event.id)
+                    if not self._unacknowledged:
+                        self._settled.set()
+            case {"type": "webhook_response"}:
+                self.responses.append(message)
+            case _:
+                raise ValueError(f"no message of the CLI's: {message}")
+
+    async def heard(self, count: int = 1) -> None:
+        """Waits until the client has said so many things."""
+        while self._messages < count:
+            await self._heard.wait()
+
+    async def settled(self) -> None:
+        """Waits until all is acknowledged."""
+        await self._settled.wait()
+
+
+class CliSessions:
+    """The sessions that there are.
+
+    Attributes:
+        reconnect_delay: After how many seconds a client is told to connect anew.
+        made: All that were made so far, expired ones included.
+    """
+
+    def __init__(self) -> None:
+        self.reconnect_delay = 60
+        self.made: list[CliSession] = []
+        self._sessions: dict[str, CliSession] = {}
+
+    def create(self, account: Account, fields: Fields, host: str) -> bytes:
+        """``POST /v1/stripecli/sessions``.
+
+        Raises:
+            Refusal: a parameter is missing, or the feature is none.
+        """
+        for param in ("device_name", "websocket_features"):
+            if param not in fields:
+                raise errors.missing_parameter(param)
+        if _ASKED_FEATURE not in fields["websocket_features"]:
+            raise errors.invalid_request(
+                400, "Invalid websocket feature.", param="websocket_features"
+            )
+        number = next(account.numbers)
+        session = CliSession(
+            account.references.token("cliws_", "session", number),
+            account.references.token("whsec_", "session", number),
+            account.id,
+        )
+        self._sessions[session.id] = session
+        self.made.append(session)
+        return orjson.dumps(
+            {
+                "display_connect_filter_warning": False,
+                "reconnect_delay": self.reconnect_delay,
+                "secret": session.secret,
+                "websocket_authorized_feature": session.feature,
+                "websocket_id": session.id,
+                "websocket_url": f"ws://{host}{SOCKET_PATH}",
+            }
+        )
+
+    def get(self, session_id: str) -> CliSession | None:
+        """The session of that id, unless it is expired."""
+        return self._sessions.get(session_id)
+
+    def expire(self) -> None:
+        """Lets all sessions be known no more: what they were not sent, nobody is."""
+        self._sessions.clear()
+
+    def deliver(self, event: Event, account_ids: frozenset[str]) -> None:
+        """Sends an event to the sessions of these accounts."""
+        for session in self._sessions.values():
+            if session.account_id in account_ids:
+                session.put(event)
+
+    async def settled(self) -> None:
+        """Waits until all is acknowledged."""
+        for session in list(self._sessions.values()):
+            await session.settled()

@@ -1,0 +1,92 @@
+"""The WebSockets of the Stripe CLI's sessions.
+
+Rules: https://github.com/stripe/stripe-cli (pkg/websocket/client.go).
+"""
+
+import asyncio
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from tests.stripe_simulator import errors
+from tests.stripe_simulator.cli_sessions import CliSession, CliSessions
+
+SUBPROTOCOL = "stripecli-devproxy-v1"
+
+
+class CliSockets:
+    """The connections there are; a session has one."""
+
+    def __init__(self, sessions: CliSessions) -> None:
+        self._sessions = sessions
+        self._requests: dict[CliSession, web.Request] = {}
+        self._changed = asyncio.Event()
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Talks to a client as long as it is there.
+
+        Raises:
+            Refusal: it may not connect.
+        """
+        session = self._sessions.get(request.headers.get("Websocket-Id", ""))
+        if session is None:
+            raise errors.unknown_websocket()
+        if request.query.get("websocket_feature") != session.feature:
+            raise errors.invalid_request(400, "The WebSocket feature is not authorized.")
+        if SUBPROTOCOL not in request.headers.get("Sec-WebSocket-Protocol", ""):
+            raise errors.invalid_request(400, "Unknown WebSocket subprotocol.")
+        self._abort(session)
+        socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False)
+        await socket.prepare(request)
+        self._requests[session] = request
+        self._notify()
+        session.start_over()
+        sending = asyncio.create_task(_send(session, socket))
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    session.receive(orjson.loads(message.data))
+        finally:
+            sending.cancel()
+            if self._requests.get(session) is request:
+                del self._requests[session]
+                self._notify()
+        return socket
+
+    async def connected(self, count: int = 1) -> None:
+        """Waits until there are so many connections."""
+        while len(self._requests) != count:
+            await self._changed.wait()
+
+    def drop(self) -> None:
+        """Cuts all connections without a word; the sessions stay."""
+        for session in list(self._requests):
+            self._abort(session)
+
+    def expire(self) -> None:
+        """Ends all sessions, and their connections."""
+        self._sessions.expire()
+        self.drop()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _abort(self, session: CliSession) -> None:
+        request = self._requests.pop(session, None)
+        if request is not None and request.transport is not None:
+            request.transport.abort()
+            self._notify()
+
+
+async def _send(session: CliSession, socket: web.WebSocketResponse) -> None:
+    # The session's queue is another one as soon as there is another connection.
+    queue = session.to_send
+    while True:
+        frame = session.frame(await queue.get())
+        if frame is None:
+            continue
+        try:
+            await socket.send_str(frame.decode())
+        except ConnectionError:
+            return

@@ -1,0 +1,45 @@
+"""Which types of events a change makes: only those that the ``stripe`` package knows."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, get_args
+
+Verb = Literal["created", "updated", "deleted"]
+
+# Most types begin with the name of their object.
+_SUBJECTS: Mapping[str, str] = {
+    "dispute": "charge.dispute",
+    "issuing.authorization": "issuing_authorization",
+    "issuing.card": "issuing_card",
+    "issuing.cardholder": "issuing_cardholder",
+    "issuing.dispute": "issuing_dispute",
+    "issuing.transaction": "issuing_transaction",
+    "subscription": "customer.subscription",
+    "tax_id": "customer.tax_id",
+}
+_BY_ANOTHER_NAME: Mapping[str, str] = {"payment_method.created": "payment_method.attached"}
+
+
+@cache
+def known_types() -> frozenset[str]:
+    """All types of snapshot events (https://docs.stripe.com/api/events/types)."""
+    from stripe import Event
+
+    return frozenset(get_args(Event.__annotations__["type"]))
+
+
+def event_types(
+    verb: Verb, before: Mapping[str, Any] | None, after: Mapping[str, Any]
+) -> list[str]:
+    """What is told of a change: that it happened, and the status that was entered.
+
+    A charge that is made is told by ``charge.succeeded`` alone, a paid invoice by
+    ``invoice.updated`` and ``invoice.paid``; of what Stripe has no type for, nothing is told.
+    """
+    subject = _SUBJECTS.get(after["object"], after["object"])
+    name = f"{subject}.{verb}"
+    names = [_BY_ANOTHER_NAME.get(name, name)]
+    status = after.get("status")
+    if verb != "deleted" and status != (before or {}).get("status"):
+        names.append(f"{subject}.{status}")
+    return [name for name in names if name in known_types()]

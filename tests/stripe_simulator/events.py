@@ -1,0 +1,174 @@
+"""What happened to an account's objects, as ``/v1/events`` tells it: 30 days long, and in time.
+
+Rules: https://docs.stripe.com/api/events. That the list is eventually consistent, so that an older
+event may appear after a newer one, was seen by others:
+https://github.com/estuary/connectors/issues/2712
+"""
+
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+
+from engine_server.connectors.stripe.catalog import api_version
+from tests.stripe_simulator.clock import Clock
+from tests.stripe_simulator.objects import ObjectList
+
+KEPT_SECONDS = 30 * 86_400
+# Before it, ``request`` was the id alone (https://docs.stripe.com/changelog).
+_REQUEST_IS_AN_OBJECT_SINCE = "2017-05-25"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """The request that made an event; of an automatic one both are None.
+
+    Attributes:
+        request_id: e.g. ``req_1``.
+        idempotency_key: What the client sent as such.
+    """
+
+    request_id: str | None = None
+    idempotency_key: str | None = None
+
+
+AUTOMATIC = Cause()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event, encoded once.
+
+    Attributes:
+        id: e.g. ``evt_1``.
+        type: e.g. ``customer.created``.
+        created: Unix seconds.
+        account: The connected account that it is of; None for the key's own.
+        body: Its JSON in the API version that the account has by default.
+    """
+
+    id: str
+    type: str
+    created: int
+    account: str | None
+    body: bytes
+
+    def rendered(self, version: str | None) -> bytes:
+        """Its JSON as an endpoint of another API version gets it; the object itself is the same."""
+        if version is None or version == api_version():
+            return self.body
+        document = orjson.loads(self.body)
+        document["api_version"] = version
+        if version < _REQUEST_IS_AN_OBJECT_SINCE and isinstance(document.get("request"), dict):
+            document["request"] = document["request"]["id"]
+        return orjson.dumps(document)
+
+
+class EventLag:
+    """How long after they were made events show up in lists; decided when they are made."""
+
+    def __init__(self) -> None:
+        self.spread(0, seed=0)
+
+    def spread(self, longest: float, *, seed: int) -> None:
+        """Lets further events show up at random within so many seconds."""
+        self._longest = longest
+        self._generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
+
+    def draw(self) -> float:
+        """The lag of one event in seconds."""
+        return self._generator.uniform(0, self._longest)
+
+
+class EventLog:
+    """The events of one account.
+
+    Attributes:
+        listed: Those that lists show, as of when ``catch_up`` was called last.
+        listeners: Called with each event as it is made.
+    """
+
+    def __init__(self, account_id: str, clock: Clock, lag: EventLag, *, connected: bool) -> None:
+        self.listed = ObjectList()
+        self.listeners: list[Callable[[Event], None]] = []
+        self._account_id = account_id
+        self._account = account_id if connected else None
+        self._clock = clock
+        self._lag = lag
+        self._numbers = itertools.count()
+        # By when they show up.
+        self._late: list[tuple[float, int, Event]] = []
+        self._late_by_id: dict[str, Event] = {}
+        # When the listed ones were made, and their ids.
+        self._kept: deque[tuple[int, str]] = deque()
+
+    def record(
+        self, event_type: str, body: bytes, previous: Mapping[str, Any] | None, cause: Cause
+    ) -> None:
+        """Makes an event of a change.
+
+        Args:
+            event_type: e.g. ``customer.updated``.
+            body: The object's JSON as of now.
+            previous: What ``previous_attributes`` says; None leaves it out.
+            cause: What the change was made by.
+        """
+        number = next(self._numbers)
+        digest = blake2b(f"{self._account_id}/{number}".encode(), digest_size=12).hexdigest()
+        created = self._clock.second()
+        document = {
+            "id": f"evt_{digest}",
+            "object": "event",
+            **({"account": self._account} if self._account else {}),
+            "api_version": api_version(),
+            "created": created,
+            "data": {
+                "object": orjson.Fragment(body),
+                **({} if previous is None else {"previous_attributes": previous}),
+            },
+            "livemode": False,
+            "pending_webhooks": 0,
+            "request": {"id": cause.request_id, "idempotency_key": cause.idempotency_key},
+            "type": event_type,
+        }
+        self.publish(document)
+
+    def publish(self, document: Mapping[str, Any]) -> None:
+        """Takes an event that is made, lists it in its time, and tells the listeners at once."""
+        event = Event(
+            id=document["id"],
+            type=document["type"],
+            created=document["created"],
+            account=document.get("account"),
+            body=orjson.dumps(document),
+        )
+        shown_at = self._clock.time() + self._lag.draw()
+        heapq.heappush(self._late, (shown_at, next(self._numbers), event))
+        self._late_by_id[event.id] = event
+        self.catch_up()
+        for listener in self.listeners:
+            listener(event)
+
+    def catch_up(self) -> None:
+        """Lists what is due, and forgets what is too old."""
+        now = self._clock.time()
+        while self._late and self._late[0][0] <= now:
+            event = heapq.heappop(self._late)[2]
+            del self._late_by_id[event.id]
+            self.listed.put_encoded(event.id, event.created, event.body)
+            self._kept.append((event.created, event.id))
+        while self._kept and self._kept[0][0] < now - KEPT_SECONDS:
+            self.listed.delete(self._kept.popleft()[1])
+
+    def get(self, event_id: str) -> bytes | None:
+        """An event's JSON, whether lists show it yet or not."""
+        if late := self._late_by_id.get(event_id):
+            return late.body
+        found = self.listed.get(event_id)
+        return found.body if found else None
