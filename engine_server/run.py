@@ -50,7 +50,8 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
 
     Closing it closes every stage: it leaves no task, connection or socket.
     """
-    streams = _unfinished(plan)
+    # What is pushed concerns a stream even when the run has finished it.
+    streams = list(plan.streams) if plan.inputs else _unfinished(plan)
     ending = Ending()
     async with AsyncExitStack() as stack:
         # A generator whose consumer fails is not closed by that; the stack closes each, last first.

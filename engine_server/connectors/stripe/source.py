@@ -13,8 +13,8 @@ from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
 from engine_server.connectors.stripe.retry import RetryPolicy
-from engine_server.errors import InputsNotSupported
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Message
 
@@ -34,7 +34,9 @@ class StripeSource:
     def spec(self) -> Spec:
         """Its own description: no network, no configuration needed."""
         return Spec(
-            config_schema=config_schema(StripeConfig), stream_state_schema=checkpoint_schema()
+            config_schema=config_schema(StripeConfig),
+            stream_state_schema=checkpoint_schema(),
+            source_input_schema=input_schema(),
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
@@ -57,16 +59,17 @@ class StripeSource:
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
 
+        Those of events that are pushed into it come without checkpoints.
+
         Raises:
-            InputsNotSupported: events cannot be pushed into it.
+            InputsNotSupported: what is pushed into it are not trusted events alone.
             ConnectionFailed: the API cannot be reached, or refuses the key.
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
-        if request.inputs:
-            raise InputsNotSupported("the Stripe source takes no pushed inputs")
+        read = apply_inputs if request.inputs else backfill
         async with StripeClient(config, self._policy) as client:
             account = await fetch_account(client, config)
-            async with aclosing(backfill(client, config, request, account)) as messages:
+            async with aclosing(read(client, config, request, account)) as messages:
                 async for message in messages:
                     yield message
 

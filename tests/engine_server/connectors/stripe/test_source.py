@@ -8,7 +8,7 @@ from google.protobuf.json_format import MessageToDict
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed, InputsNotSupported
-from pipesync.v1.message_pb2 import SourceInput
+from pipesync.v1.message_pb2 import SourceInput, WebhookDelivery
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, read, selected
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
@@ -95,14 +95,14 @@ async def test_an_account_that_the_key_may_not_see_fails_the_connection_with_a_w
             await read(config_for(simulator, account_id=None), [selected("products")])
 
 
-async def test_pushed_inputs_are_refused() -> None:
+async def test_a_delivery_that_nobody_verified_is_refused() -> None:
     async with StripeSimulator() as simulator:
-        request = ReadRequest(streams=[], inputs=[SourceInput()])
+        request = ReadRequest(streams=[], inputs=[SourceInput(webhook=WebhookDelivery())])
         with pytest.raises(InputsNotSupported):
             await anext(StripeSource().read(config_for(simulator), request))
 
 
 def test_the_spec_holds_valid_schemas() -> None:
     spec = StripeSource().spec()
-    for schema in (spec.config_schema, spec.stream_state_schema):
+    for schema in (spec.config_schema, spec.stream_state_schema, spec.source_input_schema):
         jsonschema.Draft202012Validator.check_schema(MessageToDict(schema))
