@@ -129,7 +129,7 @@ class Api:
             return lists.list_page(endpoint, objects, query, self.outside_cursor)
         account.events.catch_up()
         types, rest = events_list.split_types(list(query.items()))
-        pages = events_list.pages(objects.listed, types)
+        pages = events_list.pages(account.events, types)
         return lists.list_page(endpoint, objects, rest, self.outside_cursor, pages)
 
     def _write(

@@ -3,14 +3,15 @@
 Rules: https://docs.stripe.com/api/events/list
 """
 
+import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
-
-import orjson
+from fnmatch import translate
+from functools import cache
 
 from tests.stripe_simulator import errors
+from tests.stripe_simulator.events import EventLog
 from tests.stripe_simulator.lists import Pages
-from tests.stripe_simulator.objects import Key, ObjectOrder, StoredObject
+from tests.stripe_simulator.objects import Key, StoredObject
 
 _MOST_TYPES = 20
 
@@ -40,14 +41,16 @@ def split_types(
 class OfTypes:
     """The events of some types, in the order of all."""
 
-    def __init__(self, order: ObjectOrder, types: Sequence[str]) -> None:
-        self._order = order
-        self._types = types
+    def __init__(self, log: EventLog, types: Sequence[str]) -> None:
+        self._log = log
+        wanted = "|".join(map(translate, types))
+        # Asked of each event there is.
+        self._is_wanted_type = cache(re.compile(wanted).match)
 
     def page_before(self, low: Key, high: Key, limit: int) -> tuple[Sequence[StoredObject], bool]:
         """See ``ObjectOrder``."""
         found: list[StoredObject] = []
-        for item in self._order.descending(low, high):
+        for item in self._log.listed.listed.descending(low, high):
             if self._is_wanted(item):
                 if len(found) == limit:
                     return found, True
@@ -59,14 +62,17 @@ class OfTypes:
     ) -> tuple[Sequence[StoredObject], bool]:
         """See ``ObjectOrder``."""
         after = max(low, (cursor[0], cursor[1] + 1))
-        wanted = [item for item in self._order.descending(after, high) if self._is_wanted(item)]
+        wanted = [
+            item
+            for item in self._log.listed.listed.descending(after, high)
+            if self._is_wanted(item)
+        ]
         return wanted[max(0, len(wanted) - limit) :], len(wanted) > limit
 
     def _is_wanted(self, item: StoredObject) -> bool:
-        name = orjson.loads(item.body)["type"]
-        return any(fnmatchcase(name, pattern) for pattern in self._types)
+        return self._is_wanted_type(self._log.type_of(item)) is not None
 
 
-def pages(order: ObjectOrder, types: Sequence[str]) -> Pages:
-    """What a list of events goes through."""
-    return OfTypes(order, types) if types else order
+def pages(log: EventLog, types: Sequence[str]) -> Pages | None:
+    """What a list of events goes through; None for all of them."""
+    return OfTypes(log, types) if types else None
