@@ -16,6 +16,11 @@ _DISCONNECTED = "account.application.deauthorized"
 # Connected accounts are objects of their platform: events about them name them as their account.
 _ACCOUNT = "account"
 _ACCOUNT_TYPES = frozenset({_ACCOUNT, "v2.core.account"})
+# A discount is part of what it is given to. When it ends, no other event need tell: those of a part
+# are none of the whole (https://docs.stripe.com/api/events/types).
+_DISCOUNT = "discount"
+# What it can be given to, as it names it (https://docs.stripe.com/api/discounts/object).
+_DISCOUNTED = ("subscription", "customer")
 
 
 class Ignored(Exception):
@@ -76,6 +81,8 @@ def _named(event: Event) -> tuple[str, str, dict[str, Any] | None, str]:
         gone = {"id": event.account, "object": _ACCOUNT, "deleted": True}
         return _ACCOUNT, event.account, gone, ""
     if event.object is not None:
+        if event.object.get("object") == _DISCOUNT:
+            return _discounted(event.object)
         object_type, object_id = event.object.get("object"), event.object.get("id")
         return (
             object_type if isinstance(object_type, str) else "",
@@ -86,3 +93,12 @@ def _named(event: Event) -> tuple[str, str, dict[str, Any] | None, str]:
     if event.related is not None:
         return event.related.type, event.related.id, None, event.related.url
     raise Ignored("it names no object")
+
+
+def _discounted(discount: dict[str, Any]) -> tuple[str, str, None, str]:
+    for object_type in _DISCOUNTED:
+        object_id = discount.get(object_type)
+        if isinstance(object_id, str):
+            path = object_types()[object_type].path
+            return object_type, object_id, None, f"{path}/{object_id}"
+    raise Ignored("its discount is part of no object")

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
 from tests.engine_server.connectors.stripe.events.builders import (
     NOW,
     Document,
@@ -100,8 +101,8 @@ async def test_a_subscription_that_ends_is_still_there(client: StripeClient) -> 
     [
         ("payment_method.detached", {"id": "pm_1", "object": "payment_method", "customer": None}),
         ("subscription_schedule.released", {"id": "s_1", "object": "subscription_schedule"}),
-        # What it names is not what it holds.
-        ("customer.discount.deleted", CUSTOMER),
+        # What it is named after is not what it holds.
+        ("customer.source.deleted", CUSTOMER),
     ],
 )
 async def test_what_can_still_be_retrieved_is_updated(
@@ -347,3 +348,58 @@ async def test_an_object_that_the_key_may_not_read_is_taken_from_the_event(
     assert await records(client, wanted, event("customer.updated", CUSTOMER)) == [
         ("customers", stamped(CUSTOMER))
     ]
+
+
+async def test_what_a_discount_is_part_of_is_fetched(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    discount = {"id": "di_1", "object": "discount", "customer": "cus_1", "subscription": None}
+    simulator.objects("customers").put({**CUSTOMER, "discount": None})
+    simulator.objects("subscriptions").put(subscription(discounts=["di_2"]))
+    sent = [
+        event("customer.discount.deleted", discount),
+        event("customer.discount.created", {**discount, "id": "di_2", "subscription": "sub_1"}),
+    ]
+    assert await records(client, scope("customers", "subscriptions"), *sent) == [
+        ("customers", stamped(CUSTOMER, discount=None)),
+        ("subscriptions", stamped(subscription(discounts=["di_2"]))),
+    ]
+    assert await records(client, scope("charges"), *sent) == []
+    assert len(simulator.requests) == 2
+
+
+async def test_what_the_key_may_not_read_is_ignored_where_an_event_only_names_it(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    refused = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/customers", "read")
+    simulator.faults.add(faults.refuse(refused), path="/v1/customers/cus_1", times=None)
+    sent = thin("v1.customer.updated", "customer", "cus_1", "/v1/customers/cus_1")
+    with structlog.testing.capture_logs() as logs:
+        found = await records(client, CUSTOMERS, sent, event("customer.updated", CUSTOMER))
+    assert found == [("customers", stamped(CUSTOMER))]
+    [reason] = [line["reason"] for line in logs if line["event"] == "event_ignored"]
+    assert "does not have the required permissions" in reason
+
+
+_CUT = {**whole_list("/v1/customers/cus_1/tax_ids", []), "has_more": True}
+
+
+@pytest.mark.parametrize(
+    ("sent", "revalidated"),
+    [
+        (thin("v1.customer.updated", "customer", "cus_1", "/v1/customers/cus_1"), frozenset()),
+        (event("customer.updated", CUSTOMER), frozenset({"customer"})),
+        (event("customer.updated", {**CUSTOMER, "tax_ids": _CUT}), frozenset()),
+    ],
+    ids=["thin", "revalidated", "with a cut list"],
+)
+async def test_an_event_is_not_taken_for_done_while_stripe_fails(
+    simulator: StripeSimulator,
+    client: StripeClient,
+    sent: Document,
+    revalidated: frozenset[str],
+) -> None:
+    simulator.faults.add(faults.refuse(errors.server_error(503)), times=None)
+    wanted = scope("customers", revalidated=revalidated)
+    with pytest.raises(RequestFailed, match="answered 503"):
+        await messages(client, wanted, [event("customer.created", CUSTOMER), sent])
