@@ -37,7 +37,7 @@ class Account:
         self.numbers = itertools.count()
         # No plan's seed is as large: ids of seeded objects are others.
         self.references = References({}, int.from_bytes(account_id.encode(), "big"))
-        self._objects = {"events": self.events.listed}
+        self._objects = {"events": self.events.listed, "v2_core_events": self.events.thin}
 
     def objects(self, name: str) -> ObjectList:
         """The objects of a stream."""

@@ -53,7 +53,8 @@ class CliSession:
 
     def put(self, event: Event) -> None:
         """Lets an event be sent, again with every connection until it is acknowledged."""
-        conversation = f"wc_{self.id}_{next(self._numbers)}"
+        # A thin event is of no conversation: it is acknowledged by its id alone.
+        conversation = event.id if event.thin else f"wc_{self.id}_{next(self._numbers)}"
         self._unacknowledged[conversation] = event
         self._settled.clear()
         self.to_send.put_nowait(conversation)
@@ -69,12 +70,22 @@ class CliSession:
         event = self._unacknowledged.get(conversation)
         if event is None:
             return None
+        text, headers = event.body.decode(), delivery_headers(event.body, self.secret)
+        if event.thin:
+            return orjson.dumps(
+                {
+                    "type": "v2_event",
+                    "destination_id": f"ed_{self.id}",
+                    "http_headers": headers,
+                    "payload": text,
+                }
+            )
         return orjson.dumps(
             {
                 "type": "webhook_event",
                 "endpoint": {"api_version": api_version()},
-                "event_payload": event.body.decode(),
-                "http_headers": delivery_headers(event.body, self.secret),
+                "event_payload": text,
+                "http_headers": headers,
                 "webhook_conversation_id": conversation,
                 "webhook_id": f"wh_{self.id}",
             }
@@ -87,12 +98,7 @@ class CliSession:
         self._heard = asyncio.Event()
         match message:
             case {"type": "event_ack", "event_id": event_id, "webhook_conversation_id": talk}:
-                event = self._unacknowledged.get(talk)
-                if event is not None and event.id == event_id:
-                    del self._unacknowledged[talk]
-                    self.acknowledged.append(event.id)
-                    if not self._unacknowledged:
-                        self._settled.set()
+                self._acknowledge(talk or event_id, event_id)
             case {"type": "webhook_response"}:
                 self.responses.append(message)
             case _:
@@ -106,6 +112,15 @@ class CliSession:
     async def settled(self) -> None:
         """Waits until all is acknowledged."""
         await self._settled.wait()
+
+    def _acknowledge(self, conversation: str, event_id: str) -> None:
+        event = self._unacknowledged.get(conversation)
+        if event is None or event.id != event_id:
+            return
+        del self._unacknowledged[conversation]
+        self.acknowledged.append(event_id)
+        if not self._unacknowledged:
+            self._settled.set()
 
 
 class CliSessions:

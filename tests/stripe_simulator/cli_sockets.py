@@ -4,6 +4,9 @@ Rules: https://github.com/stripe/stripe-cli (pkg/websocket/client.go).
 """
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from aiohttp import WSMsgType, web
@@ -14,12 +17,19 @@ from tests.stripe_simulator.cli_sessions import CliSession, CliSessions
 SUBPROTOCOL = "stripecli-devproxy-v1"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Connection:
+    request: web.Request
+    socket: web.WebSocketResponse
+    sending: asyncio.Task[None]
+
+
 class CliSockets:
     """The connections there are; a session has one."""
 
     def __init__(self, sessions: CliSessions) -> None:
         self._sessions = sessions
-        self._requests: dict[CliSession, web.Request] = {}
+        self._connections: dict[CliSession, _Connection] = {}
         self._changed = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -38,30 +48,46 @@ class CliSockets:
         self._abort(session)
         socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), compress=False)
         await socket.prepare(request)
-        self._requests[session] = request
-        self._notify()
         session.start_over()
         sending = asyncio.create_task(_send(session, socket))
+        connection = _Connection(request=request, socket=socket, sending=sending)
+        self._connections[session] = connection
+        self._notify()
         try:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     session.receive(orjson.loads(message.data))
         finally:
             sending.cancel()
-            if self._requests.get(session) is request:
-                del self._requests[session]
+            if self._connections.get(session) is connection:
+                del self._connections[session]
                 self._notify()
         return socket
 
     async def connected(self, count: int = 1) -> None:
         """Waits until there are so many connections."""
-        while len(self._requests) != count:
+        while len(self._connections) != count:
             await self._changed.wait()
 
     def drop(self) -> None:
         """Cuts all connections without a word; the sessions stay."""
-        for session in list(self._requests):
+        for session in list(self._connections):
             self._abort(session)
+
+    def silence(self) -> None:
+        """Leaves all connections open, but neither hears nor says anything there, pongs included.
+
+        It is what a client sees of a network that is lost without a word.
+        """
+        for connection in self._connections.values():
+            connection.sending.cancel()
+            if connection.request.transport is not None:
+                connection.request.transport.pause_reading()
+
+    async def say(self, message: Mapping[str, Any]) -> None:
+        """Sends a message of any kind on all connections."""
+        for connection in list(self._connections.values()):
+            await connection.socket.send_str(orjson.dumps(message).decode())
 
     def expire(self) -> None:
         """Ends all sessions, and their connections."""
@@ -73,10 +99,12 @@ class CliSockets:
         self._changed = asyncio.Event()
 
     def _abort(self, session: CliSession) -> None:
-        request = self._requests.pop(session, None)
-        if request is not None and request.transport is not None:
-            request.transport.abort()
-            self._notify()
+        connection = self._connections.pop(session, None)
+        if connection is None:
+            return
+        if connection.request.transport is not None:
+            connection.request.transport.abort()
+        self._notify()
 
 
 async def _send(session: CliSession, socket: web.WebSocketResponse) -> None:

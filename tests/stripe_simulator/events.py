@@ -18,7 +18,7 @@ import orjson
 
 from engine_server.connectors.stripe.catalog import api_version
 from tests.stripe_simulator.clock import Clock
-from tests.stripe_simulator.objects import ObjectList, StoredObject, encoded
+from tests.stripe_simulator.objects import ObjectList, StoredObject, created_second, encoded
 
 KEPT_SECONDS = 30 * 86_400
 # Before it, ``request`` was the id alone (https://docs.stripe.com/changelog).
@@ -51,6 +51,8 @@ class Event:
         created: Unix seconds.
         account: The connected account that it is of; None for the key's own.
         body: Its JSON in the API version that the account has by default.
+        thin: Whether it is one of API v2, which names its object instead of telling it
+            (https://docs.stripe.com/event-destinations).
     """
 
     id: str
@@ -58,10 +60,11 @@ class Event:
     created: int
     account: str | None
     body: bytes
+    thin: bool = False
 
     def rendered(self, version: str | None) -> bytes:
         """Its JSON as an endpoint of another API version gets it; the object itself is the same."""
-        if version is None or version == api_version():
+        if self.thin or version is None or version == api_version():
             return self.body
         document = orjson.loads(self.body)
         document["api_version"] = version
@@ -91,11 +94,13 @@ class EventLog:
 
     Attributes:
         listed: Those that lists show, as of when ``catch_up`` was called last.
+        thin: Those of API v2, which have a list of their own.
         listeners: Called with each event as it is made.
     """
 
     def __init__(self, account_id: str, clock: Clock, lag: EventLag, *, connected: bool) -> None:
         self.listed = ObjectList()
+        self.thin = ObjectList()
         self.listeners: list[Callable[[Event], None]] = []
         self._account_id = account_id
         self._account = account_id if connected else None
@@ -145,14 +150,15 @@ class EventLog:
         event = Event(
             id=document["id"],
             type=document["type"],
-            created=document["created"],
+            created=created_second(document),
             account=document.get("account"),
             body=encoded(document),
+            thin=document.get("object") == "v2.core.event",
         )
-        shown_at = self._clock.time() + self._lag.draw()
-        heapq.heappush(self._late, (shown_at, next(self._numbers), event))
-        self._late_by_id[event.id] = event
-        self.catch_up()
+        if event.thin:
+            self.thin.put_encoded(event.id, event.created, event.body)
+        else:
+            self._list_in_time(event)
         for listener in self.listeners:
             listener(event)
 
@@ -180,3 +186,9 @@ class EventLog:
             return late.body
         found = self.listed.get(event_id)
         return found.body if found else None
+
+    def _list_in_time(self, event: Event) -> None:
+        shown_at = self._clock.time() + self._lag.draw()
+        heapq.heappush(self._late, (shown_at, next(self._numbers), event))
+        self._late_by_id[event.id] = event
+        self.catch_up()

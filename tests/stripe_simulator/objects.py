@@ -91,7 +91,7 @@ class ObjectList:
                 place, and without one it stands at the old end.
             listed: False for what a list hides unless it is asked for all.
         """
-        self.put_encoded(document["id"], _created(document), encoded(document), listed=listed)
+        self.put_encoded(document["id"], created_second(document), encoded(document), listed=listed)
 
     def put_encoded(
         self, object_id: str, created: int, body: bytes, *, listed: bool = True
@@ -138,7 +138,8 @@ class ObjectList:
         return len(self._by_id)
 
 
-def _created(document: Mapping[str, Any]) -> int:
+def created_second(document: Mapping[str, Any]) -> int:
+    """When an object says that it was made, in Unix seconds; 0 when it does not."""
     value = document.get("created", document.get("date", 0))
     if isinstance(value, str):
         return int(datetime.fromisoformat(value).timestamp())

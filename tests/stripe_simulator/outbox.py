@@ -34,6 +34,7 @@ class Receiver:
         api_version: What its events are rendered in.
         enabled_events: Their types; ``*`` for all.
         connect: Whether it gets the events of connected accounts rather than those of its own.
+        thin: Whether it gets the events of API v2, and no others.
         enabled: False once it is disabled or deleted.
     """
 
@@ -42,11 +43,13 @@ class Receiver:
     api_version: str
     enabled_events: frozenset[str]
     connect: bool
+    thin: bool = False
     enabled: bool = True
 
     def wants(self, event: Event) -> bool:
         """Whether the event is delivered; never to where another machine may listen."""
         wanted = event.type in self.enabled_events or "*" in self.enabled_events
+        wanted = wanted and event.thin == self.thin
         return self.enabled and wanted and _is_loopback(self.url)
 
 

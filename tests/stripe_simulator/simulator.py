@@ -109,7 +109,12 @@ class StripeSimulator:
         return mutations.delete(self._account(account), stream, object_id)
 
     def publish(self, event: Mapping[str, Any], *, account: str | None = None) -> None:
-        """Lets an event of any shape happen, of which no object changes."""
+        """Lets an event of any shape happen, of which no object changes.
+
+        Args:
+            event: A snapshot event, or a thin one (``"object": "v2.core.event"``).
+            account: The connected account that it is of; None for the key's own.
+        """
         self._account(account).events.publish(event)
 
     def on_event(self, listener: Callable[[Event], None], *, account: str | None = None) -> None:
@@ -136,6 +141,10 @@ class StripeSimulator:
         return endpoints.create(
             {"url": url, "enabled_events": list(enabled_events), "connect": connect}
         )
+
+    def register_thin_webhook(self, url: str, *, account: str | None = None) -> str:
+        """Lets thin events be delivered to a URL, and answers what they are signed with."""
+        return self._api.notifications.endpoints_of(self._account(account)).add_thin(url)
 
     def restrict_key(
         self, key: str, *, may_read: Sequence[str], may_write: Sequence[str] = ()

@@ -19,6 +19,18 @@ Socket = aiohttp.ClientWebSocketResponse
 Session = dict[str, Any]
 FORM = {"device_name": "a machine", "websocket_features[]": "webhooks"}
 
+THIN = {
+    "id": "evt_thin",
+    "object": "v2.core.event",
+    "type": "v2.core.account.updated",
+    "created": "2026-01-02T03:04:05.000Z",
+    "related_object": {
+        "id": "acct_1",
+        "type": "v2.core.account",
+        "url": "/v2/core/accounts/acct_1",
+    },
+}
+
 
 @pytest.fixture
 async def session(client: Client) -> Session:
@@ -207,3 +219,43 @@ async def test_a_session_has_one_connection(
         assert (await first.receive(timeout=5)).type is not aiohttp.WSMsgType.TEXT
         simulator.create("coupons")
         assert event_of(await frame(second))["type"] == "coupon.created"
+
+
+async def test_a_thin_event_names_its_object(
+    simulator: StripeSimulator, client: Client, session: Session
+) -> None:
+    async with connected(client, session) as socket:
+        simulator.publish(THIN)
+        received = await socket.receive_json(timeout=5)
+        assert (received["type"], json.loads(received["payload"])) == ("v2_event", THIN)
+        assert received["destination_id"]
+        assert received["http_headers"]["Stripe-Signature"]
+        # It is of no conversation.
+        acknowledgement = {"event_id": THIN["id"], "webhook_conversation_id": ""}
+        await socket.send_json({"type": "event_ack", **acknowledgement})
+        await simulator.cli_sessions.settled()
+
+
+async def test_a_silent_connection_answers_no_ping_and_loses_no_event(
+    simulator: StripeSimulator, client: Client, session: Session
+) -> None:
+    async with connected(client, session) as socket:
+        await socket.ping()
+        simulator.create("coupons")
+        await acknowledge(socket, await frame(socket))
+        await simulator.cli_sessions.settled()
+        simulator.cli_sockets.silence()
+        simulator.create("products")
+        with pytest.raises(TimeoutError):
+            await socket.receive(timeout=0.02)
+        async with connected(client, session) as other:
+            assert event_of(await frame(other))["type"] == "product.created"
+
+
+async def test_messages_of_other_kinds_can_be_sent(
+    simulator: StripeSimulator, client: Client, session: Session
+) -> None:
+    async with connected(client, session) as socket:
+        await simulator.cli_sockets.connected()
+        await simulator.cli_sockets.say({"type": "request_log_event"})
+        assert await socket.receive_json(timeout=5) == {"type": "request_log_event"}

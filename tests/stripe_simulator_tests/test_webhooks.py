@@ -208,3 +208,18 @@ async def test_a_connect_endpoint_gets_the_events_of_connected_accounts(
     assert [(event["type"], event["account"]) for event in receiver.events] == [
         ("customer.created", "acct_2")
     ]
+
+
+async def test_thin_events_go_to_whoever_asked_for_thin_ones(
+    simulator: StripeSimulator, client: Client, receiver: WebhookReceiver
+) -> None:
+    simulator.register_webhook(receiver.url)
+    receiver.secret = simulator.register_thin_webhook(receiver.url)
+    created = "2026-01-02T03:04:05.000Z"
+    event = {"id": "evt_thin", "object": "v2.core.event", "type": "v2.x", "created": created}
+    simulator.publish(event)
+    await simulator.deliveries.settled()
+    assert receiver.events == [event]
+    assert (await call(client, "GET", "/v1/events"))[1]["data"] == []
+    assert (await call(client, "GET", "/v2/core/events"))[1]["data"] == [event]
+    assert await call(client, "GET", "/v2/core/events/evt_thin") == (200, event)
