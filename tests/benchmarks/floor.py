@@ -110,7 +110,7 @@ async def _read(
         if page is None:
             raise ValueError(f"{stream} was not answered with a list")
         if page.objects:
-            stamps = Stamps(account_id=work.account_id, received_at=int(time.time()))
+            stamps = Stamps(account_id=work.account_id, known_until=int(time.time()))
             params["starting_after"] = page.objects[-1].head.id
             await pages.put((stream, [stamps.on_text(listed) for listed in page.objects]))
         if not page.has_more:

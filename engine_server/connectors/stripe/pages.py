@@ -24,7 +24,8 @@ class Page:
     Attributes:
         objects: In the order of the list.
         next_cursor: Where the next page starts; None when this is the last one.
-        received_at: When the answer came, in Unix seconds.
+        known_until: The last Unix second that was over when it was asked for. All that changed by
+            then is in it; what changes later may not be.
         has_open_lists: Whether a list inside an object says that it has more items.
         is_cut: Whether the answer held more objects, which come next.
         whole: The answer, where this is the last part of one.
@@ -32,7 +33,7 @@ class Page:
 
     objects: list[ListedObject]
     next_cursor: str | None
-    received_at: int
+    known_until: int
     has_open_lists: bool
     is_cut: bool = False
     whole: "Page | None" = None
@@ -82,7 +83,7 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
     return Page(
         objects=found.objects,
         next_cursor=next_cursor,
-        received_at=answer.received_at,
+        known_until=answer.known_until,
         has_open_lists=found.open_lists > (found.has_more is True),
     )
 

@@ -9,19 +9,20 @@ from engine_server.connectors.stripe.listed import ListedObject
 class Stamps:
     """What the records of one answer are stamped with.
 
-    ``_account_id`` is the account that they are from, ``_updated_at`` the Unix second when the
-    object was ``updated`` if it tells, else when the answer came.
+    ``_account_id`` is the account that they are from, ``_updated_at`` the last Unix second whose
+    changes are all in the answer, or an earlier one when the object was ``updated``, if it tells.
+    An event that the answer may have missed, as it was on its way, is then newer than the record.
     """
 
-    def __init__(self, *, account_id: str, received_at: int) -> None:
+    def __init__(self, *, account_id: str, known_until: int) -> None:
         self._account_id = account_id
-        self._received_at = received_at
-        self._text = self._as_text(received_at)
+        self._known_until = known_until
+        self._text = self._as_text(known_until)
 
     def on_text(self, listed: ListedObject) -> bytes:
         """The record of an object as it was sent: UTF-8 JSON."""
         updated = listed.head.updated
-        stamps = self._text if type(updated) is not int else self._as_text(updated)
+        stamps = self._as_text(updated) if self._is_earlier(updated) else self._text
         text = memoryview(listed.text)
         if listed.head.id is None and not bytes(text[1:-1]).strip():
             return stamps.replace(b",", b"{", 1)
@@ -32,8 +33,11 @@ class Stamps:
         """The same of an object that was read; the stamps are added to it."""
         updated = record.get("updated")
         record["_account_id"] = self._account_id
-        record["_updated_at"] = updated if type(updated) is int else self._received_at
+        record["_updated_at"] = updated if self._is_earlier(updated) else self._known_until
         return exact_json.encode(record)
+
+    def _is_earlier(self, updated: object) -> bool:
+        return type(updated) is int and updated < self._known_until
 
     def _as_text(self, updated_at: int) -> bytes:
         return b',"_account_id":%b,"_updated_at":%d}' % (

@@ -129,7 +129,7 @@ class StreamFetch:
     async def _records(self, client: StripeClient, page: Page, scope: Range) -> list[bytes]:
         """What is to be emitted of a page."""
         listed = self._reader.objects_in(scope, page)
-        stamps = Stamps(account_id=self._account_id, received_at=page.received_at)
+        stamps = Stamps(account_id=self._account_id, known_until=page.known_until)
         if not self.resource.nested_field and not page.has_open_lists:
             return [stamps.on_text(found) for found in listed]
         records = await records_to_emit(

@@ -22,12 +22,13 @@ class Answer(Generic[T]):
 
     Attributes:
         body: What the JSON was decoded to.
-        received_at: When the answer came, in Unix seconds.
+        known_until: The last Unix second that was over when it was asked for. All that changed by
+            then is in it; what changes later may not be.
         request_id: What Stripe calls the request; empty when it did not say.
     """
 
     body: T
-    received_at: int
+    known_until: int
     request_id: str
 
 
@@ -143,6 +144,7 @@ class Transport:
         ``decode`` raises ValueError for what is not whole JSON.
         """
         request_id = ""
+        known_until = int(time.time()) - 1
         try:
             async with self._session.get(
                 self._base_url + path,
@@ -170,7 +172,7 @@ class Transport:
             return Fault(message="the body is not whole JSON", status=200, request_id=request_id)
         return Answer(
             body=value,
-            received_at=int(time.time()),
+            known_until=known_until,
             request_id=request_id,
         )
 

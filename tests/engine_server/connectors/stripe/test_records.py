@@ -6,7 +6,7 @@ import pytest
 from engine_server.connectors.stripe.listed import ListedObject, decode_list
 from engine_server.connectors.stripe.records import Stamps
 
-STAMPS = Stamps(account_id="acct_1", received_at=50)
+STAMPS = Stamps(account_id="acct_1", known_until=50)
 Document = dict[str, Any]
 
 
@@ -34,6 +34,12 @@ def test_an_object_that_says_when_it_was_updated_is_stamped_with_that() -> None:
     record: Document = {"id": "a", "updated": 40}
     for stamped in (STAMPS.on_object(dict(record)), STAMPS.on_text(listed('{"updated":40}'))):
         assert orjson.loads(stamped)["_updated_at"] == 40
+
+
+def test_an_object_that_was_updated_while_it_was_read_is_older_than_the_event_of_it() -> None:
+    record: Document = {"id": "a", "updated": 51}
+    for stamped in (STAMPS.on_object(dict(record)), STAMPS.on_text(listed('{"updated":51}'))):
+        assert orjson.loads(stamped)["_updated_at"] == 50
 
 
 @pytest.mark.parametrize("updated", ["2026-01-01T00:00:00Z", None, True])

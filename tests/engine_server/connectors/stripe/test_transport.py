@@ -158,6 +158,15 @@ async def test_what_is_no_answer_of_an_api_is_retried_and_then_told(
     assert simulator.api_key not in f"{caught.value} {logs}"
 
 
+async def test_an_answer_is_known_until_a_second_that_was_over_when_it_was_asked_for(
+    simulator: StripeSimulator,
+) -> None:
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        asked_at = time.time()
+        answer = await client.get(PATH, {})
+    assert asked_at - 2 < answer.known_until + 1 <= asked_at
+
+
 def test_by_default_a_request_that_stalls_is_given_up_after_thirty_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
