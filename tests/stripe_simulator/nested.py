@@ -55,8 +55,14 @@ class NestedLists:
         Raises:
             Refusal: a parameter is bad.
         """
-        for parent, objects in self._lists.get(path, {}).items():
-            if parent <= query.items():
+        by_parent = self._lists.get(path)
+        if by_parent is None:
+            return None
+        # What names the parent is looked up as a whole: there may be many thousands.
+        named = frozenset(pair for pair in query.items() if pair[0] not in lists.PAGING)
+        for parent in (named, frozenset[tuple[str, str]]()):
+            objects = by_parent.get(parent)
+            if objects is not None:
                 paging = dict(query.items() - parent)
                 return lists.list_page(_endpoint(path), objects, paging)
         return None

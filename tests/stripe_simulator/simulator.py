@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from tests.stripe_simulator import mutations
+from tests.stripe_simulator import entitlements, mutations, subscription_items
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.api import Api
 from tests.stripe_simulator.cli_sessions import SOCKET_PATH
@@ -107,6 +107,12 @@ class StripeSimulator:
     def delete(self, stream: str, object_id: str, *, account: str | None = None) -> dict[str, Any]:
         """Deletes an object, and makes the event that tells of it; see ``mutations.delete``."""
         return mutations.delete(self._account(account), stream, object_id)
+
+    def entitle(
+        self, customer_id: str, lookup_keys: Sequence[str], *, account: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Entitles a customer to exactly these features; see ``entitlements.entitle``."""
+        return entitlements.entitle(self._account(account), customer_id, lookup_keys)
 
     def publish(self, event: Mapping[str, Any], *, account: str | None = None) -> None:
         """Lets an event of any shape happen, of which no object changes.
@@ -247,3 +253,5 @@ class StripeSimulator:
 def _fill(account: Account, plan: SeedPlan) -> None:
     for seed in plan.seeds():
         account.objects(seed.stream).put(seed.document, listed=seed.listed)
+        if seed.stream == "subscriptions":
+            subscription_items.serve(account, seed.document)

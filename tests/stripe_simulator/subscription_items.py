@@ -52,6 +52,14 @@ def embedded(
     return account.nested.put(_url(subscription["id"]), list(items.values()))
 
 
+def serve(account: Account, subscription: Mapping[str, Any]) -> None:
+    """Lists and retrieves the items that a subscription came with."""
+    items = subscription["items"]["data"]
+    for item in items:
+        account.objects(STREAM).put(item)
+    account.nested.put(_url(subscription["id"]), items)
+
+
 def items_of(account: Account, subscription: Mapping[str, Any]) -> list[Document]:
     """All items, newest first."""
     url = _url(subscription["id"])

@@ -148,6 +148,21 @@ async def test_items_are_added_changed_and_removed_with_their_subscription(
     assert simulator.objects("subscription_items").ids() == {third["id"]}
 
 
+async def test_items_of_a_seeded_subscription_are_as_good() -> None:
+    async with StripeSimulator(SeedPlan(counts={"subscriptions": 2})) as simulator:
+        [subscription, _] = simulator.objects("subscriptions").documents()
+        [item] = subscription["items"]["data"]
+        headers = {"Authorization": f"Bearer {simulator.api_key}"}
+        async with Client(simulator.base_url, headers=headers) as client:
+            url = subscription["items"]["url"]
+            assert (await call(client, "GET", url))[1]["data"] == [item]
+            path = f"/v1/subscription_items/{item['id']}"
+            _, updated = await call(client, "POST", path, {"quantity": "70"})
+            assert updated == item | {"quantity": 70}
+            _, now = await call(client, "GET", f"/v1/subscriptions/{subscription['id']}")
+            assert now["items"]["data"] == [updated]
+
+
 async def test_a_subscription_carries_ten_of_its_items(simulator: StripeSimulator) -> None:
     price = simulator.create("prices")
     items = [{"price": price["id"]}] * 11
