@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -203,9 +204,10 @@ class StripeSimulator:
         traceback: TracebackType | None,
     ) -> None:
         self.cli_sockets.drop()
-        self._delivering.cancel()
-        await asyncio.wait([self._delivering])
         await self._runner.cleanup()
+        self._delivering.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._delivering
 
     def _account(self, account_id: str | None) -> Account:
         return self._api.account_of(account_id or self.account_id)

@@ -55,7 +55,8 @@ class Answered:
             if known[0] != request:
                 raise errors.idempotency_key_reused(key)
             return known[1]
-        answer = write()
+        # See ``encoded`` for why a copy is kept.
+        answer = bytes(memoryview(write()))
         self._answers[account.id, key] = (request, answer)
         return answer
 
