@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 3
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
@@ -20,8 +21,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), engine, service, Postgres
 	$(BIN)/python -m tests.demo
 
-test: $(STAMP) ## The whole test suite
-	$(BIN)/pytest
+test: $(STAMP) ## The whole test suite, several tests at a time: most of them wait more than they compute
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
 bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, gRPC and the service around them, reading Stripe, many syncs at once, and memory over the length of a history
 	$(BIN)/python -m tests.benchmarks.progress

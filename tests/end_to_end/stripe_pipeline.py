@@ -78,11 +78,15 @@ class StripePipeline:
     destination: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self) -> PipelineConfig:
-        """The pipeline as the engine takes it. The account is given, so nobody looks it up."""
+        """The pipeline as the engine takes it. The account is given, so nobody looks it up.
+
+        There is a rate, though it is never reached, so that requests are spared as with Stripe.
+        """
         source = {
             "api_key": self.simulator.api_key,
             "base_url": self.simulator.base_url,
             "account_id": self.simulator.account_id,
+            "rate_limit": 10_000,
             **self.source,
         }
         destination = {"url": self.database_url, "schema": self.schema, **self.destination}

@@ -59,9 +59,10 @@ async def test_a_refused_stream_is_read_no_further_and_again_by_a_new_run(
         assert good["id"] in refused.message
         assert first.run_progress.streams["products"].status == StreamProgress.STATUS_COMPLETED
         assert "customers" not in first.ending_state.source.streams
-        assert await pipeline.ids("customers") == set()
-        # Some were under way when it was refused; the other twenty and more were never asked for.
-        assert len(simulator.requests.of(CUSTOMERS)) <= 8
+        # Other rows may have been committed beside it: no checkpoint tells of them.
+        assert good["id"] not in await pipeline.ids("customers")
+        # Some were under way when it was refused; most of the thirty were never asked for.
+        assert len(simulator.requests.of(CUSTOMERS)) <= 12
 
         simulator.requests.clear()
         again = await pipeline.sync(client, rpc, run_id="r1", state=first.ending_state)
