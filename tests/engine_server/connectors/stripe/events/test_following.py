@@ -55,9 +55,9 @@ class _Business:
         if not customer or not price:
             return
         if (known := self._one_of("subscriptions")) and self._random.random() < 0.6:
-            items = self._simulator.objects("subscriptions").get(known)
-            assert items is not None
-            held = json.loads(items.body)["items"]["data"]
+            stored = self._simulator.objects("subscriptions").get(known)
+            assert stored is not None
+            held = json.loads(stored.body)["items"]["data"]
             change: Document = {"price": price}
             if held and self._random.random() < 0.7:
                 gone = self._random.choice(held)["id"]
