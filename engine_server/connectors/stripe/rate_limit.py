@@ -98,6 +98,8 @@ class RateLimiter:
     async def acquire(self, endpoint: str) -> None:
         """Waits until a request to ``endpoint`` may be sent; a cancelled wait costs nothing."""
         bucket = self._endpoint(endpoint)
+        if math.isinf(bucket.rate) and math.isinf(self._key.rate):
+            return
         # Nothing is taken before both have a token: what waited for one of them with the other's
         # in hand would be sent too fast once it may go.
         async with bucket.turn(), self._key.turn():
