@@ -61,7 +61,8 @@ async def test_a_list_that_grows_at_its_top_is_read_to_its_end_once(
             if reading.turns(STREAM)[-1] == "completed":
                 break
         assert ids == expected
-        assert len(simulator.requests) <= 11
+        # The page after a stop may have been under way.
+        assert len(simulator.requests) <= (11 if stop_after is None else 22)
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
