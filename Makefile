@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 3
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench profile check format generate lock build clean
+.PHONY: help demo test bench measure profile check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -24,14 +24,16 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 test: $(STAMP) ## The whole test suite, several tests at a time: most of them wait more than they compute
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
-bench: $(STAMP) ## Benchmarks: whole syncs beside a bare script and dlt, gRPC and the service around them, reading Stripe, many syncs at once, and memory over the length of a history
+bench: $(STAMP) ## Whole syncs beside a bare script and dlt, and what gRPC and the service add to them
+	$(BIN)/python -m tests.benchmarks.layers
+	$(BIN)/python -m tests.benchmarks.sync_speed
+
+measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, memory over the length of a history
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
-	$(BIN)/python -m tests.benchmarks.layers
-	$(BIN)/python -m tests.benchmarks.sync_speed
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path
