@@ -11,6 +11,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.connect import connect
 from engine_server.connectors.postgres.faults import DRIVER_ERRORS
 from engine_server.connectors.postgres.pool import Connection
+from engine_server.errors import ConnectorError
 
 # Seconds between two looks, and how long one may take. Short work is never looked at.
 _INTERVAL = 10.0
@@ -76,14 +77,22 @@ async def _is_at_work(pid: int | None, config: PostgresConfig) -> bool:
     try:
         async with asyncio.timeout(_LOOK_TIMEOUT):
             other = await connect(config)
-            try:
-                # A pooler may give each transaction another session.
-                async with other.transaction():
-                    return bool(await other.fetchval(_IS_AT_WORK, pid))
-            finally:
-                other.terminate()
+        asking = asyncio.create_task(_ask(other, pid))
+        try:
+            await asyncio.wait([asking], timeout=_LOOK_TIMEOUT)
+            return asking.done() and asking.result()
+        finally:
+            # Were it cancelled instead, it would wait for the end of its transaction.
+            other.terminate()
+            await asyncio.gather(asking, return_exceptions=True)
     except asyncpg.PostgresError:
         # It speaks, though not with another one of us: there are too many connections, say.
         return True
-    except DRIVER_ERRORS:
+    except (*DRIVER_ERRORS, ConnectorError):
         return False
+
+
+async def _ask(other: asyncpg.Connection, pid: int) -> bool:
+    # A pooler may give each transaction another session.
+    async with other.transaction():
+        return bool(await other.fetchval(_IS_AT_WORK, pid))
