@@ -29,8 +29,12 @@ class Limits:
     states: int | None
 
 
-def check_options(options: SyncOptions, violations: Violations) -> None:
+def check_options(options: SyncOptions, violations: Violations, *, has_inputs: bool) -> None:
     """Notes every option that cannot be met; their path in the request is ``options``."""
+    if has_inputs and options.events_only:
+        violations.add("options.events_only", "must be absent beside inputs, which are events")
+    if options.reconcile and (has_inputs or options.events_only):
+        violations.add("options.reconcile", "must be absent where no history is read")
     if options.state_limit < 0:
         violations.add("options.state_limit", "must be 1 or more, or 0 for the default")
     for name in ("time_limit", "soft_time_limit"):

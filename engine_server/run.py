@@ -4,6 +4,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine_server.barriers import Barriers
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.progress.tracker import FINAL_STATUSES
@@ -17,6 +20,7 @@ from engine_server.stages.take_through_states import take_through_states
 from engine_server.stages.tap_log import tap_log
 from engine_server.stages.time_limit import TimeLimit, until
 from pipesync.v1.message_pb2 import Message, SourceInput
+from pipesync.v1.progress_pb2 import StreamProgress
 from pipesync.v1.state_pb2 import SourceState, SyncState
 
 
@@ -32,7 +36,10 @@ class SyncPlan:
         state_limit: How many checkpoints to take; None for all.
         soft_limit: When to stop reading.
         hard_limit: When to stop altogether, on the event loop's clock in seconds; None for never.
+        until: Where what is read ends in time.
         inputs: What the source is to handle instead of reading its history.
+        events_only: Whether it is to read no history.
+        listen: Whether the source may go on after that, until it is cut.
     """
 
     source: ResolvedSource
@@ -42,7 +49,15 @@ class SyncPlan:
     state_limit: int | None
     soft_limit: TimeLimit
     hard_limit: float | None
+    until: Timestamp
     inputs: Sequence[SourceInput] = ()
+    events_only: bool = False
+    listen: bool = False
+
+    @property
+    def is_beside_run(self) -> bool:
+        """Whether it belongs to no run: then ``state`` is what the caller handed in."""
+        return bool(self.inputs) or self.events_only
 
 
 async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
@@ -50,25 +65,25 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
 
     Closing it closes every stage: it leaves no task, connection or socket.
     """
-    # What is pushed concerns a stream even when the run has finished it.
-    streams = list(plan.streams) if plan.inputs else _unfinished(plan)
-    ending = Ending()
+    streams = [] if plan.is_beside_run else _unfinished(plan)
+    ending = Ending(refused_streams=_errored(plan))
+    barriers = Barriers()
     async with AsyncExitStack() as stack:
         # A generator whose consumer fails is not closed by that; the stack closes each, last first.
         async def enter(stage: Messages) -> Messages:
             return await stack.enter_async_context(_closing(stage))
 
         messages = await enter(_nothing())
-        if streams:
-            messages = await enter(_read(plan, streams, ending))
+        if streams or plan.is_beside_run or not plan.state.sync_run.finished:
+            messages = await enter(_read(plan, streams, ending, barriers))
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
             messages = await enter(until(messages, plan.soft_limit, ending.cut))
             messages = await enter(stamp(messages, plan.source.name))
-            messages = await enter(enforce_catalog(messages, streams))
+            messages = await enter(enforce_catalog(messages, plan.streams))
             messages = await enter(tap_log(messages, plan.source.name))
             if plan.destination is not None:
-                messages = await enter(_write(plan.destination, streams, messages, ending))
+                messages = await enter(_write(plan.destination, plan.streams, messages, ending))
                 messages = await enter(stamp(messages, plan.destination.name))
                 messages = await enter(tap_log(messages, plan.destination.name))
             messages = await enter(end_at(messages, plan.hard_limit, ending.cut))
@@ -78,7 +93,8 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
                 state=plan.state,
                 streams=[stream.name for stream in streams],
                 ending=ending,
-                must_finish=not plan.inputs,
+                barriers=barriers,
+                beside_run=plan.is_beside_run,
             )
         )
         async for message in messages:
@@ -106,6 +122,18 @@ def _unfinished(plan: SyncPlan) -> list[SelectedStream]:
     ]
 
 
+def _errored(plan: SyncPlan) -> set[str]:
+    """The streams that earlier requests of the run gave up."""
+    if plan.is_beside_run:
+        return set()
+    progress = plan.state.sync_run.progress
+    return {
+        name
+        for name, stream in progress.streams.items()
+        if stream.status == StreamProgress.STATUS_ERRORED
+    }
+
+
 async def _nothing() -> AsyncGenerator[Message, None]:
     """The messages of a sync that has nothing left to do."""
     none: tuple[Message, ...] = ()
@@ -113,17 +141,22 @@ async def _nothing() -> AsyncGenerator[Message, None]:
         yield message
 
 
-def _read(plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending) -> Messages:
+def _read(
+    plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending, barriers: Barriers
+) -> Messages:
     # The state grows while the sync goes on; the source sees it as it was handed in.
     checkpoints = SourceState()
     checkpoints.CopyFrom(plan.state.source)
     request = ReadRequest(
         streams=streams,
         state=checkpoints,
-        until=plan.state.sync_run.time_ceiling,
+        selected=plan.streams,
+        until=plan.until,
         state_limit=plan.state_limit,
         refused_streams=ending.refused_streams,
         inputs=plan.inputs,
+        listen=plan.listen,
+        barriers=barriers,
     )
     return contain_failure(
         lambda: plan.source.connector.read(plan.source.config, request),

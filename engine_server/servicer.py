@@ -24,11 +24,11 @@ from engine_server.pipeline import (
 from engine_server.run import SyncPlan, run_sync
 from engine_server.selection import select_streams
 from engine_server.stages.time_limit import TimeLimit
-from engine_server.state import begin_run
+from engine_server.state import begin_run, ceiling
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceServicer
 from pipesync.v1.message_pb2 import Message
-from pipesync.v1.state_pb2 import Eof
+from pipesync.v1.state_pb2 import Eof, SyncState
 
 DEFAULT_BATCH_STATE_LIMIT = 1000
 
@@ -109,7 +109,7 @@ class EngineServicer(EngineServiceServicer):
         self, request: pb.PipelineReadRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineReadResponse, None]:
         violations = Violations()
-        check_options(request.options, violations)
+        check_options(request.options, violations, has_inputs=bool(request.inputs))
         with violations.gather():
             source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
             streams = await resolve_streams(source, request.pipeline.streams)
@@ -144,7 +144,9 @@ class EngineServicer(EngineServiceServicer):
     async def PipelineSync(
         self, request: pb.PipelineSyncRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineSyncResponse, None]:
-        plan = await self._sync_plan(request, context, default_state_limit=None)
+        plan = await self._sync_plan(
+            request, context, default_state_limit=None, listens=not request.inputs
+        )
         async with aclosing(self._run(plan)) as messages:
             async for message in messages:
                 if not message.HasField("record_batch"):
@@ -181,9 +183,10 @@ class EngineServicer(EngineServiceServicer):
         context: Context,
         *,
         default_state_limit: int | None,
+        listens: bool = False,
     ) -> SyncPlan:
         violations = Violations()
-        check_options(request.options, violations)
+        check_options(request.options, violations, has_inputs=bool(request.inputs))
         with violations.gather():
             source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
             streams = await resolve_streams(source, request.pipeline.streams)
@@ -193,7 +196,13 @@ class EngineServicer(EngineServiceServicer):
             )
         violations.raise_if_any()
         return _plan(
-            request, context, source, destination, streams, default_state_limit=default_state_limit
+            request,
+            context,
+            source,
+            destination,
+            streams,
+            default_state_limit=default_state_limit,
+            listens=listens,
         )
 
     async def _sides(self, request: SidesRequest) -> tuple[list[Side], list[SelectedStream]]:
@@ -245,6 +254,7 @@ def _plan(
     streams: Sequence[SelectedStream],
     *,
     default_state_limit: int | None,
+    listens: bool = False,
 ) -> SyncPlan:
     """Puts a checked request together; its time starts now.
 
@@ -253,6 +263,10 @@ def _plan(
     """
     if request.inputs and not source.connector.spec().HasField("source_input_schema"):
         raise InputsNotSupported(f"the source {source.type!r} takes no inputs")
+    now = time.time_ns()
+    is_beside_run = bool(request.inputs) or request.options.events_only
+    state = SyncState()
+    state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
     spec = destination.connector.spec() if destination is not None else None
     bounds = limits(
         request.options,
@@ -264,11 +278,14 @@ def _plan(
         source=source,
         destination=destination,
         streams=streams,
-        state=begin_run(request.options, time.time_ns()),
+        state=state,
         state_limit=bounds.states,
         soft_limit=TimeLimit(_moment_in(bounds.soft_seconds)),
         hard_limit=_moment_in(bounds.hard_seconds),
+        until=ceiling(now) if is_beside_run else state.sync_run.time_ceiling,
         inputs=request.inputs,
+        events_only=request.options.events_only,
+        listen=listens,
     )
 
 

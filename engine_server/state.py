@@ -1,5 +1,7 @@
 """What a request goes on from, and what it hands back."""
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import Progress
@@ -12,8 +14,8 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     A request continues the run in its state when both bear the same run_id. One without a run_id
     continues an earlier one without, if that was cut short: only then does the state hold its
     time_ceiling (see ``end_run``). Otherwise a new run begins: source and destination checkpoints
-    are kept, progress starts over, and the ceiling is the end of
-    the second that has begun.
+    are kept, those of streams only unless the run reconciles, progress starts over, and the ceiling
+    is the end of the second that has begun.
 
     The progress of a state that continues a run is set; that of a new run is absent.
     """
@@ -22,11 +24,20 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     if state.sync_run.run_id == options.run_id and state.sync_run.HasField("time_ceiling"):
         return state
     state.ClearField("sync_run")
+    if options.reconcile:
+        state.source.streams.clear()
+        state.sync_run.reconcile = True
     state.sync_run.run_id = options.run_id
-    # Sources filter by whole seconds. The one that has begun is part of the run: whoever makes a
-    # record and syncs at once finds it.
-    state.sync_run.time_ceiling.seconds = now_nanoseconds // 1_000_000_000 + 1
+    state.sync_run.time_ceiling.CopyFrom(ceiling(now_nanoseconds))
     return state
+
+
+def ceiling(now_nanoseconds: int) -> Timestamp:
+    """Where what is read now ends in time: with the second that has begun.
+
+    Sources filter by whole seconds, and whoever makes a record and syncs at once finds it.
+    """
+    return Timestamp(seconds=now_nanoseconds // 1_000_000_000 + 1)
 
 
 def apply_checkpoint(state: SyncState, message: Message) -> None:
@@ -40,12 +51,15 @@ def apply_checkpoint(state: SyncState, message: Message) -> None:
         setattr(state.source, "global", checkpoint.data)
 
 
-def end_run(state: SyncState, run_progress: Progress, *, has_more: bool) -> None:
+def end_run(
+    state: SyncState, run_progress: Progress, *, has_more: bool, finished: bool = False
+) -> None:
     """Completes the state that a request hands back.
 
     A request without a run_id froze its ceiling only for the requests that finish its work; once
     it is finished, the next one reads up to its own now.
     """
     state.sync_run.progress.CopyFrom(run_progress)
+    state.sync_run.finished = finished
     if not state.sync_run.run_id and not has_more:
         state.sync_run.ClearField("time_ceiling")

@@ -1,12 +1,13 @@
 """The seams of the engine: what it asks of a source and of a destination."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine_server.barriers import Barriers
 from engine_server.connectors.config import ConnectorConfig
 from pipesync.v1.catalog_pb2 import Spec, Stream, StreamSelection
 from pipesync.v1.message_pb2 import Message, SourceInput
@@ -38,21 +39,52 @@ class SelectedStream:
         return self.stream.name
 
 
+class Inventory(Protocol):
+    """What a destination holds of the selected streams, deleted records left out.
+
+    Only records of the account that ``Stream.metadata`` names count, where it names one.
+    """
+
+    async def created_in(self, stream: str, gte: int | None, lt: int | None) -> Collection[str]:
+        """The ids of the records whose ``Stream.time_range_field`` lies in [gte, lt).
+
+        Args:
+            stream: Whose records.
+            gte: Inclusive lower bound in Unix seconds; None is no bound.
+            lt: Exclusive upper bound; None is no bound, and then those without a time count, too.
+        """
+
+    async def belonging_to(
+        self, stream: str, field: str, owners: Collection[str]
+    ) -> Collection[tuple[str, str]]:
+        """The records whose ``field`` is one of ``owners``: the owner and the id of each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
     """What one read is to do.
 
     Attributes:
-        streams: The streams to read, and no others.
+        streams: The streams whose history is to be read, and no others.
+        selected: All streams of the pipeline, those that this run has read included: what happens
+            to their records is followed. Empty where it is the same as ``streams``.
         state: The checkpoints to go on from, of more streams than are read perhaps; an absent one
             means from the start.
         until: Where the run ends in time; what is made later belongs to another run. None for now.
             A stream's own time_range.lt is never later.
         state_limit: How many checkpoints this request will still take; None when it takes all.
             Fetching what comes after them is waste.
-        refused_streams: The streams that failed downstream so far. It grows while the read goes on:
-            a source looks before each fetch and reads these no further.
+        refused_streams: The streams that failed, in this run before or downstream so far. It grows
+            while the read goes on: a source looks before each fetch and reads these no further. A
+            checkpoint of all streams that accounts for one of them is dropped
+            (``StateCheckpoint.excluded_streams``).
         inputs: When there are any, the source handles these instead of reading its history.
+        listen: Whether to go on after that, if the source is configured to listen for what happens:
+            until the read is closed.
+        barriers: Tells when what was yielded is committed.
+        inventory: What the destination holds. There in a run that reconciles: then what the
+            destination holds of the history that is read, and the source does not, is yielded as
+            deleted.
     """
 
     streams: Sequence[SelectedStream]
@@ -61,6 +93,10 @@ class ReadRequest:
     state_limit: int | None = None
     refused_streams: AbstractSet[str] = frozenset()
     inputs: Sequence[SourceInput] = ()
+    selected: Sequence[SelectedStream] = ()
+    listen: bool = False
+    barriers: Barriers = field(default_factory=Barriers)
+    inventory: Inventory | None = None
 
 
 class Source(Protocol[ConfigT]):
@@ -94,6 +130,11 @@ class Source(Protocol[ConfigT]):
         checkpoint that covers the range; last ``completed``, ``skipped`` or ``errored``. Streams
         may interleave. A checkpoint accounts for nothing but records yielded before it. A stream
         whose checkpoint says that nothing is left is ``started`` and ``completed`` without a fetch.
+
+        What happens to records after they were read, if the source can tell, comes behind the
+        history: more record batches, and the checkpoint of all streams (without a ``stream``). It
+        accounts for all of them but those that it says it does not. ``streams`` may be empty when
+        nothing but that is left.
 
         Each message may be awaited in another task: nothing that belongs to one task, such as an
         ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
@@ -142,6 +183,8 @@ class Destination(Protocol[ConfigT]):
         ends, all that is held is committed and yielded before the generator ends. A stream whose
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
+
+        A ``barrier`` is yielded as a checkpoint is.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from engine_server.progress.ranges import RangeSet
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, StreamStatus
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -32,14 +33,22 @@ class ProgressTracker:
     Pure: time comes in with the messages and with ``snapshot``.
     """
 
-    def __init__(self, streams: Iterable[str], previous: Progress | None = None) -> None:
+    def __init__(
+        self,
+        streams: Iterable[str],
+        previous: Progress | None = None,
+        *,
+        counts_others: bool = False,
+    ) -> None:
         """Starts from nothing, or goes on from an earlier request's ``previous`` progress.
 
         Args:
             streams: The names of the streams that are to be finished.
             previous: Of its streams, those in ``streams`` go on and those already final are kept.
                 Its connection_status is not: this request tries the connection anew.
+            counts_others: Whether streams that turn up besides are counted, as completed ones.
         """
+        self._counts_others = counts_others
         self._progress = Progress()
         self._ranges: dict[str, RangeSet] = {}
         self._statuses: Counter[StreamProgress.Status.ValueType] = Counter()
@@ -89,9 +98,11 @@ class ProgressTracker:
     def observe(self, message: Message) -> bool:
         """Takes in one message and says whether a stream's status changed by it.
 
-        Messages of streams that it was not made for are not counted.
+        Messages of streams that it was not made for are only counted if it was told to.
         """
         payload = message.WhichOneof("payload")
+        if self._counts_others:
+            self._admit(stream_name(message))
         if payload in DATA_PAYLOADS and not self._progress.HasField("started_at"):
             self._progress.started_at.CopyFrom(message.ts)
         match payload:
@@ -131,6 +142,12 @@ class ProgressTracker:
                 derived.records_per_second = derived.total_record_count / elapsed
                 derived.states_per_second = states / elapsed
         return progress
+
+    def _admit(self, stream: str) -> None:
+        if stream and stream not in self._ranges:
+            self._ranges[stream] = RangeSet(())
+            self._progress.streams[stream].status = StreamProgress.STATUS_COMPLETED
+            self._statuses[StreamProgress.STATUS_COMPLETED] += 1
 
     def _observe_checkpoint(self, stream: str) -> None:
         if not stream:

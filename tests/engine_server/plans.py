@@ -7,7 +7,7 @@ from engine_server.options import limits
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.run import SyncPlan
 from engine_server.stages.time_limit import TimeLimit
-from engine_server.state import begin_run
+from engine_server.state import begin_run, ceiling
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from tests.engine_server.scripted import (
     DestinationScript,
@@ -45,6 +45,7 @@ def planned(
             state_limit=bounds.states,
             soft_limit=TimeLimit(None),
             hard_limit=None,
+            until=ceiling(0),
         )
     finally:
         del source_scripts[SCRIPT], destination_scripts[SCRIPT]

@@ -79,6 +79,7 @@ def test_every_bad_option_is_named() -> None:
     check_options(
         SyncOptions(state_limit=-1, time_limit=duration(0), soft_time_limit=duration(-2)),
         violations,
+        has_inputs=False,
     )
     with pytest.raises(InvalidRequest) as caught:
         violations.raise_if_any()
@@ -91,6 +92,21 @@ def test_every_bad_option_is_named() -> None:
 
 def test_good_options_pass() -> None:
     violations = Violations()
-    check_options(SyncOptions(), violations)
-    check_options(SyncOptions(state_limit=1, time_limit=duration(0.001)), violations)
+    check_options(SyncOptions(), violations, has_inputs=False)
+    check_options(
+        SyncOptions(state_limit=1, time_limit=duration(0.001)), violations, has_inputs=False
+    )
+    check_options(SyncOptions(events_only=True), violations, has_inputs=False)
+    check_options(SyncOptions(reconcile=True), violations, has_inputs=False)
     violations.raise_if_any()
+
+
+def test_only_history_can_be_reconciled_and_only_without_inputs_can_events_be_asked_for() -> None:
+    violations = Violations()
+    check_options(SyncOptions(events_only=True, reconcile=True), violations, has_inputs=True)
+    with pytest.raises(InvalidRequest) as caught:
+        violations.raise_if_any()
+    assert [one.field for one in caught.value.field_violations] == [
+        "options.events_only",
+        "options.reconcile",
+    ]

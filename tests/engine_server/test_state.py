@@ -94,3 +94,20 @@ def test_the_ceiling_stays_until_the_work_it_bounds_is_done(
     run_id: str, has_more: bool, frozen: bool
 ) -> None:
     assert ended(run_id, has_more=has_more).sync_run.HasField("time_ceiling") is frozen
+
+
+@pytest.mark.parametrize(
+    ("run_id", "streams"),
+    [("r1", {"a": '{"n": 1}'}), ("r2", {})],
+    ids=["the same run", "a new one"],
+)
+def test_a_run_that_reconciles_starts_every_stream_over_once(
+    run_id: str, streams: dict[str, str]
+) -> None:
+    earlier = ended("r1", has_more=True)
+    state = begin_run(SyncOptions(run_id=run_id, state=earlier, reconcile=True), NOW_NANOSECONDS)
+    assert state.source.streams == streams
+    assert getattr(state.source, "global") == '{"cursor": 1}'
+    assert state.sync_run.reconcile is (run_id == "r2")
+    again = begin_run(SyncOptions(run_id=run_id, state=state), NOW_NANOSECONDS)
+    assert again.sync_run.reconcile is (run_id == "r2")

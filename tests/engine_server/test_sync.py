@@ -6,6 +6,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from engine_server.connectors.protocols import Messages, ReadRequest
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -187,6 +188,77 @@ async def test_a_finished_run_continued_returns_at_once(engine: ScriptedEngine) 
     assert again.ending_state.source == first.ending_state.source
     assert again.run_progress.streams == first.run_progress.streams
     assert not again.request_progress.streams
+
+
+async def test_what_follows_history_is_asked_for_until_nothing_is_left(
+    engine: ScriptedEngine,
+) -> None:
+    engine.offers(
+        "a", read=given(started("a"), checkpoint("a"), completed("a"), global_checkpoint())
+    )
+    first = await engine.batch(run_id="r1", state_limit=2)
+    assert first.run_progress.streams["a"].status == COMPLETED
+    assert first.has_more
+    engine.offers("a", read=given(record_batch("a", b"{}"), global_checkpoint('{"n": 2}')))
+    second = await engine.batch(run_id="r1", state=first.ending_state)
+    asked = engine.source.requests[1]
+    assert not asked.streams
+    assert [selected.name for selected in asked.selected] == ["a"]
+    assert (second.status, second.has_more) == (RUN_STATUS_SUCCEEDED, False)
+    assert second.run_progress.streams["a"].record_count == 1
+    await engine.batch(run_id="r1", state=second.ending_state)
+    assert len(engine.source.requests) == 2
+
+
+async def test_events_alone_belong_to_no_run(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    first = await engine.batch(run_id="r1", state_limit=1)
+    engine.offers(
+        "customers",
+        read=given(record_batch("customers", b'{"id": "c9"}'), global_checkpoint('{"n": 1}')),
+    )
+    events = await engine.batch(state=first.ending_state, events_only=True)
+    asked = engine.source.requests[1]
+    assert not asked.streams
+    assert [selected.name for selected in asked.selected] == ["customers"]
+    assert (events.status, events.has_more) == (RUN_STATUS_SUCCEEDED, False)
+    assert events.run_progress.derived.total_record_count == 1
+    assert events.ending_state.sync_run == first.ending_state.sync_run
+    assert events.ending_state.source.streams == first.ending_state.source.streams
+    assert getattr(events.ending_state.source, "global") == '{"n": 1}'
+
+
+async def test_only_a_stream_of_messages_listens(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    await engine.batch()
+    await engine.sync()
+    assert [request.listen for request in engine.source.requests] == [False, True]
+
+
+async def test_a_stream_that_errored_is_known_to_the_runs_later_requests(
+    engine: ScriptedEngine,
+) -> None:
+    engine.holds(DATASET)
+    engine.destination.refuses = frozenset({"customers"})
+    first = await engine.batch(run_id="r1", state_limit=1)
+    while first.has_more:
+        first = await engine.batch(run_id="r1", state=first.ending_state, state_limit=1)
+    assert "customers" in engine.source.requests[-1].refused_streams
+
+
+async def test_a_source_learns_when_its_records_are_committed(engine: ScriptedEngine) -> None:
+    committed: list[dict[str, list[bytes]]] = []
+
+    async def read(request: ReadRequest) -> Messages:
+        yield started("a")
+        yield record_batch("a", b"1")
+        yield request.barriers.put(lambda: committed.append(dict(engine.destination.committed)))
+        yield completed("a")
+
+    engine.offers("a", read=read)
+    messages = await engine.sync()
+    assert committed == [{"a": [b"1"]}]
+    assert not any(message.HasField("barrier") for message in messages)
 
 
 async def test_a_continuation_reads_only_the_streams_that_are_not_done(

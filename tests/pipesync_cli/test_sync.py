@@ -239,7 +239,11 @@ async def test_raw_sync_prints_every_message() -> None:
     outcome = await pipelines_of(service, "sync", "orders", "--raw")
     assert outcome.code == 1
     checkpoint, eof = [json.loads(line) for line in outcome.lines]
-    assert checkpoint["source_state"] == {"stream": "customers", "data": '{"x": 1.0}'}
+    assert checkpoint["source_state"] == {
+        "stream": "customers",
+        "data": '{"x": 1.0}',
+        "excluded_streams": [],
+    }
     assert eof["eof"]["status"] == "failed"
 
 

@@ -104,6 +104,7 @@ class Stream(_message.Message):
     NEWER_THAN_FIELD_FIELD_NUMBER: _builtins.int
     SOFT_DELETE_FIELD_FIELD_NUMBER: _builtins.int
     SUPPORTS_TIME_RANGE_FIELD_NUMBER: _builtins.int
+    TIME_RANGE_FIELD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within the source, e.g. "customers" or "checkout_sessions"."""
     newer_than_field: _builtins.str
@@ -112,6 +113,8 @@ class Stream(_message.Message):
     """Record field that is true on a record deleted at the source; empty when the source never says so."""
     supports_time_range: _builtins.bool
     """Whether the source can restrict a read of this stream to a TimeRange."""
+    time_range_field: _builtins.str
+    """Record field (Unix seconds) that a TimeRange is about; empty when there is none."""
     @_builtins.property
     def primary_key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]:
         """The fields that together identify one record."""
@@ -134,10 +137,11 @@ class Stream(_message.Message):
         newer_than_field: _builtins.str = ...,
         soft_delete_field: _builtins.str = ...,
         supports_time_range: _builtins.bool = ...,
+        time_range_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata", "name", b"name", "newer_than_field", b"newer_than_field", "primary_key", b"primary_key", "soft_delete_field", b"soft_delete_field", "supports_time_range", b"supports_time_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata", "name", b"name", "newer_than_field", b"newer_than_field", "primary_key", b"primary_key", "soft_delete_field", b"soft_delete_field", "supports_time_range", b"supports_time_range", "time_range_field", b"time_range_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -338,6 +338,8 @@ class SyncOptions(_message.Message):
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     SOFT_TIME_LIMIT_FIELD_NUMBER: _builtins.int
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
+    EVENTS_ONLY_FIELD_NUMBER: _builtins.int
+    RECONCILE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Names a finite run. The same id as in state continues that run; another one starts a new run. A request
     without an id is a run of its own, but continues one without an id that was cut short: calling again
@@ -345,6 +347,15 @@ class SyncOptions(_message.Message):
     """
     state_limit: _builtins.int
     """Stop after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1000."""
+    events_only: _builtins.bool
+    """Read no history: only what happened since the checkpoint that all streams share, e.g. an events cursor. Like
+    inputs, this belongs to no run: state.sync_run is handed back as it came.
+    """
+    reconcile: _builtins.bool
+    """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
+    it, so that what is gone at the source is deleted. The run's later requests do so whatever they say here.
+    FAILED_PRECONDITION when a connector cannot.
+    """
     @_builtins.property
     def state(self) -> _state_pb2.SyncState:
         """The previous request's ending_state; absent starts from nothing."""
@@ -367,10 +378,12 @@ class SyncOptions(_message.Message):
         time_limit: _duration_pb2.Duration | None = ...,
         soft_time_limit: _duration_pb2.Duration | None = ...,
         state_limit: _builtins.int = ...,
+        events_only: _builtins.bool = ...,
+        reconcile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["soft_time_limit", b"soft_time_limit", "state", b"state", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_only", b"events_only", "reconcile", b"reconcile", "run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

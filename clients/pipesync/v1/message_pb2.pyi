@@ -63,23 +63,55 @@ class StateCheckpoint(_message.Message):
 
     STREAM_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    EXCLUDED_STREAMS_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """Empty for a checkpoint shared by all streams."""
     data: _builtins.str
     """One JSON object."""
+    @_builtins.property
+    def excluded_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only of a checkpoint shared by all streams: those that it does not account for. It is dropped when a stream that
+        is not among them has been refused.
+        """
+
     def __init__(
         self,
         *,
         stream: _builtins.str = ...,
         data: _builtins.str = ...,
+        excluded_streams: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "excluded_streams", b"excluded_streams", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateCheckpoint: _TypeAlias = StateCheckpoint  # noqa: Y015
+
+@_typing.final
+class Barrier(_message.Message):
+    """A source puts it behind records to learn when they are committed: it leaves the destination only after every record
+    before it. It ends in the engine; a caller never sees it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Names it within its read."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Barrier: _TypeAlias = Barrier  # noqa: Y015
 
 @_typing.final
 class RowsWritten(_message.Message):
@@ -409,6 +441,7 @@ class Message(_message.Message):
     EOF_FIELD_NUMBER: _builtins.int
     SYNC_RUN_FIELD_NUMBER: _builtins.int
     ROWS_WRITTEN_FIELD_NUMBER: _builtins.int
+    BARRIER_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
     """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for what the service says itself."""
     @_builtins.property
@@ -445,6 +478,8 @@ class Message(_message.Message):
     def rows_written(self) -> Global___RowsWritten:
         """From destinations that can tell, about once a commit and stream."""
 
+    @_builtins.property
+    def barrier(self) -> Global___Barrier: ...
     def __init__(
         self,
         *,
@@ -462,12 +497,13 @@ class Message(_message.Message):
         eof: _state_pb2.Eof | None = ...,
         sync_run: _state_pb2.SyncRun | None = ...,
         rows_written: Global___RowsWritten | None = ...,
+        barrier: Global___Barrier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -76,8 +76,14 @@ class SyncRun(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     TIME_CEILING_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    RECONCILE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Empty when the caller named no run."""
+    finished: _builtins.bool
+    """Nothing of the run is left to do."""
+    reconcile: _builtins.bool
+    """The run compares what the destination holds with what it reads."""
     @_builtins.property
     def time_ceiling(self) -> _timestamp_pb2.Timestamp:
         """Upper bound of the run's time ranges, frozen by its first request."""
@@ -92,10 +98,12 @@ class SyncRun(_message.Message):
         run_id: _builtins.str = ...,
         time_ceiling: _timestamp_pb2.Timestamp | None = ...,
         progress: _progress_pb2.Progress | None = ...,
+        finished: _builtins.bool = ...,
+        reconcile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "time_ceiling", b"time_ceiling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "run_id", b"run_id", "time_ceiling", b"time_ceiling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "progress", b"progress", "reconcile", b"reconcile", "run_id", b"run_id", "time_ceiling", b"time_ceiling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

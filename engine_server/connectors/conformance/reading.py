@@ -23,7 +23,9 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import SourceState
 
 # What a read may yield.
-_READ_KINDS = frozenset({"record_batch", "source_state", "stream_status", "log", "control"})
+_READ_KINDS = frozenset(
+    {"record_batch", "source_state", "stream_status", "log", "control", "barrier"}
+)
 _FINAL_STATUSES = frozenset({"completed", "skipped", "errored"})
 
 
@@ -156,7 +158,7 @@ def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStrea
     for message in messages:
         kind, name = message.WhichOneof("payload"), stream_name(message)
         assert kind in _READ_KINDS, f"a read yields no {kind}"
-        if kind in ("log", "control"):
+        if kind in ("log", "control", "barrier"):
             continue
         if kind == "source_state":
             unaccounted.discard(name)

@@ -10,7 +10,14 @@ from google.protobuf.json_format import ParseDict
 from engine_server.connectors.conformance.subject import DestinationSubject
 from engine_server.connectors.protocols import SelectedStream
 from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection, TimeRange
-from pipesync.v1.message_pb2 import Log, Message, RecordBatch, StateCheckpoint, StreamStatus
+from pipesync.v1.message_pb2 import (
+    Barrier,
+    Log,
+    Message,
+    RecordBatch,
+    StateCheckpoint,
+    StreamStatus,
+)
 
 # Long names make for long identifiers at the far side.
 STREAMS = ("conformance_people", "conformance_places_and_whatever_else_bears_a_name_of_length")
@@ -84,11 +91,13 @@ def a_sync() -> list[Message]:
         Message(log=Log(level=Log.LEVEL_INFO, message="from the source")),
         checkpoint(two, 1),
         checkpoint("", 1),
+        Message(barrier=Barrier(number=1)),
         batch(one, new_record(), new_record(), new_record()),
         checkpoint(one, 2),
         status(one, range_completed=StreamStatus.RangeCompleted(range=TimeRange())),
         status(one, completed=StreamStatus.Completed()),
         checkpoint(two, 2),
+        Message(barrier=Barrier(number=2)),
         batch(two, new_record(), new_record()),
     ]
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given as for_any
 from hypothesis import strategies as st
 
+from engine_server.barriers import Barriers
 from engine_server.stages.reduce import PROGRESS_INTERVAL_NANOSECONDS, Ending, reduce
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message
@@ -63,7 +64,6 @@ async def reduced(
     streams: Sequence[str] = ("a", "b"),
     state: SyncState | None = None,
     ending: Ending | None = None,
-    must_finish: bool = False,
 ) -> list[Message]:
     return await gathered(
         reduce(
@@ -71,7 +71,6 @@ async def reduced(
             state=new_run() if state is None else state,
             streams=streams,
             ending=Ending() if ending is None else ending,
-            must_finish=must_finish,
         )
     )
 
@@ -163,6 +162,62 @@ async def test_nothing_that_comes_of_a_stream_after_it_errored_hides_it() -> Non
 
 
 @pytest.mark.parametrize(
+    ("excluded", "kept"), [((), '{"n": 1}'), (("b",), '{"n": 1}'), (("a", "b"), '{"n": 2}')]
+)
+async def test_no_checkpoint_of_all_streams_accounts_for_one_that_errored(
+    excluded: Sequence[str], kept: str
+) -> None:
+    later = global_checkpoint('{"n": 2}')
+    later.source_state.excluded_streams.extend(excluded)
+    messages = await reduced(global_checkpoint('{"n": 1}'), errored("a"), later)
+    assert getattr(messages[-1].eof.ending_state.source, "global") == kept
+    assert (later in messages) == (kept == '{"n": 2}')
+
+
+async def test_a_stream_that_errored_earlier_in_the_run_is_accounted_for_no_more() -> None:
+    eof = await eof_of(global_checkpoint(), completed("b"), ending=Ending(refused_streams={"a"}))
+    assert not getattr(eof.ending_state.source, "global")
+
+
+async def test_a_barrier_is_told_of_when_it_has_passed_and_goes_no_further() -> None:
+    barriers, passed = Barriers(), list[int]()
+    first, second = (barriers.put(lambda number=number: passed.append(number)) for number in (1, 2))  # type: ignore[misc]
+    reducing = reduce(
+        given(record_batch("a", b"{}"), first, completed("a"), second, first),
+        state=new_run(),
+        streams=["a"],
+        ending=Ending(),
+        barriers=barriers,
+    )
+    told = [(message.WhichOneof("payload"), list(passed)) async for message in reducing]
+    assert [turn for turn in told if turn[0] in ("record_batch", "stream_status", "eof")] == [
+        ("record_batch", []),
+        ("stream_status", [1]),
+        ("eof", [1, 2]),
+    ]
+    assert "barrier" not in {kind for kind, _ in told}
+
+
+async def test_a_request_beside_the_run_leaves_it_as_it_is_and_counts_for_itself() -> None:
+    first = await eof_of(record_batch("a", b"{}"), ending=Ending(cut_short=True))
+    beside = reduce(
+        given(record_batch("b", b"{}", b"{}"), global_checkpoint('{"n": 1}')),
+        state=first.ending_state,
+        streams=(),
+        ending=Ending(),
+        beside_run=True,
+    )
+    messages = await gathered(beside)
+    assert kinds(messages[:1]) == ["record_batch"]
+    eof = messages[-1].eof
+    assert (eof.status, eof.has_more) == (RUN_STATUS_SUCCEEDED, False)
+    assert eof.ending_state.sync_run == first.ending_state.sync_run
+    assert getattr(eof.ending_state.source, "global") == '{"n": 1}'
+    assert set(eof.run_progress.streams) == {"b"}
+    assert eof.run_progress.streams["b"].record_count == 2
+
+
+@pytest.mark.parametrize(
     ("messages", "status"),
     [
         ([], RUN_STATUS_STARTED),
@@ -176,7 +231,8 @@ async def test_nothing_that_comes_of_a_stream_after_it_errored_hides_it() -> Non
     ],
 )
 async def test_status(messages: list[Message], status: int) -> None:
-    eof = await eof_of(*messages)
+    # A source that ends by itself has to finish its streams: this one was cut.
+    eof = await eof_of(*messages, ending=Ending(cut_short=True))
     assert eof.status == status
     assert eof.run_progress.derived.status == status
     assert eof.request_progress.derived.status == status
@@ -277,9 +333,19 @@ async def test_a_run_in_two_requests_comes_to_the_same_as_in_one(
         for name, stream in first.run_progress.streams.items()
         if stream.status in {StreamProgress.STATUS_NOT_STARTED, StreamProgress.STATUS_STARTED}
     }
-    # The second request's source reads the unfinished streams only.
+    # The second request's source reads the unfinished streams only. A stream that errored in the
+    # first one keeps that from all checkpoints of all streams.
     rest = [message for message in rest if stream_name(message) in {*unfinished, ""}]
-    second = await eof_of(*rest, state=first.ending_state, streams=sorted(unfinished))
+    ending = Ending(
+        refused_streams={
+            name
+            for name, stream in first.run_progress.streams.items()
+            if stream.status == StreamProgress.STATUS_ERRORED
+        }
+    )
+    second = await eof_of(
+        *rest, state=first.ending_state, streams=sorted(unfinished), ending=ending
+    )
     whole = await eof_of(*messages, *rest)
     assert second.status == whole.status
     assert second.ending_state.source == whole.ending_state.source
@@ -293,19 +359,19 @@ async def test_a_run_in_two_requests_comes_to_the_same_as_in_one(
 
 async def test_a_source_that_ends_by_itself_must_have_finished_its_streams() -> None:
     messages = (completed("a"), started("b"))
-    eof = await eof_of(*messages, must_finish=True)
+    eof = await eof_of(*messages)
     assert eof.status == RUN_STATUS_FAILED
     assert eof.failure_message == "the source ended without finishing these streams: b"
     assert not eof.has_more
 
 
 async def test_a_source_that_was_cut_short_need_not_finish_its_streams() -> None:
-    eof = await eof_of(completed("a"), started("b"), must_finish=True, ending=Ending(True))
+    eof = await eof_of(completed("a"), started("b"), ending=Ending(True))
     assert eof.status == RUN_STATUS_STARTED
     assert eof.failure_message == ""
 
 
 async def test_a_failure_is_the_reason_why_streams_are_unfinished() -> None:
     ending = Ending(failure_message="the connector's own words")
-    eof = await eof_of(started("a"), must_finish=True, ending=ending)
+    eof = await eof_of(started("a"), ending=ending)
     assert eof.failure_message == "the connector's own words"
