@@ -278,9 +278,19 @@ class Spec(_message.Message):
     STREAM_STATE_SCHEMA_FIELD_NUMBER: _builtins.int
     SOURCE_INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
     SOFT_LIMIT_FRACTION_FIELD_NUMBER: _builtins.int
+    WEBHOOK_SECRET_FIELD_FIELD_NUMBER: _builtins.int
+    SUPPORTS_RECONCILE_FIELD_NUMBER: _builtins.int
     soft_limit_fraction: _builtins.float
     """Share of time_limit after which a sync into this destination stops reading, leaving the rest to
     flush. 0 means the engine's default of 0.8.
+    """
+    webhook_secret_field: _builtins.str
+    """The field of the configuration with the secret that webhooks are signed with in Stripe's way: several secrets are
+    separated by commas. Empty when the source takes no webhooks (sources only).
+    """
+    supports_reconcile: _builtins.bool
+    """Whether a destination can tell what it holds, and a source compare that with what it reads: then pipelines of both
+    can be reconciled.
     """
     @_builtins.property
     def config_schema(self) -> _struct_pb2.Struct:
@@ -301,10 +311,12 @@ class Spec(_message.Message):
         stream_state_schema: _struct_pb2.Struct | None = ...,
         source_input_schema: _struct_pb2.Struct | None = ...,
         soft_limit_fraction: _builtins.float = ...,
+        webhook_secret_field: _builtins.str = ...,
+        supports_reconcile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "soft_limit_fraction", b"soft_limit_fraction", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "soft_limit_fraction", b"soft_limit_fraction", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema", "supports_reconcile", b"supports_reconcile", "webhook_secret_field", b"webhook_secret_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -343,12 +343,13 @@ Global___Control: _TypeAlias = Control  # noqa: Y015
 
 @_typing.final
 class SourceInput(_message.Message):
-    """What is pushed into a source: for Stripe an event, or a raw webhook delivery."""
+    """What a source handles instead of its history: for Stripe an event, a raw webhook delivery, or recent events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    RECENT_EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def event(self) -> _struct_pb2.Struct:
         """An event whose origin is already trusted."""
@@ -357,21 +358,54 @@ class SourceInput(_message.Message):
     def webhook(self) -> Global___WebhookDelivery:
         """A delivery whose signature the source still has to verify."""
 
+    @_builtins.property
+    def recent_events(self) -> Global___RecentEvents:
+        """The source fetches these itself."""
+
     def __init__(
         self,
         *,
         event: _struct_pb2.Struct | None = ...,
         webhook: Global___WebhookDelivery | None = ...,
+        recent_events: Global___RecentEvents | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["event", "webhook"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["event", "webhook", "recent_events"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 
 Global___SourceInput: _TypeAlias = SourceInput  # noqa: Y015
+
+@_typing.final
+class RecentEvents(_message.Message):
+    """Events that a source's far side still has, oldest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """At most so many, the newest ones; 0 means all."""
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Those made at this time or later; absent for all there are."""
+
+    def __init__(
+        self,
+        *,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecentEvents: _TypeAlias = RecentEvents  # noqa: Y015
 
 @_typing.final
 class WebhookDelivery(_message.Message):

@@ -720,11 +720,16 @@ class SyncPipelineRequest(_message.Message):
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     RESET_STATE_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    RECONCILE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     run_id: _builtins.str
     state_limit: _builtins.int
     reset_state: _builtins.bool
     """Forget the stored state first. The ending state is stored all the same."""
+    reconcile: _builtins.bool
+    """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
+    connector cannot.
+    """
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -738,10 +743,11 @@ class SyncPipelineRequest(_message.Message):
         state_limit: _builtins.int = ...,
         reset_state: _builtins.bool = ...,
         overrides: Global___SyncOverrides | None = ...,
+        reconcile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -777,12 +783,17 @@ class SyncPipelineBatchRequest(_message.Message):
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     RESET_STATE_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    RECONCILE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     run_id: _builtins.str
     state_limit: _builtins.int
     """0 means 1000."""
     reset_state: _builtins.bool
     """Forget the stored state first. The ending state is stored all the same."""
+    reconcile: _builtins.bool
+    """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
+    connector cannot.
+    """
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -796,10 +807,11 @@ class SyncPipelineBatchRequest(_message.Message):
         state_limit: _builtins.int = ...,
         reset_state: _builtins.bool = ...,
         overrides: Global___SyncOverrides | None = ...,
+        reconcile: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

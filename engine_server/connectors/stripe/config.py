@@ -84,6 +84,35 @@ class StripeConfig(ConnectorConfig):
         "of now and in api_version, and costs a request.",
     )
 
+    poll_events: bool = Field(
+        default=False,
+        description="Ask Stripe for the events since the last time, once the backfill is done: "
+        "updates and deletes then reach the tables without webhooks. A restricted key needs "
+        "permission to read events.",
+    )
+    websocket: bool = Field(
+        default=False,
+        description="Take events over the Stripe CLI's WebSocket while a sync is streamed: no "
+        "public address is needed. Meant for development.",
+    )
+    webhook_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Take webhooks on this port of the loopback interface while a sync is "
+        "streamed; something in front of it has to bring them there. Needs webhook_secret.",
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        description="Where Stripe is to send webhooks (https://...). Setup registers an endpoint "
+        "for it at Stripe, and teardown removes that.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None,
+        description="What webhooks are signed with (whsec_...). While it is changed, several, "
+        "separated by commas. Filled in by setup where it registers the endpoint.",
+    )
+
     @field_validator("api_key")
     @classmethod
     def _is_secret_key(cls, api_key: SecretStr) -> SecretStr:
@@ -131,6 +160,14 @@ class StripeConfig(ConnectorConfig):
         return base_url.rstrip("/")
 
     @property
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Each of the secrets that webhooks may be signed with; empty when there is none."""
+        if self.webhook_secret is None:
+            return ()
+        secrets = self.webhook_secret.get_secret_value().split(",")
+        return tuple(secret.strip() for secret in secrets if secret.strip())
+
+    @property
     def known_account_id(self) -> str | None:
         """The account that is read, as far as it is configured."""
         return self.stripe_account or self.account_id
@@ -139,6 +176,8 @@ class StripeConfig(ConnectorConfig):
         """The configuration to store, whole and with its secrets, once the account is known."""
         fields = self.model_dump(exclude_unset=True, exclude_none=True)
         fields["api_key"] = self.api_key.get_secret_value()
+        if self.webhook_secret is not None:
+            fields["webhook_secret"] = self.webhook_secret.get_secret_value()
         if self.stripe_account is None:
             fields["account_id"] = account_id
         if created is not None:

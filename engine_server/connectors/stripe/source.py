@@ -37,6 +37,7 @@ class StripeSource:
             config_schema=config_schema(StripeConfig),
             stream_state_schema=checkpoint_schema(),
             source_input_schema=input_schema(),
+            webhook_secret_field="webhook_secret",  # noqa: S106 - the name of a field
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
