@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
+import structlog
 
 from engine_server import operations
 from engine_server.connectors.protocols import Messages, SelectedStream
@@ -28,7 +29,10 @@ from engine_server.state import begin_run, ceiling
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceServicer
 from pipesync.v1.message_pb2 import Message
+from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncState
+
+log = structlog.get_logger()
 
 DEFAULT_BATCH_STATE_LIMIT = 1000
 
@@ -170,12 +174,22 @@ class EngineServicer(EngineServiceServicer):
         self._soft_limits.add(plan.soft_limit)
         if self._ending:
             plan.soft_limit.end_now()
+        outcome: dict[str, Any] = {"status": "left"}
+        log.info(
+            "sync_started",
+            run_id=plan.state.sync_run.run_id,
+            streams=len(plan.streams),
+            inputs=len(plan.inputs),
+        )
         try:
             async with aclosing(run_sync(plan)) as messages:
                 async for message in messages:
+                    if message.HasField("eof"):
+                        outcome = _outcome(message.eof)
                     yield message
         finally:
             self._soft_limits.discard(plan.soft_limit)
+            log.info("sync_ended", run_id=plan.state.sync_run.run_id, **outcome)
 
     async def _sync_plan(
         self,
@@ -287,6 +301,18 @@ def _plan(
         events_only=request.options.events_only,
         listen=listens,
     )
+
+
+def _outcome(eof: Eof) -> dict[str, Any]:
+    """How a request ended, for its log line."""
+    done = eof.request_progress.derived
+    return {
+        "status": RunStatus.Name(eof.status).removeprefix("RUN_STATUS_").lower(),
+        "has_more": eof.has_more,
+        "records": done.total_record_count,
+        "states": done.total_state_count + eof.request_progress.global_state_count,
+        "elapsed_ms": eof.request_progress.elapsed_ms,
+    }
 
 
 def _moment_in(seconds: float | None) -> float | None:

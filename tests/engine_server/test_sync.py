@@ -169,6 +169,21 @@ async def test_what_the_source_logs_is_in_the_engines_log_and_reaches_the_caller
     ]
 
 
+async def test_each_request_logs_its_beginning_and_its_end(engine: ScriptedEngine) -> None:
+    engine.holds(DATASET)
+    with capture_logs() as logs:
+        await engine.batch(run_id="r1", state_limit=2)
+    told = [entry for entry in logs if entry["event"] in ("sync_started", "sync_ended")]
+    assert [(entry["event"], entry["run_id"]) for entry in told] == [
+        ("sync_started", "r1"),
+        ("sync_ended", "r1"),
+    ]
+    assert (told[0]["streams"], told[0]["inputs"]) == (3, 0)
+    ended = told[1]
+    assert (ended["status"], ended["has_more"]) == ("started", True)
+    assert (ended["records"], ended["states"]) == (3, 2)
+
+
 async def test_many_syncs_at_once_do_not_mix(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     ends = await asyncio.gather(*[engine.batch(run_id=f"r{number}") for number in range(50)])
