@@ -154,6 +154,7 @@ def _read(
         until=plan.until,
         state_limit=plan.state_limit,
         refused_streams=ending.refused_streams,
+        events_only=plan.events_only,
         inputs=plan.inputs,
         listen=plan.listen,
         barriers=barriers,

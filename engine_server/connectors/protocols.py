@@ -78,6 +78,8 @@ class ReadRequest:
             while the read goes on: a source looks before each fetch and reads these no further. A
             checkpoint of all streams that accounts for one of them is dropped
             (``StateCheckpoint.excluded_streams``).
+        events_only: No history is to be read, whatever is left of it: only what happened since the
+            checkpoint of all streams.
         inputs: When there are any, the source handles these instead of reading its history.
         listen: Whether to go on after that, if the source is configured to listen for what happens:
             until the read is closed.
@@ -92,6 +94,7 @@ class ReadRequest:
     until: Timestamp | None = None
     state_limit: int | None = None
     refused_streams: AbstractSet[str] = frozenset()
+    events_only: bool = False
     inputs: Sequence[SourceInput] = ()
     selected: Sequence[SelectedStream] = ()
     listen: bool = False

@@ -107,7 +107,7 @@ class EventLog:
         self._clock = clock
         self._lag = lag
         self._numbers = itertools.count()
-        # By when they show up.
+        # By when they show up, with their places in the list.
         self._late: list[tuple[float, int, Event]] = []
         self._late_by_id: dict[str, Event] = {}
         self._types: dict[str, str] = {}
@@ -166,9 +166,9 @@ class EventLog:
         """Lists what is due, and forgets what is too old."""
         now = self._clock.time()
         while self._late and self._late[0][0] <= now:
-            event = heapq.heappop(self._late)[2]
+            _, number, event = heapq.heappop(self._late)
             del self._late_by_id[event.id]
-            self.listed.put_encoded(event.id, event.created, event.body)
+            self.listed.put_encoded(event.id, event.created, event.body, number=number)
             self._types[event.id] = event.type
             self._kept.append((event.created, event.id))
         while self._kept and self._kept[0][0] < now - KEPT_SECONDS:
@@ -189,6 +189,7 @@ class EventLog:
 
     def _list_in_time(self, event: Event) -> None:
         shown_at = self._clock.time() + self._lag.draw()
-        heapq.heappush(self._late, (shown_at, next(self._numbers), event))
+        # However late it shows up, it stands where it was made.
+        heapq.heappush(self._late, (shown_at, self.listed.take_number(), event))
         self._late_by_id[event.id] = event
         self.catch_up()

@@ -93,17 +93,35 @@ class ObjectList:
         """
         self.put_encoded(document["id"], created_second(document), encoded(document), listed=listed)
 
+    def take_number(self) -> int:
+        """Keeps a place for an object that is put later: behind all that are there by now."""
+        self._inserted += 1
+        return self._inserted
+
     def put_encoded(
-        self, object_id: str, created: int, body: bytes, *, listed: bool = True
+        self,
+        object_id: str,
+        created: int,
+        body: bytes,
+        *,
+        listed: bool = True,
+        number: int | None = None,
     ) -> None:
-        """The same for an object whose JSON is at hand; ``created`` is in Unix seconds."""
+        """The same for an object whose JSON is at hand.
+
+        Args:
+            object_id: Its id.
+            created: In Unix seconds.
+            body: Its JSON.
+            listed: As of ``put``.
+            number: The place among those of its second that was kept for it, if any was.
+        """
         replaced = self._by_id.get(object_id)
-        if replaced is None:
-            self._inserted += 1
-            number = self._inserted
-        else:
+        if replaced is not None:
             number = replaced.key[1]
             self.delete(object_id)
+        elif number is None:
+            number = self.take_number()
         item = StoredObject(
             id=object_id,
             key=(created, number),

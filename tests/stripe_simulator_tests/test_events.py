@@ -233,3 +233,20 @@ def test_an_old_api_version_gets_the_request_as_text() -> None:
     event = Event(id="evt_1", type="ping", created=NOW, account=None, body=body)
     assert event.rendered(None) == body
     assert event.rendered("2016-07-06") == b'{"api_version":"2016-07-06","request":"req_1"}'
+
+
+async def test_an_event_that_shows_up_late_stands_where_it_was_made_within_its_second(
+    simulator: StripeSimulator, client: Client
+) -> None:
+    simulator.clock.set(NOW)
+    simulator.delay_events(10, seed=2)
+    made: list[Event] = []
+    simulator.on_event(made.append)
+    for _ in range(20):
+        simulator.create("customers")
+    simulator.clock.advance(5)
+    shown_early = await listed(client, "limit=100")
+    assert 0 < len(shown_early) < 20
+    simulator.clock.advance(5)
+    shown = [event["id"] for event in await listed(client, "limit=100")]
+    assert shown == [event.id for event in reversed(made)]

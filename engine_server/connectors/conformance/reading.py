@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 from google.protobuf.json_format import MessageToDict
 
+from engine_server.barriers import Barriers
 from engine_server.connectors.config import ConnectorConfig
 from engine_server.connectors.conformance.connector import listed
 from engine_server.connectors.conformance.subject import SourceSubject, parsed
@@ -98,6 +99,7 @@ class Reader:
         state: SourceState | None = None,
         state_limit: int | None = None,
         refused_streams: AbstractSet[str] = frozenset(),
+        barriers: Barriers | None = None,
     ) -> Messages:
         """The messages of a read, for the caller to close."""
         request = ReadRequest(
@@ -105,6 +107,7 @@ class Reader:
             state=state or SourceState(),
             state_limit=state_limit,
             refused_streams=refused_streams,
+            barriers=barriers or Barriers(),
         )
         return self.source.read(self.config, request)
 
@@ -118,8 +121,11 @@ class Reader:
         """Reads to the end, or up to the checkpoint of that number and closes."""
         reading = Reading()
         reading.state.CopyFrom(state or SourceState())
-        async with aclosing(self.open(state=state, **request)) as messages:
+        barriers = Barriers()
+        async with aclosing(self.open(state=state, barriers=barriers, **request)) as messages:
             async for message in messages:
+                # Whatever it reads counts as committed at once.
+                barriers.passed(message.barrier)
                 reading.add(message, self.streams)
                 if stop_after is not None and sum(reading.checkpoints.values()) == stop_after:
                     break

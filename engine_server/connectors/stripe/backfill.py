@@ -123,14 +123,21 @@ def _window(
     it has to read.
     """
     asked = selected.selection.time_range
-    end = _whole_seconds(until) if until is not None else now + 1
+    end = whole_seconds(until) if until is not None else now + 1
     if not resource.created_param:
         return Range(lt=end)
     return Range(
-        gte=_whole_seconds(asked.gte) if asked.HasField("gte") else None,
-        lt=_whole_seconds(asked.lt) if asked.HasField("lt") else end,
+        gte=whole_seconds(asked.gte) if asked.HasField("gte") else None,
+        lt=whole_seconds(asked.lt) if asked.HasField("lt") else end,
     )
 
 
-def _whole_seconds(moment: Timestamp) -> int:
+def untouched_checkpoint(selected: SelectedStream, request: ReadRequest) -> str:
+    """The checkpoint of a stream of which nothing is read yet: the next read begins anew."""
+    window = _window(load_resources()[selected.name], selected, request.until, int(time.time()))
+    return resume(selected.name, "", window).to_json()
+
+
+def whole_seconds(moment: Timestamp) -> int:
+    """A time in Unix seconds; a second that has begun counts as a whole one."""
     return moment.seconds + math.ceil(moment.nanos / 1e9)

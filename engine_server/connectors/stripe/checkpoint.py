@@ -95,6 +95,11 @@ class Checkpoint:
     record_count: int = 0
     backfill_lt: int | None = None
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of it was ever read."""
+        return self.remaining == (self.accounted,)
+
     def is_history(self, part: Range) -> bool:
         """Whether a range was asked for from the first: only such ones count towards a limit."""
         if self.backfill_lt is None or part.gte is None:
@@ -139,22 +144,35 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
     Raises:
         ConnectorError: ``data`` is not a checkpoint of this source.
     """
-    if not data:
+    stored = _parsed(stream, data) if data else None
+    if stored is None or stored.is_untouched:
         remaining = () if window.is_empty else (window,)
         return Checkpoint(accounted=window, remaining=remaining, backfill_lt=window.lt)
-    try:
-        stored = _stored(**orjson.loads(data))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConnectorError(
-            f"the checkpoint of stream {stream} is not one of the Stripe source; "
-            "reset the pipeline's state to read it from the start"
-        ) from error
     return Checkpoint(
         accounted=window,
         remaining=reconcile(stored.accounted, stored.remaining, window),
         record_count=stored.record_count,
         backfill_lt=stored.backfill_lt,
     )
+
+
+def accounts_for_nothing(stream: str, data: str) -> bool:
+    """Whether a stored checkpoint, if there is any, is that of a stream not read yet.
+
+    Raises:
+        ConnectorError: ``data`` is not a checkpoint of this source.
+    """
+    return not data or _parsed(stream, data).is_untouched
+
+
+def _parsed(stream: str, data: str) -> Checkpoint:
+    try:
+        return _stored(**orjson.loads(data))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConnectorError(
+            f"the checkpoint of stream {stream} is not one of the Stripe source; "
+            "reset the pipeline's state to read it from the start"
+        ) from error
 
 
 def _stored(

@@ -1,20 +1,23 @@
 """The Stripe source, as the engine sees it."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
 from engine_server.connectors.stripe import check
-from engine_server.connectors.stripe.account import confirm_account, fetch_account
-from engine_server.connectors.stripe.backfill import backfill
+from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
+from engine_server.connectors.stripe.backfill import backfill, whole_seconds
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
+from engine_server.connectors.stripe.events.polling import Poller
 from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Message
 
@@ -67,7 +70,7 @@ class StripeSource:
             ConnectionFailed: the API cannot be reached, or refuses the key.
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
-        read = apply_inputs if request.inputs else backfill
+        read = apply_inputs if request.inputs else _read_and_follow
         async with StripeClient(config, self._policy) as client:
             account = await fetch_account(client, config)
             async with aclosing(read(client, config, request, account)) as messages:
@@ -93,4 +96,29 @@ class StripeSource:
         """Yields nothing: there is nothing to remove."""
         nothing: tuple[Message, ...] = ()
         for message in nothing:
+            yield message
+
+
+async def _read_and_follow(
+    client: StripeClient, config: StripeConfig, request: ReadRequest, account: Account
+) -> Messages:
+    """Yields the history, and the events that poll_events asks for around it."""
+    if not config.poll_events:
+        if request.events_only:
+            raise ConnectorError("to read events alone, poll_events must be on")
+        async with aclosing(backfill(client, config, request, account)) as messages:
+            async for message in messages:
+                yield message
+        return
+    poller = Poller(client, config, request, account)
+    async with aclosing(poller.begin()) as messages:
+        async for message in messages:
+            yield message
+    async with aclosing(backfill(client, config, poller.history, account)) as messages:
+        async for message in messages:
+            poller.note(message)
+            yield message
+    end = whole_seconds(request.until) if request.until is not None else int(time.time()) + 1
+    async with aclosing(poller.poll(end)) as messages:
+        async for message in messages:
             yield message

@@ -31,11 +31,6 @@ class StreamReport:
             return all(self._checkpoint.is_history(part) for part in left)
         return not left
 
-    @property
-    def _is_untouched(self) -> bool:
-        """Whether nothing of it was ever read, by this request or one before."""
-        return self._checkpoint.remaining == (self._checkpoint.accounted,)
-
     def start(self) -> Iterator[Message]:
         """The stream begins; what earlier requests completed is told again."""
         window = self._checkpoint.accounted
@@ -68,7 +63,7 @@ class StreamReport:
         """The stream ends because Stripe refused it, or failed for too long."""
         self.is_closed = True
         # A table that is half read, or goes stale, is nothing to call a success.
-        if error.is_unavailable and self._is_untouched:
+        if error.is_unavailable and self._checkpoint.is_untouched:
             status = StreamStatus(skipped=StreamStatus.Skipped(reason=error.message))
         else:
             status = StreamStatus(errored=StreamStatus.Errored(error=error.message))

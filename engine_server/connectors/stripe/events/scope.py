@@ -1,5 +1,6 @@
 """Which events concern a pipeline, and what is made of them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class EventScope:
             streams={selected.name: resources[selected.name] for selected in streams},
             revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
         )
+
+    def only(self, streams: AbstractSet[str]) -> "EventScope":
+        """The same of some of the streams alone."""
+        chosen = {name: self.streams[name] for name in self.streams if name in streams}
+        return dataclasses.replace(self, streams=chosen)
 
     def revalidates(self, object_type: str) -> bool:
         """Whether objects of a type are fetched again."""

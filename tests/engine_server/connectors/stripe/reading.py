@@ -15,7 +15,7 @@ from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.catalog_pb2 import StreamSelection, TimeRange
-from pipesync.v1.message_pb2 import StreamStatus
+from pipesync.v1.message_pb2 import Log, StreamStatus
 from pipesync.v1.state_pb2 import SourceState
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -25,13 +25,17 @@ QUICK = RetryPolicy(first_delay=0.001, longest_delay=0.01, timeout=5)
 
 @dataclass(kw_only=True)
 class Reading:
-    """What one read brought: counts by (stream, id), the last checkpoints, the turns of streams."""
+    """What one read brought: counts by (stream, id), the last checkpoints, the turns of streams.
+
+    It stands for the engine and for a destination that commits everything at once.
+    """
 
     ids: Counter[tuple[str, str]] = field(default_factory=Counter)
     records: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     state: SourceState = field(default_factory=SourceState)
     checkpoints: int = 0
     statuses: list[StreamStatus] = field(default_factory=list)
+    logs: list[Log] = field(default_factory=list)
 
     def turns(self, stream: str) -> list[str]:
         """The turns of a stream in order, ranges left out."""
@@ -93,12 +97,20 @@ async def read(
                         reading.records[batch.stream, record["id"]] = record
                 case "source_state":
                     checkpoint = message.source_state
-                    reading.state.streams[checkpoint.stream] = checkpoint.data
+                    if checkpoint.stream:
+                        reading.state.streams[checkpoint.stream] = checkpoint.data
+                    else:
+                        setattr(reading.state, "global", checkpoint.data)
                     reading.checkpoints += 1
                     if on_checkpoint is not None:
                         on_checkpoint(reading)
                     if reading.checkpoints == stop_after:
                         break
+                case "barrier":
+                    # Here everything is committed as it comes.
+                    read_request.barriers.passed(message.barrier)
+                case "log":
+                    reading.logs.append(message.log)
                 case "stream_status":
                     reading.statuses.append(message.stream_status)
     return reading

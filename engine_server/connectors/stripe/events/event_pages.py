@@ -1,0 +1,88 @@
+"""One page of the events that Stripe still has, newest first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.listed import ListedObject, decode_list
+from engine_server.errors import ConnectorError
+
+# https://docs.stripe.com/api/events/list
+EVENTS_PATH = "/v1/events"
+# https://docs.stripe.com/api/pagination
+PAGE_SIZE = 100
+
+
+class EventsUnreadable(ConnectorError):
+    """The key may not read events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """What one request brought.
+
+    Attributes:
+        events: In the order of the list: the newest one first.
+        has_more: Whether more follow in the direction that was read in.
+        known_until: The last Unix second that was over when it was asked for.
+    """
+
+    events: Sequence[ListedObject]
+    has_more: bool
+    known_until: int
+
+
+async def fetch_events(
+    client: StripeClient,
+    *,
+    gte: int | None = None,
+    lt: int | None = None,
+    limit: int = PAGE_SIZE,
+    **cursor: str,
+) -> EventPage:
+    """Reads a page of the events made in [gte, lt).
+
+    Args:
+        client: The way to Stripe.
+        gte: The first Unix second; None for the oldest there is.
+        lt: The second after the last; None for no end.
+        limit: How many events at most.
+        cursor: ``starting_after`` for what is older than an event, ``ending_before`` for what is
+            newer, next to it; none for the newest.
+
+    Raises:
+        EventsUnreadable: the key may not read events.
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: the same, and an answer that is no list of events.
+    """
+    params = {"limit": str(limit), **cursor}
+    if gte is not None:
+        params["created[gte]"] = str(gte)
+    if lt is not None:
+        params["created[lt]"] = str(lt)
+    try:
+        answer = await client.get(EVENTS_PATH, params, decode=decode_list)
+    except RequestFailed as error:
+        if error.is_unavailable:
+            raise EventsUnreadable(
+                f"events cannot be read: {error.stripe_message} The key needs the permission to "
+                "read them (Events: Read)"
+            ) from error
+        raise
+    found = answer.body
+    if (
+        found is None
+        or type(found.has_more) is not bool
+        or (found.has_more and not found.objects)
+        or not all(
+            type(listed.head.id) is str and type(listed.head.created) is int
+            for listed in found.objects
+        )
+    ):
+        raise RequestFailed(
+            f"GET {EVENTS_PATH} was not answered with a list of events; "
+            f"request_id: {answer.request_id}",
+            status=200,
+        )
+    return EventPage(events=found.objects, has_more=found.has_more, known_until=answer.known_until)

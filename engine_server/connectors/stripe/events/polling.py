@@ -1,0 +1,285 @@
+"""Follows an account's events by asking for them, from the start of a backfill on."""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Collection, Iterator
+from contextlib import aclosing
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import structlog
+
+from engine_server import exact_json
+from engine_server.connectors.protocols import Messages, ReadRequest
+from engine_server.connectors.stripe.account import Account
+from engine_server.connectors.stripe.backfill import untouched_checkpoint
+from engine_server.connectors.stripe.checkpoint import accounts_for_nothing
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.cursor import KEPT_DAYS, OVERLAP, EventCursor
+from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
+from engine_server.connectors.stripe.events.event_pages import EventsUnreadable, fetch_events
+from engine_server.connectors.stripe.events.event_windows import AHEAD, EventGroup, EventWindows
+from engine_server.connectors.stripe.events.poll_round import PollRound
+from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.scope import EventScope
+from engine_server.connectors.stripe.events.subject import Ignored, Subject
+from engine_server.errors import ConnectorError
+from pipesync.v1.message_pb2 import Log, Message, StateCheckpoint
+from pipesync.v1.state_pb2 import SourceState
+
+log = structlog.get_logger()
+
+_INGRESS = "polling"
+
+# An event as decoded, and the streams that it is applied for.
+_Applied: TypeAlias = tuple[frozenset[str], dict[str, Any]]
+
+
+class Poller:
+    """The events of one read: ``begin`` before its history, ``poll`` after it, perhaps often."""
+
+    def __init__(
+        self, client: StripeClient, config: StripeConfig, request: ReadRequest, account: Account
+    ) -> None:
+        """Begins where the checkpoint of all streams is.
+
+        Raises:
+            ConnectorError: that is not an events cursor.
+        """
+        self._client = client
+        self._request = request
+        self._scope = EventScope.of(config, account, request.selected or request.streams)
+        self._state = SourceState()
+        self._state.CopyFrom(request.state)
+        self._cursor = EventCursor.parse(getattr(request.state, "global"))
+        # Where the next request would begin, as far as was yielded.
+        self._told = self._cursor
+        # All records up to here are committed, those of streams that will be refused included.
+        self._committed = self._cursor
+        self._has_uncommitted = False
+        # A checkpoint was told that may come to nothing.
+        self._is_unsure = False
+        self._states_left = request.state_limit
+
+    @property
+    def history(self) -> ReadRequest:
+        """The request as the history is to be read once ``begin`` is over."""
+        return dataclasses.replace(self._request, state=self._state, state_limit=self._states_left)
+
+    def note(self, message: Message) -> None:
+        """Takes in what else the read yields: what is left of ``state_limit`` depends on it."""
+        if message.HasField("record_batch"):
+            self._has_uncommitted = True
+        if message.HasField("source_state") and self._states_left is not None:
+            self._states_left -= 1
+
+    async def begin(self) -> Messages:
+        """Yields what has to come before the history: that from here on, events are followed.
+
+        A stream that was not followed before is read from the start again, as events of it may have
+        been missed. Nothing is yielded when no history is to be read.
+
+        Raises:
+            EventsUnreadable: the key may not read events.
+            ConnectionFailed: see ``StripeClient.get``.
+            ConnectorError: the same, and a checkpoint that is not one of this source.
+        """
+        names = {selected.name for selected in self._request.streams}
+        if not names:
+            return
+        now = int(time.time())
+        cursor = self._cursor
+        if cursor is not None and cursor.is_too_old(now):
+            yield _error(
+                f"{_too_old(cursor, now)}: what changed since may be lost, so the streams are read "
+                "again"
+            )
+            cursor = None
+        if cursor is None:
+            cursor = EventCursor(since=await self._last_second() - OVERLAP)
+        for stream in sorted(cursor.lost(now)):
+            yield _error(f"{_lost(stream)}, so the stream is read again")
+        followed = cursor.followed - cursor.lost(now)
+        for selected in self._request.streams:
+            name = selected.name
+            stored = self._state.streams.get(name, "")
+            if name not in followed and not accounts_for_nothing(name, stored):
+                untouched = untouched_checkpoint(selected, self._request)
+                self._state.streams[name] = untouched
+                yield self._counted(StateCheckpoint(stream=name, data=untouched))
+        cursor = cursor.following((followed & self._scope.streams.keys()) | names)
+        self._cursor = self._committed = cursor
+        if cursor != self._told:
+            yield self._checkpoint(cursor)
+
+    async def poll(self, until: int) -> Messages:
+        """Yields the records of the events that were not applied yet, and checkpoints behind them.
+
+        Nothing is read, unless ``events_only`` asks for it, where no history was read that events
+        could follow on.
+
+        Args:
+            until: The Unix second up to which events count, exclusive. May be called again with a
+                later one.
+
+        Raises:
+            EventsUnreadable: the key may not read events.
+            ConnectionFailed: see ``StripeClient.get`` and ``process_events``.
+            ConnectorError: the same, or there is no cursor that events could be read from.
+        """
+        now = int(time.time())
+        cursor = self._followable(now)
+        if cursor is None:
+            return
+        for stream in sorted(cursor.lost(now)):
+            yield _error(f"{_lost(stream)}; the next sync reads the stream again")
+        followed = (cursor.followed & self._scope.streams.keys()) - cursor.lost(now)
+        poll_round = PollRound(
+            cursor.following(followed),
+            committed=self._committed or cursor,
+            refused=self._request.refused_streams,
+        )
+        if poll_round.start is None:
+            return
+        windows = EventWindows(self._client, gte=poll_round.start, lt=until)
+        try:
+            async with aclosing(self._rounds(poll_round, windows)) as messages:
+                async for message in messages:
+                    yield message
+        except EventsUnreadable as error:
+            raise _unreadable(error) from error
+        finally:
+            await windows.close()
+
+    async def _rounds(self, poll_round: PollRound, windows: EventWindows) -> Messages:
+        accounted = None
+        has_news = False
+        while (group := await windows.next(self._ahead())) is not None:
+            applied = list(self._applied(poll_round, group))
+            has_news = has_news or bool(applied)
+            async with aclosing(self._records(applied)) as messages:
+                async for message in messages:
+                    yield message
+            if group.before == accounted:
+                # A second that is read in parts is accounted for as a whole.
+                continue
+            accounted = group.before
+            cursor = poll_round.account(group.before, group.known_until)
+            is_last = windows.is_over or self._states_left == 1
+            is_unsure = self._is_unsure or self._is_worth_telling(cursor, has_news)
+            if is_last and is_unsure and self._has_uncommitted:
+                # A checkpoint that accounts for a stream which is refused meanwhile comes to
+                # nothing. So the last one waits until that is known.
+                passed = asyncio.Event()
+                yield self._request.barriers.put(passed.set)
+                await passed.wait()
+                cursor = poll_round.account(group.before, group.known_until)
+                self._committed = cursor
+                self._has_uncommitted = self._is_unsure = False
+            self._cursor = cursor
+            if self._is_worth_telling(cursor, has_news):
+                has_news = False
+                yield self._checkpoint(cursor)
+
+    def _applied(self, poll_round: PollRound, group: EventGroup) -> Iterator[_Applied]:
+        """The events of a group that are to be applied, and for which streams."""
+        for listed in group.events:
+            sent = exact_json.decode(bytes(listed.text))
+            try:
+                event = Event.parse(sent)
+                subject = Subject.of(event, self._scope)
+            except (NotAnEvent, Ignored) as reason:
+                log.debug("event_ignored", event_id=listed.head.id, reason=str(reason))
+                continue
+            kind = subject.kind
+            streams = poll_round.apply(
+                event.created, event.id, (kind.name, subject.id), (kind.stream, *kind.items)
+            )
+            if streams:
+                log_event(_INGRESS, event)
+                yield streams, sent
+
+    async def _records(self, applied: Collection[_Applied]) -> Messages:
+        for streams, events in groupby(applied, key=lambda one: one[0]):
+            scope = self._scope.only(streams)
+            sent = [event for _, event in events]
+            async with aclosing(process_events(self._client, scope, sent)) as messages:
+                async for message in messages:
+                    # It may have been refused meanwhile.
+                    if message.record_batch.stream not in self._request.refused_streams:
+                        self.note(message)
+                        yield message
+
+    def _followable(self, now: int) -> EventCursor | None:
+        if self._cursor is not None and self._cursor.is_too_old(now):
+            raise ConnectorError(
+                f"{_too_old(self._cursor, now)}; a sync of the history reads the streams again"
+            )
+        if self._cursor is None and self._request.events_only:
+            raise ConnectorError(
+                "events are only followed after a sync that reads the history: run one first, with "
+                "poll_events on"
+            )
+        return self._cursor
+
+    def _is_worth_telling(self, cursor: EventCursor, has_news: bool) -> bool:
+        """Whether to go on from here rather than from the last checkpoint saves anything.
+
+        Else whoever takes checkpoint by checkpoint would never come to an end.
+        """
+        told = self._told
+        return (
+            has_news
+            or told is None
+            or (cursor.behind, cursor.followed) != (told.behind, told.followed)
+            or cursor.since - told.since >= OVERLAP
+        )
+
+    def _checkpoint(self, cursor: EventCursor) -> Message:
+        self._told = cursor
+        self._is_unsure = self._has_uncommitted
+        not_followed = self._scope.streams.keys() - cursor.followed
+        excluded = not_followed | cursor.behind.keys() | self._request.refused_streams
+        return self._counted(
+            StateCheckpoint(data=cursor.to_json(), excluded_streams=sorted(excluded))
+        )
+
+    def _counted(self, checkpoint: StateCheckpoint) -> Message:
+        message = Message(source_state=checkpoint)
+        self.note(message)
+        return message
+
+    def _ahead(self) -> int:
+        left = AHEAD if self._states_left is None else self._states_left
+        return max(1, min(AHEAD, left))
+
+    async def _last_second(self) -> int:
+        """The last second that is over; asked of Stripe, so that it is known to show its events."""
+        try:
+            return (await fetch_events(self._client, limit=1)).known_until
+        except EventsUnreadable as error:
+            raise _unreadable(error) from error
+
+
+def _error(text: str) -> Message:
+    return Message(log=Log(level=Log.LEVEL_ERROR, message=text))
+
+
+def _too_old(cursor: EventCursor, now: int) -> str:
+    return (
+        f"the events were last read {cursor.days_old(now)} days ago, and Stripe keeps them for "
+        f"{KEPT_DAYS} days"
+    )
+
+
+def _lost(stream: str) -> str:
+    return (
+        f"stream {stream} was refused so long ago that Stripe has not kept all of its events "
+        f"since, which it does for {KEPT_DAYS} days"
+    )
+
+
+def _unreadable(error: EventsUnreadable) -> EventsUnreadable:
+    return EventsUnreadable(f"{error.message}; without it, turn poll_events off")

@@ -1,0 +1,306 @@
+"""Following events by asking for them: what comes before the history, and behind it."""
+
+import time
+from typing import Any
+
+import pytest
+
+from engine_server.errors import ConnectorError
+from pipesync.v1.message_pb2 import Log
+from pipesync.v1.state_pb2 import SourceState
+from tests.engine_server.connectors.stripe.events.polling_reads import (
+    cursor,
+    follow,
+    following,
+    streams,
+    sync,
+    until,
+    with_cursor,
+    without_cursor,
+)
+from tests.engine_server.connectors.stripe.reading import Reading, config_for, read
+from tests.stripe_simulator.simulator import StripeSimulator
+
+DAY = 86_400
+RESTRICTED = "rk_test_restricted"
+
+
+def now() -> int:
+    return int(time.time())
+
+
+def name_of(reading: Reading, object_id: str) -> Any:
+    return reading.records["customers", object_id]["name"]
+
+
+async def test_a_fresh_read_says_that_it_follows_before_the_first_page(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.create("customers")
+    begun = now()
+    first = await sync(simulator, "customers", stop_after=1)
+    assert not first.ids
+    assert cursor(first.state)["followed"] == ["customers"]
+    assert begun - 63 <= cursor(first.state)["since"] <= now() - 60
+    assert dict(first.state.streams) == {}
+
+
+async def test_an_update_made_while_the_history_is_read_comes_although_its_page_was_read_before(
+    simulator: StripeSimulator,
+) -> None:
+    customer = simulator.create("customers", {"name": "as read"})["id"]
+    names: list[Any] = []
+
+    def update_behind_its_page(reading: Reading) -> None:
+        if ("customers", customer) in reading.ids and not names:
+            names.append(name_of(reading, customer))
+            simulator.update("customers", customer, {"name": "changed meanwhile"})
+
+    reading = await sync(simulator, "customers", on_checkpoint=update_behind_its_page)
+    assert names == ["as read"]
+    assert name_of(reading, customer) == "changed meanwhile"
+
+
+async def test_a_run_that_ends_before_the_update_leaves_it_to_the_next_poll(
+    simulator: StripeSimulator,
+) -> None:
+    customer = simulator.create("customers", {"name": "as read"})["id"]
+    end = now() + 1
+    first = await sync(simulator, "customers", until=until(end))
+    simulator.clock.set(end)
+    simulator.update("customers", customer, {"name": "changed later"})
+    same_run = await follow(simulator, "customers", state=first.state, until=until(end))
+    assert not same_run.ids
+    later = await follow(simulator, "customers", state=first.state, until=until(end + 1))
+    assert name_of(later, customer) == "changed later"
+
+
+async def test_creates_updates_and_deletes_are_followed_and_each_event_comes_once(
+    simulator: StripeSimulator,
+) -> None:
+    kept = simulator.create("customers")["id"]
+    state = (await sync(simulator, "customers", "products")).state
+    made = simulator.create("products", {"name": "Tea"})["id"]
+    simulator.update("customers", kept, {"name": "B"})
+    simulator.update("customers", kept, {"name": "C"})
+    reading = await follow(simulator, "customers", "products", state=state)
+    assert dict(reading.ids) == {("customers", kept): 2, ("products", made): 1}
+    assert name_of(reading, kept) == "C"
+    simulator.delete("customers", kept)
+    ended = await follow(simulator, "customers", "products", state=reading.state)
+    assert dict(ended.ids) == {("customers", kept): 1}
+    assert ended.records["customers", kept]["deleted"] is True
+    quiet = await follow(simulator, "customers", "products", state=ended.state)
+    assert (dict(quiet.ids), quiet.checkpoints) == ({}, 0)
+
+
+async def test_events_of_one_second_end_as_the_last_of_them_says(
+    simulator: StripeSimulator,
+) -> None:
+    customer = simulator.create("customers")["id"]
+    state = (await sync(simulator, "customers")).state
+    simulator.clock.set(now())
+    for name in "ABCDE":
+        simulator.update("customers", customer, {"name": name})
+        state = (reading := await follow(simulator, "customers", state=state)).state
+        # Also those that came in the middle of it.
+        assert (name_of(reading, customer), sum(reading.ids.values())) == (name, 1)
+
+
+async def test_a_late_event_comes_and_is_followed_by_what_came_after_it_again(
+    simulator: StripeSimulator,
+) -> None:
+    ids = [simulator.create("customers")["id"] for _ in range(30)]
+    state = (await sync(simulator, "customers")).state
+    start = now()
+    simulator.clock.set(start)
+    simulator.delay_events(20, seed=4)
+    for name in ("first", "last"):
+        for customer in ids:
+            simulator.update("customers", customer, {"name": name})
+    table: dict[str, Any] = {}
+    is_late = False
+    for second in range(22):
+        simulator.clock.set(start + second)
+        reading = await follow(simulator, "customers", state=state, until=until(start + second + 1))
+        is_late = is_late or any(
+            name_of(reading, name) == "first" for name in reading.ids_of("customers")
+        )
+        table |= {name: name_of(reading, name) for name in reading.ids_of("customers")}
+        state = reading.state
+    assert is_late
+    assert table == dict.fromkeys(ids, "last")
+
+
+async def test_a_stream_that_is_selected_later_is_read_and_followed_from_then_on(
+    simulator: StripeSimulator,
+) -> None:
+    customer, product = simulator.create("customers")["id"], simulator.create("products")["id"]
+    first = await sync(simulator, "customers")
+    second = await sync(simulator, "customers", "products", state=first.state)
+    assert second.ids_of("products") == {product}
+    assert cursor(second.state)["followed"] == ["customers", "products"]
+    simulator.update("products", product, {"name": "B"})
+    simulator.update("customers", customer, {"name": "B"})
+    third = await follow(simulator, "customers", "products", state=second.state)
+    assert set(third.ids) == {("customers", customer), ("products", product)}
+
+
+async def test_poll_events_turned_on_later_has_the_streams_read_again(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.clock.set(now() - 7_200)
+    customer = simulator.create("customers", {"name": "A"})["id"]
+    before = await read(config_for(simulator), streams("customers"))
+    simulator.clock.set(now() - 3_600)
+    # Nobody followed, so nobody saw this.
+    simulator.update("customers", customer, {"name": "B"})
+    again = await sync(simulator, "customers", state=before.state)
+    assert name_of(again, customer) == "B"
+    assert again.turns("customers") == ["started", "completed"]
+
+
+async def test_a_stream_that_was_not_selected_for_a_while_is_read_again(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.clock.set(now() - 7_200)
+    customer = simulator.create("customers", {"name": "A"})["id"]
+    state = (await sync(simulator, "customers", "products")).state
+    simulator.clock.set(now() - 3_600)
+    simulator.update("customers", customer, {"name": "B"})
+    simulator.clock.release()
+    simulator.create("products")
+    state = (await follow(simulator, "products", state=state)).state
+    assert cursor(state)["followed"] == ["products"]
+    again = await sync(simulator, "customers", "products", state=state)
+    assert name_of(again, customer) == "B"
+    assert cursor(again.state)["followed"] == ["customers", "products"]
+
+
+async def test_a_cursor_that_is_too_old_is_told_and_has_the_streams_read_again(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.clock.set(now() - 7_200)
+    customer = simulator.create("customers", {"name": "A"})["id"]
+    first = await sync(simulator, "customers")
+    old = with_cursor(first.state, since=now() - 31 * DAY, applied={})
+    simulator.clock.set(now() - 3_600)
+    simulator.update("customers", customer, {"name": "B"})
+    again = await sync(simulator, "customers", state=old)
+    assert name_of(again, customer) == "B"
+    [told] = again.logs
+    assert told.level == Log.LEVEL_ERROR
+    assert "last read 31 days ago, and Stripe keeps them for 30 days" in told.message
+    assert "read again" in told.message
+    assert cursor(again.state)["since"] >= now() - 65
+
+
+@pytest.mark.parametrize("is_too_old", [False, True])
+async def test_what_is_read_again_is_read_to_the_end_also_one_checkpoint_a_request(
+    simulator: StripeSimulator, is_too_old: bool
+) -> None:
+    names = ("customers", "products", "coupons")
+    simulator.clock.set(now() - 7_200)
+    for name in names:
+        simulator.create(name)
+    end = until(now() + 1)
+    if is_too_old:
+        state = (await sync(simulator, *names, until=end)).state
+        state = with_cursor(state, since=now() - 31 * DAY)
+    else:
+        state = (await read(config_for(simulator), streams(*names), until=end)).state
+    simulator.clock.set(now() - 3_600)
+    for name in names:
+        [object_id] = simulator.objects(name).ids()
+        simulator.update(name, object_id, {"metadata": {"changed": "yes"}})
+    table: dict[tuple[str, str], Any] = {}
+    left, checkpoints = list(names), 0
+    while checkpoints < 30:
+        reading = await read(
+            following(simulator),
+            streams(*left),
+            selected=streams(*names),
+            state=state,
+            until=end,
+            state_limit=1,
+            stop_after=1,
+        )
+        table |= reading.records
+        state = reading.state
+        left = [name for name in left if reading.turns(name) != ["started", "completed"]]
+        if not reading.checkpoints:
+            break
+        checkpoints += 1
+    # Three are reset, the cursor is told, and three are read.
+    assert checkpoints == 7
+    assert {record["metadata"]["changed"] for record in table.values()} == {"yes"}
+    assert len(table) == 3
+
+
+async def test_events_alone_need_a_cursor_that_is_young_enough(
+    simulator: StripeSimulator,
+) -> None:
+    state = (await sync(simulator, "customers")).state
+    with pytest.raises(ConnectorError, match="only followed after a sync that reads the history"):
+        await follow(simulator, "customers", state=without_cursor(state))
+    old = with_cursor(state, since=now() - 35 * DAY)
+    with pytest.raises(ConnectorError, match=r"35 days ago, .* 30 days; a sync of the history"):
+        await follow(simulator, "customers", state=old)
+    with pytest.raises(ConnectorError, match="poll_events must be on"):
+        await read(
+            config_for(simulator), [], selected=streams("customers"), state=state, events_only=True
+        )
+
+
+async def test_a_run_whose_streams_are_complete_goes_on_with_or_without_a_cursor(
+    simulator: StripeSimulator,
+) -> None:
+    customer = simulator.create("customers")["id"]
+    state = (await sync(simulator, "customers")).state
+    simulator.update("customers", customer, {"name": "B"})
+    selection = streams("customers")
+    rest = await read(following(simulator), [], selected=selection, state=state)
+    assert name_of(rest, customer) == "B"
+    none = await read(following(simulator), [], selected=selection, state=without_cursor(state))
+    assert (dict(none.ids), none.checkpoints) == ({}, 0)
+    off = await read(config_for(simulator), [], selected=selection, state=state)
+    assert (dict(off.ids), off.checkpoints) == ({}, 0)
+
+
+async def test_a_key_that_may_not_read_events_is_told_before_the_history_is_read(
+    simulator: StripeSimulator,
+) -> None:
+    state = (await sync(simulator, "customers")).state
+    simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
+    config = following(simulator, api_key=RESTRICTED)
+    told = r"event_read.*permission to read them \(Events: Read\); without it, turn poll_events off"
+    simulator.requests.clear()
+    with pytest.raises(ConnectorError, match=told):
+        await read(config, streams("customers"))
+    assert not simulator.requests.of("/v1/customers")
+    with pytest.raises(ConnectorError, match=told) as caught:
+        await read(config, [], selected=streams("customers"), state=state, events_only=True)
+    assert RESTRICTED not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[]",
+        "{}",
+        "nonsense",
+        '{"events": {"since": "now", "applied": {}, "followed": [], "behind": {}}}',
+        '{"events": {"since": 1, "applied": {"x": []}, "followed": [], "behind": {}}}',
+        '{"events": {"since": 1, "applied": {"1": [2]}, "followed": [], "behind": {}}}',
+        '{"events": {"since": 1, "applied": {}, "followed": [3], "behind": {}}}',
+        '{"events": {"since": 1, "applied": {}, "followed": [], "behind": {"a": null}}}',
+        '{"events": {"since": 1, "applied": {}, "followed": [], "behind": {}, "more": 1}}',
+    ],
+)
+async def test_a_checkpoint_of_somebody_else_is_refused(
+    simulator: StripeSimulator, data: str
+) -> None:
+    state = SourceState()
+    setattr(state, "global", data)
+    with pytest.raises(ConnectorError, match="is not an events cursor of the Stripe source"):
+        await sync(simulator, "customers", state=state)
