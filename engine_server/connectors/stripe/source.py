@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.protocols import (
+    InputFault,
+    Messages,
+    ReadRequest,
+    SelectedStream,
+)
 from engine_server.connectors.stripe import check
 from engine_server.connectors.stripe.account import confirm_account, fetch_account
 from engine_server.connectors.stripe.backfill import backfill
@@ -13,10 +18,11 @@ from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
 from engine_server.connectors.stripe.retry import RetryPolicy
 from pipesync.v1.catalog_pb2 import Spec
-from pipesync.v1.message_pb2 import Control, Message
+from pipesync.v1.message_pb2 import Control, Message, SourceInput
 
 
 class StripeSource:
@@ -57,13 +63,23 @@ class StripeSource:
                 stream.metadata["account_id"] = config.known_account_id
         yield message
 
+    def check_inputs(
+        self, config: StripeConfig, inputs: Sequence[SourceInput]
+    ) -> Sequence[InputFault]:
+        """Verifies the webhook deliveries among the inputs.
+
+        Raises:
+            SettingMissing: there is no secret to verify them with.
+        """
+        return check_deliveries(config, inputs)
+
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
 
         Those of events that are pushed into it come without checkpoints.
 
         Raises:
-            InputsNotSupported: what is pushed into it are not trusted events alone.
+            InputsNotSupported: something is pushed into it that it does not know.
             ConnectionFailed: the API cannot be reached, or refuses the key.
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
