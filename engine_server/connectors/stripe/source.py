@@ -20,6 +20,8 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
+from engine_server.connectors.stripe.events.listen import listen
+from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.retry import RetryPolicy
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Message, SourceInput
@@ -28,9 +30,17 @@ from pipesync.v1.message_pb2 import Control, Message, SourceInput
 class StripeSource:
     """Reads the objects of one Stripe account, list by list."""
 
-    def __init__(self, policy: RetryPolicy | None = None) -> None:
-        """``policy`` says how patient it is with a failing API."""
+    def __init__(
+        self, policy: RetryPolicy | None = None, pace: ListeningPace | None = None
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            policy: How patient it is with a failing API.
+            pace: How often and how long things are tried while it listens.
+        """
         self._policy = policy or RetryPolicy()
+        self._pace = pace or ListeningPace()
 
     @property
     def config_model(self) -> type[StripeConfig]:
@@ -76,17 +86,22 @@ class StripeSource:
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
 
-        Those of events that are pushed into it come without checkpoints.
+        Those of events that are pushed into it, or that it listens for, come without checkpoints.
 
         Raises:
             InputsNotSupported: something is pushed into it that it does not know.
             ConnectionFailed: the API cannot be reached, or refuses the key.
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
-        read = apply_inputs if request.inputs else backfill
         async with StripeClient(config, self._policy) as client:
             account = await fetch_account(client, config)
-            async with aclosing(read(client, config, request, account)) as messages:
+            read = apply_inputs if request.inputs else backfill
+            read_messages = read(client, config, request, account)
+            if request.listen and (config.websocket or config.webhook_port is not None):
+                read_messages = listen(
+                    client, config, request, account, history=read_messages, pace=self._pace
+                )
+            async with aclosing(read_messages) as messages:
                 async for message in messages:
                     yield message
 

@@ -98,7 +98,8 @@ async def test_an_account_that_the_key_may_not_see_fails_the_connection_with_a_w
 async def test_a_delivery_that_cannot_be_verified_is_refused_before_a_read() -> None:
     async with StripeSimulator() as simulator:
         inputs = [SourceInput(webhook=WebhookDelivery())]
-        assert isinstance(source := StripeSource(), InputChecker)
+        source = StripeSource()
+        assert isinstance(source, InputChecker)
         with pytest.raises(SettingMissing) as caught:
             source.check_inputs(config_for(simulator), inputs)
         assert caught.value.setting == "webhook_secret"
