@@ -4,12 +4,11 @@ import asyncio
 import heapq
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import structlog
 
-from engine_server.connectors.stripe.events.event import Event
 from engine_server.connectors.stripe.events.pace import ListeningPace
 
 log = structlog.get_logger()
@@ -25,32 +24,36 @@ _MOST_KNOWN = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One arrival of an event.
+class Sender:
+    """Whoever sent an event, and waits to hear what became of it.
 
     Attributes:
-        event: What came.
-        body: Its JSON.
+        key: The same for one who sends it again and still waits for one answer.
         answer: Called once: with True when it is committed, with False when that cannot be now.
-        comes_again: Whether the sender sends it again after a False.
-        is_preferred: Whether another rendering of the same event counts less.
+        comes_again: Whether the event is sent again after a False.
     """
 
-    event: Event
-    body: bytes
+    key: Hashable
     answer: Callable[[bool], None]
     comes_again: bool
-    is_preferred: bool = True
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One event, and all its arrivals that are not answered yet."""
+    """One event that is not committed yet.
+
+    Attributes:
+        id: The event's.
+        body: Its JSON.
+        is_preferred: Whether another rendering of it counts less.
+        senders: Who waits for it, by their keys.
+        tries: How often it failed.
+    """
 
     id: str
     body: bytes
     is_preferred: bool
-    deliveries: list[Delivery] = field(default_factory=list)
+    senders: dict[Hashable, Sender]
     tries: int = 0
 
 
@@ -71,34 +74,37 @@ class Inbox:
         # Of each whether its preferred rendering was committed.
         self._committed: OrderedDict[str, bool] = OrderedDict()
         self._failure: Exception | None = None
-        self._closed = False
+        self._closed = self._woken = False
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
 
-    def put(self, delivery: Delivery) -> bool:
-        """Takes an arrival in, unless there is no room; one that need not wait always fits.
+    def put(self, event_id: str, body: bytes, sender: Sender, *, is_preferred: bool = True) -> bool:
+        """Takes an event in, unless there is no room; what need not wait anew always fits.
 
-        What is committed is answered at once. What waits already waits for both.
+        What is committed is answered at once, and what waits already waits for this sender, too.
+
+        Args:
+            event_id: ``evt_...``
+            body: Its JSON.
+            sender: Who sent it.
+            is_preferred: Whether another rendering of the same event counts less.
         """
-        event_id, preferred = delivery.event.id, delivery.is_preferred
-        if self._closed:
-            return False
         known = self._committed.get(event_id)
-        if known is not None and (known or not preferred):
-            delivery.answer(True)
+        if self._closed or (known is not None and (known or not is_preferred)):
+            sender.answer(not self._closed)
             return True
         waiting = self._open.get(event_id)
-        if waiting is not None and (waiting.is_preferred or not preferred):
-            waiting.deliveries.append(delivery)
+        if waiting is not None and (waiting.is_preferred or not is_preferred):
+            waiting.senders[sender.key] = sender
             return True
         if not self._room.is_set():
             return False
-        waiting = Waiting(event_id, delivery.body, preferred, [delivery])
+        waiting = Waiting(event_id, body, is_preferred, {sender.key: sender})
         self._open[event_id] = waiting
         self._unanswered.add(waiting)
         self._queue.append(waiting)
-        self._bytes += len(waiting.body)
+        self._bytes += len(body)
         self._mark_room()
         self._news.set()
         return True
@@ -117,7 +123,7 @@ class Inbox:
 
         Args:
             most: How many.
-            at_most: How many seconds to wait for the first one; None for ever.
+            at_most: How many seconds to wait for the first one; None for ever, or until ``wake``.
 
         Raises:
             Exception: What ``fail`` was told.
@@ -129,7 +135,8 @@ class Inbox:
             if self._failure is not None:
                 raise self._failure
             taken = self._take_now(most)
-            if taken or (end is not None and loop.time() >= end):
+            if taken or self._woken or (end is not None and loop.time() >= end):
+                self._woken = False
                 return taken
             due = self._next_due()
             waits = [when for when in (end, None if due is None else loop.time() + due) if when]
@@ -140,7 +147,7 @@ class Inbox:
                 continue
 
     def answer(self, waiting: Waiting, *, committed: bool) -> None:
-        """Answers all arrivals of an event that was taken."""
+        """Tells all senders of an event that was taken what became of it."""
         self._unanswered.discard(waiting)
         if self._open.get(waiting.id) is waiting:
             del self._open[waiting.id]
@@ -149,9 +156,9 @@ class Inbox:
             self._committed[waiting.id] = known or waiting.is_preferred
             if len(self._committed) > _MOST_KNOWN:
                 self._committed.popitem(last=False)
-        deliveries, waiting.deliveries = waiting.deliveries, []
-        for delivery in deliveries:
-            delivery.answer(committed)
+        senders, waiting.senders = waiting.senders, {}
+        for sender in senders.values():
+            sender.answer(committed)
 
     def put_off(self, waiting: Waiting, reason: Exception) -> None:
         """Has an event that failed taken again later, if nobody sends it again.
@@ -159,16 +166,15 @@ class Inbox:
         One that keeps failing is given up, without ever being acknowledged.
         """
         waiting.tries += 1
-        again = [one for one in waiting.deliveries if one.comes_again]
-        waiting.deliveries = [one for one in waiting.deliveries if not one.comes_again]
-        for delivery in again:
-            delivery.answer(False)
+        for sender in [sender for sender in waiting.senders.values() if sender.comes_again]:
+            del waiting.senders[sender.key]
+            sender.answer(False)
         failure = {
             "event_id": waiting.id,
             "tries": waiting.tries,
             "error": str(reason) or type(reason).__name__,
         }
-        if self._closed or not waiting.deliveries:
+        if self._closed or not waiting.senders:
             self.answer(waiting, committed=False)
             log.warning("event_failed", **failure)
         elif waiting.tries >= _MOST_TRIES or len(self._put_off) >= _MOST_PUT_OFF:
@@ -179,6 +185,11 @@ class Inbox:
             due = asyncio.get_running_loop().time() + delay
             heapq.heappush(self._put_off, (due, next(self._numbers), waiting))
             log.warning("event_put_off", **failure, delay=delay)
+
+    def wake(self) -> None:
+        """Has whoever takes look after other things."""
+        self._woken = True
+        self._news.set()
 
     def fail(self, reason: Exception) -> None:
         """Ends whoever takes: a way in is closed for good."""

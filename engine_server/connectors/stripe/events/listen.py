@@ -12,15 +12,14 @@ from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.inbox import Inbox, Waiting
 from engine_server.connectors.stripe.events.listener import WebhookListener
 from engine_server.connectors.stripe.events.pace import ListeningPace
-from engine_server.connectors.stripe.events.process_event import process_event, record_batches
+from engine_server.connectors.stripe.events.process_event import record_batches
 from engine_server.connectors.stripe.events.records import StreamRecord
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.websocket import CliWebSocket
-from engine_server.errors import ConnectionFailed
+from engine_server.connectors.stripe.events.work import Work
 from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
@@ -71,28 +70,27 @@ async def listen(
         async for message in history:
             yield message
         scope = EventScope.of(config, account, request.selected or request.streams)
-        follow = _Follow(client, scope, request, inbox)
-        async with aclosing(follow.messages(poll, pace.poll_interval)) as messages:
-            async for message in messages:
-                yield message
+        async with Work(client, scope, inbox.wake) as work:
+            follow = _Follow(request, inbox, work, pace)
+            async with aclosing(follow.messages(poll)) as messages:
+                async for message in messages:
+                    yield message
 
 
 class _Follow:
     """What becomes of the events of one read."""
 
-    def __init__(
-        self, client: StripeClient, scope: EventScope, request: ReadRequest, inbox: Inbox
-    ) -> None:
-        self._client = client
-        self._scope = scope
+    def __init__(self, request: ReadRequest, inbox: Inbox, work: Work, pace: ListeningPace) -> None:
         self._request = request
         self._inbox = inbox
+        self._work = work
+        self._pace = pace
 
     async def messages(
-        self, poll: Callable[[int], Messages] | None, poll_interval: float
+        self, poll: Callable[[int], Messages] | None
     ) -> AsyncGenerator[Message, None]:
         loop = asyncio.get_running_loop()
-        next_poll = loop.time() + poll_interval
+        next_poll = loop.time() + self._pace.poll_interval
         while True:
             wait = None if poll is None else max(0.0, next_poll - loop.time())
             for message in await self._next(at_most=wait):
@@ -106,17 +104,14 @@ class _Follow:
                     if self._inbox.has_events:
                         for applied in await self._next(at_most=0):
                             yield applied
-            next_poll = loop.time() + poll_interval
+            next_poll = loop.time() + self._pace.poll_interval
 
     async def _next(self, *, at_most: float | None) -> list[Message]:
-        """The messages of the next events, last the barrier behind which they are acknowledged."""
-        taken = await self._inbox.take(_MOST_AT_ONCE, at_most=at_most)
-        if not taken:
-            return []
-        outcomes = await self._process(taken)
+        """The messages of events that are done, last the barrier that acknowledges them."""
+        self._work.begin(await self._inbox.take(_MOST_AT_ONCE - len(self._work), at_most=at_most))
         records: list[StreamRecord] = []
         applied: list[tuple[Waiting, frozenset[str]]] = []
-        for waiting, outcome in zip(taken, outcomes, strict=True):
+        for waiting, outcome in await self._work.finished(self._pace.work_patience):
             if isinstance(outcome, Exception):
                 self._inbox.put_off(waiting, outcome)
             else:
@@ -137,25 +132,3 @@ class _Follow:
             self._inbox.answer(waiting, committed=not refused)
             if refused:
                 log.warning("event_not_committed", event_id=waiting.id, streams=sorted(refused))
-
-    async def _process(self, taken: Sequence[Waiting]) -> list[list[StreamRecord] | Exception]:
-        """What each event makes; why it makes nothing, for one that fails by itself."""
-        fetches = Fetches(self._client)
-
-        async def process(waiting: Waiting) -> list[StreamRecord] | Exception:
-            try:
-                return await process_event(self._client, fetches, self._scope, waiting.body)
-            except ConnectionFailed:
-                raise
-            except Exception as error:
-                # Stripe fails at what it needs, or we do: none of the others is to suffer for it.
-                log.warning("event_failed_once", event_id=waiting.id, exc_info=True)
-                return error
-
-        tasks = [asyncio.ensure_future(process(waiting)) for waiting in taken]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)

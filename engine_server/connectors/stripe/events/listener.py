@@ -5,6 +5,7 @@ Stripe takes any 2xx for an acknowledgement and delivers everything else again, 
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from engine_server.connectors.stripe.events.deliveries import open_delivery
 from engine_server.connectors.stripe.events.event import NotAnEvent, log_event
-from engine_server.connectors.stripe.events.inbox import Delivery, Inbox
+from engine_server.connectors.stripe.events.inbox import Inbox, Sender
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectionFailed
 from pipesync_rpc.webhook_signature import SIGNATURE_HEADER, BadSignature
@@ -63,8 +64,10 @@ class WebhookListener:
             await web.TCPSite(self._runner, _HOST, self._port).start()
         except OSError as error:
             await self._runner.cleanup()
+            # What asyncio says of it names the address again.
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise ConnectionFailed(
-                f"cannot listen on webhook_port {self._port} of {_HOST}: {error.strerror}"
+                f"cannot listen on webhook_port {self._port} of {_HOST}: {reason}"
             ) from None
         log.info("webhook_listener_open", address=f"{_HOST}:{self._port}")
         return self
@@ -91,10 +94,8 @@ class WebhookListener:
             return web.Response(status=400, text=f"no event: {error}")
         log_event("webhook", event)
         committed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        delivery = Delivery(
-            event=event, body=body, answer=partial(_tell, committed), comes_again=True
-        )
-        if self._inbox.put(delivery) and await self._wait_for(committed):
+        sender = Sender(key=committed, answer=partial(_tell, committed), comes_again=True)
+        if self._inbox.put(event.id, body, sender) and await self._wait_for(committed):
             return web.Response(text="committed")
         return web.Response(status=503, text="not committed now: deliver it again")
 

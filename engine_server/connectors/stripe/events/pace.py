@@ -11,6 +11,7 @@ class ListeningPace:
         poll_interval: Between two polls.
         answer_within: How long a webhook waits for its commit before it is told to come again.
             Stripe's own patience is not documented; it is a matter of tens of seconds.
+        work_patience: How long what is done with an event may keep the others of its group waiting.
         first_put_off: How long an event that failed is put off; each time twice as long.
         longest_put_off: The most of that.
         ping_interval: Between two pings of a WebSocket.
@@ -20,6 +21,7 @@ class ListeningPace:
 
     poll_interval: float = 30.0
     answer_within: float = 30.0
+    work_patience: float = 5.0
     first_put_off: float = 30.0
     longest_put_off: float = 600.0
     # https://github.com/stripe/stripe-cli, pkg/websocket/client.go: defaultPongWait, a fifth of it

@@ -26,8 +26,8 @@ from engine_server.connectors.stripe.events.cli_connection import (
 )
 from engine_server.connectors.stripe.events.cli_session import CliSession
 from engine_server.connectors.stripe.events.deliveries import open_delivery
-from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
-from engine_server.connectors.stripe.events.inbox import Delivery, Inbox
+from engine_server.connectors.stripe.events.event import NotAnEvent, log_event
+from engine_server.connectors.stripe.events.inbox import Inbox, Sender
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectionFailed
 from pipesync_rpc.webhook_signature import SIGNATURE_HEADER, BadSignature
@@ -150,29 +150,28 @@ class CliWebSocket:
             log.warning("websocket_event_refused", error=str(error))
             return
         log_event("websocket", event)
-        delivery = Delivery(
-            event=event,
-            body=body,
-            answer=partial(self._answer, frame, event),
+        # A thin event is of no conversation.
+        conversation = str(frame.get("webhook_conversation_id", ""))
+        webhook = str(frame.get("webhook_id") or frame.get("destination_id", ""))
+        # One that is not acknowledged may come again with each connection.
+        sender = Sender(
+            key=(conversation, webhook),
+            answer=partial(self._answer, event.id, conversation, webhook),
             comes_again=False,
-            is_preferred=is_preferred,
         )
-        while not self._inbox.put(delivery):
+        while not self._inbox.put(event.id, body, sender, is_preferred=is_preferred):
             await self._inbox.room()
 
-    def _answer(self, frame: dict[str, Any], event: Event, committed: bool) -> None:
+    def _answer(self, event_id: str, conversation: str, webhook: str, committed: bool) -> None:
         """Acknowledges an event that is committed, and says nothing of any other.
 
         pkg/proxy/webhook_event_processor.go, pkg/websocket/messages.go.
         """
         if not committed:
             return
-        # A thin event is of no conversation.
-        conversation = frame.get("webhook_conversation_id", "")
-        webhook = frame.get("webhook_id") or frame.get("destination_id", "")
         acknowledgement = {
             "type": "event_ack",
-            "event_id": event.id,
+            "event_id": event_id,
             "webhook_conversation_id": conversation,
             "webhook_id": webhook,
         }
