@@ -66,6 +66,36 @@ class InputsNotSupported(EngineError):
     default_reason = Reason.INPUTS_NOT_SUPPORTED
 
 
+class InputsUnverified(EngineError):
+    """Something that was pushed does not show to be from whom it should be."""
+
+    default_code = code_pb2.UNAUTHENTICATED
+    default_reason = Reason.INPUTS_UNVERIFIED
+
+
+class SettingMissing(EngineError):
+    """The connector's configuration lacks what this request needs, and others do not.
+
+    Attributes:
+        setting: The field of the configuration, e.g. ``webhook_secret``.
+    """
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.SETTING_MISSING
+
+    def __init__(self, setting: str, description: str) -> None:
+        """``description`` says what it is needed for."""
+        super().__init__(f"{setting}: {description}")
+        self.setting = setting
+        self.description = description
+
+    def under(self, path: str) -> "SettingMissing":
+        """The same, named by where the configuration stands in the request."""
+        named = SettingMissing(f"{path}.{self.setting}", self.description)
+        named.field_violations = (FieldViolation(named.setting, named.description),)
+        return named
+
+
 class ConnectorError(EngineError):
     """What a connector raises when it cannot go on.
 

@@ -12,7 +12,8 @@ import structlog
 from engine_server import operations
 from engine_server.connectors.protocols import Messages, SelectedStream
 from engine_server.connectors.registry import ConnectorRegistry
-from engine_server.errors import InputsNotSupported, Violations
+from engine_server.errors import Violations
+from engine_server.inputs import check_inputs
 from engine_server.operations import Side
 from engine_server.options import check_options, limits
 from engine_server.pipeline import (
@@ -273,10 +274,9 @@ def _plan(
     """Puts a checked request together; its time starts now.
 
     Raises:
-        InputsNotSupported: The request has inputs, and the source takes none.
+        EngineError: See ``check_inputs``.
     """
-    if request.inputs and not source.connector.spec().HasField("source_input_schema"):
-        raise InputsNotSupported(f"the source {source.type!r} takes no inputs")
+    check_inputs(source, request.inputs)
     now = time.time_ns()
     is_beside_run = bool(request.inputs) or request.options.events_only
     state = SyncState()

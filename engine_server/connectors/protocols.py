@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,6 +18,7 @@ from pipesync.v1.state_pb2 import SourceState
 Messages = AsyncGenerator[Message, None]
 
 ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)
+CheckedT = TypeVar("CheckedT", bound=ConnectorConfig, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,40 @@ class ReadRequest:
     listen: bool = False
     barriers: Barriers = field(default_factory=Barriers)
     inventory: Inventory | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFault:
+    """Why a source does not take one of the inputs that are pushed into it.
+
+    Attributes:
+        number: Which of them, from 0.
+        field: What of it is wrong, e.g. ``webhook``; empty for all of it.
+        description: What is wrong and what would be right, one sentence.
+        is_unverified: Whether nothing shows that it is from whom it should be.
+    """
+
+    number: int
+    field: str
+    description: str
+    is_unverified: bool = False
+
+
+@runtime_checkable
+class InputChecker(Protocol[CheckedT]):
+    """A source that looks at what is pushed into it before the sync begins.
+
+    Optional: what is wrong with an input is then told before any work, and all of it at once.
+    """
+
+    def check_inputs(self, config: CheckedT, inputs: Sequence[SourceInput]) -> Sequence[InputFault]:
+        """What is wrong with the inputs; only those without a fault come to ``read``.
+
+        Without network, and at once: other requests wait meanwhile.
+
+        Raises:
+            SettingMissing: The configuration does not say what they are checked against.
+        """
 
 
 class Source(Protocol[ConfigT]):

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from engine_server.connectors.config import ConnectorConfig
@@ -109,6 +109,7 @@ class StripeConfig(ConnectorConfig):
     )
     webhook_secret: SecretStr | None = Field(
         default=None,
+        validate_default=True,
         description="What webhooks are signed with (whsec_...). While it is changed, several, "
         "separated by commas. Filled in by setup where it registers the endpoint.",
     )
@@ -159,13 +160,21 @@ class StripeConfig(ConnectorConfig):
             raise PydanticCustomError("base_url", "must hold no user name or password")
         return base_url.rstrip("/")
 
+    @field_validator("webhook_secret")
+    @classmethod
+    def _is_there_for_webhook_port(
+        cls, webhook_secret: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if info.data.get("webhook_port") is not None and not _secrets(webhook_secret):
+            raise PydanticCustomError(
+                "webhook_secret", "is required where webhook_port is set (whsec_...)"
+            )
+        return webhook_secret
+
     @property
     def webhook_secrets(self) -> tuple[str, ...]:
         """Each of the secrets that webhooks may be signed with; empty when there is none."""
-        if self.webhook_secret is None:
-            return ()
-        secrets = self.webhook_secret.get_secret_value().split(",")
-        return tuple(secret.strip() for secret in secrets if secret.strip())
+        return _secrets(self.webhook_secret)
 
     @property
     def known_account_id(self) -> str | None:
@@ -183,3 +192,10 @@ class StripeConfig(ConnectorConfig):
         if created is not None:
             fields["account_created"] = created
         return ParseDict(fields, Struct())
+
+
+def _secrets(joined: SecretStr | None) -> tuple[str, ...]:
+    if joined is None:
+        return ()
+    secrets = (secret.strip() for secret in joined.get_secret_value().split(","))
+    return tuple(secret for secret in secrets if secret)

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.protocols import (
+    InputFault,
+    Messages,
+    ReadRequest,
+    SelectedStream,
+)
 from engine_server.connectors.stripe import check
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
 from engine_server.connectors.stripe.backfill import backfill, whole_seconds
@@ -14,20 +19,31 @@ from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
+from engine_server.connectors.stripe.events.listen import listen
+from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.events.polling import Poller
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
-from pipesync.v1.message_pb2 import Control, Message
+from pipesync.v1.message_pb2 import Control, Message, SourceInput
 
 
 class StripeSource:
     """Reads the objects of one Stripe account, list by list."""
 
-    def __init__(self, policy: RetryPolicy | None = None) -> None:
-        """``policy`` says how patient it is with a failing API."""
+    def __init__(
+        self, policy: RetryPolicy | None = None, pace: ListeningPace | None = None
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            policy: How patient it is with a failing API.
+            pace: How often and how long things are tried while it listens.
+        """
         self._policy = policy or RetryPolicy()
+        self._pace = pace or ListeningPace()
 
     @property
     def config_model(self) -> type[StripeConfig]:
@@ -60,20 +76,44 @@ class StripeSource:
                 stream.metadata["account_id"] = config.known_account_id
         yield message
 
+    def check_inputs(
+        self, config: StripeConfig, inputs: Sequence[SourceInput]
+    ) -> Sequence[InputFault]:
+        """Verifies the webhook deliveries among the inputs.
+
+        Raises:
+            SettingMissing: there is no secret to verify them with.
+        """
+        return check_deliveries(config, inputs)
+
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
 
-        Those of events that are pushed into it come without checkpoints.
+        Those of events that are pushed into it, or that it listens for, come without checkpoints.
 
         Raises:
-            InputsNotSupported: what is pushed into it are not trusted events alone.
+            InputsNotSupported: something is pushed into it that it does not know.
             ConnectionFailed: the API cannot be reached, or refuses the key.
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
-        read = apply_inputs if request.inputs else _read_and_follow
         async with StripeClient(config, self._policy) as client:
             account = await fetch_account(client, config)
-            async with aclosing(read(client, config, request, account)) as messages:
+            poller = Poller(client, config, request, account) if config.poll_events else None
+            if request.inputs:
+                read_messages = apply_inputs(client, config, request, account)
+            else:
+                read_messages = _read_and_follow(client, config, request, account, poller)
+            if request.listen and (config.websocket or config.webhook_port is not None):
+                read_messages = listen(
+                    client,
+                    config,
+                    request,
+                    account,
+                    history=read_messages,
+                    poll=poller.poll if poller is not None else None,
+                    pace=self._pace,
+                )
+            async with aclosing(read_messages) as messages:
                 async for message in messages:
                     yield message
 
@@ -100,17 +140,20 @@ class StripeSource:
 
 
 async def _read_and_follow(
-    client: StripeClient, config: StripeConfig, request: ReadRequest, account: Account
+    client: StripeClient,
+    config: StripeConfig,
+    request: ReadRequest,
+    account: Account,
+    poller: Poller | None,
 ) -> Messages:
     """Yields the history, and the events that poll_events asks for around it."""
-    if not config.poll_events:
+    if poller is None:
         if request.events_only:
             raise ConnectorError("to read events alone, poll_events must be on")
         async with aclosing(backfill(client, config, request, account)) as messages:
             async for message in messages:
                 yield message
         return
-    poller = Poller(client, config, request, account)
     async with aclosing(poller.begin()) as messages:
         async for message in messages:
             yield message

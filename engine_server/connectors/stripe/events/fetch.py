@@ -21,6 +21,7 @@ class Fetches:
         self._client = client
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._objects: dict[str, dict[str, Any] | None] = {}
+        self._failures: dict[str, RequestFailed] = {}
 
     async def fetch(
         self, path: str, params: Mapping[str, str], *, endpoint: str
@@ -37,8 +38,15 @@ class Fetches:
             RequestFailed: the same, and an answer that is no object.
         """
         async with self._turns[path]:
+            # What fails for one event would keep every other one waiting just as long.
+            if path in self._failures:
+                raise self._failures[path]
             if path not in self._objects:
-                self._objects[path] = await self._fetch(path, params, endpoint)
+                try:
+                    self._objects[path] = await self._fetch(path, params, endpoint)
+                except RequestFailed as error:
+                    self._failures[path] = error
+                    raise
         # Each event completes the lists in its own.
         return copy.deepcopy(self._objects[path])
 

@@ -18,8 +18,6 @@ from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import InputsNotSupported
 from pipesync.v1.message_pb2 import SourceInput
 
-_INGRESS = "inputs"
-
 
 @cache
 def input_schema() -> Struct:
@@ -34,8 +32,24 @@ def input_schema() -> Struct:
         },
         "required": ["id", "type", "created"],
     }
+    webhook = {
+        "type": "object",
+        "description": "A webhook request of Stripe as it came in, its body in base64. It is "
+        "verified with webhook_secret.",
+        "properties": {
+            "body": {"type": "string"},
+            "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+        "required": ["body", "headers"],
+    }
     return ParseDict(
-        {"type": "object", "properties": {"event": event}, "required": ["event"]}, Struct()
+        {
+            "type": "object",
+            "properties": {"event": event, "webhook": webhook},
+            "minProperties": 1,
+            "maxProperties": 1,
+        },
+        Struct(),
     )
 
 
@@ -44,8 +58,10 @@ async def apply_inputs(
 ) -> Messages:
     """Yields the records of the events that were pushed, and no checkpoint.
 
+    Deliveries among them are verified already (``check_deliveries``).
+
     Raises:
-        InputsNotSupported: a delivery was pushed that nobody has verified yet.
+        InputsNotSupported: something else was pushed.
         ConnectionFailed: see ``process_events``.
         RequestFailed: the same.
     """
@@ -58,14 +74,18 @@ async def apply_inputs(
                 yield message
 
 
-def _events(inputs: Sequence[SourceInput]) -> Iterator[dict[str, Any]]:
+def _events(inputs: Sequence[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
     for pushed in inputs:
-        if not pushed.HasField("event"):
-            raise InputsNotSupported("the Stripe source takes trusted events alone")
-        sent = _with_integers(MessageToDict(pushed.event))
+        match pushed.WhichOneof("input"):
+            case "event":
+                ingress, sent = "inputs", _with_integers(MessageToDict(pushed.event))
+            case "webhook":
+                ingress, sent = "webhook", pushed.webhook.body
+            case _:
+                raise InputsNotSupported("the Stripe source takes events and webhooks alone")
         # That it is none is told where it is processed.
         with suppress(NotAnEvent):
-            log_event(_INGRESS, Event.parse(sent))
+            log_event(ingress, Event.parse(sent))
         yield sent
 
 

@@ -46,7 +46,7 @@ async def process_events(
     """
     for start in range(0, len(events), _EVENTS_AT_ONCE):
         records = await _process_together(client, scope, events[start : start + _EVENTS_AT_ONCE])
-        for message in _batches(records):
+        for message in record_batches(records):
             yield message
 
 
@@ -65,7 +65,8 @@ async def _process_together(
     return [record for task in processed for record in task.result()]
 
 
-def _batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
+def record_batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
+    """The messages that bring these records, in their order."""
     for stream, of_stream in groupby(records, key=lambda record: record[0]):
         batch = RecordBatch(stream=stream, records=[record for _, record in of_stream])
         yield Message(record_batch=batch)

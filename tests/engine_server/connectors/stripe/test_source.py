@@ -5,9 +5,9 @@ import orjson
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from engine_server.connectors.protocols import ReadRequest
+from engine_server.connectors.protocols import InputChecker, ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
-from engine_server.errors import ConnectionFailed, InputsNotSupported
+from engine_server.errors import ConnectionFailed, SettingMissing
 from pipesync.v1.message_pb2 import SourceInput, WebhookDelivery
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, read, selected
 from tests.stripe_simulator import errors, faults
@@ -95,11 +95,16 @@ async def test_an_account_that_the_key_may_not_see_fails_the_connection_with_a_w
             await read(config_for(simulator, account_id=None), [selected("products")])
 
 
-async def test_a_delivery_that_nobody_verified_is_refused() -> None:
+async def test_a_delivery_that_cannot_be_verified_is_refused_before_a_read() -> None:
     async with StripeSimulator() as simulator:
-        request = ReadRequest(streams=[], inputs=[SourceInput(webhook=WebhookDelivery())])
-        with pytest.raises(InputsNotSupported):
-            await anext(StripeSource().read(config_for(simulator), request))
+        inputs = [SourceInput(webhook=WebhookDelivery())]
+        source = StripeSource()
+        assert isinstance(source, InputChecker)
+        with pytest.raises(SettingMissing) as caught:
+            source.check_inputs(config_for(simulator), inputs)
+        assert caught.value.setting == "webhook_secret"
+        [fault] = source.check_inputs(config_for(simulator, webhook_secret="whsec_1"), inputs)
+        assert (fault.number, fault.field, fault.is_unverified) == (0, "webhook", True)
 
 
 def test_the_spec_holds_valid_schemas() -> None:
