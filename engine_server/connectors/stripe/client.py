@@ -19,7 +19,7 @@ from engine_server.connectors.stripe.latency import Latency
 from engine_server.connectors.stripe.limiters import LIMITERS
 from engine_server.connectors.stripe.rate_limit import RateLimiter, rates_for
 from engine_server.connectors.stripe.retry import RetryPolicy
-from engine_server.connectors.stripe.transport import Answer, Fault, Transport
+from engine_server.connectors.stripe.transport import Answer, Fault, Request, Transport
 from engine_server.errors import ConnectionFailed
 
 T = TypeVar("T")
@@ -138,11 +138,57 @@ class StripeClient:
             ConnectionFailed: the API cannot be reached, or refuses the key.
             RequestFailed: Stripe refused the request, or it kept failing.
         """
-        endpoint = endpoint or path
+        return await self._send(Request(method="GET", path=path, params=params), endpoint, decode)
+
+    async def post(
+        self,
+        path: str,
+        form: Mapping[str, str],
+        *,
+        endpoint: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Answer[Any]:
+        """Makes or changes something.
+
+        Without a key it is sent again only when it is sure that nothing came of it.
+
+        Args:
+            path: From the root, e.g. ``/v1/webhook_endpoints``.
+            form: The fields, named as in a form: ``{"enabled_events[0]": "*"}``.
+            endpoint: What to pace the request with; ``path`` when it is a list.
+            idempotency_key: Lets Stripe tell a repetition from another request.
+
+        Raises:
+            ConnectionFailed: see ``get``.
+            RequestFailed: the same.
+        """
+        request = Request(method="POST", path=path, form=form, idempotency_key=idempotency_key)
+        return await self._send(request, endpoint, exact_json.decode)
+
+    async def delete(self, path: str, *, endpoint: str | None = None) -> Answer[Any]:
+        """Removes something.
+
+        It may be sent again after an answer that was lost, and then finds nothing to remove.
+
+        Args:
+            path: From the root, e.g. ``/v1/webhook_endpoints/we_1``.
+            endpoint: What to pace the request with; by default what ``path`` is an object of.
+
+        Raises:
+            ConnectionFailed: see ``get``.
+            RequestFailed: the same.
+        """
+        endpoint = endpoint or path.rpartition("/")[0]
+        return await self._send(Request(method="DELETE", path=path), endpoint, exact_json.decode)
+
+    async def _send(
+        self, request: Request, endpoint: str | None, decode: Callable[[bytes], T]
+    ) -> Answer[T]:
+        endpoint = endpoint or request.path
         for attempt in itertools.count(1):
             await self._limiter.acquire(endpoint)
             sent_at = time.monotonic()
-            outcome = await self._transport.get(path, params, decode)
+            outcome = await self._transport.send(request, decode)
             if isinstance(outcome, Answer):
                 self._was_reached = True
                 # Only these: a refusal comes sooner than any page, a time-out later.
@@ -152,8 +198,10 @@ class StripeClient:
                 self._was_reached = True
             if outcome.is_rate_limit:
                 self._limiter.slow_down(endpoint, outcome.rate_limit_reason, sent_at)
-            if not outcome.retriable or attempt >= self._most_attempts(outcome):
-                self._give_up(path, outcome)
+            may_be_sent_again = request.may_be_repeated or outcome.did_nothing
+            retriable = outcome.retriable and may_be_sent_again
+            if not retriable or attempt >= self._most_attempts(outcome):
+                self._give_up(request, outcome)
             delay = self._policy.delay(attempt, outcome.retry_after)
             log.warning(
                 "stripe_request_retried",
@@ -161,7 +209,7 @@ class StripeClient:
                 delay=round(delay, 3),
                 status=outcome.status,
                 request_id=outcome.request_id,
-                path=path,
+                path=request.path,
                 error=str(outcome),
                 **_reason_field(outcome),
             )
@@ -175,11 +223,11 @@ class StripeClient:
             return self._policy.rate_limited_attempts
         return self._policy.attempts
 
-    def _give_up(self, path: str, fault: Fault) -> NoReturn:
+    def _give_up(self, request: Request, fault: Fault) -> NoReturn:
         if fault.is_unreachable or (fault.status is None and not self._was_reached):
             raise ConnectionFailed(f"cannot reach {self._base_url}: {fault}")
         answer = "did not answer" if fault.status is None else f"answered {fault.status} to"
-        message = f"{self._base_url} {answer} GET {path}: {fault}"
+        message = f"{self._base_url} {answer} {request}: {fault}"
         error = RequestFailed(
             message,
             status=fault.status,

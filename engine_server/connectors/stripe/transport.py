@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 from urllib.parse import urlsplit
@@ -30,6 +30,35 @@ class Answer(Generic[T]):
     body: T
     known_until: int
     request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of the API.
+
+    Attributes:
+        method: ``GET``, ``POST`` or ``DELETE``.
+        path: From the root, e.g. ``/v1/customers``.
+        params: The query.
+        form: The fields of the body; None when there is no body.
+        idempotency_key: With it, Stripe does what is asked once, however often it is sent
+            (https://docs.stripe.com/api/idempotent_requests).
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] | None = None
+    idempotency_key: str | None = None
+
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether sending it twice does no more than sending it once."""
+        return self.method != "POST" or self.idempotency_key is not None
+
+    def __str__(self) -> str:
+        """What it is called in errors."""
+        return f"{self.method} {self.path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +90,11 @@ class Fault:
     retriable: bool = True
     is_unreachable: bool = False
     retry_after: float | None = None
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether it is sure that nothing was done of what was asked."""
+        return self.is_unreachable or self.is_rate_limit
 
     @property
     def is_rate_limit(self) -> bool:
@@ -136,21 +170,24 @@ class Transport:
     ) -> None:
         await self._session.close()
 
-    async def get(
-        self, path: str, params: Mapping[str, str], decode: Callable[[bytes], T]
-    ) -> Answer[T] | Fault:
+    async def send(self, request: Request, decode: Callable[[bytes], T]) -> Answer[T] | Fault:
         """Sends the request once; whatever comes of it is told, not raised.
 
         ``decode`` raises ValueError for what is not whole JSON.
         """
         request_id = ""
         known_until = int(time.time()) - 1
+        # Not the session's: those would be shown to the proxy that makes a tunnel.
+        headers = self._headers
+        if request.idempotency_key is not None:
+            headers = {**headers, "Idempotency-Key": request.idempotency_key}
         try:
-            async with self._session.get(
-                self._base_url + path,
-                params=params,
-                # Not the session's: those would be shown to the proxy that makes a tunnel.
-                headers=self._headers,
+            async with self._session.request(
+                request.method,
+                self._base_url + request.path,
+                params=request.params,
+                data=request.form,
+                headers=headers,
                 # A redirect would carry the key elsewhere.
                 allow_redirects=False,
                 proxy=self._proxy.url if self._proxy else None,
