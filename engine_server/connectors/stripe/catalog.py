@@ -21,6 +21,9 @@ from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
 
+# True on the record of an object that is there no more.
+DELETED_FIELD = "deleted"
+
 _LOADING = Lock()
 
 
@@ -120,20 +123,22 @@ def _resource(
         "created" in listing.optional_params
         and listing.object_class().__annotations__.get(created_field) is int
     )
-    object_class = endpoint.object_class()
+    schema = json_schema(endpoint.object_class())
+    # Few classes have it, but whatever Stripe no longer shows is said to be deleted.
+    schema["properties"].setdefault(DELETED_FIELD, {"type": ["boolean", "null"]})
     stream = ParseDict(
         {
             "name": name,
             # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
-            "json_schema": json_schema(object_class),
+            "json_schema": schema,
             "metadata": {
                 "api_version": api_version(),
                 "path": listing.path,
                 "note": _note(listing, nested_field),
             },
             "newer_than_field": "_updated_at",
-            "soft_delete_field": "deleted" if "deleted" in object_class.__annotations__ else "",
+            "soft_delete_field": DELETED_FIELD,
             "supports_time_range": in_windows,
         },
         Stream(),
