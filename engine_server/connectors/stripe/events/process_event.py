@@ -143,16 +143,21 @@ async def _records(
     """The object, and the items of its lists that are records of their own."""
     kind = subject.kind
     records: list[tuple[str, dict[str, Any]]] = []
+    is_gone = fields.get("deleted") is True
     if own := scope.streams.get(kind.stream):
-        if fields.get("deleted") is True:
-            return [(kind.stream, fields)]
-        await _complete(client, own, fields)
+        if not is_gone:
+            await _complete(client, own, fields)
         records.append((kind.stream, fields))
     for stream, field in kind.items.items():
-        if (resource := scope.streams.get(stream)) and fields.get("deleted") is not True:
+        resource = scope.streams.get(stream)
+        if resource is None:
+            continue
+        if is_gone:
+            items, gone = [], _gone_items(fields.get(field), {"data": []})
+        else:
             items = await _complete(client, resource, fields)
             gone = _gone_items(event.previous.get(field), fields.get(field))
-            records += [(stream, item) for item in (*items, *gone)]
+        records += [(stream, item) for item in (*items, *gone)]
     return records
 
 
