@@ -217,7 +217,8 @@ async def test_what_was_deleted_for_good_is_forgotten_after_sixty_days(
         "WHERE key[1] = 'cus_1'"
     )
     await _write_each(config, [])
-    assert await database.fetch("SELECT key[1] FROM stripe._pipesync_deleted") == [("2",)]
+    left = await database.fetch("SELECT key[1] FROM stripe._pipesync_deleted")
+    assert [row[0] for row in left] == ["2"]
 
 
 @pytest.mark.parametrize("known_before", [True, False])
