@@ -151,6 +151,8 @@ class Api:
         def write() -> bytes:
             fields = decode(form)
             if endpoint.path == webhook_endpoints.PATH:
+                if account is not self.account:
+                    raise errors.no_endpoint_of_connected_account()
                 endpoints = self.notifications.endpoints_of(account)
                 return endpoints.answer(method, "" if creates else object_id, fields)
             match method:

@@ -11,6 +11,7 @@ import orjson
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.changes import Document
 from tests.stripe_simulator.events import AUTOMATIC
+from tests.stripe_simulator.nested import EMBEDDED
 
 STREAM = "entitlements_active_entitlements"
 
@@ -47,7 +48,7 @@ def entitle(account: Account, customer_id: str, lookup_keys: Sequence[str]) -> l
     account.events.record(
         "entitlements.active_entitlement_summary.updated",
         orjson.dumps(summary),
-        {"entitlements": {"data": before[: len(embedded["data"])]}},
+        {"entitlements": {"data": before[:EMBEDDED]}},
         AUTOMATIC,
     )
     return after

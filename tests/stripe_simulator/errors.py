@@ -141,6 +141,15 @@ def too_many_webhook_endpoints(most: int) -> Refusal:
     return invalid_request(400, f"You have reached the maximum of {most} test webhook endpoints.")
 
 
+def no_endpoint_of_connected_account() -> Refusal:
+    """A webhook endpoint on a connected account, instead of one for it on the platform's."""
+    return invalid_request(
+        403,
+        "You are not permitted to configure webhook endpoints on a connected account. Did you mean "
+        "to create a Connect webhook on your account instead?",
+    )
+
+
 def unknown_websocket() -> Refusal:
     """A session of the CLI's that has expired, or never was."""
     return invalid_request(400, "Unknown WebSocket ID.")

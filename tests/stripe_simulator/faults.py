@@ -18,10 +18,14 @@ Fault = Callable[[web.Request, Serve], Awaitable[web.StreamResponse]]
 
 
 class _Rule:
-    def __init__(self, fault: Fault, path: str, times: int | None) -> None:
-        self.path = path
+    def __init__(self, fault: Fault, path: str, method: str, times: int | None) -> None:
+        self._path = path
+        self._method = method
         self._fault = fault
         self._left = times
+
+    def concerns(self, request: web.Request) -> bool:
+        return self._method in ("*", request.method) and fnmatchcase(request.path, self._path)
 
     async def serve(self, request: web.Request, serve: Serve) -> web.StreamResponse:
         if self._left == 0:
@@ -37,15 +41,18 @@ class Faults:
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
 
-    def add(self, fault: Fault, *, path: str = "*", times: int | None = 1) -> None:
+    def add(
+        self, fault: Fault, *, path: str = "*", method: str = "*", times: int | None = 1
+    ) -> None:
         """Lets the next requests fail.
 
         Args:
             fault: What happens to them.
             path: Which ones: a path, or a pattern such as ``/v1/issuing/*``.
+            method: Which of them, e.g. ``POST``.
             times: How many of them; None for all from now on.
         """
-        self._rules.append(_Rule(fault, path, times))
+        self._rules.append(_Rule(fault, path, method, times))
 
     def clear(self) -> None:
         """Lets all further requests through."""
@@ -54,7 +61,7 @@ class Faults:
     async def serve(self, request: web.Request, serve: Serve) -> web.StreamResponse:
         """Answers a request as the faults in force say."""
         for rule in reversed(self._rules):
-            if fnmatchcase(request.path, rule.path):
+            if rule.concerns(request):
                 serve = partial(rule.serve, serve=serve)
         return await serve(request)
 

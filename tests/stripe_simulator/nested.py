@@ -13,7 +13,8 @@ from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from tests.stripe_simulator import lists
 from tests.stripe_simulator.objects import ObjectList
 
-_EMBEDDED = 10
+# How many items of a list its object holds.
+EMBEDDED = 10
 
 # The query parameters that name the object which a list is inside of.
 _Parent = frozenset[tuple[str, str]]
@@ -40,7 +41,7 @@ class NestedLists:
         for document in reversed(documents):
             objects.put(document)
         self._lists.setdefault(target.path, {})[frozenset(parse_qsl(target.query))] = objects
-        page = lists.list_page(_endpoint(target.path), objects, {"limit": str(_EMBEDDED)})
+        page = lists.list_page(_endpoint(target.path), objects, {"limit": str(EMBEDDED)})
         return {**orjson.loads(page), "total_count": len(documents), "url": url}
 
     def documents(self, url: str) -> list[dict[str, Any]]:

@@ -157,6 +157,11 @@ class PostgresConfig(ConnectorConfig):
         return url
 
     @property
+    def deletes_for_good(self) -> bool:
+        """Whether the rows of deleted objects go."""
+        return self.delete_mode == "hard"
+
+    @property
     def url_parameters(self) -> Mapping[str, str]:
         """What the url says after its question mark, by name; nothing when there is no url."""
         return parameters(self.url.get_secret_value()) if self.url is not None else {}

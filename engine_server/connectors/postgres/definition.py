@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
@@ -41,13 +42,18 @@ class Differences:
 
 
 async def make_missing(
-    connection: Connection, schema: str, tables: Sequence[Table], columns: ColumnMode | None
+    connection: Connection,
+    schema: str,
+    tables: Sequence[Table],
+    columns: ColumnMode | None,
+    *,
+    hard_delete: bool,
 ) -> Differences:
     """Makes the schema, tables and columns that are not there yet, all of them or none.
 
     Safe to repeat, and to run twice at once. When nothing is missing it only reads. Nothing that
     is there is changed or dropped: not a column whose field is gone, nor one whose field has
-    another type now.
+    another type now. Where rows are deleted for good, there is a table that says which.
 
     Returns:
         What was made, and what stays other than it should be.
@@ -58,28 +64,38 @@ async def make_missing(
     """
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
-    differences = await _differences(connection, schema, tables, mode)
+    differences = await _differences(connection, schema, tables, mode, hard_delete)
     if not differences.missing:
         return differences
     async with connection.transaction():
         await lock(connection, schema)
-        differences = await _differences(connection, schema, tables, mode)
+        differences = await _differences(connection, schema, tables, mode, hard_delete)
         for statement in differences.missing.values():
             await connection.execute(statement)
     return differences
 
 
 async def is_complete(
-    connection: Connection, schema: str, tables: Sequence[Table], columns: ColumnMode | None
+    connection: Connection,
+    schema: str,
+    tables: Sequence[Table],
+    columns: ColumnMode | None,
+    *,
+    hard_delete: bool,
 ) -> bool:
     """Whether ``make_missing`` would find nothing to make. Raises as it does."""
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
-    return not (await _differences(connection, schema, tables, mode)).missing
+    found = await _differences(connection, schema, tables, mode, hard_delete)
+    return not found.missing
 
 
 async def _differences(
-    connection: Connection, schema: str, tables: Sequence[Table], mode: ColumnMode
+    connection: Connection,
+    schema: str,
+    tables: Sequence[Table],
+    mode: ColumnMode,
+    hard_delete: bool,
 ) -> Differences:
     found = Differences()
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
@@ -93,6 +109,9 @@ async def _differences(
         if mode != "none":
             found.missing.update(_missing_columns(table, existing[table.name], mode))
             found.warnings.extend(_warnings(table, existing[table.name]))
+    if hard_delete and not await deleted_rows.exists(connection, schema):
+        name = deleted_rows.quoted(schema)
+        found.missing[f"created table {name}"] = deleted_rows.create_statement(schema)
     return found
 
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.postgres import definition, retry
+from engine_server.connectors.postgres import definition, deleted_rows, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
@@ -69,10 +69,17 @@ class PostgresDestination:
         async with open_pool(config) as pool:
             for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
                 yield Message(log=log)
+            if config.deletes_for_good:
+                await ask(
+                    pool,
+                    config,
+                    lambda connection: deleted_rows.forget_old(connection, config.schema_name),
+                    patience=retry.SYNC_PATIENCE,
+                )
             writer = Writer(
                 pool,
                 tables,
-                hard_delete=config.delete_mode == "hard",
+                hard_delete=config.deletes_for_good,
                 statement_timeout=config.statement_timeout,
             )
             async with (
@@ -123,7 +130,11 @@ async def _make_missing(
         pool,
         config,
         lambda connection: definition.make_missing(
-            connection, config.schema_name, tables, config.columns
+            connection,
+            config.schema_name,
+            tables,
+            config.columns,
+            hard_delete=config.deletes_for_good,
         ),
         patience=patience,
     )
@@ -139,7 +150,9 @@ async def _access_problem(
     [access] = await connection.fetch(_ACCESS, schema)
     if access["read_only"]:
         return f"database {access['database']} is read-only: is this a standby?"
-    is_complete = await definition.is_complete(connection, schema, tables, config.columns)
+    is_complete = await definition.is_complete(
+        connection, schema, tables, config.columns, hard_delete=config.deletes_for_good
+    )
     if is_complete or access["may_create"]:
         return ""
     role = quote(access["role"])

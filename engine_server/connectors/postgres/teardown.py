@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
+from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.existing import existing_tables, lock, refuse_protected
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import Table, by_name, quote
@@ -39,6 +40,8 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
                 done.append(await _remove(connection, table))
             else:
                 done.append(f"left table {table.quoted} alone: it was made by others")
+        if dropped := await deleted_rows.drop_if_last(connection, schema):
+            done.append(dropped)
         if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
             await connection.execute(f"DROP SCHEMA {quote(schema)}")
             done.append(f"dropped schema {quote(schema)}")
@@ -53,6 +56,7 @@ async def _remove(connection: Connection, table: Table) -> str:
         other = await _other_account(connection, table)
     if other is None:
         await connection.execute(f"DROP TABLE {table.quoted}")
+        await deleted_rows.forget_table(connection, table, None)
         return f"dropped table {table.quoted}"
     if not table.account_id:
         return (
@@ -64,6 +68,7 @@ async def _remove(connection: Connection, table: Table) -> str:
         f"DELETE FROM {table.quoted} WHERE _account_id = $1",  # noqa: S608 - names of our own
         table.account_id,
     )
+    await deleted_rows.forget_table(connection, table, table.account_id)
     return (
         f"deleted from table {table.quoted} {outcome.removeprefix('DELETE ')} rows of account "
         f"{table.account_id}, and kept it: it has rows of account {other}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
+from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -21,6 +22,7 @@ _TEMPLATE = _SQL.joinpath("upsert.sql").read_text()
 _MERGED = _SQL.joinpath("upsert_merged.sql").read_text()
 _MERGED_AGAIN = _SQL.joinpath("upsert_merged_again.sql").read_text()
 _REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
+_NOTED = _SQL.joinpath("upsert_noted.sql").read_text()
 
 _SEPARATOR = b"\x1e"
 # Of which no text in Postgres has any.
@@ -54,6 +56,13 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         incoming_is_excluded=_equal(incoming, excluded),
     )
     removed = _REMOVED.format(table=table.quoted, stored_is_newest=stored_is_newest)
+    if removes and table.newer_than_field:
+        removed += _NOTED.format(
+            deleted=deleted_rows.quoted(table.schema),
+            table_name=literal(table.name),
+            newest_key=_array(newest),
+        )
+    deleted_first = bool(table.soft_delete_field and table.newer_than_field)
     return _TEMPLATE.format(
         table=table.quoted,
         key=", ".join(key_columns),
@@ -62,6 +71,9 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         ),
         # Bytes compare faster than words, and any order will do.
         key_order=", ".join(f'{alias} COLLATE "C"' for alias in aliases),
+        deleted_first=", (deleted AND updated_at IS NOT NULL) DESC" if deleted_first else "",
+        newest_is_not_gone=_newest_is_not_gone(table, newest, hard_delete=hard_delete),
+        excluded_is_not_gone=_excluded_is_not_gone(table) if merges else "",
         stored_is_newest=stored_is_newest,
         columns=", ".join([*key_columns, *account_columns, RAW_DATA, UPDATED_AT, LAST_SYNCED_AT]),
         values=", ".join([*aliases, *(["account_id"] if account_columns else [])]),
@@ -91,6 +103,36 @@ def upsert_arguments(records: Sequence[bytes]) -> tuple[bytes, str, str]:
         separator.join(account_ids),
         separator.join(updated_ats),
     )
+
+
+def _newest_is_not_gone(table: Table, newest: Sequence[str], *, hard_delete: bool) -> str:
+    """A condition: what was deleted in the same second or later, as far as is known, stays so."""
+    if not (table.soft_delete_field and table.newer_than_field):
+        return ""
+    if hard_delete:
+        return (
+            f"AND NOT EXISTS (SELECT FROM {deleted_rows.quoted(table.schema)} AS gone "
+            f"WHERE gone.table_name = {literal(table.name)} AND gone.key = {_array(newest)} "
+            "AND newest.updated_at <= gone._updated_at)"
+        )
+    return (
+        "AND ((newest.updated_at = stored._updated_at) IS NOT TRUE OR newest.deleted "
+        f"OR NOT {_is_deleted(table, 'stored._raw_data')})"
+    )
+
+
+def _excluded_is_not_gone(table: Table) -> str:
+    if not table.newer_than_field:
+        return ""
+    return (
+        "AND ((excluded._updated_at = stored._updated_at) IS NOT TRUE "
+        f"OR {_is_deleted(table, 'excluded._raw_data')} "
+        f"OR NOT {_is_deleted(table, 'stored._raw_data')})"
+    )
+
+
+def _array(values: Sequence[str]) -> str:
+    return f"ARRAY[{', '.join(values)}]"
 
 
 def _equal(ones: Iterable[str], others: Iterable[str]) -> str:

@@ -31,12 +31,12 @@ WITH incoming AS (
         OFFSET 0
     ) AS parsed
 ),
--- Of several records of one row the newest, of equally new ones the last. Sorted by key, so that two
--- transactions lock rows in the same order.
+-- Of several records of one row the newest, of equally new ones the last, but for deletions: they come
+-- last in their second. Sorted by key, so that two transactions lock rows in the same order.
 newest AS (
     SELECT DISTINCT ON ({key_order}) *
     FROM incoming
-    ORDER BY {key_order}, updated_at DESC, position DESC
+    ORDER BY {key_order}, updated_at DESC{deleted_first}, position DESC
 ),
 -- A row that stays as it is is not even locked.
 changed AS (
@@ -55,6 +55,7 @@ changed AS (
     ) AS merged
     WHERE NOT (newest.deleted AND {removes})
         AND (newest.updated_at < stored._updated_at) IS NOT TRUE
+        {newest_is_not_gone}
         AND merged.raw_data IS DISTINCT FROM stored._raw_data
 ),
 written AS (
@@ -69,6 +70,7 @@ written AS (
         _updated_at = excluded._updated_at,
         _last_synced_at = excluded._last_synced_at
     WHERE (excluded._updated_at < stored._updated_at) IS NOT TRUE
+        {excluded_is_not_gone}
         AND excluded._raw_data IS DISTINCT FROM stored._raw_data
     -- Only a row that was updated has been locked by someone.
     RETURNING stored.xmax = 0 AS inserted, {is_deleted_stored} AS deleted

@@ -6,7 +6,6 @@ CASE WHEN newest.deleted THEN
             FROM incoming
             WHERE {incoming_is_newest}
                 AND NOT incoming.deleted
-                AND incoming.position < newest.position
                 AND (incoming.updated_at < stored._updated_at) IS NOT TRUE
             ORDER BY incoming.updated_at DESC, incoming.position DESC
             LIMIT 1

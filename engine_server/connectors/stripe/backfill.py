@@ -47,10 +47,11 @@ async def backfill(
     }
     unfinished = []
     for name, stream in streams.items():
-        if not stream.report.is_complete:
+        has_history = stream.fetch.resource.has_history
+        if has_history and not stream.report.is_complete:
             unfinished.append(stream.fetch)
         elif name not in request.refused_streams:
-            for message in (*stream.report.start(), *stream.report.complete()):
+            for message in _without_fetch(stream.report, has_history=has_history):
                 yield message
     fetches = Fetches(
         client,
@@ -72,6 +73,13 @@ async def backfill(
                 fetches.allow_one_more()
     finally:
         await fetches.close()
+
+
+def _without_fetch(report: StreamReport, *, has_history: bool) -> Iterator[Message]:
+    yield from report.start()
+    if not has_history:
+        yield from report.leave_out()
+    yield from report.complete()
 
 
 def _messages(report: StreamReport, outcome: Outcome) -> Iterator[Message]:

@@ -15,11 +15,15 @@ from engine_server.connectors.stripe.catalog_exceptions import (
     NESTED_LISTS,
     NOT_SHOWN,
     OWN_LIMITS,
+    OWNERS,
     SHOW_ALL,
 )
 from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
+
+# True on the record of an object that is there no more.
+DELETED_FIELD = "deleted"
 
 _LOADING = Lock()
 
@@ -46,6 +50,8 @@ class Resource:
             the list cannot be filtered by time.
         created_field: The field of the object that says when it was made: in Unix seconds where
             there is such a filter, perhaps in another form or not at all where there is none.
+        owner_field: What the list must be told whose items to list, and what the records say it by:
+            ``customer``. Empty for most.
     """
 
     stream: Stream
@@ -56,6 +62,12 @@ class Resource:
     takes_limit: bool
     created_param: str
     created_field: str
+    owner_field: str = ""
+
+    @property
+    def has_history(self) -> bool:
+        """Whether it can be read from the start; else only events fill it."""
+        return not self.owner_field
 
 
 def api_version() -> str:
@@ -104,9 +116,9 @@ def _resources() -> Mapping[str, Resource]:
 
 
 def _can_be_asked_for(endpoint: ListEndpoint) -> bool:
-    """Whether it needs no id of an object that its items belong to."""
-    known = SHOW_ALL.get(endpoint.path, {})
-    return "{" not in endpoint.path and endpoint.required_params <= known.keys()
+    """Whether it needs no id of an object that its items belong to, or events tell of these."""
+    known = {*SHOW_ALL.get(endpoint.path, {}), OWNERS.get(endpoint.path)}
+    return "{" not in endpoint.path and endpoint.required_params <= known
 
 
 def _resource(
@@ -120,20 +132,25 @@ def _resource(
         "created" in listing.optional_params
         and listing.object_class().__annotations__.get(created_field) is int
     )
-    object_class = endpoint.object_class()
+    schema = json_schema(endpoint.object_class())
+    # Few classes have it, but whatever Stripe no longer shows is said to be deleted.
+    schema["properties"].setdefault(DELETED_FIELD, {"type": ["boolean", "null"]})
+    owner_field = OWNERS.get(listing.path, "")
+    if owner_field:
+        schema["properties"][owner_field] = {"type": ["string", "null"]}
     stream = ParseDict(
         {
             "name": name,
             # Two accounts may share a table, and some ids (coupons, plans) are chosen by people.
             "primary_key": [{"segments": ["id"]}, {"segments": ["_account_id"]}],
-            "json_schema": json_schema(object_class),
+            "json_schema": schema,
             "metadata": {
                 "api_version": api_version(),
                 "path": listing.path,
                 "note": _note(listing, nested_field),
             },
             "newer_than_field": "_updated_at",
-            "soft_delete_field": "deleted" if "deleted" in object_class.__annotations__ else "",
+            "soft_delete_field": DELETED_FIELD,
             "supports_time_range": in_windows,
         },
         Stream(),
@@ -147,6 +164,7 @@ def _resource(
         takes_limit="limit" in listing.optional_params and listing.path not in OWN_LIMITS,
         created_param="created" if in_windows else "",
         created_field=created_field,
+        owner_field=owner_field,
     )
 
 
@@ -156,6 +174,8 @@ def _note(listing: ListEndpoint, nested_field: str) -> str:
     if nested_field:
         parents = stream_name(listing.path)
         notes.append(f"the {nested_field} of {parents}; time ranges are about {parents}")
+    if listing.path in OWNERS:
+        notes.append("filled by events alone: what was before the first one is not read")
     if listing.path in NOT_SHOWN:
         notes.append(f"without {NOT_SHOWN[listing.path]}")
     return "; ".join(notes)

@@ -40,6 +40,12 @@ NESTED_LISTS: Mapping[str, NestedList] = MappingProxyType(
     }
 )
 
+# Lists that must be told whose items to list, and by what, where events tell of all the items of an
+# owner. They are streams that only events fill: their history would cost a request for every owner.
+# An item does not name its owner, so its record does, by the same name
+# (https://docs.stripe.com/api/entitlements/active-entitlement).
+OWNERS: Mapping[str, str] = MappingProxyType({"/v1/entitlements/active_entitlements": "customer"})
+
 # What a list must be sent to show everything, by path.
 SHOW_ALL: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {

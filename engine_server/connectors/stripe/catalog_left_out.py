@@ -21,7 +21,6 @@ _BY_REASON: Mapping[str, tuple[str, ...]] = {
         "/v1/customers/{customer}/cash_balance_transactions",
         "/v1/customers/{customer}/sources",
         "/v1/customers/{customer}/tax_ids",
-        "/v1/entitlements/active_entitlements",
     ),
     "needs a request for every connected account": (
         "/v1/accounts/{account}/capabilities",

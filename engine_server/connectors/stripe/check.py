@@ -86,7 +86,7 @@ async def _unreadable(
     resources = await asyncio.to_thread(load_resources)
     paths = {selected.name: resources[selected.name].path for selected in streams}
     # By path: what lies inside another stream's objects is read from that one's list.
-    lists = {paths[name]: resources[name] for name in paths}
+    lists = {paths[name]: resources[name] for name in paths if resources[name].has_history}
     reasons: dict[str, str] = {}
     room = asyncio.Semaphore(max_concurrency)
 

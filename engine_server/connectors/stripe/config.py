@@ -1,5 +1,7 @@
 """The Stripe source's configuration."""
 
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -14,6 +16,20 @@ from engine_server.suggestion import did_you_mean
 
 STRIPE_URL = "https://api.stripe.com"
 _EXAMPLES = "types are named like customer or checkout.session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredEndpoint:
+    """A webhook endpoint that setup registered.
+
+    Attributes:
+        id: ``we_...``
+        secret: What its deliveries are signed with, which Stripe only tells when it is made; None
+            when it is the stored one.
+    """
+
+    id: str
+    secret: str | None = field(default=None, repr=False)
 
 
 class StripeConfig(ConnectorConfig):
@@ -104,8 +120,17 @@ class StripeConfig(ConnectorConfig):
     )
     webhook_url: str | None = Field(
         default=None,
+        max_length=2048,
         description="Where Stripe is to send webhooks (https://...). Setup registers an endpoint "
-        "for it at Stripe, and teardown removes that.",
+        "for it at Stripe, and teardown removes that. A restricted key needs permission to write "
+        "webhook endpoints.",
+    )
+    webhook_endpoint_id: str | None = Field(
+        default=None,
+        pattern="^we_",
+        description="The endpoint that setup registered for webhook_url (we_...). Filled in by "
+        "setup, which replaces that endpoint when webhook_url is changed. Only ever taken for our "
+        "own together with webhook_secret.",
     )
     webhook_secret: SecretStr | None = Field(
         default=None,
@@ -165,11 +190,39 @@ class StripeConfig(ConnectorConfig):
     def _is_there_for_webhook_port(
         cls, webhook_secret: SecretStr | None, info: ValidationInfo
     ) -> SecretStr | None:
-        if info.data.get("webhook_port") is not None and not _secrets(webhook_secret):
+        is_filled_in = info.data.get("webhook_url") is not None
+        is_needed = info.data.get("webhook_port") is not None and not is_filled_in
+        if is_needed and not _secrets(webhook_secret):
             raise PydanticCustomError(
                 "webhook_secret", "is required where webhook_port is set (whsec_...)"
             )
         return webhook_secret
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _is_webhook_url(cls, webhook_url: str | None) -> str | None:
+        if webhook_url is None:
+            return None
+        try:
+            url = urlsplit(webhook_url)
+            host = url.hostname
+        except ValueError:
+            host = None
+        if not host or not (url.scheme == "https" or (url.scheme == "http" and _is_local(host))):
+            raise PydanticCustomError(
+                "webhook_url",
+                "must be an https URL that Stripe can reach, such as https://example.com/webhooks",
+            )
+        if url.username is not None or url.password is not None:
+            raise PydanticCustomError("webhook_url", "must hold no user name or password")
+        if url.fragment:
+            raise PydanticCustomError("webhook_url", "must hold no fragment: it is never sent")
+        return webhook_url
+
+    @property
+    def own_endpoint_id(self) -> str | None:
+        """The webhook endpoint that setup registered; None when its secret is not known."""
+        return self.webhook_endpoint_id if self.webhook_secrets else None
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:
@@ -181,8 +234,16 @@ class StripeConfig(ConnectorConfig):
         """The account that is read, as far as it is configured."""
         return self.stripe_account or self.account_id
 
-    def with_account(self, account_id: str, created: int | None) -> Struct:
-        """The configuration to store, whole and with its secrets, once the account is known."""
+    def with_account(
+        self, account_id: str, created: int | None, endpoint: RegisteredEndpoint | None = None
+    ) -> Struct:
+        """The configuration to store, whole and with its secrets, once the account is known.
+
+        Args:
+            account_id: The account's id.
+            created: When it was made; None when that is not known.
+            endpoint: The webhook endpoint that there is now; None when there is none of ours.
+        """
         fields = self.model_dump(exclude_unset=True, exclude_none=True)
         fields["api_key"] = self.api_key.get_secret_value()
         if self.webhook_secret is not None:
@@ -191,6 +252,12 @@ class StripeConfig(ConnectorConfig):
             fields["account_id"] = account_id
         if created is not None:
             fields["account_created"] = created
+        fields.pop("webhook_endpoint_id", None)
+        if endpoint is not None:
+            fields["webhook_endpoint_id"] = endpoint.id
+            if endpoint.secret is not None:
+                # Deliveries that are under way to the endpoint before it are signed with the first.
+                fields["webhook_secret"] = ",".join((endpoint.secret, *self.webhook_secrets[:1]))
         return ParseDict(fields, Struct())
 
 
@@ -199,3 +266,11 @@ def _secrets(joined: SecretStr | None) -> tuple[str, ...]:
         return ()
     secrets = (secret.strip() for secret in joined.get_secret_value().split(","))
     return tuple(secret for secret in secrets if secret)
+
+
+def _is_local(host: str) -> bool:
+    """Whether nobody but this machine is reached by it: TLS guards nothing there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

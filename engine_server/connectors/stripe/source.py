@@ -12,13 +12,13 @@ from engine_server.connectors.protocols import (
     ReadRequest,
     SelectedStream,
 )
-from engine_server.connectors.stripe import check
+from engine_server.connectors.stripe import check, endpoint
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
 from engine_server.connectors.stripe.backfill import backfill, whole_seconds
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.config import RegisteredEndpoint, StripeConfig
 from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
 from engine_server.connectors.stripe.events.listen import listen
@@ -27,7 +27,7 @@ from engine_server.connectors.stripe.events.polling import Poller
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
-from pipesync.v1.message_pb2 import Control, Message, SourceInput
+from pipesync.v1.message_pb2 import Control, Log, Message, SourceInput
 
 
 class StripeSource:
@@ -98,7 +98,8 @@ class StripeSource:
         """
         async with StripeClient(config, self._policy) as client:
             account = await fetch_account(client, config)
-            poller = Poller(client, config, request, account) if config.poll_events else None
+            polls = config.poll_events and not request.inputs
+            poller = Poller(client, config, request, account) if polls else None
             if request.inputs:
                 read_messages = apply_inputs(client, config, request, account)
             else:
@@ -118,25 +119,61 @@ class StripeSource:
                     yield message
 
     async def setup(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Looks the account up, and asks to store what was not configured of it.
+        """Looks the account up, and keeps a webhook endpoint for ``webhook_url``.
+
+        Asks to store what was not configured of both, in one message. An endpoint that is replaced
+        is removed after that.
 
         Raises:
             ConnectionFailed: the API cannot be reached, refuses the key, or the key reads another
                 account than the one that is configured.
-            ConnectorError: the account cannot be told.
+            ConnectorError: the account cannot be told, or the endpoint cannot be made.
         """
         async with StripeClient(config, self._policy) as client:
             account = await confirm_account(client, config)
-        is_known = config.known_account_id is not None
-        if not is_known or account.created not in (None, config.account_created):
-            stored = config.with_account(account.id, account.created)
-            yield Message(control=Control(source_config=stored))
+        async with endpoint.platform_client(config, self._policy) as client:
+            names = [selected.name for selected in streams]
+            made = endpoint.SetUp()
+            if config.webhook_url is not None or config.own_endpoint_id is not None:
+                made = await endpoint.set_up(client, config, account.id, names)
+            if _is_to_be_stored(config, account, made.endpoint):
+                stored = config.with_account(account.id, account.created, made.endpoint)
+                yield Message(control=Control(source_config=stored))
+            for sentence in [*made.done, *await endpoint.remove(client, made.superseded)]:
+                yield _log(sentence)
 
     async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Yields nothing: there is nothing to remove."""
-        nothing: tuple[Message, ...] = ()
-        for message in nothing:
-            yield message
+        """Removes the webhook endpoint that setup made.
+
+        Raises:
+            ConnectionFailed: the API cannot be reached, or refuses the key.
+            ConnectorError: the account cannot be told, or the endpoint cannot be removed.
+        """
+        if config.webhook_url is None and config.own_endpoint_id is None:
+            return
+        async with StripeClient(config, self._policy) as client:
+            account = await fetch_account(client, config)
+        async with endpoint.platform_client(config, self._policy) as client:
+            done = await endpoint.tear_down(client, config, account.id)
+        for sentence in done:
+            yield _log(sentence)
+
+
+def _is_to_be_stored(
+    config: StripeConfig, account: Account, registered: RegisteredEndpoint | None
+) -> bool:
+    """Whether the configuration lacks what setup found out."""
+    if registered is None:
+        is_endpoint_known = config.webhook_endpoint_id is None
+    else:
+        is_endpoint_known = registered.secret is None
+    is_account_known = config.known_account_id is not None
+    is_age_known = account.created in (None, config.account_created)
+    return not (is_endpoint_known and is_account_known and is_age_known)
+
+
+def _log(sentence: str) -> Message:
+    return Message(log=Log(level=Log.LEVEL_INFO, message=sentence))
 
 
 async def _read_and_follow(

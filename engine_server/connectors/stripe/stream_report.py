@@ -54,6 +54,11 @@ class StreamReport:
             scope = page.part if page.part.is_bounded else self._checkpoint.accounted
             yield from self._ranges_completed(difference(scope, self._checkpoint.remaining))
 
+    def leave_out(self) -> Iterator[Message]:
+        """There is no history to read: what is asked for is accounted for as it is."""
+        for part in self._checkpoint.remaining:
+            yield from self.page(FetchedPage(part=part, left=(), records=[]))
+
     def complete(self) -> Iterator[Message]:
         """The stream ends well."""
         self.is_closed = True

@@ -65,7 +65,8 @@ async def apply_inputs(
         ConnectionFailed: see ``process_events``.
         RequestFailed: the same.
     """
-    scope = EventScope.of(config, account, request.selected or request.streams)
+    streams = request.selected or request.streams
+    scope = EventScope.of(config, account, streams, request.inventory)
     events = list(_events(request.inputs))
     async with aclosing(process_events(client, scope, events)) as messages:
         async for message in messages:

@@ -11,8 +11,10 @@ from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.entitlements import entitlement_records
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent
 from engine_server.connectors.stripe.events.fetch import Fetches
+from engine_server.connectors.stripe.events.gone_items import gone_items
 from engine_server.connectors.stripe.events.records import StreamRecord, record_of
 from engine_server.connectors.stripe.events.revalidation import is_final, retrieve_path
 from engine_server.connectors.stripe.events.scope import EventScope
@@ -91,16 +93,31 @@ async def process_event(
         if not wanted:
             log.debug("event_not_selected", **named, stream=subject.kind.stream)
             return []
-        fields = await _current(fetches, scope, subject)
+        made = await _records_of(client, fetches, scope, event, subject)
     except Ignored as reason:
         log.info("event_ignored", **named, reason=str(reason))
         return []
     records = [
         (stream, record_of(record, account_id=scope.account_id, created=event.created))
-        for stream, record in await _records(client, scope, event, subject, fields)
+        for stream, record in made
     ]
     log.info("event_processed", **named, records=len(records))
     return records
+
+
+async def _records_of(
+    client: StripeClient, fetches: Fetches, scope: EventScope, event: Event, subject: Subject
+) -> list[tuple[str, dict[str, Any]]]:
+    """The records that an event makes, each with its stream.
+
+    Raises:
+        Ignored: It cannot be told what they are.
+    """
+    if subject.is_summary:
+        found = await entitlement_records(client, scope, event, subject)
+        return [(subject.kind.stream, record) for record in found]
+    fields = await _current(fetches, scope, subject)
+    return await _records(client, scope, event, subject, fields)
 
 
 async def _current(fetches: Fetches, scope: EventScope, subject: Subject) -> dict[str, Any]:
@@ -144,16 +161,21 @@ async def _records(
     """The object, and the items of its lists that are records of their own."""
     kind = subject.kind
     records: list[tuple[str, dict[str, Any]]] = []
+    is_gone = fields.get("deleted") is True
     if own := scope.streams.get(kind.stream):
-        if fields.get("deleted") is True:
-            return [(kind.stream, fields)]
-        await _complete(client, own, fields)
+        if not is_gone:
+            await _complete(client, own, fields)
         records.append((kind.stream, fields))
     for stream, field in kind.items.items():
-        if (resource := scope.streams.get(stream)) and fields.get("deleted") is not True:
+        resource = scope.streams.get(stream)
+        if resource is None:
+            continue
+        if is_gone:
+            items, gone = [], gone_items(fields.get(field), {"data": []})
+        else:
             items = await _complete(client, resource, fields)
-            gone = _gone_items(event.previous.get(field), fields.get(field))
-            records += [(stream, item) for item in (*items, *gone)]
+            gone = gone_items(event.previous.get(field), fields.get(field))
+        records += [(stream, item) for item in (*items, *gone)]
     return records
 
 
@@ -171,17 +193,3 @@ async def _complete(
         log.warning("event_lists_incomplete", stream=resource.stream.name, error=error.message)
     nested = fields.get(resource.nested_field) if resource.nested_field else None
     return list(nested["data"]) if isinstance(nested, dict) and "data" in nested else []
-
-
-def _gone_items(before: object, now: object) -> Iterator[dict[str, Any]]:
-    """What was in a list before the event, as far as the event tells, and is not now."""
-    match before, now:
-        case {"data": list(items)}, {"data": list(left)} if not _is_open(now):
-            kept = {item.get("id") for item in left}
-            for item in items:
-                if isinstance(item, dict) and "id" in item and item["id"] not in kept:
-                    yield {**item, "deleted": True}
-
-
-def _is_open(found: object) -> bool:
-    return isinstance(found, dict) and found.get("has_more") is True

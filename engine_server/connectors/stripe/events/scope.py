@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from engine_server.connectors.protocols import SelectedStream
+from engine_server.connectors.protocols import Inventory, SelectedStream
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.config import StripeConfig
@@ -25,6 +25,7 @@ class EventScope:
         livemode: The mode of that key; None when it does not tell.
         streams: The selected streams by name.
         revalidated: The types of object that are fetched again.
+        inventory: What the destination holds, where it can be asked.
     """
 
     account_id: str
@@ -32,9 +33,16 @@ class EventScope:
     livemode: bool | None
     streams: Mapping[str, Resource]
     revalidated: Revalidated = frozenset()
+    inventory: Inventory | None = None
 
     @classmethod
-    def of(cls, config: StripeConfig, account: Account, streams: Sequence[SelectedStream]) -> Self:
+    def of(
+        cls,
+        config: StripeConfig,
+        account: Account,
+        streams: Sequence[SelectedStream],
+        inventory: Inventory | None = None,
+    ) -> Self:
         """What a configured pipeline wants."""
         resources = load_resources()
         key = config.api_key.get_secret_value()
@@ -47,6 +55,7 @@ class EventScope:
             livemode=modes.get(key.split("_")[1]),
             streams={selected.name: resources[selected.name] for selected in streams},
             revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
+            inventory=inventory,
         )
 
     def only(self, streams: AbstractSet[str]) -> "EventScope":

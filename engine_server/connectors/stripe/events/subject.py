@@ -16,6 +16,10 @@ _DISCONNECTED = "account.application.deauthorized"
 # Connected accounts are objects of their platform: events about them name them as their account.
 _ACCOUNT = "account"
 _ACCOUNT_TYPES = frozenset({_ACCOUNT, "v2.core.account"})
+# Tells of all that a customer is entitled to at once, by no id of its own
+# (https://docs.stripe.com/billing/entitlements#webhooks).
+_SUMMARY = "entitlements.active_entitlement_summary"
+_ENTITLEMENT = "entitlements.active_entitlement"
 # A discount is part of what it is given to. When it ends, no other event need tell: those of a part
 # are none of the whole (https://docs.stripe.com/api/events/types).
 _DISCOUNT = "discount"
@@ -32,16 +36,18 @@ class Subject:
     """The object that an event is about.
 
     Attributes:
-        kind: Its type.
-        id: Its id.
+        kind: Its type; of a summary, that of what it sums up.
+        id: Its id; of a summary, that of the customer.
         fields: The object as the event tells it; None when it must be fetched.
         url: Where it is fetched then, as the event says.
+        is_summary: Whether it sums up what a customer is entitled to.
     """
 
     kind: ObjectType
     id: str
     fields: dict[str, Any] | None
     url: str = ""
+    is_summary: bool = False
 
     @classmethod
     def of(cls, event: Event, scope: EventScope) -> Self:
@@ -72,7 +78,13 @@ class Subject:
             raise Ignored("its object has no id")
         if ends_object(event.happening, object_type):
             fields = {**(fields or {"id": object_id, "object": object_type}), "deleted": True}
-        return cls(kind=kind, id=object_id, fields=fields, url=url)
+        return cls(
+            kind=kind,
+            id=object_id,
+            fields=fields,
+            url=url,
+            is_summary=fields is not None and fields.get("object") == _SUMMARY,
+        )
 
 
 def _named(event: Event) -> tuple[str, str, dict[str, Any] | None, str]:
@@ -83,6 +95,9 @@ def _named(event: Event) -> tuple[str, str, dict[str, Any] | None, str]:
     if event.object is not None:
         if event.object.get("object") == _DISCOUNT:
             return _discounted(event.object)
+        if event.object.get("object") == _SUMMARY:
+            customer = event.object.get("customer")
+            return _ENTITLEMENT, customer if isinstance(customer, str) else "", event.object, ""
         object_type, object_id = event.object.get("object"), event.object.get("id")
         return (
             object_type if isinstance(object_type, str) else "",

@@ -161,3 +161,21 @@ async def test_teardowns_at_the_same_time_drop_each_thing_once(config: PostgresC
     await set_up(config, *streams)
     dropped = await asyncio.gather(*(tear_down(config, *streams) for _ in range(4)))
     assert sorted(len(sentences) for sentences in dropped) == [0, 0, 0, 6]
+
+
+async def test_what_says_which_rows_were_deleted_goes_with_the_last_table(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": "hard"})
+    ended = [customer(1, at=2, deleted=True), {**OTHERS[0], "_updated_at": 2, "deleted": True}]
+    await write(config, [stream(), stream("two")], [records("customers", *ended, OTHERS[1])])
+    await tear_down(config, stream())
+    left = await database.fetch("SELECT _account_id FROM stripe._pipesync_deleted")
+    assert [row[0] for row in left] == ["acct_2"]
+    await tear_down(config, stream(account_id="acct_2"))
+    assert await database.fetchval("SELECT count(*) FROM stripe._pipesync_deleted") == 0
+    assert await tear_down(config, stream("two")) == [
+        'dropped table "stripe"."two"',
+        'dropped table "stripe"."_pipesync_deleted"',
+        'dropped schema "stripe"',
+    ]

@@ -103,8 +103,11 @@ async def test_a_key_may_lie_inside_the_record(
 
 @pytest.mark.parametrize("hard_delete", [False, True], ids=["soft delete", "hard delete"])
 async def test_rows_are_looked_up_by_key_however_large_the_table(
-    config: PostgresConfig, database: asyncpg.Connection, hard_delete: bool
+    database_url: str, database: asyncpg.Connection, hard_delete: bool
 ) -> None:
+    config = PostgresConfig.model_validate(
+        {"url": database_url, "delete_mode": "hard" if hard_delete else "soft"}
+    )
     await write(config, [stream()], [records("customers", customer(0))])
     await database.execute(
         """
@@ -113,12 +116,21 @@ async def test_rows_are_looked_up_by_key_however_large_the_table(
         FROM generate_series(1, 5000) AS number
         """
     )
+    if hard_delete:
+        await database.execute(
+            """
+            INSERT INTO stripe._pipesync_deleted (table_name, key, _updated_at, _noted_at)
+            SELECT 'customers', ARRAY['gone_' || number, 'acct_1'], now(), now()
+            FROM generate_series(1, 5000) AS number
+            """
+        )
     statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
     batch = [json.dumps(customer(number)).encode() for number in range(1000)]
     plan = "\n".join(
         row[0] for row in await database.fetch(f"EXPLAIN {statement}", *upsert_arguments(batch))
     )
     assert "Index Scan using customers_pkey" in plan
+    assert ("_pipesync_deleted_pkey" in plan) == hard_delete
     assert "Seq Scan" not in plan
 
 
@@ -143,6 +155,70 @@ async def test_a_soft_delete_keeps_the_newest_version_and_no_field_of_an_older_o
     await _write_each(config, [customer(1, at=1, nickname="A")], [newer, stub])
     row = {"id": "cus_1", "object": "customer", "name": "Ada", "deleted": True}
     assert await _rows(database) == {"cus_1": row}
+
+
+async def test_a_soft_delete_that_comes_first_in_its_batch_keeps_what_comes_behind_it(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    versions = [customer(1, at=1, name="old"), customer(1, at=2, name="Ada")]
+    await _write_each(config, [{**STUB, "_updated_at": 3}, *versions])
+    row = {"id": "cus_1", "object": "customer", "name": "Ada", "deleted": True}
+    assert await _rows(database) == {"cus_1": row}
+
+
+@pytest.mark.parametrize("delete_mode", ["soft", "hard"])
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "two batches"])
+@pytest.mark.parametrize("update_at", [1, 2], ids=["older", "of the same second"])
+async def test_an_update_that_comes_after_the_deletion_does_not_bring_the_row_back(
+    database_url: str,
+    database: asyncpg.Connection,
+    delete_mode: str,
+    together: bool,
+    update_at: int,
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": delete_mode})
+    known, late = customer(1, at=1, name="Ada"), customer(1, at=update_at, name="late")
+    stub = {**STUB, "_updated_at": 2}
+    await _write_each(config, [known], *([[stub, late]] if together else [[stub], [late]]))
+    rows = await _rows(database)
+    assert [row["deleted"] for row in rows.values()] == ([True] if delete_mode == "soft" else [])
+
+
+@pytest.mark.parametrize("delete_mode", ["soft", "hard"])
+async def test_what_is_made_anew_under_the_same_id_is_there_again(
+    database_url: str, database: asyncpg.Connection, delete_mode: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": delete_mode})
+    anew = customer(1, at=3, name="anew")
+    await _write_each(config, [customer(1, at=1)], [{**STUB, "_updated_at": 2}], [anew])
+    assert await _rows(database) == {"cus_1": {"id": "cus_1", "object": "customer", "name": "anew"}}
+
+
+async def test_a_stream_without_times_goes_by_the_order_of_arrival(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    plain = stream(newer_than_field="")
+    for delete_mode in ("soft", "hard"):
+        config = PostgresConfig.model_validate({"url": database_url, "delete_mode": delete_mode})
+        for batch in ([STUB], [customer(1, at=None)]):
+            await write(config, [plain], [records("customers", *batch)])
+        assert "deleted" not in (await _rows(database))["cus_1"]
+        assert await write(config, [plain], [records("customers", STUB, customer(1, at=None))])
+        assert "deleted" not in (await _rows(database))["cus_1"]
+
+
+async def test_what_was_deleted_for_good_is_forgotten_after_sixty_days(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "delete_mode": "hard"})
+    await _write_each(config, [{**STUB, "_updated_at": 2}, {**STUB, "id": "2", "_updated_at": 2}])
+    await database.execute(
+        "UPDATE stripe._pipesync_deleted SET _noted_at = now() - interval '61 days' "
+        "WHERE key[1] = 'cus_1'"
+    )
+    await _write_each(config, [])
+    left = await database.fetch("SELECT key[1] FROM stripe._pipesync_deleted")
+    assert [row[0] for row in left] == ["2"]
 
 
 @pytest.mark.parametrize("known_before", [True, False])

@@ -48,28 +48,38 @@ versions = st.builds(
 histories = st.lists(st.lists(versions, min_size=1, max_size=8), min_size=1, max_size=5)
 
 
-def last_of_the_newest(versions: Sequence[Version]) -> int:
-    """Its place."""
-    return max(range(len(versions)), key=lambda place: (versions[place].at, place))
+def last_of_the_newest(versions: Sequence[Version]) -> Version:
+    """A deletion is the last of its time."""
+    places = range(len(versions))
+    last = max(places, key=lambda place: (versions[place].at, versions[place].deleted, place))
+    return versions[last]
 
 
-def expected(rows: Rows, batch: Sequence[Version], *, hard_delete: bool) -> tuple[Rows, list[int]]:
-    """The rows after one batch, and how many were inserted, updated and deleted."""
+def expected(
+    rows: Rows, gone: dict[str, int], batch: Sequence[Version], *, hard_delete: bool
+) -> tuple[Rows, list[int]]:
+    """The rows after one batch, and how many were inserted, updated and deleted.
+
+    ``gone`` holds when what was deleted for good was, and is kept up.
+    """
     after, inserted, updated, deleted = dict(rows), 0, 0, 0
     for id_ in {version.id for version in batch}:
         came = [version for version in batch if version.id == id_]
         stored = rows.get(id_)
         since = stored.at if stored else 0
-        newest = last_of_the_newest(came)
-        if came[newest].at < since:
-            continue
-        row = came[newest]
+        row = last_of_the_newest(came)
         if row.deleted and hard_delete:
-            deleted += after.pop(id_, None) is not None
+            gone[id_] = max(gone.get(id_, row.at), row.at)
+            if row.at >= since:
+                deleted += after.pop(id_, None) is not None
+            continue
+        if row.at < since or row.at <= gone.get(id_, -1):
+            continue
+        if stored and stored.deleted and stored.at == row.at and not row.deleted:
             continue
         if row.deleted:
-            known = [one for one in came[:newest] if not one.deleted and one.at >= since]
-            base = known[last_of_the_newest(known)] if known else stored
+            known = [one for one in came if not one.deleted and one.at >= since]
+            base = last_of_the_newest(known) if known else stored
             row = replace(row, content={**(base.content if base else {}), "deleted": True})
         if stored and stored.content == row.content:
             continue
@@ -91,11 +101,15 @@ async def test_any_history_of_batches(
     hard_delete: bool,
     history: list[list[Version]],
 ) -> None:
-    await set_up(config, stream())
-    await database.execute("TRUNCATE stripe.customers")
+    await set_up(
+        config.model_copy(update={"delete_mode": "hard" if hard_delete else "soft"}), stream()
+    )
+    tables = "stripe.customers, stripe._pipesync_deleted" if hard_delete else "stripe.customers"
+    await database.execute(f"TRUNCATE {tables}")
     statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
     look = "SELECT *, xmin::text AS writer, ctid::text FROM stripe.customers"
     rows: Rows = {}
+    gone: dict[str, int] = {}
     stored: dict[str, asyncpg.Record] = {}
     for batch in history:
         before, rows_before = stored, rows
@@ -103,7 +117,7 @@ async def test_any_history_of_batches(
             statement, *upsert_arguments([version.record for version in batch])
         )
         stored = {row["id"]: row for row in await database.fetch(look)}
-        rows, expected_counts = expected(rows_before, batch, hard_delete=hard_delete)
+        rows, expected_counts = expected(rows_before, gone, batch, hard_delete=hard_delete)
         assert {
             id_: (row["_updated_at"].timestamp(), json.loads(row["_raw_data"]))
             for id_, row in stored.items()

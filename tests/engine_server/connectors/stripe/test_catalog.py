@@ -22,6 +22,7 @@ from engine_server.connectors.stripe.catalog_exceptions import (
     NESTED_LISTS,
     NOT_SHOWN,
     OWN_LIMITS,
+    OWNERS,
     SHOW_ALL,
     NestedList,
 )
@@ -95,7 +96,7 @@ def test_a_parameter_with_but_one_value_is_sent() -> None:
 
 def test_every_exception_is_about_a_list_that_exists() -> None:
     parents = {inside.parent for inside in NESTED_LISTS.values()}
-    exceptions = {*SHOW_ALL, *NOT_SHOWN, *CREATED_FIELDS, *OWN_LIMITS, *parents}
+    exceptions = {*SHOW_ALL, *NOT_SHOWN, *CREATED_FIELDS, *OWN_LIMITS, *OWNERS, *parents}
     assert exceptions <= {resource.path for resource in load_resources().values()}
 
 
@@ -105,6 +106,7 @@ def test_lists_are_sent_only_what_they_take() -> None:
         sent = {name.partition("[")[0] for name in resource.list_params}
         sent |= {"limit"} if resource.takes_limit else set()
         sent |= {resource.created_param} if resource.created_param else set()
+        sent |= {resource.owner_field} if resource.owner_field else set()
         assert sent <= endpoint.required_params | endpoint.optional_params
         assert endpoint.required_params <= sent
 
@@ -134,6 +136,10 @@ def test_every_stream_says_which_list_of_which_api_version_it_is() -> None:
     [
         ("charges", ""),
         ("reviews", "without closed reviews"),
+        (
+            "entitlements_active_entitlements",
+            "filled by events alone: what was before the first one is not read",
+        ),
         ("transfer_reversals", "the reversals of transfers; time ranges are about transfers"),
         ("subscription_items", f"{ITEMS_NOTE}; without subscriptions on a test clock"),
     ],
@@ -174,6 +180,7 @@ def test_a_stream_says_what_a_person_should_know_of_it(stream: str, note: str) -
             {"product": "string", "unit_amount": "integer", "unit_amount_decimal": "string"},
         ),
         ("coupons", {"percent_off": "number"}),
+        ("entitlements_active_entitlements", {"customer": "string", "lookup_key": "string"}),
         ("v2_core_accounts", {"created": "string", "configuration": "object"}),
     ],
 )
@@ -188,10 +195,10 @@ def test_a_field_named_like_a_python_keyword_has_its_name_on_the_wire() -> None:
     assert "from_" not in types
 
 
-def test_streams_whose_objects_can_be_deleted_say_so() -> None:
-    resources = load_resources()
-    assert resources["customers"].stream.soft_delete_field == "deleted"
-    assert resources["charges"].stream.soft_delete_field == ""
+def test_the_records_of_every_stream_can_be_marked_deleted() -> None:
+    for resource in load_resources().values():
+        assert resource.stream.soft_delete_field == "deleted"
+        assert field_types(resource)["deleted"] == "boolean"
 
 
 @pytest.mark.parametrize("stream", ["customers", "invoices", "checkout_sessions", "coupons"])

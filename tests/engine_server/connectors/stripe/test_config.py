@@ -77,6 +77,43 @@ def test_every_field_is_described_and_the_key_is_marked_secret() -> None:
     assert [name for name, field in properties.items() if field.get("writeOnly")] == ["api_key"]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/webhooks/acme?a=b",
+        "http://127.0.0.1:8080/webhooks",
+        "http://[::1]/",
+        "http://localhost/x",
+    ],
+)
+def test_webhooks_come_by_tls_or_from_this_machine(url: str) -> None:
+    config = StripeConfig.model_validate({"api_key": SECRET, "webhook_url": url})
+    assert config.webhook_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "description"),
+    [
+        ("http://example.com/x", "must be an https URL that Stripe can reach"),
+        ("http://10.0.0.1/x", "must be an https URL that Stripe can reach"),
+        ("ftp://example.com/x", "must be an https URL that Stripe can reach"),
+        ("https:///x", "must be an https URL that Stripe can reach"),
+        ("https://[x/", "must be an https URL that Stripe can reach"),
+        ("example.com/x", "must be an https URL that Stripe can reach"),
+        ("", "must be an https URL that Stripe can reach"),
+        ("https://user:hunter2@example.com/x", "must hold no user name or password"),
+        ("https://user@example.com/x", "must hold no user name or password"),
+        ("https://example.com/x#y", "must hold no fragment"),
+        (f"https://example.com/{'x' * 2048}", "string should have at most 2048 characters"),
+    ],
+)
+def test_a_webhook_url_that_cannot_be_is_refused_unquoted(url: str, description: str) -> None:
+    found = violations(api_key=SECRET, webhook_url=url)
+    assert list(found) == ["config.webhook_url"]
+    assert found["config.webhook_url"].startswith(description)
+    assert "hunter2" not in found["config.webhook_url"]
+
+
 def test_what_is_fetched_again_is_named_by_its_type() -> None:
     for wanted in ("all", ["customer", "checkout.session"], []):
         config = StripeConfig.model_validate({"api_key": SECRET, "revalidate_objects": wanted})

@@ -41,8 +41,9 @@ class TestStripeSource(SourceConformance):
                     "rate_limit": {**config, "rate_limit": 0},
                     "max_concurrency": {**config, "max_concurrency": 0},
                     "backfill_limit": {**config, "backfill_limit": -1},
+                    "webhook_url": {**config, "webhook_url": "http://example.com/webhooks"},
                 },
-                secrets={"api_key"},
+                secrets={"api_key", "webhook_secret"},
                 holds=PLAN.counts,
                 fetches=lambda: len(simulator.requests),
             )

@@ -3,16 +3,13 @@
 import ast
 import re
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 import stripe
 
 from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.events.deletions import ends_object
 from engine_server.connectors.stripe.events.object_types import object_types
 from engine_server.connectors.stripe.events.revalidation import retrieve_path
-from tests.engine_server.connectors.stripe.events.builders import Document
 
 
 def test_the_objects_of_every_stream_have_a_type_of_their_own() -> None:
@@ -57,30 +54,6 @@ def test_every_object_is_retrieved_where_the_stripe_package_does_it() -> None:
 
 def test_an_object_that_does_not_name_what_it_belongs_to_is_not_retrieved() -> None:
     assert retrieve_path(object_types()["fee_refund"], {"id": "fr_1"}) is None
-
-
-def test_of_all_event_types_those_that_end_an_object_of_a_stream_are_these() -> None:
-    ended: Document = {}
-    for event_type in _event_types():
-        for kind in object_types().values():
-            if ends_object(event_type, kind.name):
-                ended.setdefault(event_type, kind.stream)
-    assert ended == {
-        "apps.install.deleted": "apps_installs",
-        "coupon.deleted": "coupons",
-        "customer.deleted": "customers",
-        "customer.tax_id.deleted": "tax_ids",
-        "invoice.deleted": "invoices",
-        "invoiceitem.deleted": "invoiceitems",
-        "plan.deleted": "plans",
-        "price.deleted": "prices",
-        "product.deleted": "products",
-        "test_helpers.test_clock.deleted": "test_helpers_test_clocks",
-    }
-
-
-def _event_types() -> tuple[Any, ...]:
-    return get_args(stripe.Event.__annotations__["type"])
 
 
 def _retrieve_paths() -> set[str]:
