@@ -66,6 +66,13 @@ class InputsNotSupported(EngineError):
     default_reason = Reason.INPUTS_NOT_SUPPORTED
 
 
+class ReconcileNotSupported(EngineError):
+    """A connector cannot tell what it holds, or compare that with what it reads."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.RECONCILE_NOT_SUPPORTED
+
+
 class ConnectorError(EngineError):
     """What a connector raises when it cannot go on.
 

@@ -17,6 +17,7 @@ from engine_server.options import check_options, limits
 from engine_server.pipeline import (
     ResolvedDestination,
     ResolvedSource,
+    require_reconcile,
     resolve_destination,
     resolve_source,
     resolve_streams,
@@ -260,6 +261,8 @@ def _plan(
 
     Raises:
         InputsNotSupported: The request has inputs, and the source takes none.
+        InvalidRequest: It is to reconcile, and continues a run that does not.
+        ReconcileNotSupported: It is to reconcile, and a connector cannot.
     """
     if request.inputs and not source.connector.spec().HasField("source_input_schema"):
         raise InputsNotSupported(f"the source {source.type!r} takes no inputs")
@@ -267,6 +270,12 @@ def _plan(
     is_beside_run = bool(request.inputs) or request.options.events_only
     state = SyncState()
     state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
+    if request.options.reconcile and not state.sync_run.reconcile:
+        violations = Violations()
+        violations.add("options.reconcile", "must be absent: the run of this run_id began without")
+        violations.raise_if_any()
+    if state.sync_run.reconcile and not is_beside_run:
+        require_reconcile(source, destination)
     spec = destination.connector.spec() if destination is not None else None
     bounds = limits(
         request.options,

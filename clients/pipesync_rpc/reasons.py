@@ -31,6 +31,8 @@ class Reason(StrEnum):
     """The source offers no streams."""
     INPUTS_NOT_SUPPORTED = "INPUTS_NOT_SUPPORTED"
     """The source takes no pushed inputs."""
+    RECONCILE_NOT_SUPPORTED = "RECONCILE_NOT_SUPPORTED"
+    """A connector cannot tell what is there, or compare with it; the message names it."""
     CONNECTOR_FAILED = "CONNECTOR_FAILED"
     """A connector cannot do what was asked; the message is its own."""
     CONNECTION_FAILED = "CONNECTION_FAILED"
