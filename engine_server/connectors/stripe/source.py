@@ -38,6 +38,7 @@ class StripeSource:
             stream_state_schema=checkpoint_schema(),
             source_input_schema=input_schema(),
             webhook_secret_field="webhook_secret",  # noqa: S106 - the name of a field
+            supports_reconcile=True,
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
@@ -69,7 +70,9 @@ class StripeSource:
         """
         read = apply_inputs if request.inputs else backfill
         async with StripeClient(config, self._policy) as client:
-            account = await fetch_account(client, config)
+            # What another account does not have is not gone.
+            of = confirm_account if request.reconcile else fetch_account
+            account = await of(client, config)
             async with aclosing(read(client, config, request, account)) as messages:
                 async for message in messages:
                     yield message

@@ -188,10 +188,10 @@ def test_a_field_named_like_a_python_keyword_has_its_name_on_the_wire() -> None:
     assert "from_" not in types
 
 
-def test_streams_whose_objects_can_be_deleted_say_so() -> None:
-    resources = load_resources()
-    assert resources["customers"].stream.soft_delete_field == "deleted"
-    assert resources["charges"].stream.soft_delete_field == ""
+def test_the_records_of_every_stream_can_be_marked_deleted() -> None:
+    for resource in load_resources().values():
+        assert resource.stream.soft_delete_field == "deleted"
+        assert field_types(resource)["deleted"] == "boolean"
 
 
 @pytest.mark.parametrize("stream", ["customers", "invoices", "checkout_sessions", "coupons"])
