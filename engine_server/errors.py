@@ -96,6 +96,13 @@ class SettingMissing(EngineError):
         return named
 
 
+class ReconcileNotSupported(EngineError):
+    """A connector cannot tell what it holds, or compare that with what it reads."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.RECONCILE_NOT_SUPPORTED
+
+
 class ConnectorError(EngineError):
     """What a connector raises when it cannot go on.
 

@@ -8,7 +8,7 @@ from typing import Any
 from engine_server.connectors.config import ConnectorConfig, parse_config
 from engine_server.connectors.protocols import Destination, SelectedStream, Source
 from engine_server.connectors.registry import ConnectorRegistry
-from engine_server.errors import ConnectorError, InvalidRequest
+from engine_server.errors import ConnectorError, InvalidRequest, ReconcileNotSupported
 from engine_server.selection import select_streams
 from pipesync.v1.catalog_pb2 import Catalog, Connector, StreamSelection
 from pipesync_rpc.errors import FieldViolation
@@ -102,6 +102,24 @@ async def _catalog(source: ResolvedSource) -> Catalog:
             if message.HasField("catalog"):
                 return message.catalog
     raise ConnectorError(f"{source.name} yielded no catalog")
+
+
+def require_reconcile(source: ResolvedSource, destination: ResolvedDestination | None) -> None:
+    """Looks whether what is read can be compared with what the destination holds.
+
+    Raises:
+        ReconcileNotSupported: One of them cannot, or there is no destination.
+    """
+    if not source.connector.spec().supports_reconcile:
+        raise ReconcileNotSupported(
+            f"the source {source.type!r} cannot compare what it reads with what is held elsewhere"
+        )
+    if destination is None:
+        raise ReconcileNotSupported("a read has no destination to compare with")
+    if not destination.connector.spec().supports_reconcile:
+        raise ReconcileNotSupported(
+            f"the destination {destination.type!r} cannot tell what it holds"
+        )
 
 
 def _require_type(connector: Connector, path: str) -> None:

@@ -3,11 +3,18 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.barriers import Barriers
-from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.protocols import (
+    Inventory,
+    InventoryKeeper,
+    Messages,
+    ReadRequest,
+    SelectedStream,
+)
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.selection import with_ceiling
@@ -75,7 +82,8 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
 
         messages = await enter(_nothing())
         if streams or plan.is_beside_run or not plan.state.sync_run.finished:
-            messages = await enter(_read(plan, streams, ending, barriers))
+            inventory = await _inventory(plan, stack)
+            messages = await enter(_read(plan, streams, ending, barriers, inventory))
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
             messages = await enter(until(messages, plan.soft_limit, ending.cut))
@@ -141,8 +149,21 @@ async def _nothing() -> AsyncGenerator[Message, None]:
         yield message
 
 
+async def _inventory(plan: SyncPlan, stack: AsyncExitStack) -> Inventory | None:
+    """What the destination holds, open for as long as the source may ask."""
+    destination = plan.destination
+    if destination is None or not destination.connector.spec().supports_reconcile:
+        return None
+    keeper = cast("InventoryKeeper[Any]", destination.connector)
+    return await stack.enter_async_context(keeper.inventory(destination.config, plan.streams))
+
+
 def _read(
-    plan: SyncPlan, streams: Sequence[SelectedStream], ending: Ending, barriers: Barriers
+    plan: SyncPlan,
+    streams: Sequence[SelectedStream],
+    ending: Ending,
+    barriers: Barriers,
+    inventory: Inventory | None,
 ) -> Messages:
     # The state grows while the sync goes on; the source sees it as it was handed in.
     checkpoints = SourceState()
@@ -158,6 +179,8 @@ def _read(
         inputs=plan.inputs,
         listen=plan.listen,
         barriers=barriers,
+        inventory=inventory,
+        reconcile=plan.state.sync_run.reconcile and not plan.is_beside_run,
     )
     return contain_failure(
         lambda: plan.source.connector.read(plan.source.config, request),

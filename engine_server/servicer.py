@@ -19,6 +19,7 @@ from engine_server.options import check_options, limits
 from engine_server.pipeline import (
     ResolvedDestination,
     ResolvedSource,
+    require_reconcile,
     resolve_destination,
     resolve_source,
     resolve_streams,
@@ -275,12 +276,20 @@ def _plan(
 
     Raises:
         EngineError: See ``check_inputs``.
+        InvalidRequest: It is to reconcile, and continues a run that does not.
+        ReconcileNotSupported: It is to reconcile, and a connector cannot.
     """
     check_inputs(source, request.inputs)
     now = time.time_ns()
     is_beside_run = bool(request.inputs) or request.options.events_only
     state = SyncState()
     state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
+    if request.options.reconcile and not state.sync_run.reconcile:
+        violations = Violations()
+        violations.add("options.reconcile", "must be absent: the run of this run_id began without")
+        violations.raise_if_any()
+    if state.sync_run.reconcile and not is_beside_run:
+        require_reconcile(source, destination)
     spec = destination.connector.spec() if destination is not None else None
     bounds = limits(
         request.options,

@@ -15,13 +15,16 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     continues an earlier one without, if that was cut short: only then does the state hold its
     time_ceiling (see ``end_run``). Otherwise a new run begins: source and destination checkpoints
     are kept, those of streams only unless the run reconciles, progress starts over, and the ceiling
-    is the end of the second that has begun.
+    is the end of the second that has begun. One without a run_id that is to reconcile continues
+    none that does not.
 
     The progress of a state that continues a run is set; that of a new run is absent.
     """
     state = SyncState()
     state.CopyFrom(options.state)
-    if state.sync_run.run_id == options.run_id and state.sync_run.HasField("time_ceiling"):
+    run = state.sync_run
+    is_other_kind = not options.run_id and options.reconcile and not run.reconcile
+    if run.run_id == options.run_id and run.HasField("time_ceiling") and not is_other_kind:
         return state
     state.ClearField("sync_run")
     if options.reconcile:

@@ -35,6 +35,8 @@ class Reason(StrEnum):
     """Pushed deliveries are not signed with a secret of the source; BadRequest names them."""
     SETTING_MISSING = "SETTING_MISSING"
     """The configuration lacks what this request needs; BadRequest names the field."""
+    RECONCILE_NOT_SUPPORTED = "RECONCILE_NOT_SUPPORTED"
+    """A connector cannot tell what is there, or compare with it; the message names it."""
     CONNECTOR_FAILED = "CONNECTOR_FAILED"
     """A connector cannot do what was asked; the message is its own."""
     CONNECTION_FAILED = "CONNECTION_FAILED"

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -18,7 +19,7 @@ from pipesync.v1.state_pb2 import SourceState
 Messages = AsyncGenerator[Message, None]
 
 ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)
-CheckedT = TypeVar("CheckedT", bound=ConnectorConfig, contravariant=True)
+ConfigT_contra = TypeVar("ConfigT_contra", bound=ConnectorConfig, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +44,28 @@ class SelectedStream:
 class Inventory(Protocol):
     """What a destination holds of the selected streams, deleted records left out.
 
-    Only records of the account that ``Stream.metadata`` names count, where it names one.
+    Both questions are about the records of one account: the one that is named, else the one that
+    ``Stream.metadata`` names. Where neither does, they are about all records. What is still on its
+    way into the destination may be missing from the answers.
     """
 
-    async def created_in(self, stream: str, gte: int | None, lt: int | None) -> Collection[str]:
-        """The ids of the records whose ``Stream.time_range_field`` lies in [gte, lt).
+    def created_in(
+        self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
+    ) -> AsyncGenerator[Collection[str], None]:
+        """Yields the ids of the records whose ``Stream.time_range_field`` lies in [gte, lt).
+
+        A few thousand at a time at most, however many there are.
 
         Args:
             stream: Whose records.
             gte: Inclusive lower bound in Unix seconds; None is no bound.
-            lt: Exclusive upper bound; None is no bound, and then those without a time count, too.
+            lt: Exclusive upper bound; None is no bound. Records without a time count only where
+                there is no bound at all.
+            account_id: The value of their ``_account_id``; see above.
         """
 
     async def belonging_to(
-        self, stream: str, field: str, owners: Collection[str]
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
     ) -> Collection[tuple[str, str]]:
         """The records whose ``field`` is one of ``owners``: the owner and the id of each."""
 
@@ -85,9 +94,10 @@ class ReadRequest:
         listen: Whether to go on after that, if the source is configured to listen for what happens:
             until the read is closed.
         barriers: Tells when what was yielded is committed.
-        inventory: What the destination holds. There in a run that reconciles: then what the
-            destination holds of the history that is read, and the source does not, is yielded as
-            deleted.
+        inventory: What the destination holds; None when there is none that could tell. Nobody has
+            reached for it before it is asked.
+        reconcile: Whether what the destination holds of the history that is read, and the source
+            has no more, is to be yielded as deleted. Then there is an inventory.
     """
 
     streams: Sequence[SelectedStream]
@@ -101,6 +111,7 @@ class ReadRequest:
     listen: bool = False
     barriers: Barriers = field(default_factory=Barriers)
     inventory: Inventory | None = None
+    reconcile: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +132,15 @@ class InputFault:
 
 
 @runtime_checkable
-class InputChecker(Protocol[CheckedT]):
+class InputChecker(Protocol[ConfigT_contra]):
     """A source that looks at what is pushed into it before the sync begins.
 
     Optional: what is wrong with an input is then told before any work, and all of it at once.
     """
 
-    def check_inputs(self, config: CheckedT, inputs: Sequence[SourceInput]) -> Sequence[InputFault]:
+    def check_inputs(
+        self, config: ConfigT_contra, inputs: Sequence[SourceInput]
+    ) -> Sequence[InputFault]:
         """What is wrong with the inputs; only those without a fault come to ``read``.
 
         Without network, and at once: other requests wait meanwhile.
@@ -237,3 +250,16 @@ class Destination(Protocol[ConfigT]):
 
     def teardown(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
         """Removes what setup made; safe to repeat."""
+
+
+class InventoryKeeper(Protocol[ConfigT_contra]):
+    """What a destination is besides whose spec says ``supports_reconcile``."""
+
+    def inventory(
+        self, config: ConfigT_contra, streams: Sequence[SelectedStream]
+    ) -> AbstractAsyncContextManager[Inventory]:
+        """What it holds of ``streams``: to be asked until it is closed, also during a write.
+
+        Opening it reaches for nothing: the first question does. What ``write`` has yielded is in
+        the answers. A question raises as ``write`` does.
+        """

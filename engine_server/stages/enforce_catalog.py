@@ -50,7 +50,11 @@ def _kept_fields(selected: SelectedStream) -> frozenset[str]:
         return frozenset()
     stream = selected.stream
     key_fields = (path.segments[0] for path in stream.primary_key)
-    bookkeeping_fields = {stream.newer_than_field, stream.soft_delete_field} - {""}
+    bookkeeping_fields = {
+        stream.newer_than_field,
+        stream.soft_delete_field,
+        stream.time_range_field,
+    } - {""}
     return frozenset({*selected.selection.fields, *key_fields, *bookkeeping_fields})
 
 

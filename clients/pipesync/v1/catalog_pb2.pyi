@@ -114,7 +114,9 @@ class Stream(_message.Message):
     supports_time_range: _builtins.bool
     """Whether the source can restrict a read of this stream to a TimeRange."""
     time_range_field: _builtins.str
-    """Record field (Unix seconds) that a TimeRange is about; empty when there is none."""
+    """Record field (Unix seconds) that says when a record was made, which is what a TimeRange is about; empty when not
+    every record has one.
+    """
     @_builtins.property
     def primary_key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]:
         """The fields that together identify one record."""

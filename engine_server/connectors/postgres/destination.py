@@ -1,7 +1,7 @@
 """Postgres as a destination: one table a stream."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
@@ -9,6 +9,7 @@ from engine_server.connectors.postgres import definition, deleted_rows, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
+from engine_server.connectors.postgres.inventory import PostgresInventory, open_inventory
 from engine_server.connectors.postgres.pool import Connection, Pool, open_pool
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.teardown import tear_down
@@ -37,7 +38,7 @@ class PostgresDestination:
 
     def spec(self) -> Spec:
         """Its own description."""
-        return Spec(config_schema=config_schema(PostgresConfig))
+        return Spec(config_schema=config_schema(PostgresConfig), supports_reconcile=True)
 
     async def check(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields whether Postgres lets us in and lets us write these streams."""
@@ -88,6 +89,12 @@ class PostgresDestination:
             ):
                 async for message in passed_on:
                     yield message
+
+    def inventory(
+        self, config: PostgresConfig, streams: Sequence[SelectedStream]
+    ) -> AbstractAsyncContextManager[PostgresInventory]:
+        """What the tables of these streams hold. See ``protocols.InventoryKeeper``."""
+        return open_inventory(config, streams)
 
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Makes the schema, the tables and their columns where they are missing."""

@@ -82,6 +82,7 @@ class Table:
         account_id: The account that all its records are of; empty when it is not known.
         newer_than_field: As the stream says; empty when it says none.
         soft_delete_field: As the stream says; empty when it says none.
+        time_range_field: As the stream says; empty when it says none.
     """
 
     stream: str
@@ -92,6 +93,7 @@ class Table:
     account_id: str
     newer_than_field: str
     soft_delete_field: str
+    time_range_field: str
 
     @property
     def quoted(self) -> str:
@@ -126,6 +128,7 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
         account_id=MessageToDict(stream.metadata).get("account_id", ""),
         newer_than_field=stream.newer_than_field,
         soft_delete_field=stream.soft_delete_field,
+        time_range_field=stream.time_range_field,
     )
 
 
@@ -151,6 +154,20 @@ def literal(text: str) -> str:
     return f"'{escaped}'"
 
 
+def typed_value(field: str, json_type: str) -> tuple[str, str]:
+    """The SQL type of a field, and an expression over ``_raw_data`` that is immutable.
+
+    Args:
+        field: A top-level field.
+        json_type: The one JSON type that it has besides null; empty when it has several.
+    """
+    sql_type, expression = _COLUMN_TYPES.get(json_type, _JSON_COLUMN)
+    raw_data, key = quote(RAW_DATA), literal(field)
+    return sql_type, expression.format(
+        value=f"({raw_data} -> {key})", text=f"({raw_data} ->> {key})"
+    )
+
+
 def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
     last_segments = [path[-1] for path in paths]
     return tuple(
@@ -163,15 +180,8 @@ def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
 
 
 def _generated_column(field: str, declared: Mapping[str, Any]) -> GeneratedColumn:
-    sql_type, expression = _COLUMN_TYPES.get(_json_type(declared), _JSON_COLUMN)
-    raw_data, key = quote(RAW_DATA), literal(field)
-    return GeneratedColumn(
-        name=_column_name(field),
-        type=sql_type,
-        expression=expression.format(
-            value=f"({raw_data} -> {key})", text=f"({raw_data} ->> {key})"
-        ),
-    )
+    sql_type, expression = typed_value(field, _json_type(declared))
+    return GeneratedColumn(name=_column_name(field), type=sql_type, expression=expression)
 
 
 def _json_type(declared: Mapping[str, Any]) -> str:

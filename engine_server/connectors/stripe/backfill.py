@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,6 +16,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.fetches import Failed, Fetched, Fetches, Opened, Outcome
 from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.reconcile.comparison import Comparison
 from engine_server.connectors.stripe.stream_fetch import StreamFetch
 from engine_server.connectors.stripe.stream_report import StreamReport
 from pipesync.v1.message_pb2 import Message
@@ -25,10 +27,17 @@ _NOTHING_BEFORE = 1_293_840_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stream:
-    """The two sides of a stream's backfill: they share nothing that changes."""
+    """The two sides of a stream's backfill: they share nothing that changes.
+
+    Attributes:
+        fetch: What is left to read.
+        report: What was emitted.
+        comparison: What the destination holds besides; None unless the run reconciles.
+    """
 
     fetch: StreamFetch
     report: StreamReport
+    comparison: Comparison | None
 
 
 async def backfill(
@@ -38,11 +47,11 @@ async def backfill(
 
     Raises:
         ConnectionFailed: the API cannot be reached, or refuses the key.
-        ConnectorError: a checkpoint is not one of this source.
+        ConnectorError: a checkpoint is not one of this source; see ``Inventory``.
     """
     now = int(time.time())
     streams = {
-        selected.name: _open(selected, config, request, account, now)
+        selected.name: _open(selected, client, config, request, account, now)
         for selected in request.streams
     }
     unfinished = []
@@ -62,6 +71,9 @@ async def backfill(
     )
     try:
         while (outcome := await fetches.next()) is not None:
+            async with aclosing(_compared(streams[outcome.stream], outcome, request)) as messages:
+                async for message in messages:
+                    yield message
             has_checkpoint = False
             for message in _messages(streams[outcome.stream].report, outcome):
                 # It may have been refused meanwhile.
@@ -73,6 +85,22 @@ async def backfill(
                 fetches.allow_one_more()
     finally:
         await fetches.close()
+        for stream in streams.values():
+            if stream.comparison is not None:
+                stream.comparison.tell()
+
+
+async def _compared(stream: _Stream, outcome: Outcome, request: ReadRequest) -> Messages:
+    """What a page shows to be missing, before the checkpoint that accounts for the page."""
+    comparison, refused = stream.comparison, request.refused_streams
+    if comparison is None or stream.report.is_closed or not isinstance(outcome, Fetched):
+        return
+    async with aclosing(comparison.after(outcome.page)) as messages:
+        while outcome.stream not in refused:
+            message = await anext(messages, None)
+            if message is None:
+                return
+            yield message
 
 
 def _without_fetch(report: StreamReport, *, has_history: bool) -> Iterator[Message]:
@@ -98,6 +126,7 @@ def _messages(report: StreamReport, outcome: Outcome) -> Iterator[Message]:
 
 def _open(
     selected: SelectedStream,
+    client: StripeClient,
     config: StripeConfig,
     request: ReadRequest,
     account: Account,
@@ -117,8 +146,14 @@ def _open(
             account_id=account.id,
             since=account.created or _NOTHING_BEFORE,
             limit=limit,
+            reconciles=request.reconcile,
         ),
         report=StreamReport(selected.stream, checkpoint, limit=limit),
+        comparison=(
+            Comparison(client, request.inventory, selected, resource, account.id)
+            if request.reconcile and request.inventory is not None
+            else None
+        ),
     )
 
 

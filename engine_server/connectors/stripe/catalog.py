@@ -17,6 +17,7 @@ from engine_server.connectors.stripe.catalog_exceptions import (
     OWN_LIMITS,
     OWNERS,
     SHOW_ALL,
+    NestedList,
 )
 from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 from engine_server.connectors.stripe.catalog_schema import json_schema
@@ -42,6 +43,10 @@ class Resource:
         path: The list's URL path, e.g. ``/v1/checkout/sessions``.
         nested_field: The list inside each listed object whose items are the records; empty when
             the listed objects are.
+        parent_field: The field of such an item that names the listed object; empty when there are
+            none.
+        record_path: Where a record is retrieved, by its id behind this path. It holds ``{id}``
+            where that of the listed object belongs.
         api: Which of Stripe's two paging styles the list has.
         list_params: Sent with every page, e.g. ``{"status": "all"}`` for subscriptions.
         takes_limit: Whether the list can be told how many objects to give. One that cannot gives
@@ -57,6 +62,8 @@ class Resource:
     stream: Stream
     path: str
     nested_field: str
+    parent_field: str
+    record_path: str
     api: Literal["v1", "v2"]
     list_params: Mapping[str, str]
     takes_limit: bool
@@ -104,7 +111,7 @@ def _resources() -> Mapping[str, Resource]:
         if _can_be_asked_for(endpoint) and path not in LEFT_OUT
     ]
     nested = [
-        _resource(inside.stream, endpoints[inside.parent], endpoints[path], inside.field)
+        _resource(inside.stream, endpoints[inside.parent], endpoints[path], inside)
         for path, inside in NESTED_LISTS.items()
     ]
     return MappingProxyType(
@@ -122,16 +129,15 @@ def _can_be_asked_for(endpoint: ListEndpoint) -> bool:
 
 
 def _resource(
-    name: str, listing: ListEndpoint, endpoint: ListEndpoint, nested_field: str = ""
+    name: str, listing: ListEndpoint, endpoint: ListEndpoint, inside: NestedList | None = None
 ) -> Resource:
     """The stream of ``endpoint``'s objects, which are read from ``listing``."""
+    nested_field = inside.field if inside else ""
     created_field = CREATED_FIELDS.get(listing.path, "created")
     # A window needs objects that always say, in Unix seconds, where in it they stand: v2 objects
     # say it as text, connected accounts not always, trial offers never.
-    in_windows = (
-        "created" in listing.optional_params
-        and listing.object_class().__annotations__.get(created_field) is int
-    )
+    tells_time = listing.object_class().__annotations__.get(created_field) is int
+    in_windows = "created" in listing.optional_params and tells_time
     schema = json_schema(endpoint.object_class())
     # Few classes have it, but whatever Stripe no longer shows is said to be deleted.
     schema["properties"].setdefault(DELETED_FIELD, {"type": ["boolean", "null"]})
@@ -152,6 +158,7 @@ def _resource(
             "newer_than_field": "_updated_at",
             "soft_delete_field": DELETED_FIELD,
             "supports_time_range": in_windows,
+            "time_range_field": created_field if tells_time and not nested_field else "",
         },
         Stream(),
     )
@@ -159,6 +166,8 @@ def _resource(
         stream=stream,
         path=listing.path,
         nested_field=nested_field,
+        parent_field=inside.parent_field if inside else "",
+        record_path=endpoint.path,
         api="v2" if listing.path.startswith("/v2/") else "v1",
         list_params=SHOW_ALL.get(listing.path, {}),
         takes_limit="limit" in listing.optional_params and listing.path not in OWN_LIMITS,

@@ -13,11 +13,13 @@ class NestedList:
         stream: The stream of its items.
         parent: The path of the list whose objects hold it.
         field: The field of those objects that it is in.
+        parent_field: The field of its items that names the object.
     """
 
     stream: str
     parent: str
     field: str
+    parent_field: str
 
 
 # Lists that must be told whose items to list, but which every object of another list holds as well.
@@ -26,16 +28,28 @@ class NestedList:
 NESTED_LISTS: Mapping[str, NestedList] = MappingProxyType(
     {
         "/v1/application_fees/{id}/refunds": NestedList(
-            stream="application_fee_refunds", parent="/v1/application_fees", field="refunds"
+            stream="application_fee_refunds",
+            parent="/v1/application_fees",
+            field="refunds",
+            parent_field="fee",
         ),
         "/v1/radar/value_list_items": NestedList(
-            stream="radar_value_list_items", parent="/v1/radar/value_lists", field="list_items"
+            stream="radar_value_list_items",
+            parent="/v1/radar/value_lists",
+            field="list_items",
+            parent_field="value_list",
         ),
         "/v1/subscription_items": NestedList(
-            stream="subscription_items", parent="/v1/subscriptions", field="items"
+            stream="subscription_items",
+            parent="/v1/subscriptions",
+            field="items",
+            parent_field="subscription",
         ),
         "/v1/transfers/{id}/reversals": NestedList(
-            stream="transfer_reversals", parent="/v1/transfers", field="reversals"
+            stream="transfer_reversals",
+            parent="/v1/transfers",
+            field="reversals",
+            parent_field="transfer",
         ),
     }
 )

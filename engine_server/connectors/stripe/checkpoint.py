@@ -25,7 +25,11 @@ _RANGE_FIELDS = {
 }
 
 _BOUND_TYPES: Mapping[str, type] = {"gte": int, "lt": int}
-_RANGE_TYPES: Mapping[str, type] = {**_BOUND_TYPES, "cursor": str}
+_RANGE_TYPES: Mapping[str, type] = {
+    **_BOUND_TYPES,
+    "cursor": str,
+    "compared_from": int,
+}
 
 CHECKPOINT_SCHEMA = {
     "type": "object",
@@ -50,6 +54,11 @@ CHECKPOINT_SCHEMA = {
                         "type": "string",
                         "description": "The next page starts after this object (or is this page "
                         "token); absent when no page of the range was read.",
+                    },
+                    "compared_from": {
+                        "type": "integer",
+                        "description": "While a run reconciles: what was created in this Unix "
+                        "second or later was compared with what the destination holds.",
                     },
                 },
                 "additionalProperties": False,

@@ -237,7 +237,7 @@ class StripeClient:
             param=fault.param,
         )
         if error.concerns_every_request(connected=bool(self._config.stripe_account)):
-            raise ConnectionFailed(message)
+            raise ConnectionFailed(message) from error
         raise error
 
 

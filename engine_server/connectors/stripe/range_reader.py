@@ -31,7 +31,7 @@ class RangeReader:
         self._created = attrgetter(resource.created_field)
         # Ranges that were begun anew and have not come further than their first page since.
         self._restarted: set[Range] = set()
-        # What is left of answers that were cut, by the range that goes on there.
+        # What is left of answers that were cut, by the bounds and cursor that go on there.
         self._cut: dict[Range, tuple[Page, Range]] = {}
 
     async def next_page(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
@@ -41,8 +41,9 @@ class RangeReader:
             ConnectionFailed: see ``StripeClient.get``.
             RequestFailed: the same.
         """
-        if part in self._cut:
-            page, asked = self._cut.pop(part)
+        place = part.with_cursor(part.cursor)
+        if place in self._cut:
+            page, asked = self._cut.pop(place)
         else:
             page, asked = await self._fetch(client, part, size)
         end = _end_of_first_part(page)

@@ -18,11 +18,15 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
         lt: Exclusive upper bound; None is no bound.
         cursor: The page that comes next starts after this; None starts at the newest. It is only
             good with the bounds it was got with.
+        compared_from: In a run that reconciles, and a list that is newest first: what was created
+            in this second or later, as far as it lies in the part, is not to be compared any more.
+            It goes with the cursor.
     """
 
     gte: int | None = None
     lt: int | None = None
     cursor: str | None = None
+    compared_from: int | None = None
 
     @property
     def is_bounded(self) -> bool:
@@ -34,9 +38,9 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
         """Whether it holds no time: nothing can lie in it."""
         return _lower(self) >= _upper(self)
 
-    def with_cursor(self, cursor: str | None) -> "Range":
+    def with_cursor(self, cursor: str | None, compared_from: int | None = None) -> "Range":
         """The same part, to be gone on with elsewhere."""
-        return Range(gte=self.gte, lt=self.lt, cursor=cursor)
+        return Range(gte=self.gte, lt=self.lt, cursor=cursor, compared_from=compared_from)
 
     def contains(self, created: int) -> bool:
         """Whether an object created then lies in it."""
@@ -51,7 +55,7 @@ def intersection(part: Range, window: Range) -> Range | None:
     gte = part.gte if _lower(part) >= _lower(window) else window.gte
     lt = part.lt if _upper(part) <= _upper(window) else window.lt
     is_cut = (gte, lt) != (part.gte, part.lt)
-    result = Range(gte=gte, lt=lt, cursor=None if is_cut else part.cursor)
+    result = Range(gte=gte, lt=lt) if is_cut else part
     return None if result.is_empty else result
 
 

@@ -57,6 +57,7 @@ class StripeSource:
             stream_state_schema=checkpoint_schema(),
             source_input_schema=input_schema(),
             webhook_secret_field="webhook_secret",  # noqa: S106 - the name of a field
+            supports_reconcile=True,
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
@@ -97,7 +98,9 @@ class StripeSource:
             ConnectorError: a checkpoint is not its own, or the account cannot be told.
         """
         async with StripeClient(config, self._policy) as client:
-            account = await fetch_account(client, config)
+            # What another account does not have is not gone.
+            of = confirm_account if request.reconcile else fetch_account
+            account = await of(client, config)
             polls = config.poll_events and not request.inputs
             poller = Poller(client, config, request, account) if polls else None
             if request.inputs:

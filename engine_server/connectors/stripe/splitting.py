@@ -146,7 +146,7 @@ class Splitting:
         if not borders:
             self._estimates[rest] = pages
             return (rest,)
-        parts = _cut(scope.with_cursor(rest.cursor), borders)
+        parts = _cut(scope.with_cursor(rest.cursor, rest.compared_from), borders)
         for newer, top, bottom in zip(parts, [oldest, *borders], borders, strict=False):
             self._estimates[newer] = (top - bottom) / seconds if seconds else 1.0
             pages -= self._estimates[newer]
@@ -196,11 +196,8 @@ def _cut(whole: Range, borders: Sequence[int]) -> tuple[Range, ...]:
     """The parts of ``whole`` between the borders, newest first; the first keeps the cursor."""
     uppers = [whole.lt, *borders]
     lowers = [*borders, whole.gte]
-    cursors = [whole.cursor, *(None for _ in borders)]
-    return tuple(
-        Range(gte=gte, lt=lt, cursor=cursor)
-        for gte, lt, cursor in zip(lowers, uppers, cursors, strict=True)
-    )
+    newest, *older = (Range(gte=gte, lt=lt) for gte, lt in zip(lowers, uppers, strict=True))
+    return newest.with_cursor(whole.cursor, whole.compared_from), *older
 
 
 def _seconds_per_page(times: Sequence[int]) -> float:

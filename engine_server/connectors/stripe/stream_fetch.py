@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from operator import attrgetter
+from typing import Any, Self
 
 from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import Resource
@@ -14,6 +15,7 @@ from engine_server.connectors.stripe.nested_lists import records_to_emit
 from engine_server.connectors.stripe.pages import Page, page_size
 from engine_server.connectors.stripe.range_reader import RangeReader
 from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.reconcile.listing import Listing
 from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
 
@@ -26,11 +28,13 @@ class FetchedPage:
         part: The range as it was before the page.
         left: What of it is still to be read after the page, newest first.
         records: The page's objects that lie in the stream's window, as they are to be emitted.
+        listing: What it shows to be there; None unless the run reconciles.
     """
 
     part: Range
     left: tuple[Range, ...]
     records: list[bytes]
+    listing: Listing | None = None
 
 
 class StreamFetch:
@@ -44,6 +48,7 @@ class StreamFetch:
         account_id: str,
         since: int,
         limit: int | None,
+        reconciles: bool = False,
     ) -> None:
         """Begins where the checkpoint ends.
 
@@ -53,10 +58,12 @@ class StreamFetch:
             account_id: What its records are stamped with.
             since: When its history is thought to begin, in Unix seconds.
             limit: How many records of its history are enough; None for all.
+            reconciles: Whether what the pages show is compared with what the destination holds.
         """
         self.resource = resource
         self.in_flight = 0
         self._account_id = account_id
+        self._reconciles = reconciles
         self._is_stopped = False
         self._is_history = checkpoint.is_history
         self._window = checkpoint.accounted
@@ -116,7 +123,7 @@ class StreamFetch:
             page, asked = await self._reader.next_page(client, part, self._next_size(part))
             scope = part if part.is_bounded else self._window
             # What follows in the range is only asked for then, so that pages keep their order.
-            records = await self._records(client, page, scope)
+            records, items = await self._records(client, page, scope)
         finally:
             self.in_flight -= 1
         left = self._left(part, scope, asked, page, room)
@@ -124,21 +131,34 @@ class StreamFetch:
         if self._is_history(part):
             self._limit_left -= len(records)
             self._drop_history_beyond_limit()
-        return FetchedPage(part=part, left=left, records=records)
+        listing = self._listing(page, scope, items) if self._reconciles else None
+        return FetchedPage(part=part, left=left, records=records, listing=listing)
 
-    async def _records(self, client: StripeClient, page: Page, scope: Range) -> list[bytes]:
-        """What is to be emitted of a page."""
+    async def _records(
+        self, client: StripeClient, page: Page, scope: Range
+    ) -> tuple[list[bytes], list[Any]]:
+        """What is to be emitted of a page, and the ids of that as far as it is items of lists."""
         listed = self._reader.objects_in(scope, page)
         stamps = Stamps(account_id=self._account_id, known_until=page.known_until)
         if not self.resource.nested_field and not page.has_open_lists:
-            return [stamps.on_text(found) for found in listed]
+            return [stamps.on_text(found) for found in listed], []
         records = await records_to_emit(
             client,
             self.resource,
             [exact_json.decode(bytes(found.text)) for found in listed],
             has_open_lists=page.has_open_lists,
         )
-        return [stamps.on_object(record) for record in records]
+        items = [record.get("id") for record in records] if self.resource.nested_field else []
+        return [stamps.on_object(record) for record in records], items
+
+    def _listing(self, page: Page, scope: Range, items: list[Any]) -> Listing:
+        created = attrgetter(self.resource.created_field)
+        heads = [listed.head for listed in page.objects]
+        if self.resource.nested_field:
+            owners = [head.id for head in heads if head.id is not None]
+            return Listing(scope=scope, created=dict.fromkeys(items), owners=owners)
+        times = {head.id: created(head) for head in heads if head.id is not None}
+        return Listing(scope=scope, created=times)
 
     def _next_size(self, part: Range) -> int:
         return int(min(self._size, self._limit_left)) if self._is_history(part) else self._size
@@ -151,16 +171,17 @@ class StreamFetch:
         self, part: Range, scope: Range, asked: Range, page: Page, room: Callable[[Self], Room]
     ) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
+        times = page.times_newest_first(self.resource.created_field)
+        compared_from = self._compared_from(page, times)
         if page.is_cut:
-            rest = asked.with_cursor(page.next_cursor)
+            rest = asked.with_cursor(page.next_cursor, compared_from)
             self._splitting.go_on(part, rest)
             return (rest,)
-        times = page.times_newest_first(self.resource.created_field)
         is_past_scope = bool(times) and scope.gte is not None and times[-1] < scope.gte
         if page.next_cursor is None or is_past_scope:
             self._splitting.end(part, page.listed_count)
             return ()
-        rest = asked.with_cursor(page.next_cursor)
+        rest = asked.with_cursor(page.next_cursor, compared_from)
         is_divisible = self.resource.created_param and math.isinf(self._limit_left)
         if not times or not scope.contains(times[-1]) or not is_divisible:
             self._splitting.keep(part, rest, page.listed_count)
@@ -168,3 +189,12 @@ class StreamFetch:
         return self._splitting.split(
             part, rest, scope, times, room(self), open_parts=self.open_parts
         )
+
+    def _compared_from(self, page: Page, times: Sequence[int]) -> int | None:
+        """From when on nothing is to be compared any more after a page that more follow."""
+        is_by_time = self._reconciles and self.resource.stream.time_range_field
+        if not is_by_time or not times or not page.objects:
+            return None
+        oldest = getattr(page.objects[-1].head, self.resource.created_field)
+        # More of its last second may follow.
+        return int(oldest) + 1

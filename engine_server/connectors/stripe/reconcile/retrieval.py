@@ -1,0 +1,151 @@
+"""Asks Stripe for objects that a destination holds and a list did not show."""
+
+import asyncio
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from engine_server.connectors.stripe.catalog import Resource
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.records import record_of
+from engine_server.connectors.stripe.nested_lists import records_to_emit
+from engine_server.connectors.stripe.records import Stamps
+from engine_server.connectors.stripe.transport import Answer
+from engine_server.errors import ConnectionFailed
+
+_AT_ONCE = 8
+# So many in a row, and nothing speaks for the next one.
+_MOST_FAILURES = 10
+
+# https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
+_GONE = frozenset({"resource_missing", "not_found"})
+# There is no such object in the mode of the key, but one in the other: it is the key that is wrong
+# (https://github.com/stripe/stripe-ruby/issues/275).
+_OF_OTHER_MODE = re.compile(r"a similar object exists in (?:live|test) mode")
+# Accounts that are connected no more are refused instead (https://docs.stripe.com/error-codes).
+_ACCOUNTS_PATH = "/v1/accounts"
+_DISCONNECTED = "account_invalid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A record that the destination holds.
+
+    Attributes:
+        id: Its id.
+        owner: The id of the object whose list it is an item of; empty when it is in no such list.
+    """
+
+    id: str
+    owner: str = ""
+
+
+class Retrieval:
+    """The objects of one stream, retrieved one by one, some side by side.
+
+    Attributes:
+        gone: How many Stripe has no more.
+        found: How many it has, though no list shows them.
+        failed: Of how many it did not say.
+        error: What it said of the first of these.
+    """
+
+    def __init__(self, client: StripeClient, resource: Resource, account_id: str) -> None:
+        """``account_id`` is what the records are stamped with."""
+        self.gone = self.found = self.failed = 0
+        self.error = ""
+        self._client = client
+        # What is retrieved is a record itself, whatever it is listed in.
+        self._resource = dataclasses.replace(resource, nested_field="")
+        self._account_id = account_id
+        self._failed_in_a_row = 0
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether so many failed that no more are asked for."""
+        return self._failed_in_a_row >= _MOST_FAILURES
+
+    async def records(self, missing: Sequence[Held]) -> list[bytes]:
+        """What the objects are now, as records: those that are gone say ``deleted``.
+
+        None comes of one of which Stripe does not say.
+
+        Raises:
+            ConnectionFailed: see ``StripeClient.get``.
+        """
+        waiting = list(reversed(missing))
+        records: list[bytes] = []
+
+        async def work() -> None:
+            while waiting and not self.is_given_up:
+                held = waiting.pop()
+                try:
+                    records.append(await self._record(held))
+                except RequestFailed as error:
+                    self.failed += 1
+                    self._failed_in_a_row += 1
+                    self.error = self.error or error.message
+                else:
+                    self._failed_in_a_row = 0
+
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(_AT_ONCE, self._client.useful_concurrency(), len(waiting))):
+                    workers.create_task(work())
+        except ExceptionGroup as errors:
+            # The first one ended the others.
+            raise errors.exceptions[0] from None
+        self.failed += len(waiting)
+        return records
+
+    async def _record(self, held: Held) -> bytes:
+        answer = await self._retrieve(held)
+        if answer is None or answer.body.get("deleted") is True:
+            self.gone += 1
+            fields = {"id": held.id, "deleted": True} if answer is None else answer.body
+            return record_of(fields, account_id=self._account_id, created=int(time.time()))
+        [record] = await records_to_emit(self._client, self._resource, [answer.body])
+        self.found += 1
+        stamps = Stamps(account_id=self._account_id, known_until=answer.known_until)
+        return stamps.on_object(record)
+
+    async def _retrieve(self, held: Held) -> Answer[dict[str, Any]] | None:
+        """The object; None when Stripe says itself that there is none of that id."""
+        path = self._path(held)
+        endpoint = f"{self._resource.record_path}/:id"
+        try:
+            answer = await self._client.get(path, {}, endpoint=endpoint)
+        except RequestFailed as error:
+            if _is_gone(error):
+                return None
+            raise
+        except ConnectionFailed as error:
+            cause = error.__cause__
+            is_refused = isinstance(cause, RequestFailed) and cause.stripe_code == _DISCONNECTED
+            if is_refused and self._resource.path == _ACCOUNTS_PATH:
+                return None
+            raise
+        if not isinstance(answer.body, dict) or answer.body.get("id") != held.id:
+            raise RequestFailed(f"GET {path} was not answered with that object", status=200)
+        return answer
+
+    def _path(self, held: Held) -> str:
+        if held.id in ("", ".", ".."):
+            # People choose some ids; this one would lead elsewhere.
+            raise RequestFailed(f"{held.id!r} cannot be retrieved by its id", status=None)
+        path = self._resource.record_path.replace("{id}", quote(held.owner, safe=""))
+        return f"{path}/{quote(held.id, safe='')}"
+
+
+def _is_gone(error: RequestFailed) -> bool:
+    """Whether Stripe itself, and nobody between, says that there is no such object."""
+    return (
+        error.status == 404
+        and error.stripe_code in _GONE
+        and _OF_OTHER_MODE.search(error.stripe_message) is None
+    )
