@@ -1,6 +1,6 @@
 """The seams of the engine: what it asks of a source and of a destination."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -42,9 +42,9 @@ class SelectedStream:
 
 
 class Inventory(Protocol):
-    """What a destination holds of the selected streams, deleted records left out.
+    """What a destination holds of the selected streams, deleted records left out unless it is said.
 
-    Both questions are about the records of one account: the one that is named, else the one that
+    All questions are about the records of one account: the one that is named, else the one that
     ``Stream.metadata`` names. Where neither does, they are about all records. What is still on its
     way into the destination may be missing from the answers.
     """
@@ -68,6 +68,14 @@ class Inventory(Protocol):
         self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
     ) -> Collection[tuple[str, str]]:
         """The records whose ``field`` is one of ``owners``: the owner and the id of each."""
+
+    async def stamped(
+        self, stream: str, ids: Collection[str], *, account_id: str = ""
+    ) -> Mapping[str, int]:
+        """How new the records of these ids are: their ``Stream.newer_than_field`` in Unix seconds.
+
+        Deleted ones count, too. Those that are not there, or have no such field, are left out.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

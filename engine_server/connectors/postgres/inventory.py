@@ -1,7 +1,7 @@
 """What the tables hold: ids, asked for by the time or by the owner of their records."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
@@ -104,6 +104,20 @@ class PostgresInventory:
         rows = await self._answer(questions.belonging(table, account_id, field, list(owners)))
         return [(row["owner"], row["id"]) for row in rows]
 
+    async def stamped(
+        self, stream: str, ids: Collection[str], *, account_id: str = ""
+    ) -> Mapping[str, int]:
+        """How new the records of these ids are; see ``Inventory``.
+
+        Raises:
+            ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
+            ConnectorError: Postgres refuses the question.
+        """
+        table = self._table(stream)
+        account_id = account_id or table.account_id
+        rows = await self._answer(questions.stamped(table, account_id, list(ids)))
+        return {row["id"]: row["stamp"] for row in rows}
+
     def _table(self, stream: str) -> Table:
         if stream not in self._tables:
             self._tables[stream] = table_of(self._streams[stream], self._config.schema_name)
@@ -111,8 +125,12 @@ class PostgresInventory:
 
     async def _answer(self, question: Question) -> list[asyncpg.Record]:
         async def put(connection: Connection) -> list[asyncpg.Record]:
-            async with transaction(connection, self._config.statement_timeout) as begun:
-                return await begun.fetch(question.statement, *question.arguments)
+            try:
+                async with transaction(connection, self._config.statement_timeout) as begun:
+                    return await begun.fetch(question.statement, *question.arguments)
+            except asyncpg.UndefinedTableError:
+                # A write that runs beside this one may not have come to make it.
+                return []
 
         return await retry.Retries(self._pool, patience=retry.SYNC_PATIENCE).use(put)
 

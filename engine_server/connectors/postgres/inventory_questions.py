@@ -7,6 +7,7 @@ from importlib.resources import files
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
     RAW_DATA,
+    UPDATED_AT,
     Table,
     identifier,
     literal,
@@ -17,6 +18,7 @@ from engine_server.connectors.postgres.tables import (
 _SQL = files(__package__)
 _HELD = _SQL.joinpath("inventory_held.sql").read_text()
 _BELONGING = _SQL.joinpath("inventory_belonging.sql").read_text()
+_STAMPED = _SQL.joinpath("inventory_stamped.sql").read_text()
 _INDEX = _SQL.joinpath("inventory_index.sql").read_text()
 
 # Ids that are asked for together: a few hundred kilobytes.
@@ -111,6 +113,22 @@ def belonging(table: Table, account_id: str, field: str, owners: list[str]) -> Q
     statement = _BELONGING.format(
         owner=_text(field),
         id=_id(table),
+        table=table.quoted,
+        conditions=" AND ".join(conditions),
+    )
+    return Question(statement=statement, arguments=tuple(arguments))
+
+
+def stamped(table: Table, account_id: str, ids: list[str]) -> Question:
+    """Asks how new the rows of these ids are: rows of ``id`` and ``stamp``, by the primary key."""
+    conditions = [f"{_id(table)} = ANY($1::text[])", f"{quote(UPDATED_AT)} IS NOT NULL"]
+    arguments: list[object] = [ids]
+    if account_id:
+        arguments.append(account_id)
+        conditions.append(f"{quote(ACCOUNT_ID)} = $2::text")
+    statement = _STAMPED.format(
+        id=_id(table),
+        stamp=quote(UPDATED_AT),
         table=table.quoted,
         conditions=" AND ".join(conditions),
     )

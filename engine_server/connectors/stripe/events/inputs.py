@@ -14,6 +14,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
 from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import InputsNotSupported
 from pipesync.v1.message_pb2 import SourceInput
@@ -68,7 +69,10 @@ async def apply_inputs(
     streams = request.selected or request.streams
     scope = EventScope.of(config, account, streams, request.inventory)
     events = list(_events(request.inputs))
-    async with aclosing(process_events(client, scope, events)) as messages:
+    async with (
+        SameSecond(scope) as same_second,
+        aclosing(process_events(client, scope, events, same_second)) as messages,
+    ):
         async for message in messages:
             # It may have been refused meanwhile.
             if message.record_batch.stream not in request.refused_streams:

@@ -69,7 +69,8 @@ async def listen(
         open_ways.callback(inbox.close)
         async for message in history:
             yield message
-        scope = EventScope.of(config, account, request.selected or request.streams)
+        streams = request.selected or request.streams
+        scope = EventScope.of(config, account, streams, request.inventory)
         async with Work(client, scope, inbox.wake) as work:
             follow = _Follow(request, inbox, work, pace)
             async with aclosing(follow.messages(poll)) as messages:

@@ -50,7 +50,8 @@ class Poller:
         """
         self._client = client
         self._request = request
-        self._scope = EventScope.of(config, account, request.selected or request.streams)
+        streams = request.selected or request.streams
+        self._scope = EventScope.of(config, account, streams, request.inventory)
         self._state = SourceState()
         self._state.CopyFrom(request.state)
         self._cursor = EventCursor.parse(getattr(request.state, "global"))

@@ -17,6 +17,7 @@ from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.gone_items import gone_items
 from engine_server.connectors.stripe.events.records import StreamRecord, record_of
 from engine_server.connectors.stripe.events.revalidation import is_final, retrieve_path
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
 from engine_server.connectors.stripe.nested_lists import records_to_emit
@@ -29,7 +30,10 @@ _EVENTS_AT_ONCE = 100
 
 
 async def process_events(
-    client: StripeClient, scope: EventScope, events: Sequence[bytes | Mapping[str, Any]]
+    client: StripeClient,
+    scope: EventScope,
+    events: Sequence[bytes | Mapping[str, Any]],
+    same_second: SameSecond | None = None,
 ) -> AsyncGenerator[Message, None]:
     """Yields the record batches that events make, in the order in which the events came.
 
@@ -41,25 +45,33 @@ async def process_events(
         scope: What of the events is wanted.
         events: Trusted ones, in the order of their arrival, as JSON or decoded; lists in decoded
             ones are completed in place.
+        same_second: Where the order of their arrival says nothing: has those looked up of which it
+            would matter.
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
         RequestFailed: Stripe keeps failing at what an event needs besides itself.
+        ConnectorError: the destination cannot be asked what it holds.
     """
     for start in range(0, len(events), _EVENTS_AT_ONCE):
-        records = await _process_together(client, scope, events[start : start + _EVENTS_AT_ONCE])
+        together = events[start : start + _EVENTS_AT_ONCE]
+        records = await _process_together(client, scope, together, same_second)
         for message in record_batches(records):
             yield message
 
 
 async def _process_together(
-    client: StripeClient, scope: EventScope, events: Iterable[bytes | Mapping[str, Any]]
+    client: StripeClient,
+    scope: EventScope,
+    events: Iterable[bytes | Mapping[str, Any]],
+    same_second: SameSecond | None,
 ) -> list[StreamRecord]:
     try:
         fetches = Fetches(client)
         async with asyncio.TaskGroup() as tasks:
             processed = [
-                tasks.create_task(process_event(client, fetches, scope, event)) for event in events
+                tasks.create_task(process_event(client, fetches, scope, event, same_second))
+                for event in events
             ]
     except ExceptionGroup as errors:
         # The first one ended the others.
@@ -75,7 +87,11 @@ def record_batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
 
 
 async def process_event(
-    client: StripeClient, fetches: Fetches, scope: EventScope, sent: bytes | Mapping[str, Any]
+    client: StripeClient,
+    fetches: Fetches,
+    scope: EventScope,
+    sent: bytes | Mapping[str, Any],
+    same_second: SameSecond | None = None,
 ) -> list[StreamRecord]:
     """The records that one event makes; none when it concerns no selected stream.
 
@@ -93,7 +109,10 @@ async def process_event(
         if not wanted:
             log.debug("event_not_selected", **named, stream=subject.kind.stream)
             return []
-        made = await _records_of(client, fetches, scope, event, subject)
+        is_unsure = same_second is not None and await same_second.is_unsure(
+            subject.kind.stream, subject.id, event.created
+        )
+        made = await _records_of(client, fetches, scope, event, subject, is_unsure=is_unsure)
     except Ignored as reason:
         log.info("event_ignored", **named, reason=str(reason))
         return []
@@ -106,7 +125,13 @@ async def process_event(
 
 
 async def _records_of(
-    client: StripeClient, fetches: Fetches, scope: EventScope, event: Event, subject: Subject
+    client: StripeClient,
+    fetches: Fetches,
+    scope: EventScope,
+    event: Event,
+    subject: Subject,
+    *,
+    is_unsure: bool,
 ) -> list[tuple[str, dict[str, Any]]]:
     """The records that an event makes, each with its stream.
 
@@ -116,12 +141,17 @@ async def _records_of(
     if subject.is_summary:
         found = await entitlement_records(client, scope, event, subject)
         return [(subject.kind.stream, record) for record in found]
-    fields = await _current(fetches, scope, subject)
+    fields = await _current(fetches, scope, subject, is_unsure=is_unsure)
     return await _records(client, scope, event, subject, fields)
 
 
-async def _current(fetches: Fetches, scope: EventScope, subject: Subject) -> dict[str, Any]:
-    """The object as the event tells it, or as it is now if that is wanted."""
+async def _current(
+    fetches: Fetches, scope: EventScope, subject: Subject, *, is_unsure: bool
+) -> dict[str, Any]:
+    """The object as the event tells it, or as it is now if that is wanted.
+
+    ``is_unsure``: whether what the event tells may be outdated by another one of its second.
+    """
     fields, kind = subject.fields, subject.kind
     endpoint = f"{kind.path}/:id"
     if fields is None:
@@ -140,7 +170,8 @@ async def _current(fetches: Fetches, scope: EventScope, subject: Subject) -> dic
         if found.get("id") != subject.id:
             raise Ignored(f"GET {path} was answered with another object")
         return found
-    if not scope.revalidates(kind.name) or fields.get("deleted") is True or is_final(fields):
+    is_over = fields.get("deleted") is True or is_final(fields)
+    if not is_unsure and (is_over or not scope.revalidates(kind.name)):
         return fields
     again = retrieve_path(kind, fields)
     if again is None:

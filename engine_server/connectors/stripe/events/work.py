@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -13,6 +14,7 @@ from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.inbox import Waiting
 from engine_server.connectors.stripe.events.process_event import process_event
 from engine_server.connectors.stripe.events.records import StreamRecord
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import ConnectionFailed
 
@@ -38,11 +40,14 @@ class Work:
         self._client = client
         self._scope = scope
         self._on_late = on_late
+        self._resources = AsyncExitStack()
+        self._same_second = SameSecond(scope)
         # In the order in which they were begun.
         self._under_way: dict[asyncio.Task[Outcome], Waiting] = {}
         self._begun: list[asyncio.Task[Outcome]] = []
 
     async def __aenter__(self) -> Self:
+        await self._resources.enter_async_context(self._same_second)
         return self
 
     async def __aexit__(
@@ -54,6 +59,7 @@ class Work:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._resources.aclose()
 
     def __len__(self) -> int:
         """How many are under way, or done and not told."""
@@ -89,7 +95,9 @@ class Work:
 
     async def _process(self, fetches: Fetches, waiting: Waiting) -> Outcome:
         try:
-            return await process_event(self._client, fetches, self._scope, waiting.body)
+            return await process_event(
+                self._client, fetches, self._scope, waiting.body, self._same_second
+            )
         except ConnectionFailed:
             raise
         except RequestFailed as error:

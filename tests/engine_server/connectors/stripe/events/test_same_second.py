@@ -1,0 +1,88 @@
+"""Events of one object and one second, that come in the wrong order."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from engine_server.connectors.stripe.events.same_second import SameSecond
+from pipesync.v1 import engine_service_pb2 as pb
+from pipesync.v1.message_pb2 import SourceInput
+from tests.end_to_end.stripe_pipeline import StripePipeline, selections, served_engine
+from tests.end_to_end.tables import documents
+from tests.engine_server.connectors.stripe.events.builders import scope
+from tests.messages import struct
+from tests.stripe_simulator.simulator import StripeSimulator
+
+Document = dict[str, Any]
+
+
+def _two_updates(simulator: StripeSimulator) -> tuple[Document, list[Document]]:
+    """A customer as it is in the end, and the events of its two updates in one second."""
+    customer = simulator.create("customers", {"name": "first"})
+    simulator.clock.advance(5)
+    events: list[Document] = []
+    simulator.on_event(lambda happened: events.append(orjson.loads(happened.body)))
+    simulator.update("customers", customer["id"], {"name": "second"})
+    last = simulator.update("customers", customer["id"], {"name": "third"})
+    assert events[0]["created"] == events[1]["created"]
+    return last, events
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "out of order"])
+@pytest.mark.parametrize("together", [True, False], ids=["in one request", "in two"])
+async def test_the_row_is_the_object_whichever_of_two_comes_first(
+    database_url: str, order: tuple[int, int], together: bool
+) -> None:
+    async with StripeSimulator() as simulator, served_engine() as client:
+        last, events = _two_updates(simulator)
+        pipeline = StripePipeline(
+            simulator=simulator, database_url=database_url, streams=selections("customers")
+        )
+        inputs = [SourceInput(event=struct(events[number])) for number in order]
+        for pushed in [inputs] if together else [[one] for one in inputs]:
+            request = pb.PipelineSyncBatchRequest(pipeline=pipeline.config(), inputs=pushed)
+            eof = (await client.pipeline_sync_batch(request)).eof
+            assert not eof.failure_message
+        looked_up = simulator.requests.of("/v1/customers/*")
+    assert await documents(database_url, "customers") == [last]
+    assert len(looked_up) == 1
+
+
+class _Held:
+    """An inventory that holds one customer, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+
+    async def stamped(
+        self, stream: str, ids: Collection[str], *, account_id: str = ""
+    ) -> Mapping[str, int]:
+        assert (stream, account_id) == ("customers", "acct_simulator")
+        self.asked.append(set(ids))
+        return {"cus_held": 100} if "cus_held" in ids else {}
+
+
+async def test_what_the_destination_holds_of_that_second_is_unsure_and_asked_for_together() -> None:
+    held = _Held()
+    async with SameSecond(replace(scope("customers"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked one thing
+        asked = [("cus_held", 100), ("cus_held", 101), ("cus_new", 100), ("cus_new", 100)]
+        unsure = await asyncio.gather(
+            *[same_second.is_unsure("customers", *question) for question in asked]
+        )
+        assert unsure == [True, False, False, True]
+        assert held.asked == [{"cus_held", "cus_new"}]
+        # A later second is the one that counts from then on.
+        assert await same_second.is_unsure("customers", "cus_new", 102) is False
+        assert await same_second.is_unsure("customers", "cus_new", 100) is False
+
+
+async def test_of_a_stream_that_is_not_selected_nothing_is_asked() -> None:
+    held = _Held()
+    async with SameSecond(replace(scope("prices"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked nothing
+        assert await same_second.is_unsure("customers", "cus_held", 100) is False
+        assert await same_second.is_unsure("customers", "cus_held", 100) is True
+    assert held.asked == []
