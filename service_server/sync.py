@@ -12,6 +12,7 @@ from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import RpcError
+from pipesync_rpc.reasons import Reason
 from service_server import checks
 from service_server.connectors import SIDES, Connectors
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Messages
@@ -151,7 +152,11 @@ class Syncs:
             del config.streams[:]
             config.streams.extend(overrides.streams)
             fields["pipeline.streams"] = "overrides.streams"
-        options = SyncOptions(run_id=request.run_id, state_limit=request.state_limit)
+        options = SyncOptions(
+            run_id=request.run_id,
+            state_limit=request.state_limit,
+            reconcile=request.reconcile,
+        )
         time_limit = _time_limit(request, seconds_to_deadline)
         if time_limit is not None:
             options.time_limit.CopyFrom(time_limit)
@@ -160,6 +165,7 @@ class Syncs:
             "options.run_id": "run_id",
             "options.state_limit": "state_limit",
             "options.time_limit": "time_limit",
+            "options.reconcile": "reconcile",
         }
         return _Plan(config=config, options=options, fields=fields)
 
@@ -184,7 +190,7 @@ class Syncs:
 def _is_refusal(error: RpcError) -> bool:
     """Whether the engine was asked for what cannot be: then there was no run, and none failed."""
     stored = FIELDS_OF_A_PIPELINE.values()
-    return any(
+    return error.reason == Reason.RECONCILE_NOT_SUPPORTED or any(
         not violation.field.startswith(tuple(stored)) for violation in error.field_violations
     )
 

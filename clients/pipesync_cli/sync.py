@@ -1,6 +1,7 @@
 """Commands that sync: sync, and sync_batch, which repeats while there is more."""
 
 import uuid
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from itertools import count
 from typing import Annotated
@@ -66,7 +67,7 @@ async def sync(
         id=pipeline_id,
         run_id=run_id or "",
         state_limit=state_limit or 0,
-        time_limit=_duration(time_limit),
+        time_limit=duration(time_limit),
         reset_state=reset_state,
     )
     eof: Eof | None = None
@@ -85,7 +86,7 @@ async def sync(
                     view.show(message.progress)
                 if message.HasField("eof"):
                     eof = message.eof
-    _finish(eof, raw)
+    finish(eof, raw)
 
 
 async def sync_batch(
@@ -118,12 +119,29 @@ async def sync_batch(
         id=pipeline_id,
         run_id=run_id or (f"run-{uuid.uuid4().hex[:12]}" if loop is not None else ""),
         state_limit=state_limit or 0,
-        time_limit=_duration(time_limit),
+        time_limit=duration(time_limit),
         reset_state=reset_state,
     )
     calls = range(1) if loop is None else range(loop) if loop else count()
+    finish(await run_batches(command, request, calls, raw), raw)
+
+
+async def run_batches(
+    command: typer.Context, request: SyncPipelineBatchRequest, calls: Iterable[int], raw: bool
+) -> Eof | None:
+    """Repeats a call while there is more, once for each of ``calls`` at most.
+
+    Args:
+        command: The command that is run.
+        request: What is asked; the state is reset by the first call only.
+        calls: Their numbers.
+        raw: Whether each result is printed as JSON; else the progress is shown.
+
+    Returns:
+        How the last one ended; None when there was none.
+    """
     eof: Eof | None = None
-    with _view(pipeline_id, raw, 0.0) as view:
+    with _view(request.id, raw, 0.0) as view:
         async with open_client(command) as client:
             for _ in calls:
                 eof = (await client.sync_pipeline_batch(request)).eof
@@ -134,7 +152,7 @@ async def sync_batch(
                 if not eof.has_more:
                     break
                 request.reset_state = False
-    _finish(eof, raw)
+    return eof
 
 
 def _view(
@@ -143,16 +161,21 @@ def _view(
     return nullcontext() if raw else open_view(pipeline_id, interval=interval)
 
 
-def _duration(limit: float | None) -> Duration | None:
+def duration(limit: float | None) -> Duration | None:
+    """A limit in seconds as the contract has it; None for none."""
     if limit is None:
         return None
-    duration = Duration()
-    duration.FromNanoseconds(max(1, round(limit * 1e9)))
-    return duration
+    found = Duration()
+    found.FromNanoseconds(max(1, round(limit * 1e9)))
+    return found
 
 
-def _finish(eof: Eof | None, raw: bool) -> None:
-    """Says how it ended; the last status decides on the exit code."""
+def finish(eof: Eof | None, raw: bool) -> None:
+    """Says how it ended; the last status decides on the exit code.
+
+    Raises:
+        typer.Exit: It failed.
+    """
     if eof is None:
         complain("the sync ended without saying how")
         raise typer.Exit(1)

@@ -27,6 +27,7 @@ from tests.stripe_simulator.signatures import delivery_headers
 SECRET = "whsec_listening"
 QUICK_PACE = ListeningPace(
     answer_within=5,
+    work_patience=0.3,
     first_put_off=0.02,
     longest_put_off=0.1,
     ping_interval=0.05,

@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync_client import EngineClient
 from tests.end_to_end.stripe_pipeline import RPCS, Rpc, StripePipeline, selections
 from tests.end_to_end.syncs import PLAN, impatient_engine
+from tests.end_to_end.tables import assert_tables_equal
 from tests.postgres import PostgresCluster
+from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 STREAMS = tuple(PLAN.counts)
@@ -145,3 +148,166 @@ async def test_it_comes_to_its_end_one_checkpoint_a_call(
     )
     assert ends[-1].status == RUN_STATUS_SUCCEEDED, ends[-1].failure_message
     await assert_reconciled(pipeline, gone)
+
+
+async def test_it_reads_no_more_than_the_pages_and_what_is_missing(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    pipeline = pipeline.selecting(*selections("customers", "payment_methods"))
+    [before] = await pipeline.sync_to_the_end(client, run_id="first")
+    pipeline.simulator.requests.clear()
+    await pipeline.sync_to_the_end(client, run_id="again")
+    pages = len(pipeline.simulator.requests)
+    # Here and there, so that what is left takes as many pages.
+    gone = 0
+    for stream in ("customers", "payment_methods"):
+        for object_id in [*pipeline.simulator.objects(stream).ids()][::20]:
+            pipeline.simulator.objects(stream).delete(object_id)
+            gone += 1
+    pipeline.simulator.requests.clear()
+    [eof] = await pipeline.sync_to_the_end(
+        client, state=before.ending_state, run_id="reconcile", reconcile=True
+    )
+    assert eof.run_progress.derived.total_rows.deleted == gone
+    # One asks whose the key is.
+    assert len(pipeline.simulator.requests) <= pages + gone + 1
+
+
+async def test_no_row_that_is_as_it_was_is_written(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    [before] = await pipeline.sync_to_the_end(client, run_id="first")
+    versions = await xmins(pipeline, "customers")
+    gone = change_unseen(pipeline.simulator, ["customers"])["customers"]
+    kept = {
+        one["id"]
+        for one in pipeline.simulator.objects("customers").documents()
+        if one["metadata"] != {"changed": "unseen"} and one["id"] in versions
+    }
+    await pipeline.sync_to_the_end(
+        client, state=before.ending_state, run_id="again", reconcile=True
+    )
+    after = await xmins(pipeline, "customers")
+    assert {one: after[one] for one in kept} == {one: versions[one] for one in kept}
+    assert all(after[one] != versions[one] for one in gone)
+
+
+async def xmins(pipeline: StripePipeline, stream: str) -> dict[str, int]:
+    """Which transaction wrote each row."""
+    connection = await asyncpg.connect(pipeline.database_url)
+    try:
+        found = await connection.fetch(
+            f'SELECT id, xmin::text::bigint AS version FROM "{pipeline.schema}"."{stream}"'  # noqa: S608 - names of our own
+        )
+    finally:
+        await connection.close()
+    return {row["id"]: row["version"] for row in found}
+
+
+async def test_the_rows_of_another_account_in_the_same_tables_stay(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    pipeline = pipeline.selecting(*selections("customers"))
+    async with StripeSimulator(
+        SeedPlan(counts={"customers": 150}, seed=1), account_id="acct_other"
+    ) as other_account:
+        other = replace(pipeline, simulator=other_account)
+        await other.sync_to_the_end(client, run_id="first")
+        [before] = await pipeline.sync_to_the_end(client, run_id="first")
+        gone = change_unseen(pipeline.simulator, ["customers"])
+        [eof] = await pipeline.sync_to_the_end(
+            client, state=before.ending_state, run_id="again", reconcile=True
+        )
+        assert eof.run_progress.derived.total_rows.deleted == len(gone["customers"])
+        others = other_account.objects("customers").ids()
+        found = await rows(pipeline, "customers")
+        assert not any(found[object_id].get("deleted") for object_id in others)
+        assert not pipeline.simulator.requests.of(f"/v1/customers/{min(others)}")
+
+
+async def test_an_account_that_no_setting_names_is_told_from_the_others_too(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    pipeline = replace(pipeline.selecting(*selections("customers")), source={"account_id": None})
+    async with StripeSimulator(
+        SeedPlan(counts={"customers": 150}, seed=1), account_id="acct_other"
+    ) as other_account:
+        other = replace(pipeline, simulator=other_account)
+        await other.sync_to_the_end(client, run_id="first")
+        [before] = await pipeline.sync_to_the_end(client, run_id="first")
+        gone = change_unseen(pipeline.simulator, ["customers"])["customers"]
+        [eof] = await pipeline.sync_to_the_end(
+            client, state=before.ending_state, run_id="again", reconcile=True
+        )
+    assert eof.run_progress.derived.total_rows.deleted == len(gone)
+    found = await rows(pipeline, "customers")
+    assert {one for one, row in found.items() if row.get("deleted") is True} == gone
+
+
+async def test_rows_outside_the_selected_time_stay(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    whole = pipeline.selecting(*selections("customers"))
+    [before] = await whole.sync_to_the_end(client, run_id="first")
+    documents = list(pipeline.simulator.objects("customers").documents())
+    for document in documents[::10]:
+        pipeline.simulator.objects("customers").delete(document["id"])
+    selection = StreamSelection(name="customers")
+    gte, lt = documents[200]["created"], documents[600]["created"]
+    selection.time_range.gte.seconds, selection.time_range.lt.seconds = gte, lt
+    [eof] = await whole.selecting(selection).sync_to_the_end(
+        client, state=before.ending_state, run_id="again", reconcile=True
+    )
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    found = await rows(pipeline, "customers")
+    assert {one for one, row in found.items() if row.get("deleted") is True} == {
+        document["id"] for document in documents[::10] if gte <= document["created"] < lt
+    }
+
+
+async def test_with_fields_selected_it_finds_what_is_gone_as_well(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    selection = StreamSelection(name="customers", fields=["name"])
+    pipeline = pipeline.selecting(selection)
+    [before] = await pipeline.sync_to_the_end(client, run_id="first")
+    gone = change_unseen(pipeline.simulator, ["customers"])["customers"]
+    await pipeline.sync_to_the_end(
+        client, state=before.ending_state, run_id="again", reconcile=True
+    )
+    found = await rows(pipeline, "customers")
+    assert {one for one, row in found.items() if row.get("deleted") is True} == gone
+
+
+async def test_with_hard_deletes_the_rows_go(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    pipeline = replace(pipeline, destination={"delete_mode": "hard"})
+    [before] = await pipeline.sync_to_the_end(client, run_id="first")
+    change_unseen(pipeline.simulator, STREAMS)
+    [eof] = await pipeline.sync_to_the_end(
+        client, state=before.ending_state, run_id="again", reconcile=True
+    )
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    await assert_tables_equal(pipeline.simulator, pipeline.database_url, STREAMS)
+
+
+async def test_items_that_were_taken_out_of_subscriptions_are_deleted(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    pipeline = pipeline.selecting(*selections("subscription_items"))
+    [before] = await pipeline.sync_to_the_end(client, run_id="first")
+    simulator, items = pipeline.simulator, set[str]()
+    for subscription in list(simulator.objects("subscriptions").documents())[::9]:
+        taken, *kept = subscription["items"]["data"]
+        items.add(taken["id"])
+        simulator.objects("subscription_items").delete(taken["id"])
+        simulator.objects("subscriptions").put(
+            {**subscription, "items": {**subscription["items"], "data": kept}}
+        )
+    await pipeline.sync_to_the_end(
+        client, state=before.ending_state, run_id="again", reconcile=True
+    )
+    found = await rows(pipeline, "subscription_items")
+    assert {one for one, row in found.items() if row.get("deleted") is True} == items
+    assert len(found) > len(items)

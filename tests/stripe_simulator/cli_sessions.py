@@ -46,15 +46,25 @@ class CliSession:
         self.responses: list[Mapping[str, Any]] = []
         self._numbers = itertools.count()
         self._unacknowledged: dict[str, Event] = {}
+        # Those that are sent as the account's own API version has them.
+        self._own_versions: dict[str, str] = {}
         self._settled = asyncio.Event()
         self._settled.set()
         self._messages = 0
         self._heard = asyncio.Event()
 
-    def put(self, event: Event) -> None:
-        """Lets an event be sent, again with every connection until it is acknowledged."""
+    def put(self, event: Event, own_version: str | None = None) -> None:
+        """Lets an event be sent, again with every connection until it is acknowledged.
+
+        Args:
+            event: What happened.
+            own_version: The account's own API version, to be sent as that has it; None for the
+                latest one.
+        """
         # A thin event is of no conversation: it is acknowledged by its id alone.
         conversation = event.id if event.thin else f"wc_{self.id}_{next(self._numbers)}"
+        if own_version is not None:
+            self._own_versions[conversation] = own_version
         self._unacknowledged[conversation] = event
         self._settled.clear()
         self.to_send.put_nowait(conversation)
@@ -70,7 +80,9 @@ class CliSession:
         event = self._unacknowledged.get(conversation)
         if event is None:
             return None
-        text, headers = event.body.decode(), delivery_headers(event.body, self.secret)
+        own_version = self._own_versions.get(conversation)
+        body = event.rendered(own_version)
+        text, headers = body.decode(), delivery_headers(body, self.secret)
         if event.thin:
             return orjson.dumps(
                 {
@@ -83,7 +95,7 @@ class CliSession:
         return orjson.dumps(
             {
                 "type": "webhook_event",
-                "endpoint": {"api_version": api_version()},
+                "endpoint": {"api_version": None if own_version else api_version()},
                 "event_payload": text,
                 "http_headers": headers,
                 "webhook_conversation_id": conversation,
@@ -128,10 +140,13 @@ class CliSessions:
 
     Attributes:
         reconnect_delay: After how many seconds a client is told to connect anew.
+        own_version: The accounts' own API version. When it is another than the latest, each event
+            is sent as either has it: pkg/proxy/webhook_event_processor.go picks one of them.
         made: All that were made so far, expired ones included.
     """
 
     def __init__(self) -> None:
+        self.own_version: str | None = None
         self.reconnect_delay = 60
         self.made: list[CliSession] = []
         self._sessions: dict[str, CliSession] = {}
@@ -179,8 +194,11 @@ class CliSessions:
     def deliver(self, event: Event, account_ids: frozenset[str]) -> None:
         """Sends an event to the sessions of these accounts."""
         for session in self._sessions.values():
-            if session.account_id in account_ids:
-                session.put(event)
+            if session.account_id not in account_ids:
+                continue
+            if self.own_version is not None and not event.thin:
+                session.put(event, self.own_version)
+            session.put(event)
 
     async def settled(self) -> None:
         """Waits until all is acknowledged."""

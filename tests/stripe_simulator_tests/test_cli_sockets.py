@@ -111,6 +111,21 @@ async def test_events_come_signed_and_are_acknowledged(
     assert len(made.acknowledged) == 2
 
 
+async def test_an_event_comes_as_the_accounts_own_version_has_it_and_as_the_latest_one(
+    simulator: StripeSimulator, client: Client, session: Session
+) -> None:
+    simulator.cli_sessions.own_version = "2019-03-14"
+    async with connected(client, session) as socket:
+        simulator.create("coupons")
+        own, latest = await frame(socket), await frame(socket)
+        assert own["endpoint"]["api_version"] is None
+        assert latest["endpoint"]["api_version"] == event_of(latest)["api_version"]
+        assert event_of(own) == {**event_of(latest), "api_version": "2019-03-14"}
+        for received in (own, latest):
+            await acknowledge(socket, received)
+        await simulator.cli_sessions.settled()
+
+
 async def test_what_was_not_acknowledged_comes_again_with_the_next_connection(
     simulator: StripeSimulator, client: Client, session: Session
 ) -> None:

@@ -110,7 +110,9 @@ class Stream(_message.Message):
     newer_than_field: _builtins.str
     """Record field (Unix seconds) that only grows; a destination skips a write older than what it holds."""
     soft_delete_field: _builtins.str
-    """Record field that is true on a record deleted at the source; empty when the source never says so."""
+    """Record field that is true on a record deleted at the source; empty when the source never says so. Of records that
+    newer_than_field says are equally new, a deleted one is the last.
+    """
     supports_time_range: _builtins.bool
     """Whether the source can restrict a read of this stream to a TimeRange."""
     time_range_field: _builtins.str

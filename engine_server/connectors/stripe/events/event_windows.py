@@ -2,7 +2,8 @@
 
 The span is read window by window. A window is read whole, then turned round. Windows are as long as
 the density of those before allows for some pages each, and a few are read ahead, so that latency
-does not add up. A window that turns out to hold too much is read only as far as its beginning.
+does not add up. Of a window that turns out to hold too much, the newest part that was read is kept
+for later, and its beginning is tried in a shorter one.
 """
 
 import asyncio
@@ -22,12 +23,15 @@ from engine_server.connectors.stripe.events.event_pages import (
 )
 from engine_server.connectors.stripe.listed import ListedObject
 
-# The most windows under way or waiting, and the most events that one of them holds.
+# The most windows that are read ahead, and the most events that one of them holds. What is kept for
+# later holds as many again.
 AHEAD = 4
 MOST_EVENTS = 1_000
 _WANTED_EVENTS = MOST_EVENTS // 2
 # So much longer than the one before a window may be: what was sparse may be dense from here on.
 _MOST_GROWTH = 8
+# Where few windows will be taken, one that is thought to hold so many is given up after a page.
+_FAR_TOO_MANY = 2 * MOST_EVENTS
 # How often a window is begun anew when Stripe loses its place in it.
 _ATTEMPTS = 3
 
@@ -48,34 +52,48 @@ class EventGroup:
     known_until: int
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Window:
-    """Seconds that are read together: [gte, lt)."""
-
-    gte: int
-    lt: int
-    task: "asyncio.Task[_Read] | None" = None
-    is_first: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """What was read of a window: the seconds before ``lt``, or none of a second that is too full.
+    """What was read of a window: all of it, or its newest part.
 
     Attributes:
+        gte: The first second of that part.
         events: Newest first.
-        lt: Where it ends; the rest is still to be read.
         known_until: As of ``EventGroup``.
-        oldest: The oldest event of a second that holds more than is to be held at once; else None.
+        oldest: The oldest event of the window where it is a second that holds more than is to be
+            held at once; else None.
     """
 
-    events: list[ListedObject]
-    lt: int
+    gte: int
+    events: Sequence[ListedObject]
     known_until: int
     oldest: ListedObject | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Window:
+    """Seconds that are read together: [gte, lt).
+
+    Attributes:
+        gte: The first of them.
+        lt: The one after the last.
+        seconds: How many of them to try first; None when only those before it tell.
+        task: Reads it; None when that is not begun.
+        read: What was read; None when that is not done.
+        is_kept: That came about when a longer window was read.
+        is_first: Set once it is the next to be handed out.
+    """
+
+    gte: int
+    lt: int
+    seconds: float | None = None
+    task: asyncio.Task[None] | None = None
+    read: _Read | None = None
+    is_kept: bool = False
+    is_first: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _FullSecond:
     """A second that is read page by page, from its oldest event on.
 
@@ -99,7 +117,7 @@ class EventWindows:
         self._windows = deque([_Window(gte=gte, lt=lt)] if gte < lt else [])
         # How many seconds of a window are worth it; unknown before the first.
         self._seconds = math.inf
-        # Where a full second is gone on with.
+        self._is_thrifty = False
         self._full: _FullSecond | None = None
 
     @property
@@ -111,32 +129,45 @@ class EventWindows:
         """The next events; None when there are no more.
 
         Args:
-            ahead: The most windows to read at once, the next one included; at least 1.
+            ahead: The most windows to read at once, the next one included; at least 1. With less
+                than ``AHEAD``, little is read of what will hardly be handed out.
 
         Raises:
             EventsUnreadable: the key may not read events.
             ConnectionFailed: see ``StripeClient.get``.
             RequestFailed: the same.
         """
+        self._is_thrifty = ahead < AHEAD
         if self._full is not None:
             return await self._next_of_full_second(self._full)
-        if not self._windows:
-            return None
-        self._start(ahead)
-        window = self._windows[0]
-        window.is_first.set()
-        read = await self._reading(window)
-        self._windows.popleft()
-        if read.lt < window.lt:
-            self._windows.appendleft(_Window(gte=read.lt, lt=window.lt))
-        if read.oldest is not None:
-            self._seconds = 1
-            self._full = _FullSecond(window.gte, read.known_until, str(read.oldest.head.id))
-            return EventGroup(events=[read.oldest], before=window.gte, known_until=read.known_until)
-        self._learn(read.lt - window.gte, len(read.events))
-        # Those that wait are read while this one is worked on.
-        self._start(ahead - 1)
-        return EventGroup(events=read.events[::-1], before=read.lt, known_until=read.known_until)
+        while self._windows:
+            self._start(ahead)
+            window = self._windows[0]
+            window.is_first.set()
+            if window.task is not None:
+                await window.task
+            read = window.read
+            if read is None:
+                continue
+            self._windows.popleft()
+            if read.gte > window.gte:
+                self._divide(window, read)
+                continue
+            if read.oldest is not None:
+                last = str(read.oldest.head.id)
+                self._full = _FullSecond(
+                    second=window.gte, known_until=read.known_until, after=last
+                )
+                return EventGroup(
+                    events=[read.oldest], before=window.gte, known_until=read.known_until
+                )
+            self._learn(window.lt - window.gte, len(read.events))
+            # Those that wait are read while this one is worked on.
+            self._start(ahead - 1)
+            return EventGroup(
+                events=read.events[::-1], before=window.lt, known_until=read.known_until
+            )
+        return None
 
     async def close(self) -> None:
         """Ends every request."""
@@ -147,60 +178,78 @@ class EventWindows:
 
     def _start(self, ahead: int) -> None:
         """Begins the first windows that are not begun, each as long as is worth it."""
-        number = 0
-        while number < min(ahead, len(self._windows)):
-            window = self._windows[number]
-            number += 1
+        place = 0
+        while ahead > 0 and place < len(self._windows):
+            window = self._windows[place]
+            place += 1
+            if window.is_kept:
+                continue
+            ahead -= 1
             if window.task is not None:
                 continue
-            end = window.gte + self._seconds
+            seconds = max(1.0, window.seconds or self._seconds)
             # A rest that is hardly worth a request of its own is read along.
-            if window.lt > end + self._seconds / 2:
-                rest = _Window(gte=int(end), lt=window.lt)
+            if window.lt - window.gte > 1.5 * seconds:
+                rest = _Window(gte=window.gte + int(seconds), lt=window.lt)
                 window.lt = rest.gte
-                self._windows.insert(number, rest)
-            self._reading(window)
-
-    def _reading(self, window: _Window) -> "asyncio.Task[_Read]":
-        if window.task is None:
+                self._windows.insert(place, rest)
             window.task = asyncio.create_task(self._read(window))
-        return window.task
 
     def _learn(self, seconds: int, events: int) -> None:
         growth = min(_MOST_GROWTH, _WANTED_EVENTS / max(1, events))
-        self._seconds = max(1, math.floor(seconds * growth))
+        self._seconds = seconds * growth
 
-    async def _read(self, window: _Window) -> _Read:
+    def _divide(self, window: _Window, read: _Read) -> None:
+        """Puts a window that holds too much back, in two parts."""
+        if read.gte < window.lt:
+            newest = _Window(gte=read.gte, lt=window.lt, read=read, is_kept=True)
+        else:
+            # Not even one second was read whole.
+            newest = _Window(gte=window.lt - 1, lt=window.lt)
+        oldest = _Window(gte=window.gte, lt=newest.gte)
+        # It may be as dense as what was read, or hold next to nothing: in between lies the length
+        # that is soon corrected either way.
+        as_dense = (newest.lt - newest.gte) * _WANTED_EVENTS / max(1, len(read.events))
+        oldest.seconds = math.sqrt(as_dense * (oldest.lt - oldest.gte))
+        if math.isinf(self._seconds):
+            self._seconds = oldest.seconds
+        self._windows.extendleft([newest, oldest])
+        kept = 0
+        for one in self._windows:
+            if one.is_kept and one.read is not None:
+                kept += len(one.read.events)
+                if kept > AHEAD * MOST_EVENTS:
+                    one.read, one.is_kept = None, False
+
+    async def _read(self, window: _Window) -> None:
         for attempt in itertools.count(1):
             try:
-                return await self._read_once(window)
+                window.read = await self._read_once(window.gte, window.lt, window.is_first)
             except RequestFailed as error:
                 if not error.is_lost_cursor or attempt == _ATTEMPTS:
                     raise
-        raise AssertionError("count() does not end")
+            else:
+                return
 
-    async def _read_once(self, window: _Window) -> _Read:
-        gte, lt = window.gte, window.lt
+    async def _read_once(self, gte: int, lt: int, is_first: asyncio.Event) -> _Read:
         page = await fetch_events(self._client, gte=gte, lt=lt)
         known_until, events = page.known_until, list(page.events)
         while page.has_more:
-            oldest = events[-1]
-            told = lt - max(gte, int(oldest.head.created))
-            expected = len(events) * (lt - gte) / max(1, told)
-            if lt - gte == 1:
-                if len(events) >= MOST_EVENTS:
-                    await window.is_first.wait()
-                    last = await self._oldest(gte, lt, oldest)
-                    return _Read(events=[], lt=lt, known_until=known_until, oldest=last)
-            elif expected >= MOST_EVENTS:
-                # The newest of it are read already, but what comes first must be handed out first.
-                lt = gte + max(1, int((lt - gte) * _WANTED_EVENTS / expected))
-                page = await fetch_events(self._client, gte=gte, lt=lt)
-                known_until, events = page.known_until, list(page.events)
-                continue
-            page = await self._older(gte, lt, oldest)
+            reached = int(events[-1].head.created)
+            expected = len(events) * (lt - gte) / max(1, lt - reached)
+            if len(events) >= MOST_EVENTS or (self._is_thrifty and expected > _FAR_TOO_MANY):
+                if lt - gte == 1:
+                    break
+                # The second that was reached is not whole.
+                whole = [listed for listed in events if listed.head.created > reached]
+                return _Read(gte=reached + 1, events=whole, known_until=known_until)
+            page = await self._older(gte, lt, events[-1])
             events += page.events
-        return _Read(events=events, lt=lt, known_until=known_until)
+        if not page.has_more:
+            return _Read(gte=gte, events=events, known_until=known_until)
+        await is_first.wait()
+        oldest = await self._oldest(gte, lt, events[-1])
+        return _Read(gte=gte, events=[], known_until=known_until, oldest=oldest)
 
     async def _older(self, gte: int, lt: int, than: ListedObject) -> EventPage:
         page = await fetch_events(self._client, gte=gte, lt=lt, starting_after=str(than.head.id))

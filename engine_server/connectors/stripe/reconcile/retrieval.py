@@ -25,7 +25,7 @@ _MOST_FAILURES = 10
 # https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
 _GONE = frozenset({"resource_missing", "not_found"})
 # There is no such object in the mode of the key, but one in the other: it is the key that is wrong
-# (https://github.com/stripe/stripe-ruby/issues/275).
+# (https://github.com/payolapayments/payola/issues/278).
 _OF_OTHER_MODE = re.compile(r"a similar object exists in (?:live|test) mode")
 # Accounts that are connected no more are refused instead (https://docs.stripe.com/error-codes).
 _ACCOUNTS_PATH = "/v1/accounts"

@@ -242,6 +242,24 @@ async def test_a_soft_delete_keeps_what_another_session_is_about_to_commit(
     assert (row["name"], row["deleted"]) == ("new", True)
 
 
+async def test_a_deletion_of_the_same_second_that_another_session_is_about_to_commit_stays(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _write_each(config, [customer(1, at=1, name="Ada")])
+    async with database.transaction():
+        await database.execute(
+            """
+            UPDATE stripe.customers
+            SET _raw_data = _raw_data || '{"deleted": true}', _updated_at = to_timestamp(2)
+            """
+        )
+        updating = asyncio.create_task(_write_each(config, [customer(1, at=2, name="late")]))
+        await until(database, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+    await updating
+    row = (await _rows(database))["cus_1"]
+    assert (row["name"], row["deleted"]) == ("Ada", True)
+
+
 async def test_a_row_says_when_it_was_last_written_not_when_it_was_last_seen(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:

@@ -1,5 +1,6 @@
 """The webhook endpoint that setup keeps at Stripe, and teardown removes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,6 +179,16 @@ async def test_an_endpoint_whose_secret_was_never_stored_is_replaced(
     assert again.config.webhook_endpoint_id == endpoint["id"] != lost
     assert f"removed webhook endpoint {lost} for {URL}" in again.logs
     assert not (await set_up(again.config)).is_stored
+
+
+async def test_setups_at_the_same_time_come_to_one_endpoint_at_last(
+    simulator: StripeSimulator, config: StripeConfig
+) -> None:
+    first, last = await asyncio.gather(set_up(config), set_up(config))
+    assert first.config.webhook_endpoint_id != last.config.webhook_endpoint_id
+    again = await set_up(last.config)
+    [endpoint] = endpoints(simulator)
+    assert again.config.webhook_endpoint_id == endpoint["id"]
 
 
 async def test_an_answer_that_is_lost_on_its_way_makes_no_second_endpoint(

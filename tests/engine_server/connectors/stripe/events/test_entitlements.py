@@ -5,6 +5,7 @@ from collections.abc import Collection
 import pytest
 import structlog
 
+from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.scope import EventScope
@@ -165,6 +166,12 @@ async def test_what_names_no_customer_is_ignored(client: StripeClient) -> None:
     with structlog.testing.capture_logs() as logs:
         assert await records(client, scope(STREAM), of_nobody, by_name) == []
     assert [line["reason"] for line in logs] == ["its object has no id", "it names no object"]
+
+
+async def test_it_completes_among_all_streams(simulator: StripeSimulator) -> None:
+    reading = await read(config_for(simulator), [selected(name) for name in load_resources()])
+    for name in load_resources():
+        assert reading.turns(name) == ["started", "completed"], name
 
 
 async def test_its_history_is_accounted_for_without_a_request(simulator: StripeSimulator) -> None:

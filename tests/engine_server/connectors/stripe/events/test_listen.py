@@ -1,0 +1,166 @@
+"""What a read yields while it listens: the history, polls, and between them what comes in."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import orjson
+import pytest
+
+from engine_server.connectors.protocols import Messages, ReadRequest
+from engine_server.connectors.stripe.account import Account
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.listen import listen
+from engine_server.connectors.stripe.events.pace import ListeningPace
+from engine_server.errors import ConnectorError
+from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint
+from tests.end_to_end.listening import SECRET, free_port, post, released
+from tests.engine_server.connectors.stripe.events.builders import ACCOUNT, event
+from tests.engine_server.connectors.stripe.reading import config_for, selected
+from tests.stripe_simulator.simulator import StripeSimulator
+
+MADE = event("customer.created", {"id": "cus_1", "object": "customer"})
+POLL_INTERVAL = 0.05
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def request_() -> ReadRequest:
+    return ReadRequest(streams=[selected("customers")], listen=True)
+
+
+def polled(text: str) -> Message:
+    return Message(source_state=StateCheckpoint(data=text))
+
+
+async def history() -> AsyncGenerator[Message, None]:
+    yield Message(record_batch=RecordBatch(stream="customers"))
+
+
+Listen = Callable[..., AsyncGenerator[Message, None]]
+
+
+@pytest.fixture
+def listens(
+    client: StripeClient, simulator: StripeSimulator, request_: ReadRequest, port: int
+) -> Listen:
+    def start(
+        poll: Callable[[int], Messages] | None = None, before: Callable[[], Messages] = history
+    ) -> AsyncGenerator[Message, None]:
+        return listen(
+            client,
+            config_for(simulator, webhook_port=port, webhook_secret=SECRET),
+            request_,
+            Account(id=ACCOUNT, created=None),
+            history=before(),
+            poll=poll,
+            pace=ListeningPace(poll_interval=POLL_INTERVAL),
+        )
+
+    return start
+
+
+async def test_it_polls_again_and_again_up_to_now(listens: Listen) -> None:
+    moments = []
+
+    async def poll(until: int) -> AsyncGenerator[Message, None]:
+        moments.append(until)
+        yield polled(str(len(moments)))
+
+    began, ticking = time.time(), time.monotonic()
+    async with aclosing(listens(poll)) as messages:
+        assert (await anext(messages)).record_batch.stream == "customers"
+        states = [(await anext(messages)).source_state.data for _ in range(3)]
+    assert states == ["1", "2", "3"]
+    assert time.monotonic() - ticking >= 3 * POLL_INTERVAL
+    assert all(int(began) <= moment <= time.time() for moment in moments)
+
+
+async def test_what_comes_in_is_applied_between_the_messages_of_a_long_poll(
+    listens: Listen, request_: ReadRequest, port: int
+) -> None:
+    async def endless(_: int) -> AsyncGenerator[Message, None]:
+        while True:
+            await asyncio.sleep(0)
+            yield polled("more")
+
+    async with aclosing(listens(endless)) as messages:
+        await anext(messages)
+        posted = asyncio.create_task(post(port, MADE))
+        kinds = []
+        async for message in messages:
+            kinds.append(message.WhichOneof("payload"))
+            if message.HasField("barrier"):
+                assert not posted.done()
+                request_.barriers.passed(message.barrier)
+                break
+        assert kinds[-2:] == ["record_batch", "barrier"]
+        # Nobody takes anything more from the read: the barrier alone is the answer.
+        assert await posted == (200, "committed")
+
+
+async def test_an_event_is_answered_by_its_barrier_and_by_nothing_before_it(
+    listens: Listen, request_: ReadRequest, port: int
+) -> None:
+    async with aclosing(listens()) as messages:
+        await anext(messages)
+        posted = asyncio.create_task(post(port, MADE))
+        batch = await anext(messages)
+        [record] = batch.record_batch.records
+        assert orjson.loads(record)["id"] == "cus_1"
+        barrier = await anext(messages)
+        following = asyncio.create_task(anext(messages))
+        done, _ = await asyncio.wait([posted, following], timeout=0.2)
+        assert not done
+        request_.barriers.passed(barrier.barrier)
+        assert await posted == (200, "committed")
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_an_event_that_makes_nothing_is_acknowledged_behind_what_came_before(
+    listens: Listen, request_: ReadRequest, port: int
+) -> None:
+    async with aclosing(listens()) as messages:
+        await anext(messages)
+        posted = asyncio.create_task(post(port, event("product.created", {"object": "product"})))
+        barrier = await anext(messages)
+        assert barrier.HasField("barrier")
+        request_.barriers.passed(barrier.barrier)
+        assert await posted == (200, "committed")
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_closed_at_any_point_it_acknowledges_nothing_and_listens_no_more(
+    listens: Listen, port: int, steps: int
+) -> None:
+    messages = listens()
+    posted = None
+    for step in range(steps):
+        if step == 1:
+            posted = asyncio.create_task(post(port, MADE))
+        await anext(messages)
+    await messages.aclose()
+    if posted is not None:
+        assert (await posted)[0] == 503
+    await released(port)
+
+
+async def test_a_history_that_fails_ends_it_and_the_ways_in(listens: Listen, port: int) -> None:
+    async def failing() -> AsyncGenerator[Message, None]:
+        yield polled("first")
+        raise ConnectorError("no more")
+
+    messages = listens(before=failing)
+    await anext(messages)
+    posted = asyncio.create_task(post(port, MADE))
+    await asyncio.sleep(0.1)
+    with pytest.raises(ConnectorError, match="no more"):
+        await anext(messages)
+    assert (await posted)[0] == 503
+    await released(port)

@@ -1,0 +1,56 @@
+"""What a destination holds, in memory: a stand-in for tables, to be compared with an account."""
+
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class Held:
+    """An inventory of documents.
+
+    Attributes:
+        documents: What is held, by stream and id.
+        asked: What was asked so far: the stream and the bounds.
+        accounts: The accounts that it was asked for.
+    """
+
+    documents: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
+    accounts: set[str] = field(default_factory=set)
+
+    def hold(self, stream: str, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Holds these, too."""
+        self.documents.setdefault(stream, {}).update((one["id"], one) for one in documents)
+
+    def take(self, stream: str, record: Mapping[str, Any]) -> None:
+        """Takes a record as a destination would."""
+        if record.get("deleted") is True:
+            self.documents[stream].pop(record["id"], None)
+        else:
+            self.hold(stream, [record])
+
+    async def created_in(
+        self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
+    ) -> AsyncGenerator[Collection[str], None]:
+        """In small portions, as a large table would be read."""
+        self.asked.append((stream, gte, lt))
+        self.accounts.add(account_id)
+        found = [
+            object_id
+            for object_id, document in self.documents.get(stream, {}).items()
+            if (gte is None or document["created"] >= gte)
+            and (lt is None or document["created"] < lt)
+        ]
+        for start in range(0, len(found), 7):
+            yield found[start : start + 7]
+
+    async def belonging_to(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        self.accounts.add(account_id)
+        return [
+            (document[field], object_id)
+            for object_id, document in self.documents.get(stream, {}).items()
+            if document[field] in owners
+        ]
