@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench measure profile check format generate lock build clean
+.PHONY: help demo test bench measure soak profile check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -34,6 +34,9 @@ measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, me
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+
+soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute, while engines are killed
+	SOAK_SECONDS=60 $(BIN)/pytest tests/soak
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path
