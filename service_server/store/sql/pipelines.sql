@@ -46,6 +46,16 @@ SET config = $3,
 WHERE id = $1 AND etag = $2
 RETURNING true;
 
+-- name: update_wishes
+-- Leaves the configuration alone, which may be encrypted anew at this moment.
+UPDATE pipesync.pipelines
+SET desired_status = $3,
+    sync_policy = $4,
+    etag = $5,
+    update_time = now()
+WHERE id = $1 AND etag = $2
+RETURNING true;
+
 -- name: set_status
 UPDATE pipesync.pipelines
 SET status = $2, status_message = $3
