@@ -21,6 +21,11 @@ class Migration:
     name: str
     statements: str
 
+    def __post_init__(self) -> None:
+        # One that was killed between its statement and its entry in the ledger is applied again.
+        if self.is_concurrent and "INDEX CONCURRENTLY IF" not in self.statements:
+            raise ValueError(f"migration {self} lacks IF NOT EXISTS, or IF EXISTS")
+
     def __str__(self) -> str:
         return f"{self.number:04}_{self.name}"
 

@@ -13,6 +13,7 @@ from service_server.store.migrate import migrate
 from service_server.store.migration import CONCURRENTLY, Migration, load_migrations
 
 FIRST = "CREATE TABLE pipesync.things (id integer PRIMARY KEY, kind text)"
+INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS by_kind ON pipesync.things (kind)"
 SECOND = "ALTER TABLE pipesync.things ADD COLUMN size integer"
 
 
@@ -97,7 +98,7 @@ async def test_services_that_start_at_once_migrate_once(database_url: str) -> No
 
 
 async def test_services_that_start_at_once_build_an_index_once(database_url: str) -> None:
-    index = f"{CONCURRENTLY}\nCREATE INDEX CONCURRENTLY by_kind ON pipesync.things (kind)"
+    index = f"{CONCURRENTLY}\n{INDEX}"
     async with Database.open(database_url) as first, Database.open(database_url) as second:
         await migrate(first, steps(FIRST))
         every = steps(FIRST, index, SECOND)
@@ -147,13 +148,12 @@ async def test_an_index_that_cannot_be_built_leaves_nothing(empty: Database) -> 
 async def test_an_index_whose_building_was_killed_is_built_anew(
     empty: Database, database_url: str
 ) -> None:
-    sql = "CREATE INDEX CONCURRENTLY IF NOT EXISTS by_kind ON pipesync.things (kind)"
     await migrate(empty, steps(FIRST))
     killed = await asyncpg.connect(database_url)
     # The index waits for whoever is still writing.
     async with empty.transaction() as connection, asyncio.timeout(30):
         await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
-        building = asyncio.create_task(killed.execute(sql))
+        building = asyncio.create_task(killed.execute(INDEX))
         observer = await asyncpg.connect(database_url)
         await until_somebody_waits(observer)
         await observer.execute("SELECT pg_terminate_backend($1)", killed.get_server_pid())
@@ -161,7 +161,7 @@ async def test_an_index_whose_building_was_killed_is_built_anew(
             await building
         await observer.close()
     assert (await relations(empty))["by_kind"] is False
-    await migrate(empty, steps(FIRST, f"{CONCURRENTLY}\n{sql}"))
+    await migrate(empty, steps(FIRST, f"{CONCURRENTLY}\n{INDEX}"))
     assert (await relations(empty))["by_kind"] is True
 
 
@@ -190,6 +190,11 @@ async def test_a_lock_that_is_never_freed_is_an_error_that_names_the_migration(
         with pytest.raises(CannotStart, match=r"0002_step_2 was given up.*held a lock"):
             await migrate(empty, steps(FIRST, SECOND), patience=0)
     assert await _applied(empty) == [1]
+
+
+def test_an_index_that_is_built_concurrently_may_be_there_already() -> None:
+    with pytest.raises(ValueError, match="0001_step_1 lacks IF NOT EXISTS"):
+        steps(f"{CONCURRENTLY}\nCREATE INDEX CONCURRENTLY by_kind ON pipesync.things (kind)")
 
 
 async def test_a_database_newer_than_the_program_is_refused(empty: Database) -> None:
