@@ -30,6 +30,7 @@ from tests.service_server.rotating import (
     under,
     variable,
 )
+from tests.service_server.store.waiting import until_somebody_waits
 
 BATCH = 100
 MANY = [f"pl-{number:03}" for number in range(250)]
@@ -43,18 +44,6 @@ async def holding(database: Database, pipeline_id: str) -> AsyncIterator[None]:
             "SELECT FROM pipesync.pipelines WHERE id = $1 FOR UPDATE", pipeline_id
         )
         yield
-
-
-async def until_somebody_waits(database: Database) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            async with database.connection() as connection:
-                if await connection.fetchval(
-                    "SELECT true FROM pg_stat_activity WHERE datname = current_database()"
-                    " AND wait_event_type = 'Lock'"
-                ):
-                    return
-            await asyncio.sleep(0.02)
 
 
 async def test_everything_is_under_the_newest_key_afterwards(
