@@ -15,6 +15,7 @@ from pipesync.v1.pipeline_service_pb2 import Pipeline
 from service_server.secrets import Vault, key_id_of
 from service_server.store import pipelines
 from service_server.store.database import Database
+from tests.leaks import leaks
 from tests.service_server.conftest import connector
 
 OLD, NEW, LOST = b"o" * 32, b"n" * 32, b"l" * 32
@@ -93,6 +94,7 @@ class RotateKeys:
 
     async def wait(self) -> Ended:
         _, stderr = await asyncio.wait_for(self.process.communicate(), 60)
+        leaks.search("a program's log", stderr)
         assert self.process.returncode is not None
         return Ended(
             exit_code=self.process.returncode,
