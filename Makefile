@@ -28,12 +28,13 @@ bench: $(STAMP) ## Whole syncs beside a bare script and dlt, and what gRPC and t
 	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.sync_speed
 
-measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, memory over the length of a history
+measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, memory, many pipelines
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+	$(BIN)/python -m tests.benchmarks.service_scale
 
 soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute, while engines are killed
 	SOAK_SECONDS=60 $(BIN)/pytest tests/soak

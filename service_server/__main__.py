@@ -1,10 +1,12 @@
 """service-server: puts the service together and serves it until it is told to end."""
 
+import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 
@@ -25,14 +27,33 @@ from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
+from service_server.rotation import rotate
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
-from service_server.settings import ServiceSettings
+from service_server.settings import RotateKeysSettings, ServiceSettings, StoreSettings
 from service_server.store.database import Database
 from service_server.store.migrate import migrate
 from service_server.sync import Syncs
 
 log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
+    """The service's database, its tables up to date.
+
+    Raises:
+        CannotStart: There is no embedded Postgres, or the tables cannot be brought up to date.
+        ServiceError: The database cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
+        database = await stack.enter_async_context(Database.open(url))
+        await migrate(database)
+        yield database
 
 
 @asynccontextmanager
@@ -47,12 +68,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
         OSError: A PEM file cannot be read.
     """
     async with AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
-        database = await stack.enter_async_context(Database.open(url))
-        await migrate(database)
+        database = await stack.enter_async_context(open_store(settings))
         client = EngineClient(
             settings.engine,
             tls=settings.client_tls,
@@ -107,7 +123,33 @@ async def serve(settings: ServiceSettings, termination: Termination) -> None:
         await termination.wait()
 
 
-def _vault(settings: ServiceSettings) -> Vault:
+async def rotate_keys(settings: RotateKeysSettings, termination: Termination) -> None:
+    """Encrypts with the newest key what is stored under older ones.
+
+    Raises:
+        CannotStart: There is no key, or it was told to end before it was done.
+        ServiceError: Something stored cannot be read, or the database cannot be used.
+    """
+    if settings.encryption_keys is None:
+        raise CannotStart(
+            "PIPESYNC_ENCRYPTION_KEYS is not set: it holds the new key, and after it, between"
+            " commas, those that are in use"
+        )
+    vault = _vault(settings)
+    async with open_store(settings) as database:
+        rotating = asyncio.create_task(rotate(database, vault))
+        asked_to_end = asyncio.create_task(termination.wait())
+        await asyncio.wait({rotating, asked_to_end}, return_when=asyncio.FIRST_COMPLETED)
+        asked_to_end.cancel()
+        rotating.cancel()
+        try:
+            replaced = await rotating
+        except asyncio.CancelledError:
+            raise CannotStart("told to end before all was encrypted anew: repeat it") from None
+    log.info("keys_rotated", reencrypted=replaced, key_id=vault.newest_key_id.hex())
+
+
+def _vault(settings: StoreSettings) -> Vault:
     if settings.encryption_keys is not None:
         return Vault(parse_keys(settings.encryption_keys.get_secret_value()))
     return Vault([key_from_file(settings.data_dir / "encryption.key")])
@@ -115,10 +157,17 @@ def _vault(settings: ServiceSettings) -> Vault:
 
 def main() -> None:
     """The program ``service-server``."""
-    settings = read_settings(ServiceSettings)
+    program: Callable[[Termination], Awaitable[None]]
+    settings: StoreSettings
+    if sys.argv[1:2] == ["rotate-keys"]:
+        settings = read_settings(RotateKeysSettings, sys.argv[2:])
+        program = partial(rotate_keys, settings)
+    else:
+        settings = read_settings(ServiceSettings)
+        program = partial(serve, settings)
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
-        run_program(lambda termination: serve(settings, termination))
+        run_program(program)
     except CannotListen as error:
         log.error("cannot_listen", reason=str(error))
         sys.exit(1)

@@ -142,10 +142,12 @@ class Pipelines:
             changed.desired_status = wanted.desired_status
         if "sync_policy" in paths:
             changed.sync_policy = wanted.sync_policy or pb.SYNC_POLICY_MANUAL
-        sealed = stored
         if any(path.startswith("config.") for path in paths):
-            sealed = await self._with_config(stored, wanted.config, paths)
-        await self._store_change(sealed)
+            await self._store_change(await self._with_config(stored, wanted.config, paths))
+        else:
+            async with self._database.connection() as connection:
+                if not await pipelines.update_wishes(connection, changed):
+                    raise PipelineChanged(wanted.id)
         return await self.get(wanted.id, pb.PIPELINE_VIEW_BASIC)
 
     async def apply_control(self, pipeline_id: str, control: Control) -> None:

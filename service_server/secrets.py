@@ -31,6 +31,18 @@ class Vault:
         self._ciphers = {_key_id(key): AESGCM(key) for key in keys}
         self._newest = _key_id(keys[0])
 
+    def __repr__(self) -> str:
+        return f"Vault(keys={[key_id.hex() for key_id in self._ciphers]})"
+
+    @property
+    def newest_key_id(self) -> bytes:
+        """What an envelope begins with that the newest key encrypted."""
+        return self._newest
+
+    def has_key_of(self, envelope: bytes) -> bool:
+        """Whether the key that ``envelope`` was encrypted with is one of these."""
+        return key_id_of(envelope) in self._ciphers
+
     def seal(self, plaintext: bytes, *, pipeline_id: str) -> bytes:
         """Encrypts ``plaintext`` so that it can be opened for this pipeline alone."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -43,7 +55,7 @@ class Vault:
         Raises:
             SecretsUnreadable: none of the keys fits, or the envelope was tampered with.
         """
-        key_id, rest = envelope[:_KEY_ID_BYTES], envelope[_KEY_ID_BYTES:]
+        key_id, rest = key_id_of(envelope), envelope[_KEY_ID_BYTES:]
         nonce, ciphertext = rest[:_NONCE_BYTES], rest[_NONCE_BYTES:]
         cipher = self._ciphers.get(key_id)
         if cipher is None:
@@ -58,6 +70,11 @@ class Vault:
             raise SecretsUnreadable(
                 f"the stored configuration of pipeline {pipeline_id!r} is damaged"
             ) from None
+
+
+def key_id_of(envelope: bytes) -> bytes:
+    """Which key ``envelope`` was encrypted with: the beginning of the key's SHA-256."""
+    return envelope[:_KEY_ID_BYTES]
 
 
 def parse_keys(text: str) -> list[bytes]:

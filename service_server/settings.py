@@ -9,12 +9,57 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
 from pipesync_rpc.credentials import ClientTls
-from pipesync_rpc.settings import ServerSettings
+from pipesync_rpc.settings import ProgramSettings, ServerSettings
 from service_server.secrets import parse_keys
 
 
-class ServiceSettings(ServerSettings):
+class StoreSettings(ProgramSettings):
+    """Where the service's tables are, and what they are encrypted with."""
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="The service's own Postgres: postgresql://user:password@host/database. Without"
+        " it an embedded one is started in the data directory.",
+    )
+    data_dir: Path = Field(
+        default=Path(platformdirs.user_data_dir("pipesync", appauthor=False)),
+        description="Where the embedded Postgres and the key file are kept.",
+    )
+    encryption_keys: CliSuppress[SecretStr | None] = Field(default=None)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(
+            ("postgresql://", "postgres://")
+        ):
+            raise ValueError("must be a URL such as postgresql://user:password@host/database")
+        return url
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            parse_keys(keys.get_secret_value())
+        return keys
+
+
+class RotateKeysSettings(StoreSettings):
+    """Encrypts every stored secret with the newest key, and ends; services may run meanwhile.
+
+    Every flag can be given as an environment variable instead: --log-level as PIPESYNC_LOG_LEVEL.
+    By variable only: PIPESYNC_ENCRYPTION_KEYS, the new key first, then those that secrets are
+    encrypted with now. Start the services anew with these keys before, so that none of them still
+    encrypts with an older one. What is cut off goes on when it is repeated.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="service-server rotate-keys")
+
+
+class ServiceSettings(StoreSettings, ServerSettings):
     """Keeps pipelines and their state, and has the engine run them.
+
+    service-server rotate-keys encrypts what is stored with the newest key instead, and ends.
 
     Every flag can be given as an environment variable instead: --log-level as PIPESYNC_LOG_LEVEL.
     By variable only, because other users of the machine can read a command line:
@@ -45,37 +90,11 @@ class ServiceSettings(ServerSettings):
         default=None, description="PEM file of that certificate's private key."
     )
     engine_token: CliSuppress[SecretStr | None] = Field(default=None)
-    database_url: SecretStr | None = Field(
-        default=None,
-        description="The service's own Postgres: postgresql://user:password@host/database. Without"
-        " it an embedded one is started in the data directory.",
-    )
-    data_dir: Path = Field(
-        default=Path(platformdirs.user_data_dir("pipesync", appauthor=False)),
-        description="Where the embedded Postgres and the key file are kept.",
-    )
-    encryption_keys: CliSuppress[SecretStr | None] = Field(default=None)
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
         description="How long a sync keeps its pipeline after the service that ran it died.",
     )
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(
-            ("postgresql://", "postgres://")
-        ):
-            raise ValueError("must be a URL such as postgresql://user:password@host/database")
-        return url
-
-    @field_validator("encryption_keys")
-    @classmethod
-    def _are_keys(cls, keys: SecretStr | None) -> SecretStr | None:
-        if keys is not None:
-            parse_keys(keys.get_secret_value())
-        return keys
 
     @model_validator(mode="after")
     def _engine_certificate_is_whole(self) -> Self:

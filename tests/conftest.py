@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.leaks import leaks
 from tests.postgres import PostgresCluster
 
 
@@ -29,4 +30,5 @@ async def database_url(postgres_cluster: PostgresCluster) -> AsyncIterator[str]:
     await postgres_cluster.trade_durability_for_speed()
     name = await postgres_cluster.create_database()
     yield postgres_cluster.url(name)
+    await leaks.search_database(postgres_cluster.url(name))
     await postgres_cluster.drop_database(name)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tests.leaks import leaks
+
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 30.0
 
@@ -107,6 +109,7 @@ class ServerProcess:
         if stream is None:
             return
         async for line in stream:
+            leaks.search("a program's log", line)
             async with self._changed:
                 self.events.append(_event(line))
                 self._changed.notify_all()
@@ -157,6 +160,7 @@ async def run_pipelines(
         env={**os.environ, **(environment or {})},
     )
     stdout, stderr = await process.communicate()
+    leaks.search("a command's output", stdout + stderr)
     return CommandResult(
         exit_code=process.returncode or 0, stdout=stdout.decode(), stderr=stderr.decode()
     )

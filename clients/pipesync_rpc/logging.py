@@ -6,7 +6,9 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from pipesync_rpc.redaction import redact
 
 # What both kinds of event go through: ours, and those that libraries send to the logging module.
 _SHARED: list[Processor] = [
@@ -55,15 +57,25 @@ def configure_logging(
     logging.captureWarnings(True)
 
 
+def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Takes secrets out of a traceback: it ends in words that are not ours."""
+    if "exception" in event:
+        event["exception"] = redact(event["exception"])
+    return event
+
+
 def _rendering(log_format: Literal["json", "console"]) -> list[Processor]:
     # Tracebacks are plain text in both: the richer forms print local variables, and so secrets.
     if log_format == "console":
         return [
+            structlog.processors.format_exc_info,
+            _redact,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     return [
         structlog.processors.format_exc_info,
+        _redact,
         structlog.processors.JSONRenderer(default=str, ensure_ascii=False),
     ]

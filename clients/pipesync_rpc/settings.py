@@ -1,6 +1,7 @@
-"""What both servers are told when they start: by flags, else by PIPESYNC_* variables."""
+"""What programs are told when they start: by flags, else by PIPESYNC_* variables."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -24,8 +25,8 @@ def _split(value: Any) -> Any:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
-class ServerSettings(BaseSettings):
-    """The settings that the two servers have in common."""
+class ProgramSettings(BaseSettings):
+    """The settings that all programs have in common."""
 
     model_config = SettingsConfigDict(
         env_prefix="PIPESYNC_",
@@ -35,6 +36,17 @@ class ServerSettings(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
     )
+
+    log_format: Literal["json", "console"] | None = Field(
+        default=None, description="How to log; by default console in a terminal, else json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+
+
+class ServerSettings(ProgramSettings):
+    """The settings that the two servers have in common."""
 
     listen: str = Field(
         description="Where to serve gRPC: host:port or unix:/path; port 0 takes a free one."
@@ -62,12 +74,6 @@ class ServerSettings(BaseSettings):
     max_concurrent_calls: int = Field(
         default=1000, gt=0, description="Calls at once; the next one is turned away."
     )
-    log_format: Literal["json", "console"] | None = Field(
-        default=None, description="How to log; by default console in a terminal, else json."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least level that is logged."
-    )
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -89,18 +95,22 @@ class ServerSettings(BaseSettings):
         )
 
 
-SettingsT = TypeVar("SettingsT", bound=ServerSettings)
+SettingsT = TypeVar("SettingsT", bound=ProgramSettings)
 
 
-def read_settings(model: type[SettingsT]) -> SettingsT:
+def read_settings(model: type[SettingsT], arguments: Sequence[str] | None = None) -> SettingsT:
     """The settings of this process, from its command line and its environment.
+
+    Args:
+        model: What there is to set.
+        arguments: Of the command line, where these are not all of them.
 
     Raises:
         SystemExit: A setting is wrong: one plain sentence on stderr, exit code 2. Or --help was
             asked for.
     """
     try:
-        return CliApp.run(model)
+        return CliApp.run(model, None if arguments is None else list(arguments))
     except (ValidationError, SettingsError) as error:
         print(f"{Path(sys.argv[0]).name}: {_sentence(error)}", file=sys.stderr)  # noqa: T201 - logging is not set up before the settings are known
         raise SystemExit(EXIT_USAGE) from None

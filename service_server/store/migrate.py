@@ -1,16 +1,28 @@
 """Brings the database's tables up to date, one numbered file at a time."""
 
-from dataclasses import dataclass
-from importlib import resources
+import asyncio
+from collections.abc import Mapping, Sequence
 
+import asyncpg
 import structlog
 
-from service_server.store.database import Database
+from service_server.errors import CannotStart
+from service_server.store.database import Connection, Database
+from service_server.store.migration import Migration, load_migrations
 
 _log = structlog.get_logger(__name__)
 
 # Any number will do that no other program on this database uses.
 _ADVISORY_LOCK = 0x706970657379
+# What waits for a lock on a table keeps all who come after it waiting, too: so not for long.
+_LOCK_TIMEOUT = "1s"
+_PAUSE = 2.0
+# How long all attempts may take, in seconds.
+_PATIENCE = 300.0
+# How often is asked whether another service is done with its migration, in seconds.
+_TURN_INTERVAL = 0.2
+# What is not a lock may take long: an index of a large table.
+_STATEMENT_TIMEOUT = 24 * 3600.0
 _LEDGER = """
 CREATE SCHEMA IF NOT EXISTS pipesync;
 CREATE TABLE IF NOT EXISTS pipesync.migrations (
@@ -19,49 +31,143 @@ CREATE TABLE IF NOT EXISTS pipesync.migrations (
     apply_time timestamptz NOT NULL DEFAULT now()
 );
 """
+# Of an index that could not be built this is left: it is kept up to date and never used.
+_BROKEN_INDEXES = """
+SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', indexrelid::regclass)
+FROM pg_index
+JOIN pg_class ON pg_class.oid = indexrelid
+WHERE NOT indisvalid AND relnamespace = 'pipesync'::regnamespace
+"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One step in the life of the tables.
-
-    Attributes:
-        number: Its place in the order, from 1 on.
-        name: What it is about.
-        statements: SQL.
-    """
-
-    number: int
-    name: str
-    statements: str
-
-
-def load_migrations() -> list[Migration]:
-    """Every ``migrations/NNNN_name.sql``, in order."""
-    migrations = []
-    for file in (resources.files("service_server.store") / "migrations").iterdir():
-        number, _, name = file.name.removesuffix(".sql").partition("_")
-        migrations.append(Migration(number=int(number), name=name, statements=file.read_text()))
-    return sorted(migrations, key=lambda migration: migration.number)
-
-
-async def migrate(database: Database) -> None:
+async def migrate(
+    database: Database,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    patience: float = _PATIENCE,
+) -> None:
     """Applies the migrations that the database lacks, each in a transaction of its own.
 
-    Services that start at the same time take turns.
+    Services that start at the same time take turns. No migration waits for a lock on a table for
+    more than a second: it is given up, and tried again a little later.
+
+    Args:
+        database: Which to bring up to date.
+        migrations: Those of this program unless given.
+        patience: How long one migration is tried while others hold locks, in seconds.
+
+    Raises:
+        CannotStart: The database is newer than this program, or a migration failed, which is then
+            as if it had not been tried.
+        StoreUnavailable: The database is away.
     """
-    for migration in load_migrations():
-        async with database.transaction() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _ADVISORY_LOCK)
+    wanted = load_migrations() if migrations is None else migrations
+    applied = await _applied(database)
+    _refuse_what_is_unknown(applied, wanted)
+    for migration in wanted:
+        if migration.number not in applied:
+            await _apply(database, migration, patience)
+
+
+async def _applied(database: Database) -> Mapping[int, str]:
+    async with database.connection() as connection:
+        if await connection.fetchval("SELECT to_regclass('pipesync.migrations')") is None:
+            return {}
+        rows = await connection.fetch("SELECT number, name FROM pipesync.migrations")
+    return {row["number"]: row["name"] for row in rows}
+
+
+def _refuse_what_is_unknown(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
+    known = {migration.number: migration.name for migration in wanted}
+    unknown = sorted(number for number, name in applied.items() if known.get(number) != name)
+    if unknown:
+        names = ", ".join(f"{number:04}_{applied[number]}" for number in unknown)
+        raise CannotStart(
+            f"the database was brought up to date by another version of pipesync, which knows"
+            f" migrations that this one does not ({names}): run that version, or a newer one"
+        )
+
+
+async def _apply(database: Database, migration: Migration, patience: float) -> None:
+    clock = asyncio.get_running_loop().time
+    give_up_at = clock() + patience
+    attempt = _apply_concurrently if migration.is_concurrent else _apply_in_transaction
+    while True:
+        try:
+            while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
+                await asyncio.sleep(_TURN_INTERVAL)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if clock() >= give_up_at:
+                raise CannotStart(
+                    f"migration {migration} was given up, and the database is as it was before it:"
+                    f" somebody held a lock on its tables for {patience:.0f} s"
+                ) from error
+            _log.warning("migration_waits_for_lock", migration=str(migration))
+            await asyncio.sleep(_PAUSE)
+        except asyncpg.PostgresError as error:
+            raise CannotStart(
+                f"migration {migration} failed, and the database is as it was before it: {error}"
+            ) from error
+        else:
+            return
+
+
+async def _apply_in_transaction(database: Database, migration: Migration) -> bool:
+    """Applies it unless it is applied; False when another service is migrating now."""
+    async with database.transaction() as connection:
+        # Trying, not waiting: an index that is built waits for every statement under way.
+        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADVISORY_LOCK):
+            return False
+        await connection.execute(_LEDGER)
+        if not await _is_applied(connection, migration):
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
+            await _note(connection, migration)
+        return True
+
+
+async def _apply_concurrently(database: Database, migration: Migration) -> bool:
+    """As ``_apply_in_transaction``, without one."""
+    async with database.connection() as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK):
+            return False
+        try:
             await connection.execute(_LEDGER)
-            if await connection.fetchval(
-                "SELECT true FROM pipesync.migrations WHERE number = $1", migration.number
-            ):
-                continue
-            await connection.execute(migration.statements)
-            await connection.execute(
-                "INSERT INTO pipesync.migrations (number, name) VALUES ($1, $2)",
-                migration.number,
-                migration.name,
-            )
-            _log.info("migration_applied", number=migration.number, name=migration.name)
+            if not await _is_applied(connection, migration):
+                await _build(connection, migration)
+                await _note(connection, migration)
+        finally:
+            if not connection.is_closed():
+                await connection.execute("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK)
+        return True
+
+
+async def _build(connection: Connection, migration: Migration) -> None:
+    await _drop_broken_indexes(connection)
+    try:
+        await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
+    except asyncpg.PostgresError:
+        await _drop_broken_indexes(connection)
+        raise
+
+
+async def _is_applied(connection: Connection, migration: Migration) -> bool:
+    return bool(
+        await connection.fetchval(
+            "SELECT true FROM pipesync.migrations WHERE number = $1", migration.number
+        )
+    )
+
+
+async def _note(connection: Connection, migration: Migration) -> None:
+    await connection.execute(
+        "INSERT INTO pipesync.migrations (number, name) VALUES ($1, $2)",
+        migration.number,
+        migration.name,
+    )
+    _log.info("migration_applied", number=migration.number, name=migration.name)
+
+
+async def _drop_broken_indexes(connection: Connection) -> None:
+    for row in await connection.fetch(_BROKEN_INDEXES):
+        await connection.execute(row[0], timeout=_STATEMENT_TIMEOUT)

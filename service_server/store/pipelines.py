@@ -74,6 +74,20 @@ async def update(connection: Connection, stored: StoredPipeline) -> bool:
     )
 
 
+async def update_wishes(connection: Connection, pipeline: Pipeline) -> bool:
+    """Stores what the user wants of a pipeline, as ``update`` does, but not its configuration."""
+    return bool(
+        await connection.fetchval(
+            _SQL["update_wishes"],
+            pipeline.id,
+            pipeline.etag,
+            pipeline.desired_status,
+            pipeline.sync_policy,
+            _new_etag(),
+        )
+    )
+
+
 async def set_status(
     connection: Connection, pipeline_id: str, status: PipelineStatus.ValueType, message: str = ""
 ) -> None:

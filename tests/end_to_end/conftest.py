@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.leaks import leaks
 from tests.postgres import PostgresCluster
 from tests.processes import ServerProcess, running
 
@@ -21,6 +22,7 @@ async def service_database_url(postgres_cluster: PostgresCluster) -> AsyncIterat
     """The URL of an empty database for the service's own tables."""
     name = await postgres_cluster.create_database()
     yield postgres_cluster.url(name)
+    await leaks.search_database(postgres_cluster.url(name))
     await postgres_cluster.drop_database(name)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.leaks import leaks
 from tests.pipesync_cli.scripted_service import ScriptedService, serving
 
 
@@ -37,6 +38,7 @@ async def pipelines(*arguments: str, environment: Mapping[str, str] | None = Non
         env={**os.environ, **(environment or {})},
     )
     stdout, stderr = await process.communicate()
+    leaks.search("a command's output", stdout + stderr)
     assert process.returncode is not None
     return Outcome(code=process.returncode, stdout=stdout.decode(), stderr=stderr.decode())
 

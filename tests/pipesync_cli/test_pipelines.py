@@ -50,7 +50,8 @@ async def test_flags_make_a_pipeline_and_secrets_stay_off_the_command_line(tmp_p
         *("--source-config", "rate_limit=20", "--source-config", "websocket=true"),
         *("--destination", "postgres", "--destination-config", f"url=@file:{tmp_path}/url"),
         *("--stream", "customers", "--stream", "prices", "--skip-check"),
-        environment={"THE_KEY": "sk_test_1"},
+        # The scripted service shows it.
+        environment={"THE_KEY": "a-key"},
     )
     assert (outcome.code, outcome.stderr) == (0, "")
     (request,) = service.requests
@@ -60,7 +61,7 @@ async def test_flags_make_a_pipeline_and_secrets_stay_off_the_command_line(tmp_p
             config=PipelineConfig(
                 source=Connector(
                     type="stripe",
-                    config=struct(api_key="sk_test_1", rate_limit=20, websocket=True),
+                    config=struct(api_key="a-key", rate_limit=20, websocket=True),
                 ),
                 destination=Connector(type="postgres", config=struct(url="postgresql://u:p@db/x")),
                 streams=[StreamSelection(name="customers"), StreamSelection(name="prices")],

@@ -18,7 +18,7 @@ log.info("batch_written", stream="customers", rows=3, note="a\\nb")
 logging.getLogger("library").warning("half of %s", "it", extra={{"attempt": 2}})
 def fail():
     api_key = "sk_" + "live_secret"
-    raise ValueError("what went wrong")
+    raise ValueError("what went wrong with " + api_key)
 try:
     fail()
 except ValueError:
@@ -52,7 +52,7 @@ def test_json_has_one_event_a_line_with_the_identities() -> None:
     assert library["attempt"] == 2
     assert all(event["request_id"] == "r-1" for event in events)
     assert all(event["pipeline_id"] == "orders" for event in events)
-    assert failed["exception"].endswith("ValueError: what went wrong")
+    assert failed["exception"].endswith("ValueError: what went wrong with sk_live_***")
 
 
 def test_without_a_terminal_the_default_is_json() -> None:
@@ -64,3 +64,4 @@ def test_the_console_has_no_colours_outside_a_terminal() -> None:
     assert "batch_written" in lines[0]
     assert "stream=customers" in lines[0]
     assert "\x1b" not in "".join(lines)
+    assert "ValueError: what went wrong with sk_live_***" in lines[-1]

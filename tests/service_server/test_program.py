@@ -11,6 +11,7 @@ import pytest
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import PipelineClient
+from tests.leaks import leaks
 from tests.processes import running
 from tests.service_server.conftest import KEY, pipeline
 
@@ -30,6 +31,7 @@ async def refused(*arguments: str, environment: dict[str, str] | None = None) ->
         env=environment,
     )
     _, stderr = await asyncio.wait_for(process.communicate(), 30)
+    leaks.search("a program's log", stderr)
     assert process.returncode is not None
     return process.returncode, stderr.decode()
 

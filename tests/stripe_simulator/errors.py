@@ -219,4 +219,4 @@ def server_error(status: int) -> Refusal:
 
 def _hidden(key: str) -> str:
     """A key whose ends alone are shown."""
-    return f"{key[:8]}{'*' * max(0, len(key) - 12)}{key[-4:]}"
+    return f"{key[:8]}{'*' * max(4, len(key) - 12)}{key[-4:]}"

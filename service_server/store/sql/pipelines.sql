@@ -46,13 +46,30 @@ SET config = $3,
 WHERE id = $1 AND etag = $2
 RETURNING true;
 
+-- name: update_wishes
+-- Leaves the configuration alone, which may be encrypted anew at this moment.
+UPDATE pipesync.pipelines
+SET desired_status = $3,
+    sync_policy = $4,
+    etag = $5,
+    update_time = now()
+WHERE id = $1 AND etag = $2
+RETURNING true;
+
 -- name: set_status
 UPDATE pipesync.pipelines
 SET status = $2, status_message = $3
 WHERE id = $1 AND (status, status_message) IS DISTINCT FROM ($2, $3);
 
 -- name: delete
+-- Locked, so that nobody takes the lease over while this goes on.
+WITH held AS (
+    SELECT pipeline_id
+    FROM pipesync.leases
+    WHERE pipeline_id = $1 AND token = $2
+    FOR SHARE
+)
 DELETE FROM pipesync.pipelines AS pipeline
-USING pipesync.leases AS lease
-WHERE pipeline.id = $1 AND lease.pipeline_id = pipeline.id AND lease.token = $2
+USING held
+WHERE pipeline.id = held.pipeline_id
 RETURNING true;

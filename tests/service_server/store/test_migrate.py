@@ -1,13 +1,83 @@
-import asyncio
+"""Services bring their tables up to date while others use them, and stop where they must."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from service_server.errors import CannotStart
 from service_server.store.database import Database
-from service_server.store.migrate import load_migrations, migrate
+from service_server.store.migrate import migrate
+from service_server.store.migration import CONCURRENTLY, Migration, load_migrations
+
+FIRST = "CREATE TABLE pipesync.things (id integer PRIMARY KEY, kind text)"
+INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS by_kind ON pipesync.things (kind)"
+SECOND = "ALTER TABLE pipesync.things ADD COLUMN size integer"
+
+
+def steps(*statements: str) -> list[Migration]:
+    return [
+        Migration(number=number, name=f"step_{number}", statements=sql)
+        for number, sql in enumerate(statements, start=1)
+    ]
+
+
+@pytest.fixture
+async def empty(database_url: str) -> AsyncIterator[Database]:
+    async with Database.open(database_url) as database:
+        yield database
 
 
 async def _applied(database: Database) -> list[int]:
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT number FROM pipesync.migrations ORDER BY number")
     return [row["number"] for row in rows]
+
+
+async def relations(database: Database) -> dict[str, bool]:
+    """What there is in the schema, by name, and whether it can be used."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT relname, coalesce(indisvalid, true) AS usable FROM pg_class"
+            " LEFT JOIN pg_index ON indexrelid = pg_class.oid"
+            " WHERE relnamespace = 'pipesync'::regnamespace"
+        )
+    return {row["relname"]: row["usable"] for row in rows}
+
+
+async def columns(database: Database) -> list[str]:
+    """Those of the things."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'pipesync.things'::regclass"
+            " AND attnum > 0 ORDER BY attnum"
+        )
+    return [row["attname"] for row in rows]
+
+
+async def until_somebody_waits(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(  # noqa: ASYNC110 - Postgres has no event for it
+            "SELECT true FROM pg_locks WHERE NOT granted AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " UNION SELECT true FROM pg_stat_activity WHERE wait_event = 'virtualxid'"
+            " AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def reading(url: str, table: str) -> AsyncIterator[None]:
+    """A transaction that has read the table, and is still open."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            await connection.fetch(f"SELECT * FROM {table}")  # noqa: S608 - the tests' own name
+            yield
+    finally:
+        await connection.close()
 
 
 async def test_migrations_are_numbered_without_a_gap() -> None:
@@ -25,3 +95,124 @@ async def test_services_that_start_at_once_migrate_once(database_url: str) -> No
     async with Database.open(database_url) as first, Database.open(database_url) as second:
         await asyncio.gather(migrate(first), migrate(second), migrate(first))
         assert await _applied(first) == [one.number for one in load_migrations()]
+
+
+async def test_services_that_start_at_once_build_an_index_once(database_url: str) -> None:
+    index = f"{CONCURRENTLY}\n{INDEX}"
+    async with Database.open(database_url) as first, Database.open(database_url) as second:
+        await migrate(first, steps(FIRST))
+        every = steps(FIRST, index, SECOND)
+        await asyncio.gather(migrate(first, every), migrate(second, every), migrate(first, every))
+        assert await _applied(first) == [1, 2, 3]
+        assert (await relations(first))["by_kind"]
+
+
+async def test_a_migration_that_was_left_out_is_applied_late(empty: Database) -> None:
+    first, second, third = steps(FIRST, SECOND, "CREATE TABLE pipesync.others ()")
+    await migrate(empty, [first, third])
+    await migrate(empty, [first, second, third])
+    assert await _applied(empty) == [1, 2, 3]
+
+
+async def test_a_failed_migration_leaves_the_database_as_it_was_and_is_named(
+    empty: Database,
+) -> None:
+    broken = f"{SECOND}; {FIRST}"
+    await migrate(empty, steps(FIRST))
+    before = await relations(empty)
+    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*as it was before.*already exists"):
+        await migrate(empty, steps(FIRST, broken))
+    assert await _applied(empty) == [1]
+    assert await relations(empty) == before
+    assert await columns(empty) == ["id", "kind"]
+
+
+async def test_an_index_that_cannot_be_built_leaves_nothing(empty: Database) -> None:
+    unique = (
+        f"{CONCURRENTLY}\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS by_kind"
+        " ON pipesync.things (kind)"
+    )
+    await migrate(empty, steps(FIRST))
+    async with empty.connection() as connection:
+        await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a'), (2, 'a')")
+    before = await relations(empty)
+    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*as it was before.*unique"):
+        await migrate(empty, steps(FIRST, unique))
+    assert await relations(empty) == before
+    async with empty.connection() as connection:
+        await connection.execute("DELETE FROM pipesync.things WHERE id = 2")
+    await migrate(empty, steps(FIRST, unique))
+    assert await _applied(empty) == [1, 2]
+
+
+async def test_an_index_whose_building_was_killed_is_built_anew(
+    empty: Database, database_url: str
+) -> None:
+    await migrate(empty, steps(FIRST))
+    killed = await asyncpg.connect(database_url)
+    # The index waits for whoever is still writing.
+    async with empty.transaction() as connection, asyncio.timeout(30):
+        await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
+        building = asyncio.create_task(killed.execute(INDEX))
+        observer = await asyncpg.connect(database_url)
+        await until_somebody_waits(observer)
+        await observer.execute("SELECT pg_terminate_backend($1)", killed.get_server_pid())
+        with pytest.raises((asyncpg.PostgresError, ConnectionError)):
+            await building
+        await observer.close()
+    assert (await relations(empty))["by_kind"] is False
+    await migrate(empty, steps(FIRST, f"{CONCURRENTLY}\n{INDEX}"))
+    assert (await relations(empty))["by_kind"] is True
+
+
+async def test_a_migration_that_waits_for_a_lock_lets_others_read_and_write(
+    empty: Database, database_url: str
+) -> None:
+    await migrate(empty, steps(FIRST))
+    async with asyncio.timeout(30):
+        async with reading(database_url, "pipesync.things"):
+            migrating = asyncio.create_task(migrate(empty, steps(FIRST, SECOND)))
+            other = await asyncpg.connect(database_url)
+            await until_somebody_waits(other)
+            # It is queued behind the migration, which gives up before the reader does.
+            await other.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
+            await other.close()
+            assert not migrating.done()
+        await migrating
+    assert await _applied(empty) == [1, 2]
+
+
+async def test_a_lock_that_is_never_freed_is_an_error_that_names_the_migration(
+    empty: Database, database_url: str
+) -> None:
+    await migrate(empty, steps(FIRST))
+    async with reading(database_url, "pipesync.things"):
+        with pytest.raises(CannotStart, match=r"0002_step_2 was given up.*held a lock"):
+            await migrate(empty, steps(FIRST, SECOND), patience=0)
+    assert await _applied(empty) == [1]
+
+
+def test_an_index_that_is_built_concurrently_may_be_there_already() -> None:
+    with pytest.raises(ValueError, match="0001_step_1 lacks IF NOT EXISTS"):
+        steps(f"{CONCURRENTLY}\nCREATE INDEX CONCURRENTLY by_kind ON pipesync.things (kind)")
+
+
+async def test_a_database_newer_than_the_program_is_refused(empty: Database) -> None:
+    await migrate(empty, steps(FIRST, SECOND))
+    with pytest.raises(CannotStart, match=r"does not \(0002_step_2\): run that version"):
+        await migrate(empty, steps(FIRST))
+
+
+async def test_a_migration_under_another_name_is_refused(empty: Database) -> None:
+    await migrate(empty, steps(FIRST))
+    other = Migration(number=1, name="other", statements=FIRST)
+    with pytest.raises(CannotStart, match="0001_step_1"):
+        await migrate(empty, [other])
+
+
+async def test_an_up_to_date_database_is_only_read(database: Database, database_url: str) -> None:
+    async with database.connection() as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    async with Database.open(database_url) as read_only:
+        await migrate(read_only)

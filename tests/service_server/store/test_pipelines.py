@@ -1,7 +1,8 @@
+import asyncio
+
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
-from pipesync.v1.pipeline_service_pb2 import Pipeline
-from pipesync.v1.state_pb2 import SyncState
-from service_server.store import pipelines, states
+from pipesync.v1.pipeline_service_pb2 import SYNC_POLICY_MANUAL, Pipeline
+from service_server.store import pipelines
 from service_server.store.database import Database
 
 
@@ -43,6 +44,40 @@ async def test_an_update_needs_the_current_etag(database: Database) -> None:
         assert not await pipelines.update(connection, read)
 
 
+async def test_of_updates_at_once_one_is_stored(database: Database) -> None:
+    async with database.connection() as connection:
+        await pipelines.insert(connection, stored("first"))
+        read = await pipelines.get(connection, "first")
+    assert read is not None
+
+    async def update(number: int) -> bool:
+        shown = Pipeline()
+        shown.CopyFrom(read.pipeline)
+        shown.sync_policy = SYNC_POLICY_MANUAL
+        async with database.connection() as connection:
+            if number % 2:
+                return await pipelines.update_wishes(connection, shown)
+            changed = pipelines.StoredPipeline(pipeline=shown, sealed_config=bytes([number]))
+            return await pipelines.update(connection, changed)
+
+    assert sorted(await asyncio.gather(*map(update, range(8)))) == [False] * 7 + [True]
+
+
+async def test_pages_neither_repeat_nor_skip_a_pipeline_while_others_come_and_go(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        for name in ("b", "d", "f", "h"):
+            await pipelines.insert(connection, stored(name))
+        first = await pipelines.list_after(connection, "", 2)
+        for name in ("a", "c", "e"):
+            await pipelines.insert(connection, stored(name))
+        await connection.execute("DELETE FROM pipesync.pipelines WHERE id = 'd'")
+        rest = await pipelines.list_after(connection, first[-1].id, 9)
+    assert [one.id for one in first] == ["b", "d"]
+    assert [one.id for one in rest] == ["e", "f", "h"]
+
+
 async def test_pipelines_are_listed_in_the_order_of_their_bytes(database: Database) -> None:
     async with database.connection() as connection:
         for name in ("beta", "Beta", "alpha", "a_b", "a-b"):
@@ -50,14 +85,3 @@ async def test_pipelines_are_listed_in_the_order_of_their_bytes(database: Databa
         listed = await pipelines.list_after(connection, "", 3)
         rest = await pipelines.list_after(connection, listed[-1].id, 3)
     assert [pipeline.id for pipeline in listed + rest] == ["Beta", "a-b", "a_b", "alpha", "beta"]
-
-
-async def test_a_state_is_kept_byte_for_byte(database: Database) -> None:
-    state = SyncState(destination='{"b": 1.0, "a": 1e2, "z": "\\u0000"}')
-    state.source.streams["customers"] = '{"n":10000000000000000001,  "é":"\x00"}'
-    async with database.connection() as connection:
-        await pipelines.insert(connection, stored("first"))
-        await states.put(connection, "first", state)
-        assert await states.get(connection, "first") == state
-        await states.delete(connection, "first")
-        assert await states.get(connection, "first") is None

@@ -29,6 +29,25 @@ async def test_runs_are_listed_newest_first_page_by_page(database: Database) -> 
     assert [one.run_id for one in page + rest] == ["run-4", "run-3", "run-2", "run-1", "run-0"]
 
 
+async def test_pages_neither_repeat_nor_skip_a_run_while_newer_ones_begin(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        await pipelines.insert(connection, stored("first"))
+        for hour in range(4):
+            await runs.put(connection, run(f"run-{hour}", NOON + timedelta(hours=hour)))
+        page = await runs.list_newest_first(connection, "first", 2, after=None)
+        last = page[-1]
+        # One that is shown already goes on, and another begins.
+        await runs.put(connection, run("run-3", NOON + timedelta(hours=9)))
+        await runs.put(connection, run("run-4", NOON + timedelta(hours=4)))
+        rest = await runs.list_newest_first(
+            connection, "first", 9, after=(last.start_time.ToDatetime(tzinfo=UTC), last.run_id)
+        )
+    assert [one.run_id for one in page] == ["run-3", "run-2"]
+    assert [one.run_id for one in rest] == ["run-1", "run-0"]
+
+
 async def test_a_run_keeps_its_start_over_all_its_requests(database: Database) -> None:
     async with database.connection() as connection:
         await pipelines.insert(connection, stored("first"))

@@ -1,0 +1,77 @@
+"""Fills every table of the service as years of use would, whatever its columns are."""
+
+import asyncpg
+
+PIPELINES = 5_000
+# A thousand each of a hundred pipelines, so that a pipeline has as many as it ever will, and the
+# table a fiftieth of what it would be: filling that takes minutes and more than a gigabyte.
+ROWS = 100_000
+BUSY_PIPELINES = 100
+
+_COLUMNS = """
+SELECT relation.relname AS table_name, attname AS name, typname AS type, NOT attnotnull AS nullable
+FROM pg_attribute
+JOIN pg_class AS relation ON relation.oid = attrelid
+JOIN pg_type ON pg_type.oid = atttypid
+WHERE relation.relnamespace = 'pipesync'::regnamespace AND relkind IN ('r', 'p')
+    AND relname NOT IN ('migrations', 'pipelines')
+    AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity = ''
+ORDER BY relname, attnum
+"""
+# Values by type, of the row's number n.
+_VALUES = {
+    "text": "'v' || n",
+    "bytea": "'\\x0102'::bytea",
+    "int2": "n % 4",
+    "int4": "n",
+    "int8": "n",
+    "float8": "n",
+    "bool": "n % 1000 = 0",
+    "timestamptz": "now() - n * interval '1 second'",
+    "interval": "interval '1 second'",
+    "json": "'{}'::json",
+    "jsonb": "'{}'::jsonb",
+    "uuid": "gen_random_uuid()",
+    "_text": "ARRAY['v' || n]",
+}
+
+
+async def fill(url: str, *, rows: int = ROWS) -> None:
+    """Fills all tables that there are; those that have one row a pipeline get just that."""
+    connection = await asyncpg.connect(url)
+    try:
+        await _fill(connection, rows)
+    finally:
+        await connection.close()
+
+
+async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> None:
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO pipesync.pipelines (id, config, sealed_config, desired_status, status,"
+            " sync_policy, etag) SELECT 'pl-' || lpad(n::text, 5, '0'), '{}',"
+            " decode(repeat('ab', 400), 'hex'), 1, 3, 1, 'e' FROM generate_series(0, $1 - 1) AS n",
+            PIPELINES,
+        )
+        by_table: dict[str, dict[str, str]] = {}
+        for column in await connection.fetch(_COLUMNS):
+            by_table.setdefault(column["table_name"], {})[column["name"]] = _value(column)
+        for table, values in by_table.items():
+            await connection.execute(
+                f"INSERT INTO pipesync.{table} ({', '.join(values)})"  # noqa: S608 - the catalog's own names
+                f" SELECT {', '.join(values.values())} FROM generate_series(0, {rows - 1}) AS n"
+                " ORDER BY n ON CONFLICT DO NOTHING"
+            )
+    await connection.execute("VACUUM ANALYZE")
+
+
+def _value(column: asyncpg.Record) -> str:
+    if column["name"] == "pipeline_id":
+        # One row a pipeline at first, and then the rest to a few of them.
+        return (
+            f"'pl-' || lpad((CASE WHEN n < {PIPELINES} THEN n"
+            f" ELSE n % {BUSY_PIPELINES} * {PIPELINES // BUSY_PIPELINES} END)::text, 5, '0')"
+        )
+    value = _VALUES[column["type"]]
+    # What is absent is work to be done: nearly all of it is done.
+    return f"CASE WHEN n % 1000 <> 0 THEN {value} END" if column["nullable"] else value
