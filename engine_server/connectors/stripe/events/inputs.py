@@ -1,8 +1,9 @@
 """Events that are pushed into a read, instead of being fetched by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -14,6 +15,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
 from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.recent_events import recent_events
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import InputsNotSupported
 from pipesync.v1.message_pb2 import SourceInput
@@ -34,8 +36,18 @@ def input_schema() -> Struct:
         },
         "required": ["id", "type", "created"],
     }
+    recent = {
+        "type": "object",
+        "description": "Events that Stripe still has are fetched, oldest first.",
+        "properties": {"created_after": {"type": "string"}, "limit": {"type": "integer"}},
+    }
     return ParseDict(
-        {"type": "object", "properties": {"event": event}, "required": ["event"]}, Struct()
+        {
+            "type": "object",
+            "properties": {"event": event, "recent_events": recent},
+            "oneOf": [{"required": ["event"]}, {"required": ["recent_events"]}],
+        },
+        Struct(),
     )
 
 
@@ -47,15 +59,33 @@ async def apply_inputs(
     Raises:
         InputsNotSupported: a delivery was pushed that nobody has verified yet.
         ConnectionFailed: see ``process_events``.
-        RequestFailed: the same.
+        ConnectorError: the same, and events that are to be fetched cannot be.
     """
     scope = EventScope.of(config, account, request.selected or request.streams)
-    events = list(_events(request.inputs))
-    async with aclosing(process_events(client, scope, events)) as messages:
-        async for message in messages:
-            # It may have been refused meanwhile.
-            if message.record_batch.stream not in request.refused_streams:
-                yield message
+    async with aclosing(_groups(client, request.inputs)) as groups:
+        async for events in groups:
+            async with aclosing(process_events(client, scope, events)) as messages:
+                async for message in messages:
+                    # It may have been refused meanwhile.
+                    if message.record_batch.stream not in request.refused_streams:
+                        yield message
+
+
+async def _groups(
+    client: StripeClient, inputs: Sequence[SourceInput]
+) -> AsyncGenerator[Sequence[dict[str, Any]], None]:
+    """The events of the inputs in their order; those that are fetched, a few at a time."""
+    for is_fetched, some in groupby(inputs, lambda one: one.HasField("recent_events")):
+        if not is_fetched:
+            yield list(_events(list(some)))
+            continue
+        for asked in some:
+            async with aclosing(recent_events(client, asked.recent_events)) as groups:
+                async for events in groups:
+                    for sent in events:
+                        with suppress(NotAnEvent):
+                            log_event(_INGRESS, Event.parse(sent))
+                    yield events
 
 
 def _events(inputs: Sequence[SourceInput]) -> Iterator[dict[str, Any]]:
