@@ -10,6 +10,7 @@ from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.polling import confirm_readable
 from engine_server.connectors.stripe.pages import fetch_page
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.retry import RetryPolicy
@@ -36,7 +37,8 @@ async def check(
         streams: What a sync would read.
 
     Returns:
-        SUCCEEDED when the key is good and may read at least one of the streams.
+        SUCCEEDED when the key is good, may read at least one of the streams, and may read events if
+        they are to be polled.
     """
     patience = dataclasses.replace(
         policy,
@@ -49,6 +51,9 @@ async def check(
             # First, so that a bad key is refused once and not for every stream.
             account = await confirm_account(client, config)
             unreadable = await _unreadable(client, streams, config.max_concurrency)
+            if config.poll_events:
+                # A sync would end before its first page, so this is a failure as a whole.
+                await confirm_readable(client)
     except ConnectorError as error:
         return ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
     return _status(f"reached account {account.id}", len(streams), unreadable)

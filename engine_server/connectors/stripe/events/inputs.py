@@ -1,8 +1,9 @@
 """Events that are pushed into a read, instead of being fetched by it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -14,6 +15,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
 from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.recent_events import recent_events
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import InputsNotSupported
@@ -43,10 +45,15 @@ def input_schema() -> Struct:
         },
         "required": ["body", "headers"],
     }
+    recent = {
+        "type": "object",
+        "description": "Events that Stripe still has are fetched, oldest first.",
+        "properties": {"created_after": {"type": "string"}, "limit": {"type": "integer"}},
+    }
     return ParseDict(
         {
             "type": "object",
-            "properties": {"event": event, "webhook": webhook},
+            "properties": {"event": event, "webhook": webhook, "recent_events": recent},
             "minProperties": 1,
             "maxProperties": 1,
         },
@@ -64,22 +71,41 @@ async def apply_inputs(
     Raises:
         InputsNotSupported: something else was pushed.
         ConnectionFailed: see ``process_events``.
-        RequestFailed: the same.
+        ConnectorError: the same, and events that are to be fetched cannot be.
     """
     streams = request.selected or request.streams
     scope = EventScope.of(config, account, streams, request.inventory)
-    events = list(_events(request.inputs))
     async with (
         SameSecond(scope) as same_second,
-        aclosing(process_events(client, scope, events, same_second)) as messages,
+        aclosing(_groups(client, request.inputs)) as groups,
     ):
-        async for message in messages:
-            # It may have been refused meanwhile.
-            if message.record_batch.stream not in request.refused_streams:
-                yield message
+        async for events in groups:
+            processed = process_events(client, scope, events, same_second)
+            async with aclosing(processed) as messages:
+                async for message in messages:
+                    # It may have been refused meanwhile.
+                    if message.record_batch.stream not in request.refused_streams:
+                        yield message
 
 
-def _events(inputs: Sequence[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
+async def _groups(
+    client: StripeClient, inputs: Sequence[SourceInput]
+) -> AsyncGenerator[Sequence[bytes | dict[str, Any]], None]:
+    """The events of the inputs in their order; those that are fetched, a few at a time."""
+    for is_fetched, some in groupby(inputs, lambda one: one.HasField("recent_events")):
+        if not is_fetched:
+            yield list(_events(some))
+            continue
+        for asked in some:
+            async with aclosing(recent_events(client, asked.recent_events)) as groups:
+                async for events in groups:
+                    for sent in events:
+                        with suppress(NotAnEvent):
+                            log_event("recent_events", Event.parse(sent))
+                    yield events
+
+
+def _events(inputs: Iterable[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
     for pushed in inputs:
         match pushed.WhichOneof("input"):
             case "event":

@@ -12,7 +12,6 @@ class PollRound:
 
     Attributes:
         cursor: What is applied and accounted for so far.
-        has_news: Whether an event was applied since ``take_news`` was called last.
     """
 
     def __init__(

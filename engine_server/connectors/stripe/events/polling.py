@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -99,7 +100,7 @@ class Poller:
             )
             cursor = None
         if cursor is None:
-            cursor = EventCursor(since=await self._last_second() - OVERLAP)
+            cursor = EventCursor(since=await confirm_readable(self._client) - OVERLAP)
         for stream in sorted(cursor.lost(now)):
             yield _error(f"{_lost(stream)}, so the stream is read again")
         followed = cursor.followed - cursor.lost(now)
@@ -156,10 +157,11 @@ class Poller:
 
     async def _rounds(self, poll_round: PollRound, windows: EventWindows) -> Messages:
         accounted = None
-        has_news = False
+        # Whose events were applied since the last checkpoint.
+        news: set[str] = set()
         while (group := await windows.next(self._ahead())) is not None:
             applied = list(self._applied(poll_round, group))
-            has_news = has_news or bool(applied)
+            news.update(*(streams for streams, _ in applied))
             async with aclosing(self._records(applied)) as messages:
                 async for message in messages:
                     yield message
@@ -169,7 +171,7 @@ class Poller:
             accounted = group.before
             cursor = poll_round.account(group.before, group.known_until)
             is_last = windows.is_over or self._states_left == 1
-            is_unsure = self._is_unsure or self._is_worth_telling(cursor, has_news)
+            is_unsure = self._is_unsure or self._is_worth_telling(cursor, news)
             if is_last and is_unsure and self._has_uncommitted:
                 # A checkpoint that accounts for a stream which is refused meanwhile comes to
                 # nothing. So the last one waits until that is known.
@@ -180,8 +182,8 @@ class Poller:
                 self._committed = cursor
                 self._has_uncommitted = self._is_unsure = False
             self._cursor = cursor
-            if self._is_worth_telling(cursor, has_news):
-                has_news = False
+            if self._is_worth_telling(cursor, news):
+                news.clear()
                 yield self._checkpoint(cursor)
 
     def _applied(self, poll_round: PollRound, group: EventGroup) -> Iterator[_Applied]:
@@ -225,14 +227,15 @@ class Poller:
             )
         return self._cursor
 
-    def _is_worth_telling(self, cursor: EventCursor, has_news: bool) -> bool:
+    def _is_worth_telling(self, cursor: EventCursor, news: AbstractSet[str]) -> bool:
         """Whether to go on from here rather than from the last checkpoint saves anything.
 
         Else whoever takes checkpoint by checkpoint would never come to an end.
         """
         told = self._told
         return (
-            has_news
+            # What was refused will have to be applied again.
+            bool(news - self._request.refused_streams)
             or told is None
             or (cursor.behind, cursor.followed) != (told.behind, told.followed)
             or cursor.since - told.since >= OVERLAP
@@ -256,12 +259,19 @@ class Poller:
         left = AHEAD if self._states_left is None else self._states_left
         return max(1, min(AHEAD, left))
 
-    async def _last_second(self) -> int:
-        """The last second that is over; asked of Stripe, so that it is known to show its events."""
-        try:
-            return (await fetch_events(self._client, limit=1)).known_until
-        except EventsUnreadable as error:
-            raise _unreadable(error) from error
+
+async def confirm_readable(client: StripeClient) -> int:
+    """Asks for an event, and answers the last Unix second that was over then.
+
+    Raises:
+        EventsUnreadable: the key may not read events.
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: the same.
+    """
+    try:
+        return (await fetch_events(client, limit=1)).known_until
+    except EventsUnreadable as error:
+        raise _unreadable(error) from error
 
 
 def _error(text: str) -> Message:

@@ -1,0 +1,72 @@
+"""The events that Stripe still has, fetched on demand."""
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from engine_server import exact_json
+from engine_server.connectors.stripe.backfill import whole_seconds
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.cursor import KEPT_DAYS
+from engine_server.connectors.stripe.events.event_pages import PAGE_SIZE, fetch_events
+from engine_server.connectors.stripe.events.event_windows import EventWindows
+from engine_server.connectors.stripe.listed import ListedObject
+from engine_server.errors import ConnectorError
+from pipesync.v1.message_pb2 import RecentEvents
+
+_DAY = 86_400
+
+
+async def recent_events(
+    client: StripeClient, asked: RecentEvents
+) -> AsyncGenerator[Sequence[dict[str, Any]], None]:
+    """Yields events as decoded, oldest first, a bounded number at a time.
+
+    Raises:
+        ConnectorError: they are asked for from a time of which Stripe has no events any more, or
+            ``limit`` is negative.
+        EventsUnreadable: the key may not read events.
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: the same.
+    """
+    if asked.limit < 0:
+        raise ConnectorError("recent_events.limit must be 0, for all, or more")
+    now = int(time.time())
+    since = oldest = now - KEPT_DAYS * _DAY
+    if asked.HasField("created_after"):
+        since = whole_seconds(asked.created_after)
+    if since < oldest:
+        raise ConnectorError(
+            f"recent_events.created_after is {(now - since) // _DAY} days ago, and Stripe keeps "
+            f"events for {KEPT_DAYS} days; a sync of the history reads what is older"
+        )
+    first = await _first(client, since, now + 1, asked.limit) if asked.limit else None
+    if first is not None:
+        since = int(first.head.created)
+    windows = EventWindows(client, gte=since, lt=now + 1)
+    try:
+        while (group := await windows.next()) is not None:
+            events = []
+            for event in group.events:
+                if first is not None and event.head.id == first.head.id:
+                    first = None
+                if first is None:
+                    events.append(exact_json.decode(bytes(event.text)))
+            if events:
+                yield events
+    finally:
+        await windows.close()
+
+
+async def _first(client: StripeClient, gte: int, lt: int, limit: int) -> ListedObject | None:
+    """The oldest of the newest ``limit`` events; None when there are not so many."""
+    cursor: dict[str, str] = {}
+    while True:
+        size = min(PAGE_SIZE, limit)
+        page = await fetch_events(client, gte=gte, lt=lt, limit=size, **cursor)
+        limit -= len(page.events)
+        if not limit:
+            return page.events[-1]
+        if not page.has_more:
+            return None
+        cursor = {"starting_after": str(page.events[-1].head.id)}
