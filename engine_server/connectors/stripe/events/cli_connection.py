@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from engine_server import exact_json
+from engine_server.connectors.stripe.client import IDENTITY
 from engine_server.connectors.stripe.events.cli_session import CliSession
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.proxy import proxy_for
@@ -71,7 +72,7 @@ async def connect(
         url = url.with_scheme("ws")
     http_url = str(url.with_scheme("http" if url.scheme in ("ws", "http") else "https"))
     proxy = proxy_for(http_url)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "pipesync", "Websocket-Id": session.id}
+    headers = {"Accept-Encoding": "identity", "Websocket-Id": session.id, **IDENTITY}
     if proxy is not None and urlsplit(http_url).scheme == "http":
         headers |= proxy.headers
     try:

@@ -42,7 +42,7 @@ class TestStripeSource(SourceConformance):
                     "max_concurrency": {**config, "max_concurrency": 0},
                     "backfill_limit": {**config, "backfill_limit": -1},
                 },
-                secrets={"api_key"},
+                secrets={"api_key", "webhook_secret"},
                 holds=PLAN.counts,
                 fetches=lambda: len(simulator.requests),
             )
