@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 
 import structlog
@@ -28,6 +28,12 @@ log = structlog.get_logger()
 
 # So many more requests than fit the average latency keep the rate used while some answers are late.
 _CONCURRENCY_MARGIN = 1.25
+
+
+# Who asks (https://github.com/stripe/stripe-cli, pkg/useragent).
+IDENTITY = MappingProxyType(
+    {"User-Agent": "pipesync", "X-Stripe-Client-User-Agent": '{"name":"pipesync"}'}
+)
 
 
 class StripeClient:
@@ -52,7 +58,7 @@ class StripeClient:
         api_key = config.api_key.get_secret_value()
         headers = {
             "Stripe-Version": config.api_version or api_version(),
-            "User-Agent": "pipesync",
+            **IDENTITY,
         }
         if config.stripe_account:
             headers["Stripe-Account"] = config.stripe_account

@@ -7,12 +7,12 @@ Rules: https://github.com/stripe/stripe-cli, pkg/websocket/client.go: the header
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
 from engine_server import exact_json
+from engine_server.connectors.stripe.client import IDENTITY
 from engine_server.connectors.stripe.events.cli_session import CliSession
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.proxy import proxy_for
@@ -67,12 +67,11 @@ async def connect(
         ConnectionFailed: the environment names a proxy that cannot be used.
     """
     url = URL(session.url).update_query(websocket_feature=session.feature)
-    if plain and url.scheme == "wss":
-        url = url.with_scheme("ws")
-    http_url = str(url.with_scheme("http" if url.scheme in ("ws", "http") else "https"))
-    proxy = proxy_for(http_url)
-    headers = {"Accept-Encoding": "identity", "User-Agent": "pipesync", "Websocket-Id": session.id}
-    if proxy is not None and urlsplit(http_url).scheme == "http":
+    # A proxy knows what to do with http:// and https://, and they mean the same.
+    url = url.with_scheme("http" if plain or url.scheme in ("ws", "http") else "https")
+    proxy = proxy_for(str(url))
+    headers = {"Accept-Encoding": "identity", "Websocket-Id": session.id, **IDENTITY}
+    if proxy is not None and url.scheme == "http":
         headers |= proxy.headers
     try:
         async with asyncio.timeout(_CONNECT_WITHIN):
@@ -136,6 +135,8 @@ class Talk:
         speaking = asyncio.create_task(self._speak(socket))
         try:
             return await self._listen(socket, hear, reset_after)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            return f"{type(error).__name__}: {error}"
         finally:
             speaking.cancel()
             await asyncio.gather(speaking, return_exceptions=True)

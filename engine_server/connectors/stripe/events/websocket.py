@@ -7,6 +7,7 @@ session is known is never sent: polling heals that.
 """
 
 import asyncio
+import time
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -116,10 +117,14 @@ class CliWebSocket:
             failures = 0
             log.info("websocket_connected")
             self._connected.set()
+            began = time.monotonic()
             hear = partial(self._hear, session)
             reason = await self._talk.go_on(socket, hear, reset_after=session.reconnect_delay)
             if reason:
                 log.warning("websocket_lost", reason=reason)
+            # One that is lost as soon as it is there is no better than none.
+            if time.monotonic() - began < self._pace.ping_interval:
+                await asyncio.sleep(self._pace.connect_interval)
 
     async def _hear(self, session: CliSession, message: bytes) -> None:
         try:

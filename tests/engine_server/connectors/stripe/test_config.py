@@ -127,3 +127,17 @@ def test_what_is_fetched_again_is_named_by_its_type() -> None:
         assert violations(api_key=SECRET, revalidate_objects=wrong) == {
             "config.revalidate_objects": "must be a list of object types, or all"
         }
+
+
+@pytest.mark.parametrize("secret", [{}, {"webhook_secret": " , "}])
+def test_a_webhook_port_needs_a_secret_and_the_missing_field_is_named(
+    secret: dict[str, str],
+) -> None:
+    assert violations(api_key=SECRET, webhook_port=8080, **secret) == {
+        "config.webhook_secret": "is required where webhook_port is set (whsec_...)"
+    }
+
+
+def test_a_webhook_port_is_a_port() -> None:
+    found = violations(api_key=SECRET, webhook_port=70_000, webhook_secret="whsec_1")
+    assert set(found) == {"config.webhook_port"}
