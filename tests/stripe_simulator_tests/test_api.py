@@ -74,6 +74,8 @@ async def test_a_url_that_is_none_is_not_found(client: Client) -> None:
 
 async def test_every_stream_of_the_catalog_has_a_list(client: Client) -> None:
     for resource in load_resources().values():
+        if not resource.has_history:
+            continue
         async with client.get(resource.path, params=dict(resource.list_params)) as response:
             assert response.status == 200, resource.path
             assert (await response.json())["data"] == []
