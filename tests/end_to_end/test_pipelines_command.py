@@ -60,6 +60,43 @@ async def test_a_streamed_sync_fills_the_tables_too(pipelines: PipelinesCommand)
     assert again.json_lines()[-1]["status"] == "succeeded"
 
 
+async def test_reconciling_deletes_what_is_gone_and_goes_on_where_it_was_left(
+    pipelines: PipelinesCommand,
+) -> None:
+    streams = ["customers", "products"]
+    assert (await pipelines.create("life", streams)).exit_code == 0
+    assert (await pipelines("sync_batch", "life", "--loop", "0")).exit_code == 0
+    for stream, number in (("customers", 20), ("products", 3)):
+        objects = pipelines.simulator.objects(stream)
+        for object_id in sorted(objects.ids())[:number]:
+            objects.delete(object_id)
+    # As when it is interrupted after a call.
+    begun = await pipelines(
+        *("reconcile", "life", "--run-id", "again", "--state-limit", "3", "--raw")
+    )
+    assert begun.exit_code == 0, begun.stderr
+    assert len(begun.json_lines()) > 5
+    again = await pipelines("reconcile", "life", "--run-id", "again")
+    assert again.exit_code == 0, again.stderr
+    assert "customers: 2,5" in again.stdout
+    assert "20 deleted" in again.stdout
+    assert "3 deleted" in again.stdout
+    connection = await asyncpg.connect(pipelines.database_url)
+    try:
+        deleted = "SELECT count(*) FROM stripe.customers WHERE deleted"
+        assert await connection.fetchval(deleted) == 20
+    finally:
+        await connection.close()
+    nothing = await pipelines("reconcile", "life")
+    assert nothing.exit_code == 0, nothing.stderr
+    [total] = nothing.stdout.splitlines()
+    assert "unchanged" in total
+    assert (await pipelines("sync_batch", "life", "--run-id", "other")).exit_code == 0
+    refused = await pipelines("reconcile", "life", "--run-id", "other")
+    assert refused.exit_code == 1
+    assert "reconcile: must be absent" in refused.stderr
+
+
 async def test_typed_columns_can_be_queried(pipelines: PipelinesCommand) -> None:
     assert (await pipelines.create("life", ["customers", "subscriptions"])).exit_code == 0
     assert (await pipelines("sync_batch", "life", "--loop", "0")).exit_code == 0

@@ -16,6 +16,7 @@ from pipesync.v1.progress_pb2 import ConnectionStatus, Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
+from pipesync_rpc.reasons import Reason
 from service_server.__main__ import running_service
 from service_server.settings import ServiceSettings
 from service_server.store import leases
@@ -71,6 +72,33 @@ async def test_a_reset_forgets_the_state_before_the_engine_is_called(
     await sync_batch(client, reset_state=True)
     assert not engine.last(engine_pb.PipelineSyncBatchRequest).options.HasField("state")
     assert await stored_state(database) == state("{}")
+
+
+async def test_the_engine_is_told_to_reconcile(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.batch = ends("{}")
+    await sync_batch(client, run_id="two", reconcile=True)
+    assert engine.last(engine_pb.PipelineSyncBatchRequest).options.reconcile
+    await sync_batch(client, run_id="two")
+    assert not engine.last(engine_pb.PipelineSyncBatchRequest).options.reconcile
+    async for _ in sync(client, reconcile=True):
+        pass
+    assert engine.last(engine_pb.PipelineSyncRequest).options.reconcile
+
+
+async def test_a_connector_that_cannot_reconcile_is_told_of_and_no_run_has_failed(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.error = RpcError(
+        "the source 'scripted' cannot compare",
+        code=code_pb2.FAILED_PRECONDITION,
+        reason=Reason.RECONCILE_NOT_SUPPORTED,
+    )
+    with pytest.raises(RpcError, match="cannot compare") as error:
+        await sync_batch(client, run_id="two", reconcile=True)
+    assert error.value.reason == Reason.RECONCILE_NOT_SUPPORTED
+    assert await runs(client) == []
 
 
 async def test_overrides_apply_to_this_sync_alone(

@@ -3,13 +3,19 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import Field, SecretStr
 
 from engine_server.connectors.config import ConnectorConfig, config_schema
-from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.connectors.protocols import (
+    Inventory,
+    Messages,
+    ReadRequest,
+    SelectedStream,
+)
 from engine_server.errors import ConnectionFailed
 from engine_server.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, Spec
@@ -154,6 +160,60 @@ class InMemoryDestination(InMemoryConnector):
             inserted += row["id"] not in self.tables[name]
             self.tables[name][row["id"]] = row
         return rows_written(name, inserted=inserted, updated=len(records) - inserted)
+
+
+class InMemoryKeeper(InMemoryDestination):
+    """Tells what is committed, too."""
+
+    def spec(self) -> Spec:
+        return Spec(config_schema=config_schema(InMemoryConfig), supports_reconcile=True)
+
+    @asynccontextmanager
+    async def inventory(
+        self, config: InMemoryConfig, streams: Sequence[SelectedStream]
+    ) -> AsyncIterator[Inventory]:
+        yield InMemoryInventory(self, config)
+
+
+class InMemoryInventory:
+    """What a destination in memory holds; fields and the account are those of the rules."""
+
+    def __init__(self, destination: InMemoryDestination, config: InMemoryConfig) -> None:
+        self._destination = destination
+        self._config = config
+
+    async def created_in(
+        self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
+    ) -> AsyncGenerator[Collection[str], None]:
+        connect(self._config)
+        bounds = (gte, lt)
+        yield [
+            row["id"]
+            for row in self.rows(stream, account_id)
+            if bounds == (None, None) or ("made" in row and self.lies_in(row["made"], gte, lt))
+        ]
+
+    async def belonging_to(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        connect(self._config)
+        return [
+            (row[field], row["id"])
+            for row in self.rows(stream, account_id)
+            if row.get(field) in owners
+        ]
+
+    def rows(self, stream: str, account_id: str) -> list[Mapping[str, Any]]:
+        """Those of an account that are not deleted."""
+        return [
+            row
+            for row in self._destination.tables[stream].values()
+            if not row.get("gone") and row["_account_id"] == (account_id or "account_1")
+        ]
+
+    def lies_in(self, made: int, gte: int | None, lt: int | None) -> bool:
+        """Whether a time lies in [gte, lt)."""
+        return (gte is None or made >= gte) and (lt is None or made < lt)
 
 
 def connect(config: InMemoryConfig) -> None:

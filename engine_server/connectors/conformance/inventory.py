@@ -1,0 +1,157 @@
+"""The rules for what a destination that can be reconciled says that it holds."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, cast
+
+import pytest
+from google.protobuf.json_format import ParseDict
+
+from engine_server.connectors.conformance.connector import (
+    ConnectorConformance,
+    assert_no_secret,
+    listed,
+)
+from engine_server.connectors.conformance.leftovers import nothing_left_behind
+from engine_server.connectors.conformance.subject import Config, DestinationSubject, parsed
+from engine_server.connectors.conformance.writing import batch, checkpoint, sent
+from engine_server.connectors.protocols import Inventory, InventoryKeeper, SelectedStream
+from engine_server.errors import ConnectionFailed
+from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection
+
+STREAM = "conformance_kept_records_of_a_stream_with_a_name_of_a_certain_length"
+_ACCOUNT = "account_1"
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "made": {"type": "integer"},
+        "gone": {"type": "boolean"},
+        "owner": {"type": "string"},
+    },
+}
+
+
+class InventoryConformance(ConnectorConformance):
+    """Every destination that keeps an inventory keeps these rules."""
+
+    async def test_an_inventory_tells_what_was_made_in_a_time(
+        self, subject: DestinationSubject
+    ) -> None:
+        inventory = _inventory(subject)
+        await _write(subject, *(_record(number, made=100 + number) for number in range(4)))
+        await _write(subject, _record(9))
+        async with nothing_left_behind(), inventory as held:
+            assert await _ids(held, 101, 103) == {"id_1", "id_2"}, "gte counts, lt does not"
+            assert await _ids(held, 102, None) == {"id_2", "id_3"}
+            assert await _ids(held, None, 101) == {"id_0"}, "no bound, but one without a time"
+            assert await _ids(held, 104, 200) == set()
+            assert await _ids(held, None, None) == {"id_0", "id_1", "id_2", "id_3", "id_9"}
+
+    async def test_an_inventory_leaves_out_what_is_deleted(
+        self, subject: DestinationSubject
+    ) -> None:
+        inventory = _inventory(subject)
+        await _write(subject, _record(1, made=100, owner="x"), _record(2, made=100, owner="x"))
+        await _write(subject, _record(1, made=100, owner="x", gone=True))
+        async with inventory as held:
+            assert await _ids(held, 100, 101) == {"id_2"}, "a deleted record counts"
+            assert await _ids(held, None, None) == {"id_2"}
+            assert set(await held.belonging_to(STREAM, "owner", ["x"])) == {("x", "id_2")}
+
+    async def test_an_inventory_tells_of_one_account_alone(
+        self, subject: DestinationSubject
+    ) -> None:
+        inventory = _inventory(subject)
+        other = {**_record(2, made=100, owner="x"), "_account_id": "account_2"}
+        await _write(subject, _record(1, made=100, owner="x"), other)
+        async with inventory as held:
+            assert await _ids(held, 100, 101) == {"id_1"}, "not of the metadata's account alone"
+            assert await _ids(held, 100, 101, account_id="account_2") == {"id_2"}
+            assert set(await held.belonging_to(STREAM, "owner", ["x"])) == {("x", "id_1")}
+            found = await held.belonging_to(STREAM, "owner", ["x"], account_id="account_2")
+            assert set(found) == {("x", "id_2")}
+
+    async def test_an_inventory_tells_what_belongs_to_others(
+        self, subject: DestinationSubject
+    ) -> None:
+        inventory = _inventory(subject)
+        await _write(subject, *(_record(number, owner=f"o{number % 3}") for number in range(6)))
+        await _write(subject, _record(6))
+        async with inventory as held:
+            found = await held.belonging_to(STREAM, "owner", ["o0", "o2", "o9"])
+        expected = {("o0", "id_0"), ("o0", "id_3"), ("o2", "id_2"), ("o2", "id_5")}
+        assert set(found) == expected, "not of these owners alone"
+
+    async def test_an_inventory_has_what_a_write_under_way_has_passed_on(
+        self, subject: DestinationSubject
+    ) -> None:
+        config = parsed(subject.connector, subject.config)
+        await _write(subject)
+        given = [
+            message
+            for number in range(6)
+            for message in (batch(STREAM, _record(number, made=100)), checkpoint(STREAM, number))
+        ]
+        passed_on = 0
+        write = subject.connector.write(config, _streams(), sent(given))
+        async with _inventory(subject) as held, aclosing(write) as messages:
+            async for message in messages:
+                if message.HasField("source_state"):
+                    passed_on += 1
+                    expected = {f"id_{number}" for number in range(passed_on)}
+                    assert expected <= await _ids(held, 100, 101), "passed on, and not held"
+        assert passed_on == 6
+
+    async def test_an_inventory_reaches_for_nothing_before_it_is_asked(
+        self, subject: DestinationSubject
+    ) -> None:
+        async with nothing_left_behind(), _inventory(subject, subject.unreachable):
+            pass
+        async with _inventory(subject, subject.unreachable) as held:
+            with pytest.raises(ConnectionFailed) as caught:
+                await _ids(held, None, None)
+        assert_no_secret(subject, subject.unreachable, caught.value.message)
+
+
+def _streams() -> list[SelectedStream]:
+    stream = Stream(
+        name=STREAM,
+        primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["_account_id"])],
+        json_schema=ParseDict(_SCHEMA, Stream().json_schema),
+        time_range_field="made",
+        soft_delete_field="gone",
+    )
+    stream.metadata["account_id"] = _ACCOUNT
+    return [SelectedStream(stream=stream, selection=StreamSelection(name=STREAM))]
+
+
+def _record(number: int, **fields: Any) -> Mapping[str, Any]:
+    return {"id": f"id_{number}", **fields, "_account_id": _ACCOUNT}
+
+
+def _inventory(
+    subject: DestinationSubject, config: Config | None = None
+) -> AbstractAsyncContextManager[Inventory]:
+    if not subject.connector.spec().supports_reconcile:
+        pytest.skip("the destination keeps no inventory")
+    keeper = cast("InventoryKeeper[Any]", subject.connector)
+    return keeper.inventory(parsed(subject.connector, config or subject.config), _streams())
+
+
+async def _write(subject: DestinationSubject, *records: Mapping[str, Any]) -> None:
+    config = parsed(subject.connector, subject.config)
+    await listed(subject.connector.setup(config, _streams()))
+    await listed(
+        subject.connector.write(config, _streams(), sent([batch(STREAM, one) for one in records]))
+    )
+
+
+async def _ids(
+    inventory: Inventory, gte: int | None, lt: int | None, *, account_id: str = ""
+) -> AbstractSet[str]:
+    async with aclosing(inventory.created_in(STREAM, gte, lt, account_id=account_id)) as parts:
+        found = [object_id async for part in parts for object_id in part]
+    assert len(set(found)) == len(found), f"told twice: {sorted(found)}"
+    return set(found)
