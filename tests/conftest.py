@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import PostgresCluster
+
+# Several services share a machine here, each with an HTTP side.
+os.environ.setdefault("PIPESYNC_HTTP", "127.0.0.1:0")
 
 
 @pytest.fixture(scope="session")

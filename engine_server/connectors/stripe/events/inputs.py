@@ -34,8 +34,15 @@ def input_schema() -> Struct:
         },
         "required": ["id", "type", "created"],
     }
+    event_json = {"type": "string", "description": "The same as JSON, exact to the byte."}
     return ParseDict(
-        {"type": "object", "properties": {"event": event}, "required": ["event"]}, Struct()
+        {
+            "type": "object",
+            "properties": {"event": event, "event_json": event_json},
+            "minProperties": 1,
+            "maxProperties": 1,
+        },
+        Struct(),
     )
 
 
@@ -58,11 +65,16 @@ async def apply_inputs(
                 yield message
 
 
-def _events(inputs: Sequence[SourceInput]) -> Iterator[dict[str, Any]]:
+def _events(inputs: Sequence[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
     for pushed in inputs:
-        if not pushed.HasField("event"):
-            raise InputsNotSupported("the Stripe source takes trusted events alone")
-        sent = _with_integers(MessageToDict(pushed.event))
+        sent: bytes | dict[str, Any]
+        match pushed.WhichOneof("input"):
+            case "event_json":
+                sent = pushed.event_json
+            case "event":
+                sent = _with_integers(MessageToDict(pushed.event))
+            case _:
+                raise InputsNotSupported("the Stripe source takes trusted events alone")
         # That it is none is told where it is processed.
         with suppress(NotAnEvent):
             log_event(_INGRESS, Event.parse(sent))
