@@ -27,9 +27,8 @@ from service_server.errors import (
     StoreUnavailable,
     SyncInProgress,
 )
-from service_server.store import inbox, leases, states
+from service_server.store import inbox, states
 from service_server.store.database import Database
-from tests.postgres import PostgresCluster
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
 from tests.service_server.webhooks.deliveries import event, event_id, ids, sent_ids
@@ -341,14 +340,14 @@ async def test_one_that_is_cut_anywhere_loses_nothing(
         async with database.transaction() as connection:
             # Whoever wants the lease waits here.
             await connection.execute("LOCK TABLE pipesync.leases")
-            await _cut(parts, after=None)
+            await _cut(parts, after=waiting_for_a_lock(database))
     elif place == "in the engine":
-        await _cut(parts, after=reached)
+        await _cut(parts, after=reached.wait())
     else:
         async with database.transaction() as connection:
             # The engine is done, and whoever wants to mark what it did waits here.
             await connection.execute("LOCK TABLE pipesync.webhook_events IN SHARE MODE")
-            await _cut(parts, after=None)
+            await _cut(parts, after=waiting_for_a_lock(database))
         assert len(sent_ids(engine)) == 1
     assert await words(database) == ["pending", "pending"]
     going_on.set()
@@ -364,16 +363,26 @@ async def test_one_that_is_cut_anywhere_loses_nothing(
     assert await words(database) == ["applied", "applied"]
 
 
-async def _cut(parts: Parts, *, after: asyncio.Event | None) -> None:
+async def _cut(parts: Parts, *, after: Awaitable[object]) -> None:
     applying = asyncio.create_task(parts.applier.apply("hooked"))
-    if after is not None:
-        await after.wait()
-    else:
-        done, _ = await asyncio.wait([applying], timeout=1)
-        assert not done
+    await after
     applying.cancel()
     with pytest.raises(asyncio.CancelledError):
         await applying
+
+
+async def waiting_for_a_lock(database: Database) -> int:
+    """The process number of the session that waits for a lock, once one does."""
+    async with asyncio.timeout(10):
+        while True:
+            async with database.connection() as connection:
+                number: int | None = await connection.fetchval(
+                    "SELECT pid FROM pg_stat_activity"
+                    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                )
+            if number is not None:
+                return number
+            await asyncio.sleep(0.02)
 
 
 async def test_who_lost_the_lease_meanwhile_marks_nothing(
@@ -407,32 +416,19 @@ async def test_who_lost_the_lease_meanwhile_sets_nothing_aside(
 
 
 async def test_what_could_not_be_marked_is_applied_again(
-    parts: Parts, engine: ScriptedEngine, database: Database, postgres_cluster: PostgresCluster
+    parts: Parts, engine: ScriptedEngine, database: Database
 ) -> None:
-    async def batch(_: object) -> Eof:
-        postgres_cluster.shut_down()
-        return Eof(status=RUN_STATUS_SUCCEEDED)
-
-    engine.batch = batch
     body = event()
     await parts.take(body)
-    try:
+    async with database.transaction() as connection:
+        await connection.execute("LOCK TABLE pipesync.webhook_events IN SHARE MODE")
+        applying = asyncio.create_task(parts.applier.apply("hooked"))
+        waiting = await waiting_for_a_lock(database)
+        await connection.execute("SELECT pg_terminate_backend($1)", waiting)
         with pytest.raises(StoreUnavailable):
-            await parts.applier.apply("hooked")
-    finally:
-        postgres_cluster.restart()
-    engine.batch = refuses()
-    async with database.connection() as connection:
-        holder = await leases.get_holder(connection, "hooked")
-    # Freed, or left to expire: either way the next one gets it.
-    assert holder is None or holder.is_brief
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                assert await parts.applier.apply("hooked") == 1
-                break
-            except SyncInProgress:
-                await asyncio.sleep(0.1)
+            await applying
+    assert await words(database) == ["pending"]
+    assert await parts.applier.apply("hooked") == 1
     assert sent_ids(engine) == [ids([body]), ids([body])]
 
 
