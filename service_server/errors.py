@@ -166,15 +166,20 @@ class WebhookEventNotFound(ServiceError):
 
 
 class EventRefused(ServiceError):
-    """An event could not be applied although nothing else is wrong; it is tried again later."""
+    """An event could not be applied although nothing else is wrong; it is tried again later.
+
+    Attributes:
+        failed_attempts: How often it failed by now.
+    """
 
     default_code = code_pb2.FAILED_PRECONDITION
     default_reason = Reason.EVENT_REFUSED
 
-    def __init__(self, event_id: str, why: str) -> None:
+    def __init__(self, event_id: str, why: str, *, failed_attempts: int) -> None:
         super().__init__(
             f"event {event_id} could not be applied: {why}", metadata={"event_id": event_id}
         )
+        self.failed_attempts = failed_attempts
 
 
 class CannotStart(Exception):

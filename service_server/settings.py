@@ -67,7 +67,7 @@ class ServiceSettings(ServerSettings):
     )
 
     webhook_attempts: int = Field(
-        default=8,
+        default=5,
         ge=1,
         description="How often a webhook event that cannot be applied is tried before it is set"
         " aside.",

@@ -171,7 +171,7 @@ class InboxApplier:
                 most_attempts=self._most_attempts,
             )
         if not is_set_aside:
-            raise EventRefused(event.event_id, error)
+            raise EventRefused(event.event_id, error, failed_attempts=event.failed_attempts + 1)
         self._metrics.events_set_aside.inc()
         _log.error(
             "webhook_event_set_aside",

@@ -12,6 +12,7 @@ import structlog
 from pipesync_rpc import context as call_context
 from pipesync_rpc.errors import RpcError
 from service_server.errors import (
+    EventRefused,
     PipelineNotFound,
     PipelinePaused,
     StoreUnavailable,
@@ -46,7 +47,7 @@ class _Patience:
 
     Attributes:
         until: Not before, on the event loop's clock.
-        failures: How many there were in a row, as far as that counts.
+        failures: How many there were in a row.
     """
 
     until: float = 0.0
@@ -136,8 +137,11 @@ class InboxWorker:
         except (PipelineNotFound, PipelinePaused):
             patience.until = clock() + _LOOK_AGAIN
         except Exception as error:
-            pause = min(_FIRST_PAUSE * 2**patience.failures, _LONGEST_PAUSE)
-            patience.failures = min(patience.failures + 1, _MOST_DOUBLINGS)
+            if isinstance(error, EventRefused):
+                # The pauses are this event's own: the one before it may be set aside by now.
+                patience.failures = error.failed_attempts - 1
+            pause = min(_FIRST_PAUSE * 2 ** min(patience.failures, _MOST_DOUBLINGS), _LONGEST_PAUSE)
+            patience.failures += 1
             patience.until = clock() + pause
             _log.warning(
                 "webhook_events_not_applied",

@@ -25,9 +25,10 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
             "INSERT INTO pipesync.webhook_events (pipeline_id, event_id, arrival, event_type,"
             " create_time, status, finish_time, event)"
             " SELECT 'pipeline-' || n % 20, 'evt_' || n, n, 'customer.updated', now(),"
-            f" CASE WHEN n > {_EVENTS - 10} THEN 1 WHEN n % 5000 = 0 THEN 3 ELSE 2 END,"
+            " CASE WHEN n > $1 - 10 THEN 1 WHEN n % 5000 = 0 THEN 3 ELSE 2 END,"
             " CASE WHEN n % 100 = 0 THEN now() - interval '8 days' ELSE now() END, '{}'"
-            f" FROM generate_series(1, {_EVENTS}) AS n"
+            " FROM generate_series(1, $1) AS n",
+            _EVENTS,
         )
         await connection.execute("ANALYZE pipesync.webhook_events")
         yield connection

@@ -91,7 +91,7 @@ async def test_what_was_verified_with_an_outdated_secret_is_not_stored(
             group_commit.put(new("evt_2", etag)),
             group_commit.put(new("evt_2", etag)),
         )
-    assert outcomes == [Stored.OUTDATED, Stored.NEW, Stored.DUPLICATE]
+    assert list(outcomes) == [Stored.OUTDATED, Stored.NEW, Stored.DUPLICATE]
     assert await transactions(database) == [1]
 
 
@@ -117,7 +117,7 @@ async def test_a_pipeline_that_is_deleted_at_the_same_time_fails_no_other(
                 group_commit.put(gone), group_commit.put(new("evt_kept", etag))
             )
             await asyncio.sleep(0.2)
-        assert await putting == [Stored.OUTDATED, Stored.NEW]
+        assert list(await putting) == [Stored.OUTDATED, Stored.NEW]
 
 
 async def test_whoever_comes_after_the_end_is_turned_away(database: Database, etag: str) -> None:
