@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -23,8 +24,10 @@ from service_server.connectors import Connectors
 from service_server.embedded import embedded_postgres
 from service_server.engine import Engine
 from service_server.errors import CannotStart, ServiceError
+from service_server.http import HttpServer
 from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
+from service_server.metrics import Metrics
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
 from service_server.rotation import rotate
@@ -34,8 +37,28 @@ from service_server.settings import RotateKeysSettings, ServiceSettings, StoreSe
 from service_server.store.database import Database
 from service_server.store.migrate import migrate
 from service_server.sync import Syncs
+from service_server.webhooks.applier import InboxApplier
+from service_server.webhooks.events import WebhookEvents
+from service_server.webhooks.group_commit import GroupCommit
+from service_server.webhooks.intake import Intake
+from service_server.webhooks.secrets import SecretsByPipeline
+from service_server.webhooks.simulation import Simulations
+from service_server.webhooks.worker import InboxWorker
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningService:
+    """A service that is up.
+
+    Attributes:
+        address: Where it serves gRPC.
+        http_address: Where it serves HTTP, e.g. ``http://127.0.0.1:8080``.
+    """
+
+    address: str
+    http_address: str
 
 
 @asynccontextmanager
@@ -57,7 +80,7 @@ async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]:
+async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningService]:
     """Puts the service together and serves it for the length of the body, then drains.
 
     Raises:
@@ -81,6 +104,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
             holder=f"{socket.gethostname()}:{os.getpid()}",
             duration=settings.lease_duration,
         )
+        metrics = Metrics()
         in_flight = InFlight()
         stack.push_async_callback(in_flight.drain, settings.drain_seconds)
         pipelines = Pipelines(database, engine, connectors, _vault(settings))
@@ -99,22 +123,74 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
             database=database,
             leases=leases,
             in_flight=in_flight,
+            metrics=metrics,
+        )
+        simulations = Simulations(
+            pipelines=pipelines,
+            engine=engine,
+            connectors=connectors,
+            database=database,
+            leases=leases,
+            in_flight=in_flight,
+            metrics=metrics,
+        )
+        applier = InboxApplier(
+            pipelines=pipelines,
+            engine=engine,
+            database=database,
+            leases=leases,
+            metrics=metrics,
+            most_attempts=settings.webhook_attempts,
+        )
+        await stack.enter_async_context(
+            InboxWorker.running(
+                database,
+                applier,
+                retention=settings.webhook_retention,
+                grace=settings.drain_seconds,
+            )
+        )
+        group_commit = await stack.enter_async_context(GroupCommit.open(database))
+        intake = Intake(SecretsByPipeline(pipelines, engine), group_commit, metrics)
+        http = await stack.enter_async_context(
+            HttpServer(
+                listen=settings.http,
+                intake=intake,
+                database=database,
+                metrics=metrics,
+                tls=settings.tls,
+                token_hashes=settings.token_hashes,
+                grace=settings.drain_seconds,
+            )
         )
         servicer = PipelineServicer(  # type: ignore[abstract]  # lacks what is UNIMPLEMENTED
-            engine=engine, pipelines=pipelines, operations=operations, syncs=syncs
+            engine=engine,
+            pipelines=pipelines,
+            operations=operations,
+            syncs=syncs,
+            intake=intake,
+            webhook_events=WebhookEvents(database, pipelines),
+            simulations=simulations,
         )
-        yield await stack.enter_async_context(
+
+        def on_drain() -> None:
+            http.drain()
+            syncs.end_softly()
+            simulations.end_softly()
+
+        server = await stack.enter_async_context(
             RpcServer(
                 listen=settings.listen,
                 register=lambda server: add_PipelineServiceServicer_to_server(servicer, server),
                 service_names=[DESCRIPTOR.services_by_name["PipelineService"].full_name],
                 tls=settings.tls,
                 token_hashes=settings.token_hashes,
-                on_drain=syncs.end_softly,
+                on_drain=on_drain,
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
             )
         )
+        yield RunningService(address=server.address, http_address=http.address)
 
 
 async def serve(settings: ServiceSettings, termination: Termination) -> None:

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_rpc.errors import FieldViolation
-from service_server.errors import InvalidRequest
+from service_server.errors import InvalidRequest, PipelineNotFound
 
 CHANGEABLE_FIELDS = (
     "config.source",
@@ -40,6 +40,19 @@ def check_new_pipeline(pipeline: pb.Pipeline) -> None:
         )
     violations += _wish_violations(pipeline, ("desired_status", "sync_policy"))
     _raise_if_any(violations)
+
+
+def check_pipeline_id(pipeline_id: str, *, field: str = "pipeline_id") -> None:
+    """Checks the id of a pipeline that is to be there; ``field`` is where it stands.
+
+    Raises:
+        InvalidRequest: it is empty.
+        PipelineNotFound: no pipeline can be called that.
+    """
+    if not pipeline_id:
+        raise InvalidRequest([FieldViolation(field, "is required")])
+    if not _ID.fullmatch(pipeline_id):
+        raise PipelineNotFound(pipeline_id)
 
 
 def check_update(request: pb.UpdatePipelineRequest) -> None:

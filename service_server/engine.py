@@ -1,6 +1,6 @@
 """The engine as the service sees it: its messages, and its errors in the service's own terms."""
 
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import Protocol, TypeAlias
 
@@ -8,7 +8,7 @@ from google.rpc import code_pb2
 
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, Spec
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, SourceInput
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
@@ -89,17 +89,25 @@ class Engine:
         return self._messages(self._client.pipeline_teardown(request), FIELDS_OF_A_PIPELINE)
 
     def sync(
-        self, pipeline: PipelineConfig, options: pb.SyncOptions, fields: FieldNames
+        self,
+        pipeline: PipelineConfig,
+        options: pb.SyncOptions,
+        fields: FieldNames,
+        inputs: Sequence[SourceInput] = (),
     ) -> Messages:
-        """One sync, message by message."""
-        request = pb.PipelineSyncRequest(pipeline=pipeline, options=options)
+        """One sync, message by message; of ``inputs`` when there are any."""
+        request = pb.PipelineSyncRequest(pipeline=pipeline, options=options, inputs=inputs)
         return self._messages(self._client.pipeline_sync(request), fields)
 
     async def sync_batch(
-        self, pipeline: PipelineConfig, options: pb.SyncOptions, fields: FieldNames
+        self,
+        pipeline: PipelineConfig,
+        options: pb.SyncOptions,
+        fields: FieldNames,
+        inputs: Sequence[SourceInput] = (),
     ) -> Eof:
-        """One sync, and how it ended."""
-        request = pb.PipelineSyncBatchRequest(pipeline=pipeline, options=options)
+        """One sync, and how it ended; of ``inputs`` when there are any."""
+        request = pb.PipelineSyncBatchRequest(pipeline=pipeline, options=options, inputs=inputs)
         with self._explained(fields):
             answer = await self._client.pipeline_sync_batch(request)
         return answer.eof

@@ -1,5 +1,6 @@
 """Everything the service answers other than OK, cut by what the caller can do about it."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from google.rpc import code_pb2
@@ -116,6 +117,69 @@ class EngineUnavailable(ServiceError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retry_delay=timedelta(seconds=1))
+
+
+class WebhooksNotTaken(ServiceError):
+    """The pipeline's source takes no webhooks, or lacks the secret to verify them with."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.WEBHOOKS_NOT_TAKEN
+
+    def __init__(self, pipeline_id: str, why: str) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} takes no webhooks: {why}",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
+class SignatureRefused(ServiceError):
+    """The delivery does not come from whom the pipeline takes webhooks, as far as can be told."""
+
+    default_code = code_pb2.UNAUTHENTICATED
+    default_reason = Reason.BAD_SIGNATURE
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the webhook is refused: {why}")
+
+
+class DeliveryTooLarge(ServiceError):
+    """The delivery has more bytes than an event of Stripe ever has."""
+
+    default_code = code_pb2.RESOURCE_EXHAUSTED
+    default_reason = Reason.DELIVERY_TOO_LARGE
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(f"delivery.body: must have at most {most_bytes} bytes")
+
+
+class WebhookEventNotFound(ServiceError):
+    """The caller must name other events: these never came in, or are forgotten by now."""
+
+    default_code = code_pb2.NOT_FOUND
+    default_reason = Reason.WEBHOOK_EVENT_NOT_FOUND
+
+    def __init__(self, pipeline_id: str, event_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} has no webhook events {', '.join(event_ids)}",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
+class EventRefused(ServiceError):
+    """An event could not be applied although nothing else is wrong; it is tried again later.
+
+    Attributes:
+        failed_attempts: How often it failed by now.
+    """
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.EVENT_REFUSED
+
+    def __init__(self, event_id: str, why: str, *, failed_attempts: int) -> None:
+        super().__init__(
+            f"event {event_id} could not be applied: {why}", metadata={"event_id": event_id}
+        )
+        self.failed_attempts = failed_attempts
 
 
 class CannotStart(Exception):

@@ -20,6 +20,11 @@ from service_server.store.database import Connection, Database
 
 _log = structlog.get_logger(__name__)
 
+# How long, in seconds, a lease is waited for that is kept for moments only, and how often it is
+# asked for.
+_PATIENCE = 20.0
+_ASK_AGAIN = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
@@ -60,8 +65,13 @@ class LeaseKeeper:
         self._duration = duration
 
     @asynccontextmanager
-    async def hold(self, pipeline_id: str) -> AsyncIterator[Lease]:
+    async def hold(self, pipeline_id: str, *, is_brief: bool = False) -> AsyncIterator[Lease]:
         """Holds the lease for the body, which is cancelled at the moment the lease runs out.
+
+        Args:
+            pipeline_id: Whose lease.
+            is_brief: It is held for moments only, and by and by again: others wait for it instead
+                of being turned away.
 
         Raises:
             SyncInProgress: somebody else holds it.
@@ -70,9 +80,14 @@ class LeaseKeeper:
         """
         clock = asyncio.get_running_loop().time
         seconds = self._duration.total_seconds()
-        # Counted from before the request, so that this clock runs out before the database's does.
-        asked_at = clock()
-        token = await self._acquire(pipeline_id)
+        patient_until = clock() + (0 if is_brief else _PATIENCE)
+        while True:
+            # Counted from before the request, so that this clock runs out before the database's.
+            asked_at = clock()
+            token = await self._acquire(pipeline_id, is_brief, is_patient=asked_at < patient_until)
+            if token is not None:
+                break
+            await asyncio.sleep(_ASK_AGAIN)
         try:
             async with asyncio.timeout_at(asked_at + seconds) as life:
 
@@ -93,19 +108,28 @@ class LeaseKeeper:
         finally:
             await self._release(pipeline_id, token)
 
-    async def _acquire(self, pipeline_id: str) -> int:
+    async def _acquire(self, pipeline_id: str, is_brief: bool, *, is_patient: bool) -> int | None:
+        """The fencing token; None when it is worth waiting for."""
+
+        async def ask(connection: Connection) -> int | None:
+            return await leases.acquire(
+                connection, pipeline_id, self._holder, self._duration, is_brief=is_brief
+            )
+
         async with self._database.connection() as connection:
-            token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
+            token = await ask(connection)
             if token is not None:
                 return token
             holder = await leases.get_holder(connection, pipeline_id)
         if holder is None:
             # Freed in between, or no such pipeline: one more try tells.
             async with self._database.connection() as connection:
-                token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
+                token = await ask(connection)
             if token is None:
                 raise PipelineNotFound(pipeline_id)
             return token
+        if holder.is_brief and is_patient:
+            return None
         raise SyncInProgress(
             f"another sync of pipeline {pipeline_id!r} is under way, by {holder.name} since"
             f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when it has ended",

@@ -89,7 +89,7 @@ class Recorder:
             self._state_is_new = True
         self._run.status = eof.status
         self._run.progress.CopyFrom(eof.run_progress)
-        self._run.failure_message = _failure(eof)
+        self._run.failure_message = failure_of(eof)
         if eof.status != RunStatus.RUN_STATUS_STARTED:
             self._run.end_time.GetCurrentTime()
 
@@ -173,7 +173,7 @@ class Recorder:
             self.state.sync_run.progress.CopyFrom(progress)
 
 
-def _failure(eof: Eof) -> str:
+def failure_of(eof: Eof) -> str:
     """Why a run failed, in one sentence; empty when it did not."""
     if eof.status != RunStatus.RUN_STATUS_FAILED:
         return ""

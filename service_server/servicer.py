@@ -15,6 +15,9 @@ from service_server.errors import InvalidRequest
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
 from service_server.sync import Syncs
+from service_server.webhooks.events import WebhookEvents
+from service_server.webhooks.intake import Intake
+from service_server.webhooks.simulation import Simulations
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -23,12 +26,23 @@ class PipelineServicer(PipelineServiceServicer):
     """Serves PipelineService. What it does not override it answers with UNIMPLEMENTED."""
 
     def __init__(
-        self, *, engine: Engine, pipelines: Pipelines, operations: Operations, syncs: Syncs
+        self,
+        *,
+        engine: Engine,
+        pipelines: Pipelines,
+        operations: Operations,
+        syncs: Syncs,
+        intake: Intake,
+        webhook_events: WebhookEvents,
+        simulations: Simulations,
     ) -> None:
         self._engine = engine
         self._pipelines = pipelines
         self._operations = operations
         self._syncs = syncs
+        self._intake = intake
+        self._webhook_events = webhook_events
+        self._simulations = simulations
 
     async def ListPipelineConnectors(
         self, request: pb.ListPipelineConnectorsRequest, context: Context
@@ -134,6 +148,40 @@ class PipelineServicer(PipelineServiceServicer):
         call_context.bind(pipeline_id=request.id)
         eof = await self._syncs.batch(request, context.time_remaining())
         return pb.SyncPipelineBatchResponse(eof=eof)
+
+    async def SimulateWebhookSync(
+        self, request: pb.SimulateWebhookSyncRequest, context: Context
+    ) -> AsyncGenerator[pb.SimulateWebhookSyncResponse, None]:
+        """Syncs recent events as if they had come in by webhook."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._simulations.stream(request)) as messages:
+            async for message in messages:
+                yield pb.SimulateWebhookSyncResponse(message=message)
+
+    async def PushWebhook(
+        self, request: pb.PushWebhookRequest, context: Context
+    ) -> pb.PushWebhookResponse:
+        """Takes in one webhook delivery."""
+        call_context.bind(pipeline_id=request.pipeline_id)
+        delivery = request.delivery
+        taken = await self._intake.take(
+            request.pipeline_id, delivery.body, delivery.headers, ingress="rpc"
+        )
+        return pb.PushWebhookResponse(event_id=taken.event_id, duplicate=taken.is_duplicate)
+
+    async def ListWebhookEvents(
+        self, request: pb.ListWebhookEventsRequest, context: Context
+    ) -> pb.ListWebhookEventsResponse:
+        """A page of a pipeline's webhook events."""
+        call_context.bind(pipeline_id=request.pipeline_id)
+        return await self._webhook_events.list_page(request)
+
+    async def ReplayWebhookEvents(
+        self, request: pb.ReplayWebhookEventsRequest, context: Context
+    ) -> pb.ReplayWebhookEventsResponse:
+        """Has webhook events applied again."""
+        call_context.bind(pipeline_id=request.pipeline_id)
+        return await self._webhook_events.replay(request)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """A page of a pipeline's runs."""

@@ -74,6 +74,11 @@ class ServiceSettings(StoreSettings, ServerSettings):
         default="127.0.0.1:50052",
         description="Where to serve gRPC: host:port or unix:/path; port 0 takes a free one.",
     )
+    http: str = Field(
+        default="127.0.0.1:8080",
+        description="Where to serve HTTP, which is webhooks, health and metrics: host:port or"
+        " unix:/path; port 0 takes a free one.",
+    )
     engine: str = Field(
         default="127.0.0.1:50051",
         description="Where the engine is: host:port, dns:///host:port or unix:/path.",
@@ -94,6 +99,19 @@ class ServiceSettings(StoreSettings, ServerSettings):
         default=15.0,
         ge=1,
         description="How long a sync keeps its pipeline after the service that ran it died.",
+    )
+
+    webhook_attempts: int = Field(
+        default=5,
+        ge=1,
+        description="How often a webhook event that cannot be applied is tried before it is set"
+        " aside.",
+    )
+    webhook_days: float = Field(
+        default=7.0,
+        gt=0,
+        description="How many days webhook events are kept once they are applied. Stripe may"
+        " deliver one again for three days, which is noticed as long as it is kept.",
     )
 
     @model_validator(mode="after")
@@ -117,3 +135,8 @@ class ServiceSettings(StoreSettings, ServerSettings):
     def lease_duration(self) -> timedelta:
         """``lease_seconds``."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def webhook_retention(self) -> timedelta:
+        """``webhook_days``."""
+        return timedelta(days=self.webhook_days)

@@ -1,7 +1,8 @@
 """Syncs a stored pipeline: lease, state in, engine, state out."""
 
 import uuid
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +20,7 @@ from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Mess
 from service_server.errors import PipelinePaused
 from service_server.in_flight import InFlight, Send
 from service_server.leases import Lease, LeaseKeeper
+from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder
 from service_server.soft_end import EndedSoftly, SoftEnd
@@ -59,6 +61,7 @@ class Syncs:
         database: Database,
         leases: LeaseKeeper,
         in_flight: InFlight,
+        metrics: Metrics,
     ) -> None:
         self._pipelines = pipelines
         self._engine = engine
@@ -66,6 +69,7 @@ class Syncs:
         self._database = database
         self._leases = leases
         self._in_flight = in_flight
+        self._metrics = metrics
         self._soft_end = SoftEnd()
 
     def end_softly(self) -> None:
@@ -91,7 +95,7 @@ class Syncs:
         self, request: pb.SyncPipelineBatchRequest, seconds_to_deadline: float | None
     ) -> Eof:
         plan = await self._plan(request, seconds_to_deadline)
-        async with self._leases.hold(request.id) as lease:
+        async with self._holding(request.id) as lease:
             recorder = await self._begin(request, plan, lease)
             try:
                 eof = await self._engine.sync_batch(plan.config, plan.options, plan.fields)
@@ -109,7 +113,7 @@ class Syncs:
     ) -> None:
         plan = await self._plan(request, seconds_to_deadline)
         eof: Message | None = None
-        async with self._leases.hold(request.id) as lease:
+        async with self._holding(request.id) as lease:
             recorder = await self._begin(request, plan, lease)
             messages = self._engine.sync(plan.config, plan.options, plan.fields)
             async with recorder.storing():
@@ -168,6 +172,12 @@ class Syncs:
             "options.reconcile": "reconcile",
         }
         return _Plan(config=config, options=options, fields=fields)
+
+    @asynccontextmanager
+    async def _holding(self, pipeline_id: str) -> AsyncIterator[Lease]:
+        async with self._leases.hold(pipeline_id) as lease:
+            with self._metrics.syncs_running.track_inprogress():
+                yield lease
 
     async def _begin(self, request: SyncRequest, plan: _Plan, lease: Lease) -> Recorder:
         """Adds the state to the plan; what is forgotten is so before the engine is called."""

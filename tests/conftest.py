@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,6 +9,12 @@ import pytest
 
 from tests.leaks import leaks
 from tests.postgres import PostgresCluster
+
+# Several services share a machine here, each with an HTTP side.
+os.environ.setdefault("PIPESYNC_HTTP", "127.0.0.1:0")
+# Programs that tests start make no calls before they are programs of their own. Preparing for that
+# may kill them when a call is under way here.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.fixture(scope="session")

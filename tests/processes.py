@@ -24,7 +24,8 @@ class ServerProcess:
 
     def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]):
         self._command = [sys.executable, "-m", module, "--log-format", "json", *arguments]
-        self._environment = {**os.environ, **environment}
+        # Several services share a machine here, each with an HTTP side.
+        self._environment = {"PIPESYNC_HTTP": "127.0.0.1:0", **os.environ, **environment}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
@@ -41,7 +42,8 @@ class ServerProcess:
             *self._command, stderr=asyncio.subprocess.PIPE, env=self._environment
         )
         self._reader = asyncio.create_task(self._read_events(self._process.stderr))
-        await self.wait_for("listening", timeout=START_TIMEOUT_SECONDS)
+        # A service says so of its HTTP side first.
+        await self.wait_for("listening", timeout=START_TIMEOUT_SECONDS, protocol=None)
 
     @property
     def pid(self) -> int:
@@ -53,27 +55,40 @@ class ServerProcess:
     @property
     def address(self) -> str:
         """Where it serves gRPC."""
-        addresses = [event["address"] for event in self.events if event["event"] == "listening"]
-        return str(addresses[-1])
+        return self._listening_address(None)
 
-    async def wait_for(self, event: str, *, timeout: float = 30.0) -> dict[str, Any]:
-        """The first log event of that name, from the past or the future.
+    @property
+    def http_address(self) -> str:
+        """Where a service serves HTTP: ``http://host:port``."""
+        return self._listening_address("http")
+
+    async def wait_for(
+        self, event: str, *, timeout: float = 30.0, **fields: object
+    ) -> dict[str, Any]:
+        """The first log event of that name and with these fields, from the past or the future.
 
         Raises:
             RuntimeError: It did not come before the process ended or the time was up.
         """
+        wanted = {"event": event, **fields}
+
+        def found() -> list[dict[str, Any]]:
+            return [
+                one
+                for one in self.events
+                if all(one.get(name) == value for name, value in wanted.items())
+            ]
 
         def seen() -> bool:
-            return self._ended or any(one["event"] == event for one in self.events)
+            return self._ended or bool(found())
 
         try:
             async with asyncio.timeout(timeout), self._changed:
                 await self._changed.wait_for(seen)
         except TimeoutError:
             raise RuntimeError(f"no {event!r} in {timeout} s; logged: {self.events}") from None
-        for one in self.events:
-            if one["event"] == event:
-                return one
+        for one in found():
+            return one
         raise RuntimeError(f"ended before {event!r}; logged: {self.events}")
 
     def kill(self) -> None:
@@ -104,6 +119,14 @@ class ServerProcess:
         except TimeoutError:
             self.kill()
             return await self.wait()
+
+    def _listening_address(self, protocol: str | None) -> str:
+        addresses = [
+            event["address"]
+            for event in self.events
+            if event["event"] == "listening" and event.get("protocol") == protocol
+        ]
+        return str(addresses[-1])
 
     async def _read_events(self, stream: asyncio.StreamReader | None) -> None:
         if stream is None:

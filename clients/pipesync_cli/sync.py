@@ -1,14 +1,15 @@
 """Commands that sync: sync, and sync_batch, which repeats while there is more."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from itertools import count
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import typer
 from google.protobuf.duration_pb2 import Duration
 
+from pipesync.v1.message_pb2 import Message
 from pipesync.v1.pipeline_service_pb2 import SyncPipelineBatchRequest, SyncPipelineRequest
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -24,7 +25,7 @@ from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
 
 # Seconds between two lines of totals where no table can be drawn.
-_LINE_INTERVAL = 5.0
+LINE_INTERVAL = 5.0
 
 StateLimit = Annotated[
     int | None,
@@ -39,6 +40,11 @@ TimeLimit = Annotated[
 ]
 RunId = Annotated[str | None, typer.Option(metavar="R", help="Begin the run R, or go on with it.")]
 ResetState = Annotated[bool, typer.Option("--reset-state", help="Forget the stored state first.")]
+
+
+class _Answer(Protocol):
+    @property
+    def message(self) -> Message: ...
 
 
 def register(app: typer.Typer) -> None:
@@ -70,22 +76,9 @@ async def sync(
         time_limit=duration(time_limit),
         reset_state=reset_state,
     )
-    eof: Eof | None = None
-    with _view(pipeline_id, raw, _LINE_INTERVAL) as view:
-        async with (
-            open_client(command) as client,
-            aclosing(client.sync_pipeline(request)) as answers,
-        ):
-            async for answer in answers:
-                message = answer.message
-                if raw:
-                    say_json(message)
-                elif view is not None and message.HasField("log"):
-                    view.log(log_line(message))
-                elif view is not None and message.HasField("progress"):
-                    view.show(message.progress)
-                if message.HasField("eof"):
-                    eof = message.eof
+    with view_of(pipeline_id, raw, LINE_INTERVAL) as view:
+        async with open_client(command) as client:
+            eof = await follow(client.sync_pipeline(request), view, raw=raw)
     finish(eof, raw)
 
 
@@ -141,7 +134,7 @@ async def run_batches(
         How the last one ended; None when there was none.
     """
     eof: Eof | None = None
-    with _view(request.id, raw, 0.0) as view:
+    with view_of(request.id, raw, 0.0) as view:
         async with open_client(command) as client:
             for _ in calls:
                 eof = (await client.sync_pipeline_batch(request)).eof
@@ -155,9 +148,35 @@ async def run_batches(
     return eof
 
 
-def _view(
+async def follow(
+    answers: AsyncGenerator[_Answer, None], view: ProgressView | None, *, raw: bool
+) -> Eof | None:
+    """Shows each message of a sync as it comes; how the sync ended.
+
+    Args:
+        answers: Of the call.
+        view: Where to draw; None with ``raw``.
+        raw: Print the messages as JSON instead.
+    """
+    eof: Eof | None = None
+    async with aclosing(answers):
+        async for answer in answers:
+            message = answer.message
+            if raw:
+                say_json(message)
+            elif view is not None and message.HasField("log"):
+                view.log(log_line(message))
+            elif view is not None and message.HasField("progress"):
+                view.show(message.progress)
+            if message.HasField("eof"):
+                eof = message.eof
+    return eof
+
+
+def view_of(
     pipeline_id: str, raw: bool, interval: float
 ) -> AbstractContextManager[ProgressView | None]:
+    """Where progress is drawn, at most once in ``interval`` seconds; nowhere with ``raw``."""
     return nullcontext() if raw else open_view(pipeline_id, interval=interval)
 
 

@@ -24,8 +24,12 @@ from pipesync.v1.pipeline_service_pb2 import (
     ListPipelinesResponse,
     ListRunsRequest,
     ListRunsResponse,
+    ListWebhookEventsRequest,
+    ListWebhookEventsResponse,
     PushWebhookRequest,
     PushWebhookResponse,
+    ReplayWebhookEventsRequest,
+    ReplayWebhookEventsResponse,
     SetupPipelineRequest,
     SetupPipelineResponse,
     SimulateWebhookSyncRequest,
@@ -60,6 +64,8 @@ _IDEMPOTENT_METHODS = [
         "SetupPipeline",
         "TeardownPipeline",
         "PushWebhook",
+        "ListWebhookEvents",
+        "ReplayWebhookEvents",
         "ListRuns",
         "WatchPipeline",
     )
@@ -189,6 +195,20 @@ class PipelineClient:
     ) -> PushWebhookResponse:
         """Hands in one webhook delivery."""
         return await self._connection.one(self._connection.stub.PushWebhook, request, timeout)
+
+    async def list_webhook_events(
+        self, request: ListWebhookEventsRequest, *, timeout: float | None = None
+    ) -> ListWebhookEventsResponse:
+        """One page of a pipeline's webhook events, the latest arrival first."""
+        return await self._connection.one(self._connection.stub.ListWebhookEvents, request, timeout)
+
+    async def replay_webhook_events(
+        self, request: ReplayWebhookEventsRequest, *, timeout: float | None = None
+    ) -> ReplayWebhookEventsResponse:
+        """Has webhook events applied again."""
+        return await self._connection.one(
+            self._connection.stub.ReplayWebhookEvents, request, timeout
+        )
 
     async def list_runs(
         self, request: ListRunsRequest, *, timeout: float | None = None

@@ -18,15 +18,22 @@ class Holder:
         name: The process, e.g. ``host:pid``.
         since: When it took the lease.
         time_left: How long until the lease expires unless it is renewed.
+        is_brief: It keeps the lease for moments only.
     """
 
     name: str
     since: datetime
     time_left: timedelta
+    is_brief: bool = False
 
 
 async def acquire(
-    connection: Connection, pipeline_id: str, holder: str, duration: timedelta
+    connection: Connection,
+    pipeline_id: str,
+    holder: str,
+    duration: timedelta,
+    *,
+    is_brief: bool = False,
 ) -> int | None:
     """Takes the lease if it is free or has expired.
 
@@ -34,7 +41,9 @@ async def acquire(
         The fencing token, greater than any before it; None when somebody else holds the lease, or
         there is no such pipeline.
     """
-    token: int | None = await connection.fetchval(_SQL["acquire"], pipeline_id, holder, duration)
+    token: int | None = await connection.fetchval(
+        _SQL["acquire"], pipeline_id, holder, duration, is_brief
+    )
     return token
 
 
@@ -43,7 +52,12 @@ async def get_holder(connection: Connection, pipeline_id: str) -> Holder | None:
     row = await connection.fetchrow(_SQL["get"], pipeline_id)
     if row is None:
         return None
-    return Holder(name=row["holder"], since=row["acquire_time"], time_left=row["time_left"])
+    return Holder(
+        name=row["holder"],
+        since=row["acquire_time"],
+        time_left=row["time_left"],
+        is_brief=row["is_brief"],
+    )
 
 
 async def renew(connection: Connection, pipeline_id: str, token: int, duration: timedelta) -> bool:

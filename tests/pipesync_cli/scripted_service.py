@@ -37,6 +37,7 @@ class ScriptedService(PipelineServiceServicer):
     connectors: list[ConnectorInfo] = field(default_factory=list)
     # What each streaming call answers.
     messages: list[Message] = field(default_factory=list)
+    webhook_events: list[contract.WebhookEvent] = field(default_factory=list)
     # What creating a pipeline finds out.
     unreadable_streams: list[UnreadableStream] = field(default_factory=list)
     # What each batch call answers, in turn.
@@ -139,6 +140,34 @@ class ScriptedService(PipelineServiceServicer):
         """The next scripted end."""
         self._saw(request, context)
         return contract.SyncPipelineBatchResponse(eof=self.ends.pop(0))
+
+    async def SimulateWebhookSync(
+        self, request: contract.SimulateWebhookSyncRequest, context: _Context
+    ) -> AsyncIterator[contract.SimulateWebhookSyncResponse]:
+        """The scripted messages."""
+        self._saw(request, context)
+        for message in self.messages:
+            yield contract.SimulateWebhookSyncResponse(message=message)
+
+    async def ListWebhookEvents(
+        self, request: contract.ListWebhookEventsRequest, context: _Context
+    ) -> contract.ListWebhookEventsResponse:
+        """A page, whose token is where the next one begins."""
+        self._saw(request, context)
+        start = int(request.page_token or 0)
+        end = start + min(self.page_size, request.page_size)
+        return contract.ListWebhookEventsResponse(
+            events=self.webhook_events[start:end],
+            next_page_token=str(end) if end < len(self.webhook_events) else "",
+        )
+
+    async def ReplayWebhookEvents(
+        self, request: contract.ReplayWebhookEventsRequest, context: _Context
+    ) -> contract.ReplayWebhookEventsResponse:
+        """As many as were named, else as there are."""
+        self._saw(request, context)
+        count = len(request.event_ids) or len(self.webhook_events)
+        return contract.ReplayWebhookEventsResponse(replayed_count=count)
 
     def _saw(self, request: ProtobufMessage, context: _Context) -> None:
         self.requests.append(request)

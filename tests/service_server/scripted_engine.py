@@ -38,8 +38,11 @@ SPEC = Spec(
             "$defs": {"Secret": {"type": "string", "writeOnly": True}},
         },
         Struct(),
-    )
+    ),
+    webhook_secret_field="webhook_secret",
 )
+# Of the connector "other".
+SPEC_WITHOUT_WEBHOOKS = Spec(config_schema=SPEC.config_schema)
 
 # What a teardown says unless told otherwise.
 DROPPED = Message(
@@ -69,6 +72,7 @@ class ScriptedEngine(EngineServiceServicer):
         failing_check: What a failed connection says; empty when connections are good.
         unreadable_streams: What a good connection says of its streams.
         error: Raised by every call but those for specs, when set.
+        is_away_for_specs: Whether calls for one spec fail.
         setup_messages: What setup answers.
         teardown: What a teardown does.
         batch: What a batch does.
@@ -81,6 +85,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.failing_check = ""
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.error: RpcError | None = None
+        self.is_away_for_specs = False
         self.setup_messages: Sequence[Message] = ()
         self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
@@ -116,8 +121,11 @@ class ScriptedEngine(EngineServiceServicer):
                 code=code_pb2.NOT_FOUND,
                 reason="UNKNOWN_CONNECTOR",
             )
+        if self.is_away_for_specs:
+            raise RpcError("away", code=code_pb2.UNAVAILABLE, reason="UNAVAILABLE")
+        spec = SPEC if request.type == "scripted" else SPEC_WITHOUT_WEBHOOKS
         return pb.GetConnectorResponse(
-            connector=pb.ConnectorInfo(side=request.side, type=request.type, spec=SPEC)
+            connector=pb.ConnectorInfo(side=request.side, type=request.type, spec=spec)
         )
 
     async def SourceDiscover(

@@ -304,7 +304,7 @@ async def test_a_resumed_pipeline_is_what_it_was(
 
 async def test_what_the_service_cannot_do_yet_is_unimplemented(client: PipelineClient) -> None:
     with pytest.raises(RpcError) as error:
-        await client.push_webhook(pb.PushWebhookRequest(pipeline_id="first"))
+        await anext(client.watch_pipeline(pb.WatchPipelineRequest(id="first")))
     assert error.value.code == code_pb2.UNIMPLEMENTED
 
 

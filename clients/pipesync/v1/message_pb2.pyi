@@ -350,6 +350,11 @@ class SourceInput(_message.Message):
     EVENT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
     RECENT_EVENTS_FIELD_NUMBER: _builtins.int
+    EVENT_JSON_FIELD_NUMBER: _builtins.int
+    event_json: _builtins.bytes
+    """An event whose origin is already trusted, as JSON, byte for byte as it came in: unlike a Struct it keeps whole
+    numbers of any size.
+    """
     @_builtins.property
     def event(self) -> _struct_pb2.Struct:
         """An event whose origin is already trusted."""
@@ -368,12 +373,13 @@ class SourceInput(_message.Message):
         event: _struct_pb2.Struct | None = ...,
         webhook: Global___WebhookDelivery | None = ...,
         recent_events: Global___RecentEvents | None = ...,
+        event_json: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "event_json", b"event_json", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "event_json", b"event_json", "input", b"input", "recent_events", b"recent_events", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["event", "webhook", "recent_events"]  # noqa: Y015
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["event", "webhook", "recent_events", "event_json"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
 

@@ -114,6 +114,30 @@ PIPELINE_VIEW_BASIC: PipelineView.ValueType  # 1
 PIPELINE_VIEW_FULL: PipelineView.ValueType  # 2
 Global___PipelineView: _TypeAlias = PipelineView  # noqa: Y015
 
+class _WebhookEventStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WebhookEventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookEventStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEBHOOK_EVENT_STATUS_UNSPECIFIED: _WebhookEventStatus.ValueType  # 0
+    WEBHOOK_EVENT_STATUS_PENDING: _WebhookEventStatus.ValueType  # 1
+    """To be applied."""
+    WEBHOOK_EVENT_STATUS_APPLIED: _WebhookEventStatus.ValueType  # 2
+    WEBHOOK_EVENT_STATUS_SET_ASIDE: _WebhookEventStatus.ValueType  # 3
+    """Failed as often as the service tries; the events after it went on. ReplayWebhookEvents tries again."""
+
+class WebhookEventStatus(_WebhookEventStatus, metaclass=_WebhookEventStatusEnumTypeWrapper):
+    """What became of a webhook event that was taken in."""
+
+WEBHOOK_EVENT_STATUS_UNSPECIFIED: WebhookEventStatus.ValueType  # 0
+WEBHOOK_EVENT_STATUS_PENDING: WebhookEventStatus.ValueType  # 1
+"""To be applied."""
+WEBHOOK_EVENT_STATUS_APPLIED: WebhookEventStatus.ValueType  # 2
+WEBHOOK_EVENT_STATUS_SET_ASIDE: WebhookEventStatus.ValueType  # 3
+"""Failed as often as the service tries; the events after it went on. ReplayWebhookEvents tries again."""
+Global___WebhookEventStatus: _TypeAlias = WebhookEventStatus  # noqa: Y015
+
 @_typing.final
 class Pipeline(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -931,6 +955,162 @@ class PushWebhookResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PushWebhookResponse: _TypeAlias = PushWebhookResponse  # noqa: Y015
+
+@_typing.final
+class WebhookEvent(_message.Message):
+    """An event that came in by webhook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    RECEIVE_TIME_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    type: _builtins.str
+    status: Global___WebhookEventStatus.ValueType
+    failed_attempts: _builtins.int
+    """How often it failed to be applied by itself, since it was taken in or last replayed."""
+    last_error: _builtins.str
+    """Why, the last time."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the event was made, as it says itself."""
+
+    @_builtins.property
+    def receive_time(self) -> _timestamp_pb2.Timestamp:
+        """When the service took it in."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it got its status; absent while it is pending."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        type: _builtins.str = ...,
+        status: Global___WebhookEventStatus.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        receive_time: _timestamp_pb2.Timestamp | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+        failed_attempts: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "receive_time", b"receive_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failed_attempts", b"failed_attempts", "finish_time", b"finish_time", "id", b"id", "last_error", b"last_error", "receive_time", b"receive_time", "status", b"status", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
+
+@_typing.final
+class ListWebhookEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    status: Global___WebhookEventStatus.ValueType
+    """Unspecified lists all."""
+    page_size: _builtins.int
+    """At most 1000; 0 means 50."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        pipeline_id: _builtins.str = ...,
+        status: Global___WebhookEventStatus.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "pipeline_id", b"pipeline_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookEventsRequest: _TypeAlias = ListWebhookEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListWebhookEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookEvent]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___WebhookEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWebhookEventsResponse: _TypeAlias = ListWebhookEventsResponse  # noqa: Y015
+
+@_typing.final
+class ReplayWebhookEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    EVENT_IDS_FIELD_NUMBER: _builtins.int
+    ALL_SET_ASIDE_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    all_set_aside: _builtins.bool
+    """All that are set aside, instead of event_ids."""
+    @_builtins.property
+    def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which ones, whatever their status, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        pipeline_id: _builtins.str = ...,
+        event_ids: _abc.Iterable[_builtins.str] | None = ...,
+        all_set_aside: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_set_aside", b"all_set_aside", "event_ids", b"event_ids", "pipeline_id", b"pipeline_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayWebhookEventsRequest: _TypeAlias = ReplayWebhookEventsRequest  # noqa: Y015
+
+@_typing.final
+class ReplayWebhookEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_COUNT_FIELD_NUMBER: _builtins.int
+    replayed_count: _builtins.int
+    """How many events are to be applied again."""
+    def __init__(
+        self,
+        *,
+        replayed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed_count", b"replayed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplayWebhookEventsResponse: _TypeAlias = ReplayWebhookEventsResponse  # noqa: Y015
 
 @_typing.final
 class ListRunsRequest(_message.Message):

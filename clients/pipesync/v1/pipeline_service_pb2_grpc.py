@@ -105,6 +105,16 @@ class PipelineServiceStub:
                 request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookRequest.SerializeToString,
                 response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookResponse.FromString,
                 _registered_method=True)
+        self.ListWebhookEvents = channel.unary_unary(
+                '/pipesync.v1.PipelineService/ListWebhookEvents',
+                request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsResponse.FromString,
+                _registered_method=True)
+        self.ReplayWebhookEvents = channel.unary_unary(
+                '/pipesync.v1.PipelineService/ReplayWebhookEvents',
+                request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/pipesync.v1.PipelineService/ListRuns',
                 request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListRunsRequest.SerializeToString,
@@ -206,14 +216,33 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SimulateWebhookSync(self, request, context):
-        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook.
+        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
+        leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+        way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PushWebhook(self, request, context):
-        """Takes in one webhook delivery: verifies it, stores it durably, answers. UNAUTHENTICATED for a bad signature.
+        """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
+        bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
+        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWebhookEvents(self, request, context):
+        """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayWebhookEvents(self, request, context):
+        """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
+        there: then none is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +334,16 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.PushWebhook,
                     request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookRequest.FromString,
                     response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookResponse.SerializeToString,
+            ),
+            'ListWebhookEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWebhookEvents,
+                    request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsResponse.SerializeToString,
+            ),
+            'ReplayWebhookEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayWebhookEvents,
+                    request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -696,6 +735,60 @@ class PipelineService:
             '/pipesync.v1.PipelineService/PushWebhook',
             pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookRequest.SerializeToString,
             pipesync_dot_v1_dot_pipeline__service__pb2.PushWebhookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWebhookEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pipesync.v1.PipelineService/ListWebhookEvents',
+            pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsRequest.SerializeToString,
+            pipesync_dot_v1_dot_pipeline__service__pb2.ListWebhookEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayWebhookEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pipesync.v1.PipelineService/ReplayWebhookEvents',
+            pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.SerializeToString,
+            pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

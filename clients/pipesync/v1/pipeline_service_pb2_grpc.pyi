@@ -61,9 +61,21 @@ class PipelineServiceStub:
     SyncPipelineBatch: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.SyncPipelineBatchRequest, _pipeline_service_pb2.SyncPipelineBatchResponse]
     """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
     SimulateWebhookSync: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]
-    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook."""
+    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
+    leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+    way.
+    """
     PushWebhook: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]
-    """Takes in one webhook delivery: verifies it, stores it durably, answers. UNAUTHENTICATED for a bad signature."""
+    """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
+    bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
+    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+    """
+    ListWebhookEvents: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListWebhookEventsRequest, _pipeline_service_pb2.ListWebhookEventsResponse]
+    """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+    ReplayWebhookEvents: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ReplayWebhookEventsRequest, _pipeline_service_pb2.ReplayWebhookEventsResponse]
+    """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
+    there: then none is.
+    """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]
     """A pipeline's runs, newest first."""
     WatchPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]
@@ -102,9 +114,21 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     SyncPipelineBatch: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.SyncPipelineBatchRequest, _pipeline_service_pb2.SyncPipelineBatchResponse]  # type: ignore[assignment]
     """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
     SimulateWebhookSync: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]  # type: ignore[assignment]
-    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook."""
+    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
+    leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+    way.
+    """
     PushWebhook: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]  # type: ignore[assignment]
-    """Takes in one webhook delivery: verifies it, stores it durably, answers. UNAUTHENTICATED for a bad signature."""
+    """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
+    bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
+    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+    """
+    ListWebhookEvents: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListWebhookEventsRequest, _pipeline_service_pb2.ListWebhookEventsResponse]  # type: ignore[assignment]
+    """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+    ReplayWebhookEvents: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ReplayWebhookEventsRequest, _pipeline_service_pb2.ReplayWebhookEventsResponse]  # type: ignore[assignment]
+    """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
+    there: then none is.
+    """
     ListRuns: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """A pipeline's runs, newest first."""
     WatchPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]  # type: ignore[assignment]
@@ -218,7 +242,10 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.SimulateWebhookSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SimulateWebhookSyncResponse], _abc.AsyncIterator[_pipeline_service_pb2.SimulateWebhookSyncResponse]]:
-        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook."""
+        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
+        leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+        way.
+        """
 
     @_abc_1.abstractmethod
     def PushWebhook(
@@ -226,7 +253,28 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.PushWebhookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.PushWebhookResponse, _abc.Awaitable[_pipeline_service_pb2.PushWebhookResponse]]:
-        """Takes in one webhook delivery: verifies it, stores it durably, answers. UNAUTHENTICATED for a bad signature."""
+        """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
+        bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
+        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWebhookEvents(
+        self,
+        request: _pipeline_service_pb2.ListWebhookEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.ListWebhookEventsResponse, _abc.Awaitable[_pipeline_service_pb2.ListWebhookEventsResponse]]:
+        """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+
+    @_abc_1.abstractmethod
+    def ReplayWebhookEvents(
+        self,
+        request: _pipeline_service_pb2.ReplayWebhookEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.ReplayWebhookEventsResponse, _abc.Awaitable[_pipeline_service_pb2.ReplayWebhookEventsResponse]]:
+        """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
+        there: then none is.
+        """
 
     @_abc_1.abstractmethod
     def ListRuns(

@@ -84,6 +84,20 @@ class InventoryConformance(ConnectorConformance):
         expected = {("o0", "id_0"), ("o0", "id_3"), ("o2", "id_2"), ("o2", "id_5")}
         assert set(found) == expected, "not of these owners alone"
 
+    async def test_an_inventory_tells_how_new_records_are(
+        self, subject: DestinationSubject
+    ) -> None:
+        inventory = _inventory(subject)
+        await _write(subject, _record(1, _updated_at=101), _record(2, _updated_at=102), _record(3))
+        await _write(subject, _record(2, _updated_at=103, gone=True))
+        other = {**_record(1, _updated_at=105), "_account_id": "account_2"}
+        await _write(subject, other)
+        async with inventory as held:
+            found = await held.stamped(STREAM, ["id_1", "id_2", "id_3", "id_4"])
+            assert found == {"id_1": 101, "id_2": 103}, "deleted ones count, those without do not"
+            found = await held.stamped(STREAM, ["id_1", "id_2"], account_id="account_2")
+            assert found == {"id_1": 105}
+
     async def test_an_inventory_has_what_a_write_under_way_has_passed_on(
         self, subject: DestinationSubject
     ) -> None:
@@ -121,6 +135,7 @@ def _streams() -> list[SelectedStream]:
         primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["_account_id"])],
         json_schema=ParseDict(_SCHEMA, Stream().json_schema),
         time_range_field="made",
+        newer_than_field="_updated_at",
         soft_delete_field="gone",
     )
     stream.metadata["account_id"] = _ACCOUNT

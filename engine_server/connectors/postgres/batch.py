@@ -23,6 +23,7 @@ class Batch:
         self._row_count = 0
         self._byte_count = 0
         self._began = 0.0
+        self._is_urgent = False
 
     def __bool__(self) -> bool:
         return self._row_count > 0
@@ -43,7 +44,12 @@ class Batch:
         rows = self._rows
         self._rows = defaultdict(list)
         self._row_count = self._byte_count = 0
+        self._is_urgent = False
         return rows
+
+    def hurry(self) -> None:
+        """Has its rows, if there are any, wait no longer for more."""
+        self._is_urgent = bool(self)
 
     def is_full(self) -> bool:
         """Whether no more should be added."""
@@ -57,6 +63,6 @@ class Batch:
         """How long it may still wait for more rows; 0 when it is full; None when it is empty."""
         if not self:
             return None
-        if self.is_full():
+        if self._is_urgent or self.is_full():
             return 0.0
         return max(0.0, self._began + MAX_AGE - time.monotonic())

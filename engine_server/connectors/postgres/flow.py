@@ -109,6 +109,9 @@ class Flow:
         if stream_name(message) in self._refused:
             return
         self._batch.add(message.record_batch)
+        if message.HasField("barrier"):
+            # Somebody waits to hear that these rows are committed.
+            self._batch.hurry()
         # Rows before it that are still gathered go with the next flush.
         self._held.append((self._started + bool(self._batch), message))
 

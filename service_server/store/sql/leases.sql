@@ -1,19 +1,25 @@
 -- name: acquire
 -- A lease that is still held is left alone; then no row is returned.
-INSERT INTO pipesync.leases AS held (pipeline_id, token, holder, acquire_time, expire_time)
-SELECT id, nextval('pipesync.fencing_tokens'), $2, clock_timestamp(), clock_timestamp() + $3
+INSERT INTO pipesync.leases AS held
+    (pipeline_id, token, holder, acquire_time, expire_time, is_brief)
+SELECT id, nextval('pipesync.fencing_tokens'), $2, clock_timestamp(), clock_timestamp() + $3, $4
 FROM pipesync.pipelines
 WHERE id = $1
 ON CONFLICT (pipeline_id) DO UPDATE
 SET token = excluded.token,
     holder = excluded.holder,
     acquire_time = excluded.acquire_time,
-    expire_time = excluded.expire_time
+    expire_time = excluded.expire_time,
+    is_brief = excluded.is_brief
 WHERE held.expire_time <= clock_timestamp()
 RETURNING token;
 
 -- name: get
-SELECT holder, acquire_time, greatest(expire_time - clock_timestamp(), interval '0') AS time_left
+SELECT
+    holder,
+    acquire_time,
+    greatest(expire_time - clock_timestamp(), interval '0') AS time_left,
+    is_brief
 FROM pipesync.leases
 WHERE pipeline_id = $1;
 

@@ -50,10 +50,16 @@ def input_schema() -> Struct:
         "description": "Events that Stripe still has are fetched, oldest first.",
         "properties": {"created_after": {"type": "string"}, "limit": {"type": "integer"}},
     }
+    event_json = {"type": "string", "description": "The same as JSON, exact to the byte."}
     return ParseDict(
         {
             "type": "object",
-            "properties": {"event": event, "webhook": webhook, "recent_events": recent},
+            "properties": {
+                "event": event,
+                "event_json": event_json,
+                "webhook": webhook,
+                "recent_events": recent,
+            },
             "minProperties": 1,
             "maxProperties": 1,
         },
@@ -106,10 +112,13 @@ async def _groups(
 
 
 def _events(inputs: Iterable[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
+    sent: bytes | dict[str, Any]
     for pushed in inputs:
         match pushed.WhichOneof("input"):
             case "event":
                 ingress, sent = "inputs", _with_integers(MessageToDict(pushed.event))
+            case "event_json":
+                ingress, sent = "inputs", pushed.event_json
             case "webhook":
                 ingress, sent = "webhook", pushed.webhook.body
             case _:

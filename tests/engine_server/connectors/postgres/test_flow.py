@@ -10,9 +10,10 @@ from contextlib import aclosing, suppress
 import asyncpg
 import pytest
 
+from engine_server.connectors.postgres import batch
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Barrier, Message
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
     completed,
@@ -50,6 +51,23 @@ def _pages(count: int) -> list[Message]:
             checkpoint("customers", str(number)),
         )
     ]
+
+
+async def test_rows_before_a_barrier_wait_for_no_more(
+    config: PostgresConfig, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "MAX_AGE", 3600.0)
+    barrier = Message(barrier=Barrier(number=1))
+
+    async def source() -> AsyncGenerator[Message, None]:
+        yield records("customers", customer(1))
+        yield barrier
+        await asyncio.Event().wait()
+
+    async with aclosing(PostgresDestination().write(config, [stream()], source())) as passed_on:
+        while await anext(passed_on) != barrier:
+            pass
+        assert await database.fetchval(COUNT) == 1
 
 
 async def test_every_message_is_passed_on_in_order(small_batches: PostgresConfig) -> None:

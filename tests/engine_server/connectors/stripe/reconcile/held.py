@@ -54,3 +54,9 @@ class Held:
             for object_id, document in self.documents.get(stream, {}).items()
             if document[field] in owners
         ]
+
+    async def stamped(
+        self, stream: str, ids: Collection[str], *, account_id: str = ""
+    ) -> Mapping[str, int]:
+        held = self.documents.get(stream, {})
+        return {one: held[one]["_updated_at"] for one in ids if "_updated_at" in held.get(one, {})}

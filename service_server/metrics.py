@@ -1,0 +1,72 @@
+"""What Prometheus is told of this process and of the inbox."""
+
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from service_server.store.inbox import Backlog
+
+
+class Metrics:
+    """All metrics, in a registry of their own.
+
+    Attributes:
+        deliveries: Webhook deliveries that this process answered, by ``ingress`` and ``outcome``.
+        events_applied: Webhook events that this process brought to their destination.
+        events_set_aside: Webhook events that this process set aside.
+        syncs_running: Syncs that this process runs now.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.deliveries = Counter(
+            "pipesync_webhook_deliveries",
+            "Webhook deliveries that were answered, by the way they came and what became of them.",
+            ["ingress", "outcome"],
+            registry=self._registry,
+        )
+        self.events_applied = Counter(
+            "pipesync_webhook_events_applied",
+            "Webhook events that were brought to their destination.",
+            registry=self._registry,
+        )
+        self.events_set_aside = Counter(
+            "pipesync_webhook_events_set_aside",
+            "Webhook events that failed too often and were set aside.",
+            registry=self._registry,
+        )
+        self.syncs_running = Gauge(
+            "pipesync_syncs_running",
+            "Syncs that this process runs now.",
+            registry=self._registry,
+        )
+        self._lag = Gauge(
+            "pipesync_inbox_lag_seconds",
+            "How long the oldest pending webhook event of all pipelines has been waiting.",
+            registry=self._registry,
+        )
+        self._pending = Gauge(
+            "pipesync_inbox_pending_events",
+            "Webhook events of all pipelines that are to be applied.",
+            registry=self._registry,
+        )
+        self._set_aside = Gauge(
+            "pipesync_inbox_set_aside_events",
+            "Webhook events of all pipelines that are set aside.",
+            registry=self._registry,
+        )
+
+    def count_delivery(self, ingress: str, outcome: str) -> None:
+        """Counts a delivery that is answered; ``outcome`` is a word of a small number."""
+        self.deliveries.labels(ingress, outcome.lower()).inc()
+
+    def text(self, backlog: Backlog | None) -> bytes:
+        """All metrics in Prometheus's text format.
+
+        Args:
+            backlog: How the inbox is; None when that cannot be told.
+        """
+        self._lag.set(backlog.lag.total_seconds() if backlog else math.nan)
+        self._pending.set(backlog.pending if backlog else math.nan)
+        self._set_aside.set(backlog.set_aside if backlog else math.nan)
+        return generate_latest(self._registry)

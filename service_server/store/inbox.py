@@ -1,0 +1,231 @@
+"""The webhook events of each pipeline: taken in, then applied or set aside."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+import asyncpg
+
+from pipesync.v1.pipeline_service_pb2 import (
+    DESIRED_STATUS_ACTIVE,
+    SYNC_POLICY_MANUAL,
+    WEBHOOK_EVENT_STATUS_APPLIED,
+    WEBHOOK_EVENT_STATUS_PENDING,
+    WEBHOOK_EVENT_STATUS_SET_ASIDE,
+    WEBHOOK_EVENT_STATUS_UNSPECIFIED,
+    WebhookEvent,
+    WebhookEventStatus,
+)
+from service_server.store.database import Connection
+from service_server.store.queries import load_queries
+
+_SQL = load_queries("inbox.sql")
+# A status is a literal in these, so that each finds its index.
+_LISTS = {
+    WEBHOOK_EVENT_STATUS_UNSPECIFIED: _SQL["list"],
+    WEBHOOK_EVENT_STATUS_PENDING: _SQL["list_pending"],
+    WEBHOOK_EVENT_STATUS_APPLIED: _SQL["list_applied"],
+    WEBHOOK_EVENT_STATUS_SET_ASIDE: _SQL["list_set_aside"],
+}
+# Notified, with the pipeline's id, of events that are to be applied.
+CHANNEL = "pipesync_webhook_events"
+_NEWEST = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event to be taken in.
+
+    Attributes:
+        pipeline_id: Whose it is.
+        etag: Of the pipeline whose secret it was verified with.
+        event_id: ``evt_...``
+        event_type: e.g. ``customer.updated``.
+        create_time: When it was made, as it says itself.
+        body: As it came in.
+    """
+
+    pipeline_id: str
+    etag: str
+    event_id: str
+    event_type: str
+    create_time: datetime
+    body: bytes = field(repr=False)
+
+
+class Stored(Enum):
+    """What became of an event that was to be taken in."""
+
+    NEW = auto()
+    DUPLICATE = auto()
+    """The pipeline has had it before."""
+    OUTDATED = auto()
+    """The pipeline changed, or went, since the event was verified: it is not stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingEvent:
+    """An event to be applied.
+
+    Attributes:
+        event_id: ``evt_...``
+        event_type: e.g. ``customer.updated``.
+        failed_attempts: How often it failed by itself.
+        body: As it came in.
+    """
+
+    event_id: str
+    event_type: str
+    failed_attempts: int
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What is left to do, over all pipelines.
+
+    Attributes:
+        pending: Events to be applied.
+        set_aside: Events that failed too often.
+        lag: How long the oldest of the former has been waiting; nothing when there is none.
+    """
+
+    pending: int
+    set_aside: int
+    lag: timedelta
+
+
+async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Stored]:
+    """Takes events in, in one transaction: what became of each, in the same order.
+
+    No two of them are of the same pipeline and id.
+    """
+    rows = await connection.fetch(
+        _SQL["insert"],
+        [event.pipeline_id for event in events],
+        [event.etag for event in events],
+        [event.event_id for event in events],
+        [event.event_type for event in events],
+        [event.create_time for event in events],
+        [event.body for event in events],
+    )
+    return [_stored(row) for row in rows]
+
+
+async def oldest_pending(
+    connection: Connection, pipeline_id: str, *, count: int, size: int
+) -> list[PendingEvent]:
+    """The pipeline's pending events that came first, in the order in which they came.
+
+    Args:
+        connection: Where to read.
+        pipeline_id: Whose events.
+        count: At most so many.
+        size: At most so many bytes, unless the first one alone has more.
+    """
+    rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, count, size)
+    return [
+        PendingEvent(
+            event_id=row["event_id"],
+            event_type=row["event_type"],
+            failed_attempts=row["failed_attempts"],
+            body=row["event"],
+        )
+        for row in rows
+    ]
+
+
+async def mark_applied(connection: Connection, pipeline_id: str, ids: Collection[str]) -> None:
+    """Notes that these events are in the destination."""
+    await connection.execute(_SQL["mark_applied"], pipeline_id, list(ids))
+
+
+async def mark_failed(
+    connection: Connection, pipeline_id: str, event_id: str, error: str, *, most_attempts: int
+) -> bool:
+    """Notes that an event failed by itself; True when that was once too often: it is set aside."""
+    return bool(
+        await connection.fetchval(_SQL["mark_failed"], pipeline_id, event_id, error, most_attempts)
+    )
+
+
+async def waiting_pipelines(connection: Connection) -> list[str]:
+    """The pipelines with pending events that nobody else applies, and that are not paused."""
+    rows = await connection.fetch(
+        _SQL["waiting_pipelines"], DESIRED_STATUS_ACTIVE, SYNC_POLICY_MANUAL
+    )
+    return [row["id"] for row in rows]
+
+
+async def backlog(connection: Connection) -> Backlog:
+    """What is left to do."""
+    [row] = await connection.fetch(_SQL["backlog"])
+    return Backlog(
+        pending=row["pending"], set_aside=row["set_aside"], lag=row["lag"] or timedelta(0)
+    )
+
+
+async def list_latest_first(
+    connection: Connection,
+    pipeline_id: str,
+    limit: int,
+    *,
+    status: WebhookEventStatus.ValueType,
+    before: int | None,
+) -> list[tuple[int, WebhookEvent]]:
+    """At most ``limit`` events with their place in the order of arrival, the latest first.
+
+    Args:
+        connection: Where to read.
+        pipeline_id: Whose events.
+        limit: How many at most.
+        status: Of these alone; unspecified for all.
+        before: The place that the answer comes before; None starts at the latest.
+    """
+    place = _NEWEST if before is None else before
+    rows = await connection.fetch(_LISTS[status], pipeline_id, place, limit)
+    return [(row["arrival"], _shown(row)) for row in rows]
+
+
+async def missing(connection: Connection, pipeline_id: str, ids: Collection[str]) -> list[str]:
+    """Those of the ids that the pipeline has no event of."""
+    rows = await connection.fetch(_SQL["missing"], pipeline_id, list(ids))
+    return [row["event_id"] for row in rows]
+
+
+async def replay(connection: Connection, pipeline_id: str, ids: Collection[str]) -> int:
+    """Has these events applied again; how many there were."""
+    count: int = await connection.fetchval(_SQL["replay"], pipeline_id, list(ids))
+    return count
+
+
+async def replay_set_aside(connection: Connection, pipeline_id: str) -> int:
+    """Has all events applied again that are set aside; how many there were."""
+    count: int = await connection.fetchval(_SQL["replay_set_aside"], pipeline_id)
+    return count
+
+
+async def prune(connection: Connection, age: timedelta, limit: int) -> int:
+    """Forgets at most ``limit`` events that were applied longer ago than that; how many it did."""
+    status = await connection.execute(_SQL["prune"], age, limit)
+    return int(status.rpartition(" ")[2])
+
+
+def _stored(row: asyncpg.Record) -> Stored:
+    if not row["is_current"]:
+        return Stored.OUTDATED
+    return Stored.NEW if row["is_new"] else Stored.DUPLICATE
+
+
+def _shown(row: asyncpg.Record) -> WebhookEvent:
+    return WebhookEvent(
+        id=row["event_id"],
+        type=row["event_type"],
+        status=row["status"],
+        create_time=row["create_time"],
+        receive_time=row["receive_time"],
+        finish_time=row["finish_time"],
+        failed_attempts=row["failed_attempts"],
+        last_error=row["last_error"],
+    )

@@ -1,0 +1,191 @@
+-- name: insert
+-- Rows are numbered as they came and inserted in the order of their key, so that two services that store the same events
+-- at once wait for each other and never both. Locking the pipelines keeps each there until its events are.
+WITH arrived AS MATERIALIZED (
+    SELECT nextval('pipesync.webhook_arrivals') AS arrival, sent.*
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
+        AS sent (pipeline_id, etag, event_id, event_type, create_time, event)
+),
+known AS MATERIALIZED (
+    SELECT id, etag
+    FROM pipesync.pipelines
+    WHERE id = ANY($1)
+    ORDER BY id
+    FOR KEY SHARE
+),
+stored AS (
+    INSERT INTO pipesync.webhook_events
+        (pipeline_id, event_id, arrival, event_type, create_time, event)
+    SELECT pipeline_id, event_id, arrival, event_type, create_time, event
+    FROM arrived
+    JOIN known ON known.id = arrived.pipeline_id AND known.etag = arrived.etag
+    ORDER BY pipeline_id, event_id
+    ON CONFLICT (pipeline_id, event_id) DO NOTHING
+    RETURNING pipeline_id, event_id
+)
+SELECT
+    known.id IS NOT NULL AS is_current,
+    stored.event_id IS NOT NULL AS is_new,
+    CASE
+        WHEN stored.event_id IS NOT NULL
+        THEN pg_notify('pipesync_webhook_events', arrived.pipeline_id)
+    END AS notified
+FROM arrived
+LEFT JOIN known ON known.id = arrived.pipeline_id AND known.etag = arrived.etag
+LEFT JOIN stored USING (pipeline_id, event_id)
+ORDER BY arrival;
+
+-- name: oldest_pending
+-- At most so many events, and so many bytes unless the first one alone has more.
+SELECT arrival, event_id, event_type, failed_attempts, event
+FROM (
+    SELECT
+        oldest.*,
+        sum(octet_length(event)) OVER (ORDER BY arrival) AS bytes,
+        row_number() OVER (ORDER BY arrival) AS place
+    FROM (
+        SELECT arrival, event_id, event_type, failed_attempts, event
+        FROM pipesync.webhook_events
+        WHERE pipeline_id = $1 AND status = 1
+        ORDER BY arrival
+        LIMIT $2
+    ) AS oldest
+) AS measured
+WHERE place = 1 OR bytes <= $3
+ORDER BY arrival;
+
+-- name: mark_applied
+UPDATE pipesync.webhook_events
+SET status = 2, finish_time = clock_timestamp()
+WHERE pipeline_id = $1 AND event_id = ANY($2) AND status = 1;
+
+-- name: mark_failed
+UPDATE pipesync.webhook_events
+SET failed_attempts = failed_attempts + 1,
+    last_error = $3,
+    status = CASE WHEN failed_attempts + 1 >= $4 THEN 3 ELSE status END,
+    finish_time = CASE WHEN failed_attempts + 1 >= $4 THEN clock_timestamp() END
+WHERE pipeline_id = $1 AND event_id = $2 AND status = 1
+RETURNING status = 3;
+
+-- name: waiting_pipelines
+-- Jumps from pipeline to pipeline along the index of pending events, however many each has.
+WITH RECURSIVE waiting AS (
+    (
+        SELECT pipeline_id
+        FROM pipesync.webhook_events
+        WHERE status = 1
+        ORDER BY pipeline_id
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT later.pipeline_id
+        FROM pipesync.webhook_events AS later
+        WHERE later.status = 1 AND later.pipeline_id > waiting.pipeline_id
+        ORDER BY later.pipeline_id
+        LIMIT 1
+    )
+    FROM waiting
+    WHERE waiting.pipeline_id IS NOT NULL
+)
+SELECT pipeline.id
+FROM waiting
+JOIN pipesync.pipelines AS pipeline ON pipeline.id = waiting.pipeline_id
+WHERE pipeline.desired_status = $1 AND pipeline.sync_policy = $2
+ORDER BY pipeline.id;
+
+-- name: backlog
+WITH RECURSIVE oldest AS (
+    (
+        SELECT pipeline_id, receive_time
+        FROM pipesync.webhook_events
+        WHERE status = 1
+        ORDER BY pipeline_id, arrival
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT later.pipeline_id, later.receive_time
+    FROM oldest
+    CROSS JOIN LATERAL (
+        SELECT pipeline_id, receive_time
+        FROM pipesync.webhook_events
+        WHERE status = 1 AND pipeline_id > oldest.pipeline_id
+        ORDER BY pipeline_id, arrival
+        LIMIT 1
+    ) AS later
+)
+SELECT
+    (SELECT count(*) FROM pipesync.webhook_events WHERE status = 1) AS pending,
+    (SELECT count(*) FROM pipesync.webhook_events WHERE status = 3) AS set_aside,
+    (SELECT greatest(clock_timestamp() - min(receive_time), interval '0') FROM oldest) AS lag;
+
+-- name: list
+SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
+    failed_attempts, last_error
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND arrival < $2
+ORDER BY arrival DESC
+LIMIT $3;
+
+-- name: list_pending
+SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
+    failed_attempts, last_error
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND arrival < $2 AND status = 1
+ORDER BY arrival DESC
+LIMIT $3;
+
+-- name: list_applied
+SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
+    failed_attempts, last_error
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND arrival < $2 AND status = 2
+ORDER BY arrival DESC
+LIMIT $3;
+
+-- name: list_set_aside
+SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
+    failed_attempts, last_error
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND arrival < $2 AND status = 3
+ORDER BY arrival DESC
+LIMIT $3;
+
+-- name: missing
+SELECT wanted.event_id
+FROM unnest($2::text[]) AS wanted (event_id)
+WHERE NOT EXISTS (
+    SELECT 1
+    FROM pipesync.webhook_events AS stored
+    WHERE stored.pipeline_id = $1 AND stored.event_id = wanted.event_id
+);
+
+-- name: replay
+WITH replayed AS (
+    UPDATE pipesync.webhook_events
+    SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
+    WHERE pipeline_id = $1 AND event_id = ANY($2)
+    RETURNING pipeline_id
+)
+SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
+
+-- name: replay_set_aside
+WITH replayed AS (
+    UPDATE pipesync.webhook_events
+    SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
+    WHERE pipeline_id = $1 AND status = 3
+    RETURNING pipeline_id
+)
+SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
+
+-- name: prune
+DELETE FROM pipesync.webhook_events
+WHERE ctid = ANY(ARRAY(
+    SELECT ctid
+    FROM pipesync.webhook_events
+    WHERE status = 2 AND finish_time < clock_timestamp() - $1::interval
+    ORDER BY finish_time
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED
+));

@@ -1,0 +1,1 @@
+"""Webhooks: taken in, kept, applied through the engine, shown and replayed."""

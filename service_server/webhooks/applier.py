@@ -1,0 +1,200 @@
+"""Brings webhook events that were taken in to their pipeline's destination, in order."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import takewhile
+
+import structlog
+from google.rpc import code_pb2
+
+from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.message_pb2 import SourceInput
+from pipesync.v1.pipeline_service_pb2 import DESIRED_STATUS_PAUSED
+from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, ConnectionStatus
+from pipesync.v1.state_pb2 import Eof
+from pipesync_rpc.errors import RpcError
+from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
+from service_server.errors import (
+    ConnectionFailed,
+    EngineUnavailable,
+    EventRefused,
+    PipelinePaused,
+)
+from service_server.leases import Lease, LeaseKeeper
+from service_server.metrics import Metrics
+from service_server.pipelines import Pipelines
+from service_server.recorder import failure_of
+from service_server.store import inbox, states
+from service_server.store.database import Database
+from service_server.store.inbox import PendingEvent
+
+_log = structlog.get_logger(__name__)
+
+# What goes to the engine at once, at most; one event alone may have more bytes.
+_BATCH_EVENTS = 500
+_BATCH_BYTES = 4 * 1024 * 1024
+# How long one turn goes on to take further batches, in seconds: then others may have the lease.
+_TURN = 2.0
+_MOST_ERROR_CHARACTERS = 2000
+
+
+class InboxApplier:
+    """Applies the pending events of one pipeline at a time.
+
+    An event is marked only once it is in the destination, and applying one twice changes nothing:
+    so the process may end at any point.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipelines: Pipelines,
+        engine: Engine,
+        database: Database,
+        leases: LeaseKeeper,
+        metrics: Metrics,
+        most_attempts: int,
+    ) -> None:
+        """Takes what it stands on.
+
+        Args:
+            pipelines: Where configurations are.
+            engine: What applies events.
+            database: Where the events are.
+            leases: One pipeline is never synced twice at once.
+            metrics: Told what became of events.
+            most_attempts: How often an event that fails by itself is tried before it is set aside.
+        """
+        self._pipelines = pipelines
+        self._engine = engine
+        self._database = database
+        self._leases = leases
+        self._metrics = metrics
+        self._most_attempts = most_attempts
+
+    async def apply(self, pipeline_id: str) -> int:
+        """Applies pending events for a moment; whoever wants the rest applied calls again.
+
+        Returns:
+            How many were applied. 0 when none was pending.
+
+        Raises:
+            SyncInProgress: somebody else syncs the pipeline.
+            PipelineNotFound: there is no such pipeline.
+            PipelinePaused: it is paused.
+            ConnectionFailed: the engine cannot reach the source or the destination.
+            EngineUnavailable: the engine is away, or ended in the middle.
+            EventRefused: the first event that is left cannot be applied; it is tried again by the
+                next call, and set aside once it failed often enough.
+            LeaseLost: somebody else took over.
+            StoreUnavailable: the database is away.
+            SecretsUnreadable: the key is missing.
+            RpcError: the engine does not take the configuration any more.
+        """
+        clock = asyncio.get_running_loop().time
+        applied = 0
+        if not await self._next_batch(pipeline_id):
+            return applied
+        async with self._leases.hold(pipeline_id, is_brief=True) as lease:
+            end_of_turn = clock() + _TURN
+            while clock() < end_of_turn and (events := await self._next_batch(pipeline_id)):
+                applied += await self._apply(lease, events)
+        return applied
+
+    async def _next_batch(self, pipeline_id: str) -> list[PendingEvent]:
+        async with self._database.connection() as connection:
+            events = await inbox.oldest_pending(
+                connection, pipeline_id, count=_BATCH_EVENTS, size=_BATCH_BYTES
+            )
+        # One that failed by itself goes by itself again, so that the others need not be told apart
+        # from it each time.
+        fresh = list(takewhile(lambda event: not event.failed_attempts, events))
+        return fresh or events[:1]
+
+    async def _apply(self, lease: Lease, events: Sequence[PendingEvent]) -> int:
+        """Applies events, in halves when one of them is in the way of the others."""
+        failure = await self._send(lease.pipeline_id, events)
+        if not failure:
+            await self._mark_applied(lease, events)
+            return len(events)
+        if len(events) == 1:
+            await self._note_failure(lease, events[0], failure)
+            return 0
+        middle = len(events) // 2
+        first = await self._apply(lease, events[:middle])
+        return first + await self._apply(lease, events[middle:])
+
+    async def _send(self, pipeline_id: str, events: Sequence[PendingEvent]) -> str:
+        """Why one of the events may be at fault; empty when all are in the destination."""
+        stored = await self._pipelines.load(pipeline_id)
+        if stored.pipeline.desired_status == DESIRED_STATUS_PAUSED:
+            raise PipelinePaused(pipeline_id)
+        async with self._database.connection() as connection:
+            state = await states.get(connection, pipeline_id)
+        try:
+            eof = await self._engine.sync_batch(
+                self._pipelines.open_config(stored),
+                SyncOptions(state=state),
+                FIELDS_OF_A_PIPELINE,
+                [SourceInput(event_json=event.body) for event in events],
+            )
+        except RpcError as error:
+            if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
+                return error.message
+            raise
+        return _fault(eof)
+
+    async def _mark_applied(self, lease: Lease, events: Sequence[PendingEvent]) -> None:
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            await inbox.mark_applied(
+                connection, lease.pipeline_id, [event.event_id for event in events]
+            )
+        self._metrics.events_applied.inc(len(events))
+        _log.info("webhook_events_applied", pipeline_id=lease.pipeline_id, count=len(events))
+
+    async def _note_failure(self, lease: Lease, event: PendingEvent, failure: str) -> None:
+        """Counts that an event failed by itself.
+
+        Raises:
+            EventRefused: it is to be tried again; otherwise it is set aside.
+        """
+        # Postgres's text cannot hold the character 0.
+        error = failure.replace("\0", "")[:_MOST_ERROR_CHARACTERS]
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            is_set_aside = await inbox.mark_failed(
+                connection,
+                lease.pipeline_id,
+                event.event_id,
+                error,
+                most_attempts=self._most_attempts,
+            )
+        if not is_set_aside:
+            raise EventRefused(event.event_id, error, failed_attempts=event.failed_attempts + 1)
+        self._metrics.events_set_aside.inc()
+        _log.error(
+            "webhook_event_set_aside",
+            pipeline_id=lease.pipeline_id,
+            event_id=event.event_id,
+            event_type=event.event_type,
+            attempts=self._most_attempts,
+            error=error,
+        )
+
+
+def _fault(eof: Eof) -> str:
+    """Why one of the events may be at fault; empty when all are in the destination.
+
+    Raises:
+        ConnectionFailed: none of them is.
+        EngineUnavailable: the same: the engine was told to end.
+    """
+    status = eof.request_progress.connection_status
+    if status.status == ConnectionStatus.STATUS_FAILED:
+        raise ConnectionFailed(status.message)
+    if eof.has_more:
+        raise EngineUnavailable("the engine is stopping and cut the call short")
+    if eof.status == RUN_STATUS_SUCCEEDED:
+        return ""
+    return failure_of(eof) or "the engine did not finish the events"

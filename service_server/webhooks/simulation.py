@@ -1,0 +1,113 @@
+"""Syncs recent events as if they had come in by webhook: to try a pipeline without a webhook."""
+
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.engine_service_pb2 import SyncOptions
+from pipesync.v1.message_pb2 import Message, RecentEvents, SourceInput
+from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED
+from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_rpc.errors import FieldViolation
+from service_server import checks
+from service_server.connectors import Connectors
+from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, Messages
+from service_server.errors import InvalidRequest, PipelinePaused
+from service_server.in_flight import InFlight, Send
+from service_server.leases import LeaseKeeper
+from service_server.metrics import Metrics
+from service_server.pipelines import Pipelines
+from service_server.soft_end import EndedSoftly, SoftEnd
+from service_server.store import states
+from service_server.store.database import Database
+
+_DEFAULT_AGE = timedelta(days=1)
+
+
+class Simulations:
+    """The simulated webhooks of this process. Each has its pipeline to itself, and stores nothing.
+
+    Events move no checkpoint, so where it is cut nothing is lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipelines: Pipelines,
+        engine: Engine,
+        connectors: Connectors,
+        database: Database,
+        leases: LeaseKeeper,
+        in_flight: InFlight,
+        metrics: Metrics,
+    ) -> None:
+        self._pipelines = pipelines
+        self._engine = engine
+        self._connectors = connectors
+        self._database = database
+        self._leases = leases
+        self._in_flight = in_flight
+        self._metrics = metrics
+        self._soft_end = SoftEnd()
+
+    def end_softly(self) -> None:
+        """Has each end now, with has_more."""
+        self._soft_end.wish()
+
+    def stream(self, request: pb.SimulateWebhookSyncRequest) -> Messages:
+        """Fetches and syncs, and yields every message; ends when the caller does.
+
+        Raises:
+            InvalidRequest: names the bad field.
+            PipelineNotFound: there is no such pipeline.
+            PipelinePaused: it is paused.
+            SyncInProgress: a sync of it is under way.
+            RpcError: the engine cannot do it.
+        """
+        return self._in_flight.relay(lambda send: self._stream(request, send))
+
+    async def _stream(self, request: pb.SimulateWebhookSyncRequest, send: Send) -> None:
+        checks.check_pipeline_id(request.id, field="id")
+        inputs = [SourceInput(recent_events=_recent_events(request))]
+        stored = await self._pipelines.load(request.id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
+            raise PipelinePaused(request.id)
+        config = self._pipelines.open_config(stored)
+        last: Message | None = None
+        async with self._leases.hold(request.id):
+            async with self._database.connection() as connection:
+                state = await states.get(connection, request.id)
+            messages = self._engine.sync(
+                config, SyncOptions(state=state), FIELDS_OF_A_PIPELINE, inputs
+            )
+            with self._metrics.syncs_running.track_inprogress():
+                try:
+                    async with aclosing(messages), self._soft_end.cutting():
+                        async for message in messages:
+                            if message.HasField("eof"):
+                                last = message
+                            else:
+                                await send(await self._connectors.masked(message, config))
+                except EndedSoftly:
+                    last = last or _cut_short(state)
+        # The pipeline is free by the time that the caller is told so.
+        if last is not None:
+            await send(last)
+
+
+def _recent_events(request: pb.SimulateWebhookSyncRequest) -> RecentEvents:
+    if request.limit < 0:
+        raise InvalidRequest([FieldViolation("limit", "must be 1 or more, or 0 for all")])
+    recent = RecentEvents(limit=request.limit)
+    if request.HasField("created_after"):
+        recent.created_after.CopyFrom(request.created_after)
+    else:
+        recent.created_after.FromDatetime(datetime.now(UTC) - _DEFAULT_AGE)
+    return recent
+
+
+def _cut_short(state: SyncState | None) -> Message:
+    eof = Eof(status=RUN_STATUS_STARTED, has_more=True, ending_state=state)
+    message = Message(emitted_by="service", eof=eof)
+    message.ts.GetCurrentTime()
+    return message

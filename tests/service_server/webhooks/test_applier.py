@@ -1,0 +1,450 @@
+"""Pending events on their way to the destination: in order, none lost, none in the others' way."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from google.rpc import code_pb2
+
+from pipesync.v1 import engine_service_pb2 as engine_pb
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    RUN_STATUS_SUCCEEDED,
+    ConnectionStatus,
+    StreamProgress,
+)
+from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_rpc.errors import RpcError
+from service_server.errors import (
+    ConnectionFailed,
+    EngineUnavailable,
+    EventRefused,
+    LeaseLost,
+    PipelineNotFound,
+    PipelinePaused,
+    StoreUnavailable,
+    SyncInProgress,
+)
+from service_server.store import inbox, states
+from service_server.store.database import Database
+from tests.service_server.scripted_engine import ScriptedEngine
+from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
+from tests.service_server.webhooks.deliveries import event, event_id, ids, sent_ids
+
+Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
+
+
+async def kept(database: Database) -> dict[str, tuple[str, int, str]]:
+    """Each event's status, failed attempts and last error, the first arrival first."""
+    async with database.connection() as connection:
+        found = await inbox.list_latest_first(
+            connection,
+            "hooked",
+            1000,
+            status=pb.WEBHOOK_EVENT_STATUS_UNSPECIFIED,
+            before=None,
+        )
+    prefix = "WEBHOOK_EVENT_STATUS_"
+    return {
+        one.id: (
+            pb.WebhookEventStatus.Name(one.status).removeprefix(prefix).lower(),
+            one.failed_attempts,
+            one.last_error,
+        )
+        for _, one in reversed(found)
+    }
+
+
+async def words(database: Database) -> list[str]:
+    return [word for word, _, _ in (await kept(database)).values()]
+
+
+def refuses(*poison: str) -> Batch:
+    """An engine whose destination refuses a record of these events."""
+
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        given = {event_id(one.event_json) for one in request.inputs}
+        eof = Eof(status=RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
+        if given & set(poison):
+            eof.status = RUN_STATUS_FAILED
+            stream = eof.run_progress.streams["customers"]
+            stream.status = StreamProgress.STATUS_ERRORED
+            stream.message = "the record is refused"
+        return eof
+
+    return batch
+
+
+def answers(**fields: object) -> Batch:
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        eof = Eof(**fields)  # type: ignore[arg-type]  # any field of the message
+        eof.ending_state.CopyFrom(request.options.state)
+        return eof
+
+    return batch
+
+
+async def test_events_go_in_the_order_of_their_arrival_byte_for_byte(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    bodies = [event(created=1_700_000_000 - number) for number in range(20)]
+    await parts.take(*bodies)
+    assert await parts.applier.apply("hooked") == 20
+    [request] = [one for one in engine.requests if getattr(one, "inputs", None)]
+    assert [one.event_json for one in request.inputs] == bodies
+    assert await words(database) == 20 * ["applied"]
+    assert await parts.applier.apply("hooked") == 0
+
+
+async def test_many_events_go_in_batches(parts: Parts, engine: ScriptedEngine) -> None:
+    small = [event() for _ in range(510)]
+    large = [event(padding="x" * 900_000) for _ in range(6)]
+    await asyncio.gather(*(parts.take(body) for body in small))
+    await parts.take(*large)
+    assert await parts.applier.apply("hooked") == 516
+    first, second, third = sent_ids(engine)
+    assert len(first) == 500
+    assert {*first, *second} >= set(ids(small))
+    assert second[10:] + third == ids(large)
+    assert len(third) >= 2
+
+
+async def test_the_stored_state_goes_along_and_stays(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    before = SyncState()
+    before.source.streams["customers"] = '{"cursor": 1}'
+    async with database.connection() as connection:
+        await states.put(connection, "hooked", before)
+    await parts.take(event())
+    await parts.applier.apply("hooked")
+    assert engine.last(engine_pb.PipelineSyncBatchRequest).options.state == before
+    async with database.connection() as connection:
+        assert await states.get(connection, "hooked") == before
+
+
+async def test_only_one_applies_at_a_time(parts: Parts, engine: ScriptedEngine) -> None:
+    await parts.take(event())
+    async with parts.leases.hold("hooked"):
+        with pytest.raises(SyncInProgress):
+            await parts.applier.apply("hooked")
+    assert sent_ids(engine) == []
+
+
+async def test_who_wants_to_sync_waits_for_the_end_of_a_turn(
+    parts: Parts, engine: ScriptedEngine
+) -> None:
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def batch(_: object) -> Eof:
+        begun.set()
+        await over.wait()
+        return Eof(status=RUN_STATUS_SUCCEEDED)
+
+    async def hold() -> None:
+        async with parts.leases.hold("hooked"):
+            held.set()
+
+    held = asyncio.Event()
+    engine.batch = batch
+    await parts.take(event())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(parts.applier.apply("hooked"))
+        await begun.wait()
+        tasks.create_task(hold())
+        await asyncio.sleep(0.3)
+        assert not held.is_set()
+        over.set()
+    assert held.is_set()
+
+
+async def test_a_paused_or_deleted_pipeline_applies_nothing(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    await parts.take(event())
+    paused = pb.Pipeline(id="hooked", desired_status=pb.DESIRED_STATUS_PAUSED)
+    request = pb.UpdatePipelineRequest(pipeline=paused)
+    request.update_mask.paths.append("desired_status")
+    await parts.pipelines.update(request)
+    with pytest.raises(PipelinePaused):
+        await parts.applier.apply("hooked")
+    assert sent_ids(engine) == []
+    assert await words(database) == ["pending"]
+    async with database.connection() as connection:
+        await connection.execute("DELETE FROM pipesync.pipelines")
+    assert await parts.applier.apply("hooked") == 0
+
+
+OUTAGES: dict[str, tuple[Batch, type[RpcError]]] = {
+    "failed connection": (
+        answers(
+            status=RUN_STATUS_FAILED,
+            request_progress={
+                "connection_status": {
+                    "status": ConnectionStatus.STATUS_FAILED,
+                    "message": "no route to Stripe",
+                }
+            },
+        ),
+        ConnectionFailed,
+    ),
+    "stopping engine": (answers(status=RUN_STATUS_STARTED, has_more=True), EngineUnavailable),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+async def test_an_outage_is_no_events_fault(
+    parts: Parts, engine: ScriptedEngine, database: Database, outage: str
+) -> None:
+    engine.batch, raised = OUTAGES[outage]
+    await parts.take(event(), event())
+    for _ in range(MOST_ATTEMPTS + 1):
+        with pytest.raises(raised):
+            await parts.applier.apply("hooked")
+    # Not even a half of them was tried by itself.
+    assert {len(batch) for batch in sent_ids(engine)} == {2}
+    assert list((await kept(database)).values()) == 2 * [("pending", 0, "")]
+    engine.batch = refuses()
+    assert await parts.applier.apply("hooked") == 2
+
+
+@pytest.mark.parametrize(
+    "code", [code_pb2.INVALID_ARGUMENT, code_pb2.FAILED_PRECONDITION, code_pb2.RESOURCE_EXHAUSTED]
+)
+async def test_a_refused_call_is_no_events_fault(
+    parts: Parts, engine: ScriptedEngine, database: Database, code: int
+) -> None:
+    await parts.take(event(), event())
+    engine.error = RpcError("not with this configuration", code=code, reason="SOME")
+    with pytest.raises(RpcError, match="not with this configuration"):
+        await parts.applier.apply("hooked")
+    assert list((await kept(database)).values()) == 2 * [("pending", 0, "")]
+
+
+@pytest.mark.parametrize("place", range(7))
+async def test_wherever_the_poison_is_the_others_are_applied_and_it_is_set_aside(
+    parts: Parts, engine: ScriptedEngine, database: Database, place: int
+) -> None:
+    bodies = [event() for _ in range(7)]
+    poison = event_id(bodies[place])
+    await parts.take(*bodies)
+    engine.batch = refuses(poison)
+    for attempt in range(1, MOST_ATTEMPTS):
+        with pytest.raises(EventRefused, match="the record is refused"):
+            await parts.applier.apply("hooked")
+        status, failed, error = (await kept(database))[poison]
+        assert (status, failed) == ("pending", attempt)
+        assert "customers: the record is refused" in error
+        # What came before it is applied; what came after it waits for its turn.
+        before = [status for status, _, _ in (await kept(database)).values()][:place]
+        assert before == place * ["applied"]
+    await parts.applier.apply("hooked")
+    found = await kept(database)
+    assert found[poison][:2] == ("set_aside", MOST_ATTEMPTS)
+    assert [word for key, (word, _, _) in found.items() if key != poison] == 6 * ["applied"]
+    # Once known, it is not looked for again.
+    assert sent_ids(engine).count([poison]) == MOST_ATTEMPTS
+
+
+async def test_several_poisons_are_set_aside_each_in_its_turn(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    bodies = [event() for _ in range(9)]
+    poisons = {event_id(bodies[place]) for place in (0, 4, 5)}
+    await parts.take(*bodies)
+    engine.batch = refuses(*poisons)
+    await until_empty(parts)
+    found = await kept(database)
+    assert {key for key, (word, _, _) in found.items() if word == "set_aside"} == poisons
+    assert [word for key, (word, _, _) in found.items() if key not in poisons] == 6 * ["applied"]
+
+
+async def until_empty(parts: Parts) -> None:
+    for _ in range(20):
+        try:
+            if not await parts.applier.apply("hooked"):
+                return
+        except EventRefused:
+            continue
+    raise AssertionError("there is no end of it")
+
+
+@pytest.mark.parametrize(
+    ("batch", "complaint"),
+    [
+        (answers(status=RUN_STATUS_FAILED, failure_message="the source threw"), "source threw"),
+        (answers(status=RUN_STATUS_STARTED), "did not finish"),
+        (answers(status=RUN_STATUS_FAILED, failure_message="a \0 in it"), "a  in it"),
+    ],
+)
+async def test_whatever_else_goes_wrong_counts(
+    parts: Parts, engine: ScriptedEngine, database: Database, batch: Batch, complaint: str
+) -> None:
+    engine.batch = batch
+    await parts.take(event())
+    await until_empty(parts)
+    [(word, failed, error)] = (await kept(database)).values()
+    assert (word, failed) == ("set_aside", MOST_ATTEMPTS)
+    assert complaint in error
+
+
+async def test_an_engine_that_throws_counts(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    async def batch(_: object) -> Eof:
+        raise RuntimeError("a bug")
+
+    engine.batch = batch
+    await parts.take(event())
+    await until_empty(parts)
+    [(word, _, error)] = (await kept(database)).values()
+    assert word == "set_aside"
+    assert "internal error" in error
+
+
+async def test_an_event_that_comes_while_others_are_applied_is_applied_after_them(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    late = event()
+
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        if event_id(request.inputs[0].event_json) != event_id(late):
+            await parts.take(late)
+        return Eof(status=RUN_STATUS_SUCCEEDED)
+
+    engine.batch = batch
+    early = event()
+    await parts.take(early)
+    assert await parts.applier.apply("hooked") == 2
+    assert sent_ids(engine) == [ids([early]), ids([late])]
+
+
+@pytest.mark.parametrize("place", ["before the engine", "in the engine", "behind the engine"])
+async def test_one_that_is_cut_anywhere_loses_nothing(
+    parts: Parts, engine: ScriptedEngine, database: Database, place: str
+) -> None:
+    reached, going_on = asyncio.Event(), asyncio.Event()
+    bodies = [event(), event()]
+    await parts.take(*bodies)
+
+    async def batch(_: object) -> Eof:
+        if place != "behind the engine":
+            reached.set()
+            await going_on.wait()
+        return Eof(status=RUN_STATUS_SUCCEEDED)
+
+    engine.batch = batch
+    if place == "before the engine":
+        async with database.transaction() as connection:
+            # Whoever wants the lease waits here.
+            await connection.execute("LOCK TABLE pipesync.leases")
+            await _cut(parts, after=waiting_for_a_lock(database))
+    elif place == "in the engine":
+        await _cut(parts, after=reached.wait())
+    else:
+        async with database.transaction() as connection:
+            # The engine is done, and whoever wants to mark what it did waits here.
+            await connection.execute("LOCK TABLE pipesync.webhook_events IN SHARE MODE")
+            await _cut(parts, after=waiting_for_a_lock(database))
+        assert len(sent_ids(engine)) == 1
+    assert await words(database) == ["pending", "pending"]
+    going_on.set()
+    engine.batch = refuses()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert await parts.another_applier().apply("hooked") == 2
+                break
+            except SyncInProgress:
+                await asyncio.sleep(0.1)
+    assert sent_ids(engine)[-1] == ids(bodies)
+    assert await words(database) == ["applied", "applied"]
+
+
+async def _cut(parts: Parts, *, after: Awaitable[object]) -> None:
+    applying = asyncio.create_task(parts.applier.apply("hooked"))
+    await after
+    applying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+
+
+async def waiting_for_a_lock(database: Database) -> int:
+    """The process number of the session that waits for a lock, once one does."""
+    async with asyncio.timeout(10):
+        while True:
+            async with database.connection() as connection:
+                number: int | None = await connection.fetchval(
+                    "SELECT pid FROM pg_stat_activity"
+                    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                )
+            if number is not None:
+                return number
+            await asyncio.sleep(0.02)
+
+
+async def test_who_lost_the_lease_meanwhile_marks_nothing(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    async def batch(_: object) -> Eof:
+        async with database.connection() as connection:
+            await connection.execute("UPDATE pipesync.leases SET token = token + 1000")
+        return Eof(status=RUN_STATUS_SUCCEEDED)
+
+    engine.batch = batch
+    await parts.take(event())
+    with pytest.raises(LeaseLost):
+        await parts.applier.apply("hooked")
+    assert await words(database) == ["pending"]
+
+
+async def test_who_lost_the_lease_meanwhile_sets_nothing_aside(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    async def batch(_: object) -> Eof:
+        async with database.connection() as connection:
+            await connection.execute("UPDATE pipesync.leases SET token = token + 1000")
+        return Eof(status=RUN_STATUS_FAILED, failure_message="broken")
+
+    engine.batch = batch
+    await parts.take(event())
+    with pytest.raises(LeaseLost):
+        await parts.applier.apply("hooked")
+    assert list((await kept(database)).values()) == [("pending", 0, "")]
+
+
+async def test_what_could_not_be_marked_is_applied_again(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    body = event()
+    await parts.take(body)
+    async with database.transaction() as connection:
+        await connection.execute("LOCK TABLE pipesync.webhook_events IN SHARE MODE")
+        applying = asyncio.create_task(parts.applier.apply("hooked"))
+        waiting = await waiting_for_a_lock(database)
+        await connection.execute("SELECT pg_terminate_backend($1)", waiting)
+        with pytest.raises(StoreUnavailable):
+            await applying
+    assert await words(database) == ["pending"]
+    assert await parts.applier.apply("hooked") == 1
+    assert sent_ids(engine) == [ids([body]), ids([body])]
+
+
+async def test_a_missing_pipeline_has_nothing_to_apply(parts: Parts) -> None:
+    assert await parts.applier.apply("absent") == 0
+
+
+async def test_a_pipeline_that_went_meanwhile_is_told(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    async def batch(_: object) -> Eof:
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM pipesync.pipelines")
+        return Eof(status=RUN_STATUS_FAILED, failure_message="broken")
+
+    engine.batch = batch
+    await parts.take(event(), event())
+    with pytest.raises(PipelineNotFound):
+        await parts.applier.apply("hooked")
