@@ -66,9 +66,12 @@ async def connect(
         NotConnected: It failed otherwise.
         ConnectionFailed: the environment names a proxy that cannot be used.
     """
-    url = URL(session.url).update_query(websocket_feature=session.feature)
-    # A proxy knows what to do with http:// and https://, and they mean the same.
-    url = url.with_scheme("http" if plain or url.scheme in ("ws", "http") else "https")
+    try:
+        url = URL(session.url).update_query(websocket_feature=session.feature)
+        # A proxy knows what to do with http:// and https://, and they mean the same.
+        url = url.with_scheme("http" if plain or url.scheme in ("ws", "http") else "https")
+    except ValueError:
+        raise NotConnected(f"{session.url!r} is no address") from None
     proxy = proxy_for(str(url))
     headers = {"Accept-Encoding": "identity", "Websocket-Id": session.id, **IDENTITY}
     if proxy is not None and url.scheme == "http":
@@ -93,7 +96,7 @@ async def connect(
         raise NotConnected(str(refusal)) from None
     except TimeoutError:
         raise NotConnected(f"no answer within {_CONNECT_WITHIN:g} seconds") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except (aiohttp.ClientError, OSError) as error:
         raise NotConnected(f"{type(error).__name__}: {error}") from None
 
 
