@@ -51,10 +51,11 @@ class Inventory(Protocol):
 
     def created_in(
         self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
-    ) -> AsyncGenerator[Collection[str], None]:
+    ) -> AsyncGenerator[Mapping[str, int | None], None]:
         """Yields the ids of the records whose ``Stream.time_range_field`` lies in [gte, lt).
 
-        A few thousand at a time at most, however many there are.
+        Each with its time, newest first, or with None and in any order where there is no bound. A
+        few thousand at a time at most, however many there are.
 
         Args:
             stream: Whose records.

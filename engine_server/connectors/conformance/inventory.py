@@ -47,6 +47,9 @@ class InventoryConformance(ConnectorConformance):
             assert await _ids(held, 102, None) == {"id_2", "id_3"}
             assert await _ids(held, None, 101) == {"id_0"}, "no bound, but one without a time"
             assert await _ids(held, 104, 200) == set()
+            async with aclosing(held.created_in(STREAM, 101, 200)) as parts:
+                told = [one async for part in parts for one in part.items()]
+            assert told == [("id_3", 103), ("id_2", 102), ("id_1", 101)], "not newest first"
             assert await _ids(held, None, None) == {"id_0", "id_1", "id_2", "id_3", "id_9"}
 
     async def test_an_inventory_leaves_out_what_is_deleted(

@@ -64,7 +64,7 @@ class PostgresInventory:
 
     async def created_in(
         self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
-    ) -> AsyncGenerator[Collection[str], None]:
+    ) -> AsyncGenerator[Mapping[str, int | None], None]:
         """Yields the ids of the records that were made in [gte, lt); see ``Inventory``.
 
         Raises:
@@ -84,10 +84,10 @@ class PostgresInventory:
         while True:
             rows = await self._answer(questions.held(table, account_id, gte, lt, after))
             if rows:
-                yield [row["id"] for row in rows]
+                yield {row["id"]: row["time"] for row in rows}
             if len(rows) < questions.PAGE_ROWS:
                 return
-            after = rows[-1]["time"], rows[-1]["id"]
+            after = rows[-1]["time"] or 0, rows[-1]["id"]
 
     async def belonging_to(
         self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""

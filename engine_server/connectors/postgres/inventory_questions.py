@@ -63,18 +63,17 @@ def owner_index(table: Table, field: str) -> Index:
 def held(
     table: Table, account_id: str, gte: int | None, lt: int | None, after: tuple[int, str] | None
 ) -> Question:
-    """Asks for ids: rows of ``id`` and ``time``, at most ``PAGE_ROWS`` of them.
+    """Asks for ids: rows of ``id`` and ``time``, newest first, at most ``PAGE_ROWS`` of them.
 
     Args:
         table: Where to look.
         account_id: Whose rows; empty for everybody's.
         gte: Inclusive lower bound of their time; None is no bound.
-        lt: Exclusive upper bound; without any bound rows without a time count, too, and the time of
-            all is 0.
+        lt: Exclusive upper bound; without any bound rows without a time count, too, and none tells.
         after: The time and id of the last row that was answered; None at the beginning.
     """
     has_bounds = gte is not None or lt is not None
-    time, row_id = _time(table) if has_bounds else "0", _id(table)
+    time, row_id = _time(table) if has_bounds else "NULL::bigint", _id(table)
     arguments: list[object] = []
 
     def argument(value: object, sql_type: str) -> str:
@@ -90,14 +89,14 @@ def held(
         conditions.append(f"{time} < {argument(lt, 'bigint')}")
     if after is not None and has_bounds:
         last = f"({argument(after[0], 'bigint')}, {argument(after[1], 'text')})"
-        conditions.append(f"({time}, {row_id}) > {last}")
+        conditions.append(f"({time}, {row_id}) < {last}")
     elif after is not None:
         conditions.append(f"{row_id} > {argument(after[1], 'text')}")
     statement = _HELD.format(
         columns=f"{row_id} AS id, {time} AS time",
         table=table.quoted,
         conditions=" AND ".join(conditions),
-        order=f"{time}, {row_id}" if has_bounds else row_id,
+        order=f"{time} DESC, {row_id} DESC" if has_bounds else row_id,
         limit=PAGE_ROWS,
     )
     return Question(statement=statement, arguments=tuple(arguments))

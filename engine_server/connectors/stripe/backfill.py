@@ -95,12 +95,15 @@ async def _compared(stream: _Stream, outcome: Outcome, request: ReadRequest) -> 
     comparison, refused = stream.comparison, request.refused_streams
     if comparison is None or stream.report.is_closed or not isinstance(outcome, Fetched):
         return
-    async with aclosing(comparison.after(outcome.page)) as messages:
-        while outcome.stream not in refused:
-            message = await anext(messages, None)
-            if message is None:
+    async with aclosing(comparison.after(outcome.page)) as turns:
+        async for turn in turns:
+            if outcome.stream in refused:
                 return
-            yield message
+            if isinstance(turn, Message):
+                yield turn
+                continue
+            for message in stream.report.compared(outcome.page, turn.compared_from):
+                yield message
 
 
 def _without_fetch(report: StreamReport, *, has_history: bool) -> Iterator[Message]:

@@ -61,7 +61,7 @@ class RangeReader:
         if self._holds_newest(part):
             newest = await fetch_page(client, self._resource, Range(), size)
             # A later window is small. If it is not, its own filter serves it better.
-            if part == self._window or not self._goes_on(part, newest):
+            if part.with_cursor(None) == self._window or not self._goes_on(part, newest):
                 return newest, Range()
         if part.cursor is None:
             return await fetch_page(client, self._resource, part, size), part

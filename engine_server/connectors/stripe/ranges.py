@@ -20,7 +20,6 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
             good with the bounds it was got with.
         compared_from: In a run that reconciles, and a list that is newest first: what was created
             in this second or later, as far as it lies in the part, is not to be compared any more.
-            It goes with the cursor.
     """
 
     gte: int | None = None

@@ -21,6 +21,7 @@ class StreamReport:
         self._has_ranges = stream.supports_time_range
         self._checkpoint = checkpoint
         self._limit = limit
+        self._told: FetchedPage | None = None
         self.is_closed = False
 
     @property
@@ -42,14 +43,20 @@ class StreamReport:
         if all(part.is_bounded for part in remaining):
             yield from self._ranges_completed(difference(window, remaining))
 
+    def compared(self, page: FetchedPage, compared_from: int) -> Iterator[Message]:
+        """What was created from then on is compared: a checkpoint that accounts for no page.
+
+        Before it come the records of the page that has shown it.
+        """
+        yield from self._records(page)
+        reached = page.part.with_cursor(page.part.cursor, compared_from)
+        yield self._state(self._checkpoint.after(page.part, (reached,), 0))
+
     def page(self, page: FetchedPage) -> Iterator[Message]:
         """A page was read: its records, then the checkpoint that accounts for them."""
-        if page.records:
-            yield Message(record_batch=RecordBatch(stream=self._stream, records=page.records))
+        yield from self._records(page)
         self._checkpoint = self._checkpoint.after(page.part, page.left, len(page.records))
-        yield Message(
-            source_state=StateCheckpoint(stream=self._stream, data=self._checkpoint.to_json())
-        )
+        yield self._state(self._checkpoint)
         if not page.left:
             scope = page.part if page.part.is_bounded else self._checkpoint.accounted
             yield from self._ranges_completed(difference(scope, self._checkpoint.remaining))
@@ -73,6 +80,15 @@ class StreamReport:
         else:
             status = StreamStatus(errored=StreamStatus.Errored(error=error.message))
         yield self._status(status)
+
+    def _records(self, page: FetchedPage) -> Iterator[Message]:
+        """The records of a page, once."""
+        if page.records and page is not self._told:
+            self._told = page
+            yield Message(record_batch=RecordBatch(stream=self._stream, records=page.records))
+
+    def _state(self, checkpoint: Checkpoint) -> Message:
+        return Message(source_state=StateCheckpoint(stream=self._stream, data=checkpoint.to_json()))
 
     def _ranges_completed(self, parts: tuple[Range, ...]) -> Iterator[Message]:
         for part in parts:

@@ -1,11 +1,13 @@
 """Compares one stream, page by page, with what the destination holds of it."""
 
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import structlog
 
-from engine_server.connectors.protocols import Inventory, Messages, SelectedStream
+from engine_server.connectors.protocols import Inventory, SelectedStream
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.reconcile.listing import Listing
@@ -18,6 +20,17 @@ log = structlog.get_logger()
 
 # Objects that are retrieved before what became of them is passed on.
 _RETRIEVED_TOGETHER = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """A window is compared in part.
+
+    Attributes:
+        compared_from: From this second on.
+    """
+
+    compared_from: int
 
 
 class Comparison:
@@ -52,8 +65,10 @@ class Comparison:
             not resource.parent_field or not wanted or resource.parent_field in wanted
         )
 
-    async def after(self, page: FetchedPage) -> Messages:
+    async def after(self, page: FetchedPage) -> AsyncGenerator[Message | Reached, None]:
         """Yields records of what the page shows to be missing: each as Stripe has it now.
+
+        Where much is missing, it tells in between how far it has come.
 
         Raises:
             ConnectionFailed: see ``StripeClient.get``, and ``Inventory``.
@@ -61,6 +76,9 @@ class Comparison:
         """
         if page.listing is None or not self._is_possible:
             return
+        began = page.part.compared_from
+        compared_from = math.inf if began is None else began
+        retrieved = 0
         async with aclosing(self._missing(page, page.listing)) as found:
             async for missing in found:
                 for start in range(0, len(missing), _RETRIEVED_TOGETHER):
@@ -68,6 +86,12 @@ class Comparison:
                     if records := await self._retrieval.records(some):
                         batch = RecordBatch(stream=self._stream, records=records)
                         yield Message(record_batch=batch)
+                    retrieved += len(some)
+                    # More of its second may follow.
+                    reached = math.inf if some[-1].created is None else some[-1].created + 1
+                    if retrieved >= _RETRIEVED_TOGETHER and reached < compared_from:
+                        retrieved, compared_from = 0, reached
+                        yield Reached(compared_from=int(reached))
 
     def tell(self) -> None:
         """Logs what came of it, and what could not be compared."""
@@ -107,4 +131,8 @@ class Comparison:
         )
         async with aclosing(ids) as held_ids:
             async for some in held_ids:
-                yield [Held(id=one) for one in some if one not in window.listed]
+                yield [
+                    Held(id=one, created=created)
+                    for one, created in some.items()
+                    if one not in window.listed
+                ]

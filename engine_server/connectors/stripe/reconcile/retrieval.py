@@ -39,10 +39,12 @@ class Held:
     Attributes:
         id: Its id.
         owner: The id of the object whose list it is an item of; empty when it is in no such list.
+        created: When it was made, in Unix seconds; None when that is not known.
     """
 
     id: str
     owner: str = ""
+    created: int | None = None
 
 
 class Retrieval:

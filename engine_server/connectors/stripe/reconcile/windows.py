@@ -91,12 +91,10 @@ class Windows:
     def _begun(self, part: Range, scope: Range) -> _Pages | None:
         """The pages of a part none of whose pages this request has seen."""
         lt = math.inf if scope.lt is None else scope.lt
-        if part.cursor is None:
-            return _Pages(lt=lt)
-        if part.compared_from is None or not self._by_time:
-            return None
-        # What an earlier request saw of the last second is not known any more: it is retrieved.
-        return _Pages(lt=min(lt, part.compared_from))
+        if part.compared_from is not None and self._by_time:
+            # What an earlier request saw of the last second is not known any more: it is retrieved.
+            return _Pages(lt=min(lt, part.compared_from))
+        return _Pages(lt=lt) if part.cursor is None else None
 
     def _window(self, gte: int | None, pages: _Pages) -> Window | None:
         if not self._by_time:

@@ -184,14 +184,15 @@ class InMemoryInventory:
 
     async def created_in(
         self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
-    ) -> AsyncGenerator[Collection[str], None]:
+    ) -> AsyncGenerator[Mapping[str, int | None], None]:
         connect(self._config)
-        bounds = (gte, lt)
-        yield [
-            row["id"]
-            for row in self.rows(stream, account_id)
-            if bounds == (None, None) or ("made" in row and self.lies_in(row["made"], gte, lt))
-        ]
+        rows = self.rows(stream, account_id)
+        if gte is None and lt is None:
+            yield {row["id"]: None for row in rows}
+            return
+        made = [row for row in rows if "made" in row and self.lies_in(row["made"], gte, lt)]
+        made.sort(key=lambda row: int(row["made"]), reverse=True)
+        yield {row["id"]: row["made"] for row in made}
 
     async def belonging_to(
         self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""

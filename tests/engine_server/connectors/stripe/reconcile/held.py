@@ -13,11 +13,13 @@ class Held:
         documents: What is held, by stream and id.
         asked: What was asked so far: the stream and the bounds.
         accounts: The accounts that it was asked for.
+        portion: How many ids it yields together.
     """
 
     documents: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     accounts: set[str] = field(default_factory=set)
+    portion: int = 5_000
 
     def hold(self, stream: str, documents: Iterable[Mapping[str, Any]]) -> None:
         """Holds these, too."""
@@ -32,18 +34,20 @@ class Held:
 
     async def created_in(
         self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
-    ) -> AsyncGenerator[Collection[str], None]:
+    ) -> AsyncGenerator[Mapping[str, int | None], None]:
         """In small portions, as a large table would be read."""
         self.asked.append((stream, gte, lt))
         self.accounts.add(account_id)
-        found = [
-            object_id
+        found: list[tuple[int | None, str]] = [
+            (document.get("created"), object_id)
             for object_id, document in self.documents.get(stream, {}).items()
             if (gte is None or document["created"] >= gte)
             and (lt is None or document["created"] < lt)
         ]
-        for start in range(0, len(found), 7):
-            yield found[start : start + 7]
+        if gte is not None or lt is not None:
+            found.sort(reverse=True)
+        for start in range(0, len(found), self.portion):
+            yield {object_id: created for created, object_id in found[start : start + self.portion]}
 
     async def belonging_to(
         self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
 from engine_server.errors import ConnectionFailed
+from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, even, fill
 from tests.engine_server.connectors.stripe.nested import subscription
 from tests.engine_server.connectors.stripe.reading import (
@@ -219,6 +220,29 @@ async def test_deletions_come_before_the_checkpoint_that_accounts_for_them(
 
     await reconcile(simulator, held, on_checkpoint=look)
     assert last[-1]
+
+
+@pytest.mark.parametrize("portion", [7, 5_000])
+async def test_however_much_a_list_hides_each_call_gets_on(
+    simulator: StripeSimulator, portion: int
+) -> None:
+    objects, held = simulator.objects("customers"), Held(portion=portion)
+    fill(simulator, "customers", [*even(450), *[END - 90_000] * 250])
+    held.hold("customers", objects.documents())
+    for number, document in enumerate(list(objects.documents())):
+        objects.put(document, listed=number % 300 == 0)
+    state, calls = SourceState(), 0
+    turns: list[str] = []
+    while turns[-1:] != ["completed"]:
+        calls += 1
+        reading = await reconcile(simulator, held, state=state, stop_after=1, state_limit=1)
+        state, turns = reading.state, reading.turns("customers")
+        assert deleted(reading) == set()
+        assert calls < 20
+    # What is retrieved again is at most what a call had begun with.
+    assert calls > 3
+    retrieved = len(simulator.requests.of("/v1/customers/*"))
+    assert retrieved < 700 + 100 * calls
 
 
 async def test_a_list_without_times_is_compared_once_it_was_seen_whole(
