@@ -5,6 +5,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
@@ -23,14 +24,22 @@ from service_server.engine import Engine
 from service_server.errors import CannotStart, ServiceError
 from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
+from service_server.lifecycle.machine import Pace
+from service_server.lifecycle.runner import Runner
+from service_server.lifecycle.situation import Situations
+from service_server.lifecycle.steps import Steps
+from service_server.lifecycle.turns import Turns
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
 from service_server.settings import ServiceSettings
 from service_server.store.database import Database
+from service_server.store.lifecycles import DUE_CHANNEL
 from service_server.store.migrate import migrate
+from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
 from service_server.sync import Syncs
+from service_server.watching import Watches
 
 log = structlog.get_logger()
 
@@ -75,6 +84,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
             database=database,
             leases=leases,
             in_flight=in_flight,
+            patience=settings.patience,
         )
         syncs = Syncs(
             pipelines=pipelines,
@@ -84,9 +94,28 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
             leases=leases,
             in_flight=in_flight,
         )
+        watches = Watches(pipelines)
+        notifications = Notifications(url)
+        notifications.listen(PIPELINES_CHANNEL, watches.note_change)
+        runner = _runner(settings, pipelines, engine, database, leases)
+        if runner is not None:
+            await stack.enter_async_context(runner.running(settings.drain_seconds))
+            notifications.listen(DUE_CHANNEL, runner.look)
+        await stack.enter_async_context(notifications.listening())
         servicer = PipelineServicer(  # type: ignore[abstract]  # lacks what is UNIMPLEMENTED
-            engine=engine, pipelines=pipelines, operations=operations, syncs=syncs
+            engine=engine,
+            pipelines=pipelines,
+            operations=operations,
+            syncs=syncs,
+            watches=watches,
         )
+
+        def end_softly() -> None:
+            syncs.end_softly()
+            watches.end()
+            if runner is not None:
+                runner.end_softly()
+
         yield await stack.enter_async_context(
             RpcServer(
                 listen=settings.listen,
@@ -94,7 +123,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
                 service_names=[DESCRIPTOR.services_by_name["PipelineService"].full_name],
                 tls=settings.tls,
                 token_hashes=settings.token_hashes,
-                on_drain=syncs.end_softly,
+                on_drain=end_softly,
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
             )
@@ -105,6 +134,38 @@ async def serve(settings: ServiceSettings, termination: Termination) -> None:
     """Serves until the process is asked to end."""
     async with running_service(settings):
         await termination.wait()
+
+
+def _runner(
+    settings: ServiceSettings,
+    pipelines: Pipelines,
+    engine: Engine,
+    database: Database,
+    leases: LeaseKeeper,
+) -> Runner | None:
+    if not settings.max_running_pipelines:
+        return None
+    pace = Pace(
+        step=timedelta(seconds=settings.step_seconds),
+        poll=timedelta(seconds=settings.poll_seconds),
+        read=timedelta(seconds=settings.read_seconds),
+        reconcile=timedelta(days=settings.reconcile_days),
+        retry=timedelta(seconds=settings.retry_seconds),
+        longest_retry=timedelta(seconds=settings.longest_retry_seconds),
+    )
+    turns = Turns(
+        situations=Situations(pipelines=pipelines, engine=engine, database=database),
+        steps=Steps(pipelines=pipelines, engine=engine, database=database, pace=pace),
+        database=database,
+        leases=leases,
+        pace=pace,
+    )
+    return Runner(
+        database=database,
+        turns=turns,
+        most_at_once=settings.max_running_pipelines,
+        claim=settings.claim_duration,
+    )
 
 
 def _vault(settings: ServiceSettings) -> Vault:

@@ -20,6 +20,9 @@ from service_server.store.database import Connection, Database
 
 _log = structlog.get_logger(__name__)
 
+# How often whoever has patience asks, in seconds: nobody tells of a lease that is freed.
+_PATIENT_INTERVAL = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
@@ -60,8 +63,14 @@ class LeaseKeeper:
         self._duration = duration
 
     @asynccontextmanager
-    async def hold(self, pipeline_id: str) -> AsyncIterator[Lease]:
+    async def hold(
+        self, pipeline_id: str, *, patience: timedelta = timedelta(0)
+    ) -> AsyncIterator[Lease]:
         """Holds the lease for the body, which is cancelled at the moment the lease runs out.
+
+        Args:
+            pipeline_id: Which pipeline's.
+            patience: How long to wait for whoever holds it now.
 
         Raises:
             SyncInProgress: somebody else holds it.
@@ -70,9 +79,17 @@ class LeaseKeeper:
         """
         clock = asyncio.get_running_loop().time
         seconds = self._duration.total_seconds()
-        # Counted from before the request, so that this clock runs out before the database's does.
-        asked_at = clock()
-        token = await self._acquire(pipeline_id)
+        impatient_at = clock() + patience.total_seconds()
+        while True:
+            # Counted from before the request, so that this clock runs out before the database's.
+            asked_at = clock()
+            try:
+                token = await self._acquire(pipeline_id)
+                break
+            except SyncInProgress:
+                if clock() >= impatient_at:
+                    raise
+            await asyncio.sleep(_PATIENT_INTERVAL)
         try:
             async with asyncio.timeout_at(asked_at + seconds) as life:
 

@@ -15,6 +15,7 @@ from service_server.errors import InvalidRequest
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
 from service_server.sync import Syncs
+from service_server.watching import Watches
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -23,12 +24,19 @@ class PipelineServicer(PipelineServiceServicer):
     """Serves PipelineService. What it does not override it answers with UNIMPLEMENTED."""
 
     def __init__(
-        self, *, engine: Engine, pipelines: Pipelines, operations: Operations, syncs: Syncs
+        self,
+        *,
+        engine: Engine,
+        pipelines: Pipelines,
+        operations: Operations,
+        syncs: Syncs,
+        watches: Watches,
     ) -> None:
         self._engine = engine
         self._pipelines = pipelines
         self._operations = operations
         self._syncs = syncs
+        self._watches = watches
 
     async def ListPipelineConnectors(
         self, request: pb.ListPipelineConnectorsRequest, context: Context
@@ -139,3 +147,12 @@ class PipelineServicer(PipelineServiceServicer):
         """A page of a pipeline's runs."""
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._pipelines.list_runs(request)
+
+    async def WatchPipeline(
+        self, request: pb.WatchPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchPipelineResponse, None]:
+        """A pipeline, again and again."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._watches.watch(request.id)) as pipelines:
+            async for pipeline in pipelines:
+                yield pb.WatchPipelineResponse(pipeline=pipeline)

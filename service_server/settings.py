@@ -61,6 +61,50 @@ class ServiceSettings(ServerSettings):
         description="How long a sync keeps its pipeline after the service that ran it died.",
     )
 
+    max_running_pipelines: int = Field(
+        default=50,
+        ge=0,
+        description="How many pipelines that run by themselves this process syncs at once; 0 leaves"
+        " them to others.",
+    )
+    step_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="The longest that one step of such a pipeline takes: pausing, changing and"
+        " deleting it waits for that.",
+    )
+    poll_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="How often such a pipeline asks for events, if its source follows them.",
+    )
+    read_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="How often such a pipeline reads what was made since the last time: not"
+        " everything has events.",
+    )
+    reconcile_days: float = Field(
+        default=7.0,
+        gt=0,
+        description="How often such a pipeline reads everything again, and compares.",
+    )
+    retry_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        description="How long such a pipeline waits after a failure: doubled after each more.",
+    )
+    longest_retry_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="The most that comes to; twelve times that where the configuration is wrong.",
+    )
+    keep_runs_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long the record of a run is kept; that of a pipeline's latest run always.",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
@@ -98,3 +142,13 @@ class ServiceSettings(ServerSettings):
     def lease_duration(self) -> timedelta:
         """``lease_seconds``."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def claim_duration(self) -> timedelta:
+        """After this, a step whose service died is taken by another one."""
+        return timedelta(seconds=self.step_seconds + self.lease_seconds)
+
+    @property
+    def patience(self) -> timedelta:
+        """How long whoever needs a pipeline to itself waits for its step to end."""
+        return timedelta(seconds=2 * self.step_seconds + 10)

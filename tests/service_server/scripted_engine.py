@@ -32,13 +32,16 @@ SPEC = Spec(
                 "webhook_secret": {"anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}]},
                 "base_url": {"type": "string"},
                 "rate": {"type": "integer"},
+                "poll_events": {"type": "boolean", "default": False},
             },
             "required": ["api_key"],
             "additionalProperties": False,
             "$defs": {"Secret": {"type": "string", "writeOnly": True}},
         },
         Struct(),
-    )
+    ),
+    supports_reconcile=True,
+    follows_events_field="poll_events",
 )
 
 # What a teardown says unless told otherwise.
@@ -70,6 +73,7 @@ class ScriptedEngine(EngineServiceServicer):
         unreadable_streams: What a good connection says of its streams.
         error: Raised by every call but those for specs, when set.
         setup_messages: What setup answers.
+        setup_error: Raised by setup, when set.
         teardown: What a teardown does.
         batch: What a batch does.
         sync: What a sync does.
@@ -82,6 +86,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.error: RpcError | None = None
         self.setup_messages: Sequence[Message] = ()
+        self.setup_error: RpcError | None = None
         self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
         self.sync: Callable[[pb.PipelineSyncRequest], AsyncIterator[Message]] = _streams_nothing
@@ -148,6 +153,8 @@ class ScriptedEngine(EngineServiceServicer):
         self, request: pb.PipelineSetupRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineSetupResponse, None]:
         self._enter(request, context)
+        if self.setup_error is not None:
+            raise self.setup_error
         for message in self.setup_messages:
             yield pb.PipelineSetupResponse(message=message)
 

@@ -38,6 +38,7 @@ class StripeSource:
             stream_state_schema=checkpoint_schema(),
             source_input_schema=input_schema(),
             webhook_secret_field="webhook_secret",  # noqa: S106 - the name of a field
+            follows_events_field="poll_events",
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:

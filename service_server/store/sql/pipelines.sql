@@ -44,12 +44,23 @@ SET config = $3,
     etag = $7,
     update_time = now()
 WHERE id = $1 AND etag = $2
-RETURNING true;
+RETURNING etag;
 
 -- name: set_status
 UPDATE pipesync.pipelines
 SET status = $2, status_message = $3
 WHERE id = $1 AND (status, status_message) IS DISTINCT FROM ($2, $3);
+
+-- name: set_status_after_sync
+-- That of one that runs by itself is its lifecycle's to say.
+UPDATE pipesync.pipelines
+SET status = $2, status_message = $3
+WHERE id = $1 AND sync_policy <> 2 AND (status, status_message) IS DISTINCT FROM ($2, $3);
+
+-- name: set_desired_status
+UPDATE pipesync.pipelines
+SET desired_status = $3
+WHERE id = $1 AND desired_status = $2;
 
 -- name: delete
 DELETE FROM pipesync.pipelines AS pipeline
