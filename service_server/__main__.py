@@ -31,6 +31,7 @@ from service_server.lifecycle.steps import Steps
 from service_server.lifecycle.turns import Turns
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
+from service_server.pruning import pruning
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
 from service_server.settings import ServiceSettings
@@ -94,6 +95,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RpcServer]
             leases=leases,
             in_flight=in_flight,
         )
+        await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
         watches = Watches(pipelines)
         notifications = Notifications(url)
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)

@@ -15,7 +15,7 @@ from service_server.errors import (
     StoreUnavailable,
     SyncInProgress,
 )
-from service_server.store import leases
+from service_server.store import leases, pipelines
 from service_server.store.database import Connection, Database
 
 _log = structlog.get_logger(__name__)
@@ -111,18 +111,17 @@ class LeaseKeeper:
             await self._release(pipeline_id, token)
 
     async def _acquire(self, pipeline_id: str) -> int:
-        async with self._database.connection() as connection:
-            token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
-            if token is not None:
-                return token
-            holder = await leases.get_holder(connection, pipeline_id)
-        if holder is None:
-            # Freed in between, or no such pipeline: one more try tells.
+        while True:
             async with self._database.connection() as connection:
                 token = await leases.acquire(connection, pipeline_id, self._holder, self._duration)
-            if token is None:
-                raise PipelineNotFound(pipeline_id)
-            return token
+                if token is not None:
+                    return token
+                holder = await leases.get_holder(connection, pipeline_id)
+                if holder is not None:
+                    break
+                # Freed in between, or no such pipeline.
+                if not await pipelines.exists(connection, pipeline_id):
+                    raise PipelineNotFound(pipeline_id)
         raise SyncInProgress(
             f"another sync of pipeline {pipeline_id!r} is under way, by {holder.name} since"
             f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when it has ended",

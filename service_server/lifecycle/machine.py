@@ -164,6 +164,7 @@ class Failed:
         by_configuration: Whether trying again hardly helps before somebody changes something.
         needs_run: Of POLL: events cannot be followed from here, so a run must read what was missed.
         etag: Of SETUP: the pipeline's that was to be set up.
+        lasts: Of a run: it was gone through.
     """
 
     work: Work
@@ -171,6 +172,7 @@ class Failed:
     by_configuration: bool = False
     needs_run: bool = False
     etag: str = ""
+    lasts: bool = False
 
 
 Happening: TypeAlias = WasSetUp | Synced | Polled | InboxEmptied | Failed
@@ -299,9 +301,12 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
     if synced.finished:
         memory = _after_run(memory, synced, pace, now)
     if synced.failure:
-        failed = Failed(work=Work.RUN, reason=synced.failure)
+        failed = Failed(work=Work.RUN, reason=synced.failure, lasts=synced.finished)
         return _after_failure(memory, failed, pace, now, jitter)
     if synced.has_more:
+        trouble = memory.troubles.get(Work.RUN)
+        if trouble is not None and not trouble.lasts:
+            memory = _without(memory, Work.RUN)
         return _with_due(memory, Work.RUN, now)
     return memory
 
@@ -326,6 +331,7 @@ def _after_failure(
         times=before.times + 1 if before is not None else 1,
         reason=failed.reason,
         by_configuration=failed.by_configuration,
+        lasts=failed.lasts or (before is not None and before.lasts),
     )
     pause = _pause(trouble, pace, jitter)
     memory = replace(memory, troubles={**memory.troubles, failed.work: trouble})

@@ -32,11 +32,13 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
         times: How often it failed in a row.
         reason: Why it failed last, for a person.
         by_configuration: Whether trying again hardly helps before somebody changes something.
+        lasts: Of a run that was gone through: only one that succeeds as a whole ends the trouble.
     """
 
     times: int
     reason: str
     by_configuration: bool = False
+    lasts: bool = False
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

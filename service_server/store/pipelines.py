@@ -51,6 +51,11 @@ async def get(connection: Connection, pipeline_id: str) -> StoredPipeline | None
     return _stored(row) if row is not None else None
 
 
+async def exists(connection: Connection, pipeline_id: str) -> bool:
+    """Whether there is such a pipeline."""
+    return bool(await connection.fetchval(_SQL["exists"], pipeline_id))
+
+
 async def list_after(connection: Connection, pipeline_id: str, limit: int) -> list[Pipeline]:
     """At most ``limit`` pipelines in the order of their ids, those after ``pipeline_id``."""
     rows = await connection.fetch(_SQL["list_after"], pipeline_id, limit)

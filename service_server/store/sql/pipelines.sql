@@ -17,6 +17,9 @@ LEFT JOIN LATERAL (
 ) AS latest_run ON true
 WHERE id = $1;
 
+-- name: exists
+SELECT true FROM pipesync.pipelines WHERE id = $1;
+
 -- name: list_after
 SELECT pipeline.*, latest_run.progress
 FROM (
