@@ -4,13 +4,13 @@ import sys
 
 import typer
 
-from pipesync_cli import operations, pipelines, sync
+from pipesync_cli import operations, pipelines, sync, watching
 from pipesync_cli.app import app
 from pipesync_cli.output import complain
 from pipesync_rpc.channel import InsecureToken
 from pipesync_rpc.errors import RpcError
 
-for room in (operations, pipelines, sync):
+for room in (operations, pipelines, sync, watching):
     room.register(app)
 
 
