@@ -150,8 +150,14 @@ class Polled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InboxEmptied:
-    """What had come in was applied."""
+class InboxApplied:
+    """What had come in was applied.
+
+    Attributes:
+        has_more: There may be more of it.
+    """
+
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +181,7 @@ class Failed:
     lasts: bool = False
 
 
-Happening: TypeAlias = WasSetUp | Synced | Polled | InboxEmptied | Failed
+Happening: TypeAlias = WasSetUp | Synced | Polled | InboxApplied | Failed
 
 
 def decide(memory: Memory, facts: Facts, now: datetime) -> Action:
@@ -250,8 +256,9 @@ def after(
             done = _without(memory, Work.POLL)
             due = now if happened.has_more else now + pace.poll
             return _with_due(done, Work.POLL, due)
-        case InboxEmptied():
-            return _without(memory, Work.INBOX)
+        case InboxApplied():
+            done = _without(memory, Work.INBOX)
+            return _with_due(done, Work.INBOX, now) if happened.has_more else done
         case Failed():
             return _after_failure(memory, happened, pace, now, jitter)
 

@@ -96,12 +96,12 @@ class Turns:
         try:
             while await self._inbox.apply(pipeline_id):
                 if situation.seconds() > self._pace.step.total_seconds():
-                    break
+                    return machine.InboxApplied(has_more=True)
         except (SyncInProgress, LeaseLost, StoreUnavailable):
             raise
         except RpcError as error:
             return machine.Failed(work=Work.INBOX, reason=error.message)
-        return machine.InboxEmptied()
+        return machine.InboxApplied(has_more=False)
 
     def _after(self, situation: Situation, happened: machine.Happening) -> Memory:
         return machine.after(
