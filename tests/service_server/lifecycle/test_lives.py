@@ -1,5 +1,6 @@
 """Pipelines that run by themselves, from their creation on, in one service."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,6 +14,8 @@ from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
+from service_server.__main__ import running_service
+from service_server.settings import ServiceSettings
 from service_server.store.database import Database
 from tests.service_server.lifecycle.scripts import (
     Batches,
@@ -210,3 +213,42 @@ async def test_a_pipeline_that_is_made_manual_takes_no_further_step(
     assert updated.sync_policy == pb.SYNC_POLICY_MANUAL
     async with database.connection() as connection:
         assert not await connection.fetchval("SELECT count(*) FROM pipesync.lifecycles")
+
+
+async def test_a_service_that_is_started_later_takes_what_is_due(
+    settings: ServiceSettings, engine: ScriptedEngine
+) -> None:
+    engine.batch = batches = Batches([succeeded])
+    idle = settings.model_copy(update={"max_running_pipelines": 0})
+    async with running_service(idle) as server, PipelineClient(server.address) as client:
+        await create(client)
+        assert (await shown(client, lambda _: True)).status == pb.PIPELINE_STATUS_SETUP
+    assert not batches.asked
+    async with running_service(settings) as server, PipelineClient(server.address) as client:
+        await shown(client, READY)
+
+
+async def test_two_hundred_steps_are_under_way_at_once(
+    settings: ServiceSettings, engine: ScriptedEngine
+) -> None:
+    count = 200
+    under_way = asyncio.Barrier(count)
+
+    async def batch(request: Request) -> Eof:
+        await under_way.wait()
+        return succeeded(request)
+
+    engine.batch = batch
+    many = settings.model_copy(update={"max_running_pipelines": count, "step_seconds": 60.0})
+    async with running_service(many) as server, PipelineClient(server.address) as client:
+        names = [f"pipeline-{number:03}" for number in range(count)]
+        await asyncio.gather(*(create(client, name) for name in names))
+        await shown(client, READY, names[-1], seconds=60)
+        request = pb.ListPipelinesRequest(page_size=1000)
+        async with asyncio.timeout(30):
+            while True:
+                listed = (await client.list_pipelines(request)).pipelines
+                if {one.status for one in listed} == {pb.PIPELINE_STATUS_READY}:
+                    break
+                await asyncio.sleep(0.1)
+        assert len(listed) == count
