@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import structlog
@@ -27,16 +28,25 @@ from service_server.errors import CannotStart, ServiceError
 from service_server.http import HttpServer
 from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
+from service_server.lifecycle.machine import Pace
+from service_server.lifecycle.runner import Runner
+from service_server.lifecycle.situation import Situations
+from service_server.lifecycle.steps import Steps
+from service_server.lifecycle.turns import Turns
 from service_server.metrics import Metrics
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
+from service_server.pruning import pruning
 from service_server.rotation import rotate
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
 from service_server.settings import RotateKeysSettings, ServiceSettings, StoreSettings
 from service_server.store.database import Database
+from service_server.store.lifecycles import DUE_CHANNEL
 from service_server.store.migrate import migrate
+from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
 from service_server.sync import Syncs
+from service_server.watching import Watches
 from service_server.webhooks.applier import InboxApplier
 from service_server.webhooks.events import WebhookEvents
 from service_server.webhooks.group_commit import GroupCommit
@@ -115,6 +125,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             database=database,
             leases=leases,
             in_flight=in_flight,
+            patience=settings.patience,
         )
         syncs = Syncs(
             pipelines=pipelines,
@@ -163,7 +174,16 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 grace=settings.drain_seconds,
             )
         )
-        servicer = PipelineServicer(  # type: ignore[abstract]  # lacks what is UNIMPLEMENTED
+        await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
+        watches = Watches(pipelines)
+        notifications = Notifications(database.url)
+        notifications.listen(PIPELINES_CHANNEL, watches.note_change)
+        runner = _runner(settings, pipelines, engine, database, leases, applier)
+        if runner is not None:
+            await stack.enter_async_context(runner.running(settings.drain_seconds))
+            notifications.listen(DUE_CHANNEL, runner.look)
+        await stack.enter_async_context(notifications.listening())
+        servicer = PipelineServicer(
             engine=engine,
             pipelines=pipelines,
             operations=operations,
@@ -171,12 +191,16 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             intake=intake,
             webhook_events=WebhookEvents(database, pipelines),
             simulations=simulations,
+            watches=watches,
         )
 
         def on_drain() -> None:
             http.drain()
             syncs.end_softly()
             simulations.end_softly()
+            watches.end()
+            if runner is not None:
+                runner.end_softly()
 
         server = await stack.enter_async_context(
             RpcServer(
@@ -197,6 +221,40 @@ async def serve(settings: ServiceSettings, termination: Termination) -> None:
     """Serves until the process is asked to end."""
     async with running_service(settings):
         await termination.wait()
+
+
+def _runner(
+    settings: ServiceSettings,
+    pipelines: Pipelines,
+    engine: Engine,
+    database: Database,
+    leases: LeaseKeeper,
+    inbox: InboxApplier,
+) -> Runner | None:
+    if not settings.max_running_pipelines:
+        return None
+    pace = Pace(
+        step=timedelta(seconds=settings.step_seconds),
+        poll=timedelta(seconds=settings.poll_seconds),
+        read=timedelta(seconds=settings.read_seconds),
+        reconcile=timedelta(days=settings.reconcile_days),
+        retry=timedelta(seconds=settings.retry_seconds),
+        longest_retry=timedelta(seconds=settings.longest_retry_seconds),
+    )
+    turns = Turns(
+        situations=Situations(pipelines=pipelines, engine=engine, database=database),
+        steps=Steps(pipelines=pipelines, engine=engine, database=database, pace=pace),
+        database=database,
+        leases=leases,
+        pace=pace,
+        inbox=inbox,
+    )
+    return Runner(
+        database=database,
+        turns=turns,
+        most_at_once=settings.max_running_pipelines,
+        claim=settings.claim_duration,
+    )
 
 
 async def rotate_keys(settings: RotateKeysSettings, termination: Termination) -> None:

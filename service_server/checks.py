@@ -104,13 +104,6 @@ def _wish_violations(pipeline: pb.Pipeline, paths: Collection[str]) -> list[Fiel
                 "must be ACTIVE or PAUSED; to delete the pipeline call DeletePipeline",
             )
         )
-    if "sync_policy" in paths and pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS:
-        violations.append(
-            FieldViolation(
-                "pipeline.sync_policy",
-                "must be MANUAL: this service does not run pipelines by itself yet",
-            )
-        )
     return violations
 
 

@@ -51,6 +51,34 @@ class PipelinePaused(ServiceError):
         )
 
 
+class PipelineActive(ServiceError):
+    """The caller must pause the pipeline first."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.PIPELINE_ACTIVE
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} runs by itself and would be set up again: pause it first, or"
+            " delete it",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
+class PipelineBeingDeleted(ServiceError):
+    """The caller can only wait, or delete it again should that have been cut off."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.PIPELINE_BEING_DELETED
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"pipeline {pipeline_id!r} is being deleted; if that was cut off, delete it again, or"
+            " set its desired_status to ACTIVE to keep it",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
 class ConnectionFailed(ServiceError):
     """A connector cannot be reached: the remedy is in its configuration or the network."""
 
@@ -180,6 +208,16 @@ class EventRefused(ServiceError):
             f"event {event_id} could not be applied: {why}", metadata={"event_id": event_id}
         )
         self.failed_attempts = failed_attempts
+
+
+class ServiceStopping(ServiceError):
+    """This process is to end; another replica may go on."""
+
+    default_code = code_pb2.UNAVAILABLE
+    default_reason = Reason.SERVICE_STOPPING
+
+    def __init__(self) -> None:
+        super().__init__("the service is stopping", retry_delay=timedelta(seconds=1))
 
 
 class CannotStart(Exception):

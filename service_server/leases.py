@@ -15,15 +15,16 @@ from service_server.errors import (
     StoreUnavailable,
     SyncInProgress,
 )
-from service_server.store import leases
+from service_server.store import leases, pipelines
 from service_server.store.database import Connection, Database
+from service_server.store.leases import Holder
 
 _log = structlog.get_logger(__name__)
 
-# How long, in seconds, a lease is waited for that is kept for moments only, and how often it is
-# asked for.
-_PATIENCE = 20.0
-_ASK_AGAIN = 0.1
+# How long, in seconds, a lease is waited for that is kept for moments only.
+_PATIENCE_FOR_BRIEF = timedelta(seconds=20)
+# How often whoever has patience asks, in seconds: nobody tells of a lease that is freed.
+_PATIENT_INTERVAL = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +66,14 @@ class LeaseKeeper:
         self._duration = duration
 
     @asynccontextmanager
-    async def hold(self, pipeline_id: str, *, is_brief: bool = False) -> AsyncIterator[Lease]:
+    async def hold(
+        self, pipeline_id: str, *, patience: timedelta = timedelta(0), is_brief: bool = False
+    ) -> AsyncIterator[Lease]:
         """Holds the lease for the body, which is cancelled at the moment the lease runs out.
 
         Args:
-            pipeline_id: Whose lease.
+            pipeline_id: Which pipeline's.
+            patience: How long to wait for whoever holds it now.
             is_brief: It is held for moments only, and by and by again: others wait for it instead
                 of being turned away.
 
@@ -80,14 +84,19 @@ class LeaseKeeper:
         """
         clock = asyncio.get_running_loop().time
         seconds = self._duration.total_seconds()
-        patient_until = clock() + (0 if is_brief else _PATIENCE)
+        began = clock()
         while True:
             # Counted from before the request, so that this clock runs out before the database's.
             asked_at = clock()
-            token = await self._acquire(pipeline_id, is_brief, is_patient=asked_at < patient_until)
-            if token is not None:
+            taken = await self._acquire(pipeline_id, is_brief=is_brief)
+            if isinstance(taken, int):
+                token = taken
                 break
-            await asyncio.sleep(_ASK_AGAIN)
+            is_kept_briefly = taken.is_brief and not is_brief
+            limit = max(patience, _PATIENCE_FOR_BRIEF) if is_kept_briefly else patience
+            if asked_at - began >= limit.total_seconds():
+                raise _in_progress(pipeline_id, taken)
+            await asyncio.sleep(_PATIENT_INTERVAL)
         try:
             async with asyncio.timeout_at(asked_at + seconds) as life:
 
@@ -108,34 +117,21 @@ class LeaseKeeper:
         finally:
             await self._release(pipeline_id, token)
 
-    async def _acquire(self, pipeline_id: str, is_brief: bool, *, is_patient: bool) -> int | None:
-        """The fencing token; None when it is worth waiting for."""
-
-        async def ask(connection: Connection) -> int | None:
-            return await leases.acquire(
-                connection, pipeline_id, self._holder, self._duration, is_brief=is_brief
-            )
-
-        async with self._database.connection() as connection:
-            token = await ask(connection)
-            if token is not None:
-                return token
-            holder = await leases.get_holder(connection, pipeline_id)
-        if holder is None:
-            # Freed in between, or no such pipeline: one more try tells.
+    async def _acquire(self, pipeline_id: str, *, is_brief: bool) -> int | Holder:
+        """The fencing token, or who else holds the lease."""
+        while True:
             async with self._database.connection() as connection:
-                token = await ask(connection)
-            if token is None:
-                raise PipelineNotFound(pipeline_id)
-            return token
-        if holder.is_brief and is_patient:
-            return None
-        raise SyncInProgress(
-            f"another sync of pipeline {pipeline_id!r} is under way, by {holder.name} since"
-            f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when it has ended",
-            metadata={"pipeline_id": pipeline_id, "holder": holder.name},
-            retry_delay=holder.time_left,
-        )
+                token = await leases.acquire(
+                    connection, pipeline_id, self._holder, self._duration, is_brief=is_brief
+                )
+                if token is not None:
+                    return token
+                holder = await leases.get_holder(connection, pipeline_id)
+                if holder is not None:
+                    return holder
+                # Freed in between, or no such pipeline.
+                if not await pipelines.exists(connection, pipeline_id):
+                    raise PipelineNotFound(pipeline_id)
 
     async def _renew(self, lease: Lease, life: asyncio.Timeout) -> None:
         clock = asyncio.get_running_loop().time
@@ -163,3 +159,12 @@ class LeaseKeeper:
                 await leases.release(connection, pipeline_id, token)
         except ServiceError as error:
             _log.warning("lease_not_released", pipeline_id=pipeline_id, error=str(error))
+
+
+def _in_progress(pipeline_id: str, holder: Holder) -> SyncInProgress:
+    return SyncInProgress(
+        f"another sync of pipeline {pipeline_id!r} is under way, by {holder.name} since"
+        f" {holder.since:%Y-%m-%dT%H:%M:%SZ}: try again when it has ended",
+        metadata={"pipeline_id": pipeline_id, "holder": holder.name},
+        retry_delay=holder.time_left,
+    )

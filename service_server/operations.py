@@ -1,18 +1,22 @@
 """What can be done with a stored pipeline besides syncing it."""
 
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 
+from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
 from pipesync.v1.message_pb2 import Message
 from service_server.connectors import Connectors
 from service_server.engine import Engine, Messages
-from service_server.errors import LeaseLost
+from service_server.errors import LeaseLost, PipelineActive
 from service_server.in_flight import InFlight, Send
 from service_server.leases import LeaseKeeper
 from service_server.pipelines import Pipelines
-from service_server.store import pipelines
+from service_server.store import lifecycles, pipelines
 from service_server.store.database import Database
+from service_server.store.pipelines import StoredPipeline
 from service_server.teardown import Teardown
 
 BOTH_SIDES = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
@@ -30,13 +34,26 @@ class Operations:
         database: Database,
         leases: LeaseKeeper,
         in_flight: InFlight,
+        patience: timedelta,
     ) -> None:
+        """Takes what it stands on.
+
+        Args:
+            pipelines: The pipelines.
+            engine: Does the work.
+            connectors: Masks what comes of it.
+            database: Where the pipelines are.
+            leases: Keep syncs away meanwhile.
+            in_flight: Has work end that must.
+            patience: How long to wait for the step of a pipeline that runs by itself.
+        """
         self._pipelines = pipelines
         self._engine = engine
         self._connectors = connectors
         self._database = database
         self._leases = leases
         self._in_flight = in_flight
+        self._patience = patience
         self._teardown = Teardown(engine, database)
 
     async def discover(self, pipeline_id: str) -> Messages:
@@ -77,16 +94,20 @@ class Operations:
         return self._in_flight.relay(work, outlives_caller=True)
 
     def teardown(self, pipeline_id: str, only: ConnectorSide.ValueType) -> Messages:
-        """Removes what setup made, while no sync runs.
+        """Removes what setup made, while no sync runs; refused while the pipeline runs by itself.
 
         With the destination's tables goes the state. It goes on when the caller goes away: half a
         teardown would be of no use.
         """
 
         async def work(send: Send) -> None:
-            config = await self._config(pipeline_id)
+            stored = await self._pipelines.load(pipeline_id)
+            is_active = stored.pipeline.desired_status == pb.DESIRED_STATUS_ACTIVE
+            if is_active and _is_continuous(stored.pipeline):
+                raise PipelineActive(pipeline_id)
+            config = self._pipelines.open_config(stored)
             async with (
-                self._leases.hold(pipeline_id) as lease,
+                self._leases.hold(pipeline_id, patience=self._patience_with(stored)) as lease,
                 aclosing(self._teardown.run(config, only, lease)) as messages,
             ):
                 async for message in messages:
@@ -97,6 +118,9 @@ class Operations:
     async def delete(self, pipeline_id: str, *, skip_teardown: bool) -> list[Message]:
         """Forgets a pipeline, after its teardown; to the end, whether or not the caller waits.
 
+        One that runs by itself takes no more steps; the one under way is waited for. When it cannot
+        be torn down, it goes on as before.
+
         Returns:
             What was said while it was torn down.
         """
@@ -105,7 +129,10 @@ class Operations:
     async def _delete(self, pipeline_id: str, skip_teardown: bool) -> list[Message]:
         stored = await self._pipelines.load(pipeline_id)
         said: list[Message] = []
-        async with self._leases.hold(pipeline_id) as lease:
+        async with (
+            self._marked_as_deleted(stored.pipeline),
+            self._leases.hold(pipeline_id, patience=self._patience_with(stored)) as lease,
+        ):
             if not skip_teardown:
                 config = self._pipelines.open_config(stored)
                 async with aclosing(self._teardown.run(config, BOTH_SIDES, lease)) as messages:
@@ -115,5 +142,27 @@ class Operations:
                     raise LeaseLost(pipeline_id)
         return said
 
+    @asynccontextmanager
+    async def _marked_as_deleted(self, pipeline: pb.Pipeline) -> AsyncIterator[None]:
+        """Keeps every sync from beginning; takes that back when the body fails."""
+        before, deleted = pipeline.desired_status, pb.DESIRED_STATUS_DELETED
+        async with self._database.connection() as connection:
+            await pipelines.set_desired_status(connection, pipeline.id, before, deleted)
+        try:
+            yield
+        except BaseException:
+            async with self._database.transaction() as connection:
+                await pipelines.set_desired_status(connection, pipeline.id, deleted, before)
+                await lifecycles.wake(connection, pipeline.id)
+            raise
+
+    def _patience_with(self, stored: StoredPipeline) -> timedelta:
+        """A step ends soon by itself; a sync that somebody asked for may take hours."""
+        return self._patience if _is_continuous(stored.pipeline) else timedelta(0)
+
     async def _config(self, pipeline_id: str) -> PipelineConfig:
         return self._pipelines.open_config(await self._pipelines.load(pipeline_id))
+
+
+def _is_continuous(pipeline: pb.Pipeline) -> bool:
+    return pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS

@@ -20,7 +20,7 @@ from service_server.errors import (
     PipelineNotFound,
 )
 from service_server.secrets import Vault
-from service_server.store import pipelines, runs, states
+from service_server.store import lifecycles, pipelines, runs, states
 from service_server.store.database import Database
 from service_server.store.pipelines import StoredPipeline
 
@@ -85,9 +85,11 @@ class Pipelines:
             status=pb.PIPELINE_STATUS_SETUP,
             sync_policy=request.pipeline.sync_policy or pb.SYNC_POLICY_MANUAL,
         )
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             if not await pipelines.insert(connection, self._sealed(pipeline, config.plain)):
                 raise PipelineExists(pipeline_id)
+            if pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS:
+                await lifecycles.start(connection, pipeline_id)
         return pb.CreatePipelineResponse(
             pipeline=await self.get(pipeline_id, pb.PIPELINE_VIEW_BASIC),
             unreadable_streams=unreadable,
@@ -150,20 +152,23 @@ class Pipelines:
                     raise PipelineChanged(wanted.id)
         return await self.get(wanted.id, pb.PIPELINE_VIEW_BASIC)
 
-    async def apply_control(self, pipeline_id: str, control: Control) -> None:
-        """Stores the configuration that a connector asks for."""
+    async def apply_control(self, pipeline_id: str, control: Control) -> str:
+        """Stores the configuration that a connector asks for.
+
+        Returns:
+            The pipeline's etag from then on.
+        """
         side = controlled_side(control)
         for _ in range(_CONTROL_ATTEMPTS):
             stored = await self.load(pipeline_id)
             wanted = self.open_config(stored)
             getattr(wanted, side).config.CopyFrom(getattr(control, f"{side}_config"))
             try:
-                await self._store_change(
+                return await self._store_change(
                     await self._with_config(stored, wanted, {f"config.{side}"})
                 )
             except PipelineChanged:
                 continue
-            return
         raise PipelineChanged(pipeline_id)
 
     async def _with_config(
@@ -185,10 +190,18 @@ class Pipelines:
         await self._engine.validate(plain)
         return self._sealed(stored.pipeline, plain)
 
-    async def _store_change(self, changed: StoredPipeline) -> None:
-        async with self._database.connection() as connection:
-            if not await pipelines.update(connection, changed):
-                raise PipelineChanged(changed.pipeline.id)
+    async def _store_change(self, changed: StoredPipeline) -> str:
+        """The new etag."""
+        pipeline = changed.pipeline
+        async with self._database.transaction() as connection:
+            etag = await pipelines.update(connection, changed)
+            if etag is None:
+                raise PipelineChanged(pipeline.id)
+            if pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS:
+                await lifecycles.start(connection, pipeline.id)
+            else:
+                await lifecycles.stop(connection, pipeline.id)
+        return etag
 
     async def _require_connections(self, config: PipelineConfig) -> list[UnreadableStream]:
         """The streams that cannot be read.
@@ -213,9 +226,11 @@ class Pipelines:
 
 
 def _shown(pipeline: pb.Pipeline) -> pb.Pipeline:
-    """A paused pipeline says so, whatever it did before and will do after."""
+    """A pipeline that is paused or being deleted says so, whatever it did before."""
     if pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
         pipeline.status = pb.PIPELINE_STATUS_PAUSED
+    elif pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
+        pipeline.status = pb.PIPELINE_STATUS_TEARDOWN
     return pipeline
 
 

@@ -1,7 +1,7 @@
 """What is stored of a sync while it runs and when it ends: its state and its run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import structlog
@@ -13,9 +13,12 @@ from pipesync.v1.state_pb2 import Eof, SyncState
 from service_server.errors import LeaseLost, StoreUnavailable
 from service_server.leases import Lease
 from service_server.store import pipelines, runs, states
-from service_server.store.database import Database
+from service_server.store.database import Connection, Database
 
 _log = structlog.get_logger(__name__)
+
+# Stores what belongs to a sync besides its state and its run, in the same transaction.
+Beside = Callable[[Connection], Awaitable[None]]
 
 # Checkpoints are stored at least this often, in seconds.
 _INTERVAL = 1.0
@@ -111,8 +114,11 @@ class Recorder:
         message.ts.GetCurrentTime()
         return message
 
-    async def store(self) -> None:
-        """Stores state, run and status together.
+    async def store(self, beside: Beside | None = None) -> None:
+        """Stores state and run together, and the status that follows from them.
+
+        Args:
+            beside: Stores something else instead of the status.
 
         Raises:
             LeaseLost: somebody else may sync the pipeline by now; nothing was stored.
@@ -125,18 +131,16 @@ class Recorder:
             if self._state_is_new:
                 await states.put(connection, self._run.pipeline_id, self.state)
             await runs.put(connection, self._run)
-            await pipelines.set_status(
-                connection, self._run.pipeline_id, status, self._run.failure_message
-            )
+            if beside is not None:
+                await beside(connection)
+            else:
+                await pipelines.set_status_after_sync(
+                    connection, self._run.pipeline_id, status, self._run.failure_message
+                )
 
-    async def store_at_last(self) -> None:
+    async def store_at_last(self, beside: Beside | None = None) -> None:
         """Stores like ``store``, but waits for a database that is away while the lease lasts."""
-        while True:
-            try:
-                return await self.store()
-            except StoreUnavailable as error:
-                _log.warning("state_not_stored_yet", error=str(error))
-                await asyncio.sleep(_RETRY_DELAY)
+        await at_last(lambda: self.store(beside))
 
     @asynccontextmanager
     async def storing(self) -> AsyncIterator[None]:
@@ -171,6 +175,16 @@ class Recorder:
         self._run.progress.CopyFrom(progress)
         if self._run_is_known:
             self.state.sync_run.progress.CopyFrom(progress)
+
+
+async def at_last(store: Callable[[], Awaitable[None]]) -> None:
+    """Tries ``store`` until the database is there."""
+    while True:
+        try:
+            return await store()
+        except StoreUnavailable as error:
+            _log.warning("state_not_stored_yet", error=str(error))
+            await asyncio.sleep(_RETRY_DELAY)
 
 
 def failure_of(eof: Eof) -> str:

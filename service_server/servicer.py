@@ -15,6 +15,7 @@ from service_server.errors import InvalidRequest
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
 from service_server.sync import Syncs
+from service_server.watching import Watches
 from service_server.webhooks.events import WebhookEvents
 from service_server.webhooks.intake import Intake
 from service_server.webhooks.simulation import Simulations
@@ -35,6 +36,7 @@ class PipelineServicer(PipelineServiceServicer):
         intake: Intake,
         webhook_events: WebhookEvents,
         simulations: Simulations,
+        watches: Watches,
     ) -> None:
         self._engine = engine
         self._pipelines = pipelines
@@ -43,6 +45,7 @@ class PipelineServicer(PipelineServiceServicer):
         self._intake = intake
         self._webhook_events = webhook_events
         self._simulations = simulations
+        self._watches = watches
 
     async def ListPipelineConnectors(
         self, request: pb.ListPipelineConnectorsRequest, context: Context
@@ -187,3 +190,12 @@ class PipelineServicer(PipelineServiceServicer):
         """A page of a pipeline's runs."""
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._pipelines.list_runs(request)
+
+    async def WatchPipeline(
+        self, request: pb.WatchPipelineRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchPipelineResponse, None]:
+        """A pipeline, again and again."""
+        call_context.bind(pipeline_id=request.id)
+        async with aclosing(self._watches.watch(request.id)) as pipelines:
+            async for pipeline in pipelines:
+                yield pb.WatchPipelineResponse(pipeline=pipeline)

@@ -113,6 +113,49 @@ class ServiceSettings(StoreSettings, ServerSettings):
         description="How many days webhook events are kept once they are applied. Stripe may"
         " deliver one again for three days, which is noticed as long as it is kept.",
     )
+    max_running_pipelines: int = Field(
+        default=50,
+        ge=0,
+        description="How many pipelines that run by themselves this process syncs at once; 0 leaves"
+        " them to others.",
+    )
+    step_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="The longest that one step of such a pipeline takes: pausing, changing and"
+        " deleting it waits for that.",
+    )
+    poll_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="How often such a pipeline asks for events, if its source follows them.",
+    )
+    read_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="How often such a pipeline reads what was made since the last time: not"
+        " everything has events.",
+    )
+    reconcile_days: float = Field(
+        default=7.0,
+        gt=0,
+        description="How often such a pipeline reads everything again, and compares.",
+    )
+    retry_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        description="How long such a pipeline waits after a failure: doubled after each more.",
+    )
+    longest_retry_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="The most that comes to; twelve times that where the configuration is wrong.",
+    )
+    keep_runs_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long the record of a run is kept; that of a pipeline's latest run always.",
+    )
 
     @model_validator(mode="after")
     def _engine_certificate_is_whole(self) -> Self:
@@ -140,3 +183,13 @@ class ServiceSettings(StoreSettings, ServerSettings):
     def webhook_retention(self) -> timedelta:
         """``webhook_days``."""
         return timedelta(days=self.webhook_days)
+
+    @property
+    def claim_duration(self) -> timedelta:
+        """After this, a step whose service died is taken by another one."""
+        return timedelta(seconds=self.step_seconds + self.lease_seconds)
+
+    @property
+    def patience(self) -> timedelta:
+        """How long whoever needs a pipeline to itself waits for its step to end."""
+        return timedelta(seconds=2 * self.step_seconds + 10)

@@ -17,7 +17,7 @@ from pipesync_rpc.reasons import Reason
 from service_server import checks
 from service_server.connectors import SIDES, Connectors
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Messages
-from service_server.errors import PipelinePaused
+from service_server.errors import PipelineBeingDeleted, PipelinePaused
 from service_server.in_flight import InFlight, Send
 from service_server.leases import Lease, LeaseKeeper
 from service_server.metrics import Metrics
@@ -140,6 +140,8 @@ class Syncs:
         stored = await self._pipelines.load(request.id)
         if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
             raise PipelinePaused(request.id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
+            raise PipelineBeingDeleted(request.id)
         config, fields = self._pipelines.open_config(stored), dict(FIELDS_OF_A_PIPELINE)
         overrides = PipelineConfig(
             source=request.overrides.source,

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ class PostgresCluster:
     def __init__(self, data_directory: Path, *, version: int = 18) -> None:
         """``version`` is 16 or 18."""
         self._server = get_server(data_directory, cleanup_mode="stop", postgres_version=version)
+        self._version = version
 
     async def trade_durability_for_speed(self) -> None:
         """Nobody pulls the plug of a test's database: no waiting for the disk."""
@@ -119,7 +121,10 @@ class PostgresCluster:
 
     def restart(self) -> None:
         """Stops the server, cutting every connection, and starts it on the same data."""
-        self._server.stop()
+        program = (sys.executable, "-m", "tests.postgres_restart")
+        subprocess.run(  # noqa: S603 - program and arguments are the tests' own
+            [*program, str(self._server.pgdata), str(self._version)], check=True
+        )
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """Commands that keep pipelines: create, list, get, update, delete, pause, resume."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from pipesync.v1.pipeline_service_pb2 import (
     DESIRED_STATUS_ACTIVE,
     DESIRED_STATUS_PAUSED,
+    SYNC_POLICY_CONTINUOUS,
+    SYNC_POLICY_MANUAL,
     CreatePipelineRequest,
     DeletePipelineRequest,
     DesiredStatus,
@@ -16,6 +19,7 @@ from pipesync.v1.pipeline_service_pb2 import (
     ListPipelinesRequest,
     Pipeline,
     PipelineStatus,
+    SyncPolicy,
     UpdatePipelineRequest,
 )
 from pipesync_cli.app import awaited, open_client
@@ -59,6 +63,16 @@ StreamNames = Annotated[
 Raw = Annotated[bool, typer.Option("--raw", help="Print JSON.")]
 
 
+class Policy(StrEnum):
+    """Who has a pipeline sync."""
+
+    MANUAL = "manual"
+    CONTINUOUS = "continuous"
+
+
+_POLICIES = {Policy.MANUAL: SYNC_POLICY_MANUAL, Policy.CONTINUOUS: SYNC_POLICY_CONTINUOUS}
+
+
 def register(app: typer.Typer) -> None:
     """Adds these commands to the program."""
     for command in (create, get, update, delete, pause, resume):
@@ -77,6 +91,9 @@ async def create(
     destination: DestinationType = None,
     destination_config: DestinationConfig = None,
     stream: StreamNames = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Have the service keep it in sync by itself.")
+    ] = False,
     skip_check: Annotated[
         bool, typer.Option("--skip-check", help="Do not try to reach the connectors first.")
     ] = False,
@@ -93,6 +110,8 @@ async def create(
         if flags.is_given():
             flags.apply(connector)
     apply_streams(stream or [], pipeline)
+    if continuous:
+        pipeline.sync_policy = SYNC_POLICY_CONTINUOUS
     request = CreatePipelineRequest(pipeline=pipeline, skip_check=skip_check)
     async with open_client(command) as client:
         answer = await client.create_pipeline(request, timeout=_TIMEOUT)
@@ -123,15 +142,17 @@ async def list_all(command: typer.Context, raw: Raw = False) -> None:
             say_json(pipeline)
         return
     say_table(
-        ["ID", "STATUS", "DESIRED", "SOURCE", "DESTINATION", "UPDATED (UTC)"],
+        ["ID", "STATUS", "DESIRED", "POLICY", "SOURCE", "DESTINATION", "UPDATED (UTC)", "WHY"],
         [
             [
                 pipeline.id,
                 str(enum_to_plain(PipelineStatus.DESCRIPTOR, pipeline.status)),
                 str(enum_to_plain(DesiredStatus.DESCRIPTOR, pipeline.desired_status)),
+                str(enum_to_plain(SyncPolicy.DESCRIPTOR, pipeline.sync_policy)),
                 pipeline.config.source.type,
                 pipeline.config.destination.type,
                 f"{pipeline.update_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
+                " ".join(pipeline.status_message.split()),
             ]
             for pipeline in pipelines
         ],
@@ -147,6 +168,10 @@ async def update(
     destination: DestinationType = None,
     destination_config: DestinationConfig = None,
     stream: StreamNames = None,
+    sync_policy: Annotated[
+        Policy | None,
+        typer.Option(help="Whether the service keeps it in sync by itself."),
+    ] = None,
     etag: Annotated[
         str | None, typer.Option(help="Refuse when the pipeline has changed since it had this.")
     ] = None,
@@ -175,6 +200,10 @@ async def update(
         apply_streams(stream or [], pipeline)
         if stream and "config.streams" not in paths:
             paths.append("config.streams")
+        if sync_policy is not None:
+            pipeline.sync_policy = _POLICIES[sync_policy]
+            if "sync_policy" not in paths:
+                paths.append("sync_policy")
         if not paths:
             raise typer.BadParameter("nothing to change was given.", param_hint="'update'")
         request = UpdatePipelineRequest(pipeline=pipeline, update_mask=FieldMask(paths=paths))

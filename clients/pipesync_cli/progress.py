@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipesync.v1.catalog_pb2 import TimeRange
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
-from pipesync_cli.output import note
+from pipesync_cli.output import note, say
 from pipesync_cli.plain import enum_to_plain
 from pipesync_cli.rows import all_records, changes, records
 
@@ -43,15 +43,19 @@ class ProgressView(Protocol):
     def log(self, line: str) -> None:
         """Shows a line that stays."""
 
+    def result(self, line: str) -> None:
+        """Shows a line of the command's result, which stays, too."""
 
-def open_view(title: str, *, interval: float) -> ProgressView:
+
+def open_view(title: str, *, interval: float, doing: str = "syncing") -> ProgressView:
     """A live table in a terminal, plain lines elsewhere.
 
     Args:
         title: What is being synced.
         interval: The least number of seconds between two plain lines of totals.
+        doing: What is being done with it.
     """
-    return LiveTable(title) if sys.stderr.isatty() else Lines(title, interval)
+    return LiveTable(title, doing) if sys.stderr.isatty() else Lines(title, interval)
 
 
 class Lines:
@@ -90,15 +94,19 @@ class Lines:
         """Writes the line."""
         note(line)
 
+    def result(self, line: str) -> None:
+        """Writes the line to stdout."""
+        say(line)
+
 
 class LiveTable:
     """A table of the streams that is drawn anew in place."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, doing: str = "syncing") -> None:
         self._title = title
         self._console = Console(stderr=True)
         # It turns by itself: one call may take minutes without a word.
-        self._spinner = Spinner("dots", text=f"syncing {title}")
+        self._spinner = Spinner("dots", text=f"{doing} {title}")
         self._live = Live(self._spinner, console=self._console)
         self._latest: RenderableType = ""
 
@@ -123,6 +131,10 @@ class LiveTable:
     def log(self, line: str) -> None:
         """Writes the line above the table."""
         self._console.print(line, markup=False, highlight=False)
+
+    def result(self, line: str) -> None:
+        """Writes the line above the table."""
+        self.log(line)
 
     def drawn(self, progress: Progress) -> RenderableType:
         """The table with its line of totals."""

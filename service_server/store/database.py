@@ -31,8 +31,10 @@ _UNREACHABLE = (
 class Database:
     """A pool of connections that says in the service's own words when Postgres is gone."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", url: str) -> None:
+        """``url`` is where the pool leads, for whoever needs a connection of its own."""
         self._pool = pool
+        self.url = url
 
     @classmethod
     @asynccontextmanager
@@ -63,7 +65,7 @@ class Database:
             ) as error:
                 raise StoreUnavailable(f"the service's database refuses it: {error}") from error
         try:
-            yield cls(pool)
+            yield cls(pool, url)
         finally:
             await pool.close()
 

@@ -110,7 +110,13 @@ async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Sto
         [event.create_time for event in events],
         [event.body for event in events],
     )
-    return [_stored(row) for row in rows]
+    stored = [_stored(row) for row in rows]
+    new = [
+        event.pipeline_id for event, what in zip(events, stored, strict=True) if what is Stored.NEW
+    ]
+    if new:
+        await connection.execute(_SQL["wake"], new)
+    return stored
 
 
 async def oldest_pending(

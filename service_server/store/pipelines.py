@@ -7,7 +7,7 @@ import asyncpg
 from google.protobuf.json_format import MessageToJson, Parse
 
 from pipesync.v1.catalog_pb2 import PipelineConfig
-from pipesync.v1.pipeline_service_pb2 import Pipeline, PipelineStatus
+from pipesync.v1.pipeline_service_pb2 import DesiredStatus, Pipeline, PipelineStatus
 from pipesync.v1.progress_pb2 import Progress
 from service_server.store.database import Connection
 from service_server.store.queries import load_queries
@@ -51,27 +51,35 @@ async def get(connection: Connection, pipeline_id: str) -> StoredPipeline | None
     return _stored(row) if row is not None else None
 
 
+async def exists(connection: Connection, pipeline_id: str) -> bool:
+    """Whether there is such a pipeline."""
+    return bool(await connection.fetchval(_SQL["exists"], pipeline_id))
+
+
 async def list_after(connection: Connection, pipeline_id: str, limit: int) -> list[Pipeline]:
     """At most ``limit`` pipelines in the order of their ids, those after ``pipeline_id``."""
     rows = await connection.fetch(_SQL["list_after"], pipeline_id, limit)
     return [_stored(row).pipeline for row in rows]
 
 
-async def update(connection: Connection, stored: StoredPipeline) -> bool:
-    """Stores a changed pipeline, unless its etag is no longer current: then returns False."""
+async def update(connection: Connection, stored: StoredPipeline) -> str | None:
+    """Stores a changed pipeline, unless its etag is no longer current.
+
+    Returns:
+        The new etag; None when nothing was stored.
+    """
     pipeline = stored.pipeline
-    return bool(
-        await connection.fetchval(
-            _SQL["update"],
-            pipeline.id,
-            pipeline.etag,
-            MessageToJson(pipeline.config, indent=None),
-            stored.sealed_config,
-            pipeline.desired_status,
-            pipeline.sync_policy,
-            _new_etag(),
-        )
+    etag: str | None = await connection.fetchval(
+        _SQL["update"],
+        pipeline.id,
+        pipeline.etag,
+        MessageToJson(pipeline.config, indent=None),
+        stored.sealed_config,
+        pipeline.desired_status,
+        pipeline.sync_policy,
+        _new_etag(),
     )
+    return etag
 
 
 async def update_wishes(connection: Connection, pipeline: Pipeline) -> bool:
@@ -93,6 +101,23 @@ async def set_status(
 ) -> None:
     """Stores what the pipeline is doing, and why if it is in error."""
     await connection.execute(_SQL["set_status"], pipeline_id, status, message)
+
+
+async def set_status_after_sync(
+    connection: Connection, pipeline_id: str, status: PipelineStatus.ValueType, message: str
+) -> None:
+    """Stores how a sync left the pipeline, unless it runs by itself."""
+    await connection.execute(_SQL["set_status_after_sync"], pipeline_id, status, message)
+
+
+async def set_desired_status(
+    connection: Connection,
+    pipeline_id: str,
+    before: DesiredStatus.ValueType,
+    after: DesiredStatus.ValueType,
+) -> None:
+    """Stores that ``after`` is wanted where ``before`` was; the etag stays."""
+    await connection.execute(_SQL["set_desired_status"], pipeline_id, before, after)
 
 
 async def delete(connection: Connection, pipeline_id: str, token: int) -> bool:

@@ -1,5 +1,6 @@
 """The record of each pipeline's runs."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import asyncpg
@@ -42,6 +43,31 @@ async def list_newest_first(
     else:
         rows = await connection.fetch(_SQL["list_after"], pipeline_id, limit, *after)
     return [_run(row) for row in rows]
+
+
+async def pipelines_after(connection: Connection, pipeline_id: str, limit: int) -> list[str]:
+    """At most ``limit`` ids of pipelines in their order, those after ``pipeline_id``."""
+    return [
+        row["id"] for row in await connection.fetch(_SQL["pipelines_after"], pipeline_id, limit)
+    ]
+
+
+async def prune(
+    connection: Connection, pipeline_ids: Sequence[str], before: datetime, limit: int
+) -> int:
+    """Forgets old runs of some pipelines, but for the latest of each.
+
+    Args:
+        connection: Where to delete.
+        pipeline_ids: Whose runs.
+        before: Those that started earlier.
+        limit: How many of each pipeline at most.
+
+    Returns:
+        How many were forgotten.
+    """
+    tag = await connection.execute(_SQL["prune"], pipeline_ids, before, limit)
+    return int(tag.rpartition(" ")[2])
 
 
 def _run(row: asyncpg.Record) -> Run:

@@ -1,11 +1,13 @@
-"""Whatever dies in the middle of a batch, the next sync_batch completes the pipeline."""
+"""Whatever dies in the middle of a sync, the next sync_batch completes the pipeline."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from pipesync.v1.state_pb2 import SyncState
 from tests.end_to_end.command import PipelinesCommand
 from tests.end_to_end.held_requests import after
 from tests.end_to_end.tables import assert_tables_equal, documents
@@ -56,34 +58,56 @@ async def assert_all_rows_arrived(pipelines: PipelinesCommand) -> None:
 
 
 async def sync_until_stalled(
-    pipelines: PipelinesCommand, engine: ServerProcess, released: asyncio.Event
+    command: str, pipelines: PipelinesCommand, engine: ServerProcess, released: asyncio.Event
 ) -> asyncio.Task[CommandResult]:
-    """A batch under way, some of whose rows are committed and some of whose pages are not read."""
+    """A sync under way, some of whose rows are committed and some of whose pages are not read."""
     created = await pipelines.create("crashed", PLAN.counts)
     assert created.exit_code == 0, created.stderr
     pipelines.simulator.faults.add(
         after(PAGES_LET_THROUGH, faults.stall(released)), path=CUSTOMERS_PATH, times=None
     )
-    batch = asyncio.create_task(pipelines("sync_batch", "crashed", "--raw"))
+    syncing = asyncio.create_task(pipelines(command, "crashed", "--raw"))
     await pipelines.simulator.requests.wait_for(CUSTOMERS_PATH, PAGES_LET_THROUGH + 1)
     await engine.wait_for("flush_committed")
-    return batch
+    return syncing
 
 
-async def test_an_engine_killed_in_mid_batch(
+async def until_stored(database_url: str) -> None:
+    """Waits for a stream's checkpoint to be stored: that of a batch is so at its end only."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with asyncio.timeout(20):
+            while True:
+                stored = await connection.fetchval("SELECT sync_state FROM pipesync.states")
+                if stored is not None and SyncState.FromString(stored).source.streams:
+                    return
+                await asyncio.sleep(0.05)
+    finally:
+        await connection.close()
+
+
+COMMANDS = pytest.mark.parametrize("command", ["sync", "sync_batch"])
+
+
+@COMMANDS
+async def test_an_engine_killed_in_mid_sync(
+    command: str,
     simulator: StripeSimulator,
     engine: ServerProcess,
     service: ServerProcess,
+    service_database_url: str,
     database_url: str,
 ) -> None:
     pipelines = PipelinesCommand(
         service=service.address, simulator=simulator, database_url=database_url
     )
     released = asyncio.Event()
-    batch = await sync_until_stalled(pipelines, engine, released)
+    syncing = await sync_until_stalled(command, pipelines, engine, released)
+    if command == "sync":
+        await until_stored(service_database_url)
     engine.kill()
     await engine.wait()
-    result = await batch
+    result = await syncing
     assert result.exit_code == 1
     assert "Traceback" not in result.stderr
     arrived = await documents(database_url, "customers")
@@ -94,7 +118,9 @@ async def test_an_engine_killed_in_mid_batch(
         await assert_all_rows_arrived(pipelines)
 
 
-async def test_a_service_killed_in_mid_batch(
+@COMMANDS
+async def test_a_service_killed_in_mid_sync(
+    command: str,
     simulator: StripeSimulator,
     engine: ServerProcess,
     service_database_url: str,
@@ -109,10 +135,12 @@ async def test_a_service_killed_in_mid_batch(
         pipelines = PipelinesCommand(
             service=first.address, simulator=simulator, database_url=database_url
         )
-        batch = await sync_until_stalled(pipelines, engine, released)
+        syncing = await sync_until_stalled(command, pipelines, engine, released)
+        if command == "sync":
+            await until_stored(service_database_url)
         first.kill()
         await first.wait()
-        result = await batch
+        result = await syncing
         assert result.exit_code == 1
         assert "Traceback" not in result.stderr
         released.set()
@@ -127,7 +155,9 @@ async def test_a_service_killed_in_mid_batch(
         await second.stop()
 
 
-async def test_postgres_restarted_in_mid_batch(
+@COMMANDS
+async def test_postgres_restarted_in_mid_sync(
+    command: str,
     simulator: StripeSimulator,
     engine: ServerProcess,
     service: ServerProcess,
@@ -138,10 +168,10 @@ async def test_postgres_restarted_in_mid_batch(
         service=service.address, simulator=simulator, database_url=database_url
     )
     released = asyncio.Event()
-    batch = await sync_until_stalled(pipelines, engine, released)
+    syncing = await sync_until_stalled(command, pipelines, engine, released)
     await asyncio.to_thread(postgres_cluster.restart)
     released.set()
-    result = await batch
+    result = await syncing
     assert "Traceback" not in result.stderr
     await complete(pipelines)
     await assert_all_rows_arrived(pipelines)

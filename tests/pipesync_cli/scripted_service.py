@@ -42,8 +42,12 @@ class ScriptedService(PipelineServiceServicer):
     unreadable_streams: list[UnreadableStream] = field(default_factory=list)
     # What each batch call answers, in turn.
     ends: list[Eof] = field(default_factory=list)
+    # What the next watches show, each up to an error.
+    watch: list[contract.Pipeline | RpcError] = field(default_factory=list)
+    # What is listed, newest first.
+    runs: list[contract.Run] = field(default_factory=list)
     raises: RpcError | None = None
-    # Lists answer this many pipelines a page.
+    # Lists answer this many a page.
     page_size: int = 2
     requests: list[ProtobufMessage] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -168,6 +172,28 @@ class ScriptedService(PipelineServiceServicer):
         self._saw(request, context)
         count = len(request.event_ids) or len(self.webhook_events)
         return contract.ReplayWebhookEventsResponse(replayed_count=count)
+
+    async def WatchPipeline(
+        self, request: contract.WatchPipelineRequest, context: _Context
+    ) -> AsyncIterator[contract.WatchPipelineResponse]:
+        """The next scripted changes."""
+        self._saw(request, context)
+        while self.watch:
+            shown = self.watch.pop(0)
+            if isinstance(shown, RpcError):
+                raise shown
+            yield contract.WatchPipelineResponse(pipeline=shown)
+
+    async def ListRuns(
+        self, request: contract.ListRunsRequest, context: _Context
+    ) -> contract.ListRunsResponse:
+        """A page, whose token is where the next one begins."""
+        self._saw(request, context)
+        start = int(request.page_token or 0)
+        end = start + min(self.page_size, request.page_size)
+        return contract.ListRunsResponse(
+            runs=self.runs[start:end], next_page_token=str(end) if end < len(self.runs) else ""
+        )
 
     def _saw(self, request: ProtobufMessage, context: _Context) -> None:
         self.requests.append(request)

@@ -102,7 +102,8 @@ async def test_list_prints_every_page() -> None:
     service.pipelines = {name: stored(name) for name in ("a-1", "b-2", "c-3", "d-4", "e-5")}
     outcome = await pipelines_of(service, "list")
     assert [line.split()[0] for line in outcome.lines] == ["ID", "a-1", "b-2", "c-3", "d-4", "e-5"]
-    assert outcome.lines[1].split()[1:5] == ["ready", "active", "stripe", "postgres"]
+    words = outcome.lines[1].split()
+    assert words[1:6] == ["ready", "active", "unspecified", "stripe", "postgres"]
     raw = await pipelines_of(service, "list", "--raw")
     assert [json.loads(line)["id"] for line in raw.lines] == list(service.pipelines)
 
@@ -228,3 +229,32 @@ async def test_the_token_and_a_trace_travel_with_each_call() -> None:
     assert outcome.code == 0
     assert service.metadata["traceparent"].startswith("00-")
     assert len(service.metadata["x-request-id"]) == 32
+
+
+async def test_a_pipeline_is_made_to_run_by_itself_and_not_to() -> None:
+    service = scripted_service()
+    made = await pipelines_of(service, "create", "orders", "--source", "stripe", "--continuous")
+    assert yaml.safe_load(made.stdout)["sync_policy"] == "continuous"
+    changed = await pipelines_of(service, "update", "orders", "--sync-policy", "manual")
+    assert yaml.safe_load(changed.stdout)["sync_policy"] == "manual"
+    create, update = service.requests
+    assert isinstance(create, contract.CreatePipelineRequest)
+    assert create.pipeline.sync_policy == contract.SYNC_POLICY_CONTINUOUS
+    assert isinstance(update, contract.UpdatePipelineRequest)
+    assert list(update.update_mask.paths) == ["sync_policy"]
+    refused = await pipelines_of(service, "update", "orders", "--sync-policy", "hourly")
+    assert refused.code == 2
+    assert "sync-policy" in refused.stderr
+
+
+async def test_a_list_says_what_each_pipeline_does_and_why() -> None:
+    service = scripted_service()
+    broken = stored()
+    broken.sync_policy = contract.SYNC_POLICY_CONTINUOUS
+    broken.status = contract.PIPELINE_STATUS_ERROR
+    broken.status_message = "sync failed once:\nno route"
+    service.pipelines = {"orders": broken}
+    outcome = await pipelines_of(service, "list")
+    assert outcome.code == 0
+    for word in ("error", "continuous", "sync failed once: no route"):
+        assert word in outcome.lines[1]

@@ -32,6 +32,7 @@ SPEC = Spec(
                 "webhook_secret": {"anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}]},
                 "base_url": {"type": "string"},
                 "rate": {"type": "integer"},
+                "poll_events": {"type": "boolean", "default": False},
             },
             "required": ["api_key"],
             "additionalProperties": False,
@@ -40,6 +41,8 @@ SPEC = Spec(
         Struct(),
     ),
     webhook_secret_field="webhook_secret",
+    supports_reconcile=True,
+    follows_events_field="poll_events",
 )
 # Of the connector "other".
 SPEC_WITHOUT_WEBHOOKS = Spec(config_schema=SPEC.config_schema)
@@ -74,6 +77,7 @@ class ScriptedEngine(EngineServiceServicer):
         error: Raised by every call but those for specs, when set.
         is_away_for_specs: Whether calls for one spec fail.
         setup_messages: What setup answers.
+        setup_error: Raised by setup, when set.
         teardown: What a teardown does.
         batch: What a batch does.
         sync: What a sync does.
@@ -87,6 +91,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.error: RpcError | None = None
         self.is_away_for_specs = False
         self.setup_messages: Sequence[Message] = ()
+        self.setup_error: RpcError | None = None
         self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
         self.sync: Callable[[pb.PipelineSyncRequest], AsyncIterator[Message]] = _streams_nothing
@@ -156,6 +161,8 @@ class ScriptedEngine(EngineServiceServicer):
         self, request: pb.PipelineSetupRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineSetupResponse, None]:
         self._enter(request, context)
+        if self.setup_error is not None:
+            raise self.setup_error
         for message in self.setup_messages:
             yield pb.PipelineSetupResponse(message=message)
 

@@ -84,7 +84,6 @@ async def test_all_bad_fields_are_named_at_once(client: PipelineClient) -> None:
     wanted = pb.Pipeline(
         id="1",
         desired_status=pb.DESIRED_STATUS_DELETED,
-        sync_policy=pb.SYNC_POLICY_CONTINUOUS,
     )
     with pytest.raises(RpcError) as error:
         await create(client, wanted)
@@ -93,7 +92,6 @@ async def test_all_bad_fields_are_named_at_once(client: PipelineClient) -> None:
         "pipeline.config.source.type",
         "pipeline.desired_status",
         "pipeline.id",
-        "pipeline.sync_policy",
     ]
 
 

@@ -284,6 +284,7 @@ class Spec(_message.Message):
     SOFT_LIMIT_FRACTION_FIELD_NUMBER: _builtins.int
     WEBHOOK_SECRET_FIELD_FIELD_NUMBER: _builtins.int
     SUPPORTS_RECONCILE_FIELD_NUMBER: _builtins.int
+    FOLLOWS_EVENTS_FIELD_FIELD_NUMBER: _builtins.int
     soft_limit_fraction: _builtins.float
     """Share of time_limit after which a sync into this destination stops reading, leaving the rest to
     flush. 0 means the engine's default of 0.8.
@@ -295,6 +296,10 @@ class Spec(_message.Message):
     supports_reconcile: _builtins.bool
     """Whether a destination can tell what it holds, and a source compare that with what it reads: then pipelines of both
     can be reconciled.
+    """
+    follows_events_field: _builtins.str
+    """The boolean field of the configuration with which the source follows what happens after the history, so that
+    SyncOptions.events_only may be asked for. Empty when it cannot (sources only).
     """
     @_builtins.property
     def config_schema(self) -> _struct_pb2.Struct:
@@ -317,10 +322,11 @@ class Spec(_message.Message):
         soft_limit_fraction: _builtins.float = ...,
         webhook_secret_field: _builtins.str = ...,
         supports_reconcile: _builtins.bool = ...,
+        follows_events_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "soft_limit_fraction", b"soft_limit_fraction", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema", "supports_reconcile", b"supports_reconcile", "webhook_secret_field", b"webhook_secret_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_schema", b"config_schema", "follows_events_field", b"follows_events_field", "soft_limit_fraction", b"soft_limit_fraction", "source_input_schema", b"source_input_schema", "stream_state_schema", b"stream_state_schema", "supports_reconcile", b"supports_reconcile", "webhook_secret_field", b"webhook_secret_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

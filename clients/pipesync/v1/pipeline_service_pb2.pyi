@@ -37,6 +37,7 @@ class _DesiredStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Desired
     DESIRED_STATUS_ACTIVE: _DesiredStatus.ValueType  # 1
     DESIRED_STATUS_PAUSED: _DesiredStatus.ValueType  # 2
     DESIRED_STATUS_DELETED: _DesiredStatus.ValueType  # 3
+    """Output only: DeletePipeline is at it, or was cut off. Then call it again, or set ACTIVE to keep the pipeline."""
 
 class DesiredStatus(_DesiredStatus, metaclass=_DesiredStatusEnumTypeWrapper):
     """What the user wants."""
@@ -45,6 +46,7 @@ DESIRED_STATUS_UNSPECIFIED: DesiredStatus.ValueType  # 0
 DESIRED_STATUS_ACTIVE: DesiredStatus.ValueType  # 1
 DESIRED_STATUS_PAUSED: DesiredStatus.ValueType  # 2
 DESIRED_STATUS_DELETED: DesiredStatus.ValueType  # 3
+"""Output only: DeletePipeline is at it, or was cut off. Then call it again, or set ACTIVE to keep the pipeline."""
 Global___DesiredStatus: _TypeAlias = DesiredStatus  # noqa: Y015
 
 class _PipelineStatus:
@@ -159,7 +161,7 @@ class Pipeline(_message.Message):
     status: Global___PipelineStatus.ValueType
     """Output only."""
     status_message: _builtins.str
-    """Why status is ERROR. Output only."""
+    """Why status is ERROR: what failed how often, and when it is tried again. Output only."""
     sync_policy: Global___SyncPolicy.ValueType
     etag: _builtins.str
     """Changes with every change of the configuration or desired_status."""

@@ -176,7 +176,8 @@ class PipelineServiceServicer:
 
     def DeletePipeline(self, request, context):
         """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-        its state stay, unless skip_teardown is set.
+        its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
+        itself is waited for; ABORTED when that takes too long, or another sync is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,7 +196,8 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def TeardownPipeline(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """FAILED_PRECONDITION when the pipeline runs by itself and is not paused.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -256,7 +258,8 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchPipeline(self, request, context):
-        """The pipeline now, and again whenever its status or progress changes.
+        """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
+        second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

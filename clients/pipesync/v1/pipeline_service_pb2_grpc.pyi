@@ -49,11 +49,13 @@ class PipelineServiceStub:
     """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
     DeletePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]
     """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-    its state stay, unless skip_teardown is set.
+    its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
+    itself is waited for; ABORTED when that takes too long, or another sync is under way.
     """
     CheckPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]
     SetupPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]
     TeardownPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]
+    """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
     SyncPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SyncPipelineRequest, _pipeline_service_pb2.SyncPipelineResponse]
     """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
     pipeline is paused, ABORTED when another sync of it is under way.
@@ -79,7 +81,9 @@ class PipelineServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]
     """A pipeline's runs, newest first."""
     WatchPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]
-    """The pipeline now, and again whenever its status or progress changes."""
+    """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
+    second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+    """
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
@@ -102,11 +106,13 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
     DeletePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]  # type: ignore[assignment]
     """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-    its state stay, unless skip_teardown is set.
+    its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
+    itself is waited for; ABORTED when that takes too long, or another sync is under way.
     """
     CheckPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]  # type: ignore[assignment]
     SetupPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]  # type: ignore[assignment]
     TeardownPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
     SyncPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SyncPipelineRequest, _pipeline_service_pb2.SyncPipelineResponse]  # type: ignore[assignment]
     """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
     pipeline is paused, ABORTED when another sync of it is under way.
@@ -132,7 +138,9 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """A pipeline's runs, newest first."""
     WatchPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]  # type: ignore[assignment]
-    """The pipeline now, and again whenever its status or progress changes."""
+    """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
+    second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+    """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps pipelines and their state, and has the engine run them."""
@@ -194,7 +202,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.DeletePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.DeletePipelineResponse]]:
         """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-        its state stay, unless skip_teardown is set.
+        its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
+        itself is waited for; ABORTED when that takes too long, or another sync is under way.
         """
 
     @_abc_1.abstractmethod
@@ -216,7 +225,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _pipeline_service_pb2.TeardownPipelineRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.TeardownPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.TeardownPipelineResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.TeardownPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.TeardownPipelineResponse]]:
+        """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
 
     @_abc_1.abstractmethod
     def SyncPipeline(
@@ -290,6 +300,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.WatchPipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.WatchPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.WatchPipelineResponse]]:
-        """The pipeline now, and again whenever its status or progress changes."""
+        """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
+        second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+        """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -93,13 +93,12 @@ class InventoryConformance(ConnectorConformance):
         inventory = _inventory(subject)
         await _write(subject, _record(1, _updated_at=101), _record(2, _updated_at=102), _record(3))
         await _write(subject, _record(2, _updated_at=103, gone=True))
-        other = {**_record(1, _updated_at=105), "_account_id": "account_2"}
-        await _write(subject, other)
+        await _write(subject, {**_record(4, _updated_at=105), "_account_id": "account_2"})
         async with inventory as held:
-            found = await held.stamped(STREAM, ["id_1", "id_2", "id_3", "id_4"])
+            found = await held.stamped(STREAM, ["id_1", "id_2", "id_3", "id_4", "id_5"])
             assert found == {"id_1": 101, "id_2": 103}, "deleted ones count, those without do not"
-            found = await held.stamped(STREAM, ["id_1", "id_2"], account_id="account_2")
-            assert found == {"id_1": 105}
+            found = await held.stamped(STREAM, ["id_1", "id_4"], account_id="account_2")
+            assert found == {"id_4": 105}, "not of the account that was named alone"
 
     async def test_an_inventory_has_what_a_write_under_way_has_passed_on(
         self, subject: DestinationSubject

@@ -58,6 +58,7 @@ class StripeSource:
             source_input_schema=input_schema(),
             webhook_secret_field="webhook_secret",  # noqa: S106 - the name of a field
             supports_reconcile=True,
+            follows_events_field="poll_events",
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:

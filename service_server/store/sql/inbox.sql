@@ -35,6 +35,11 @@ LEFT JOIN known ON known.id = arrived.pipeline_id AND known.etag = arrived.etag
 LEFT JOIN stored USING (pipeline_id, event_id)
 ORDER BY arrival;
 
+-- name: wake
+-- Has pipelines that run by themselves apply what came in.
+SELECT pipesync.wake(id)
+FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news;
+
 -- name: oldest_pending
 -- At most so many events, and so many bytes unless the first one alone has more.
 SELECT arrival, event_id, event_type, failed_attempts, event

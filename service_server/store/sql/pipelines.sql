@@ -17,6 +17,9 @@ LEFT JOIN LATERAL (
 ) AS latest_run ON true
 WHERE id = $1;
 
+-- name: exists
+SELECT true FROM pipesync.pipelines WHERE id = $1;
+
 -- name: list_after
 SELECT pipeline.*, latest_run.progress
 FROM (
@@ -44,7 +47,7 @@ SET config = $3,
     etag = $7,
     update_time = now()
 WHERE id = $1 AND etag = $2
-RETURNING true;
+RETURNING etag;
 
 -- name: update_wishes
 -- Leaves the configuration alone, which may be encrypted anew at this moment.
@@ -60,6 +63,17 @@ RETURNING true;
 UPDATE pipesync.pipelines
 SET status = $2, status_message = $3
 WHERE id = $1 AND (status, status_message) IS DISTINCT FROM ($2, $3);
+
+-- name: set_status_after_sync
+-- That of one that runs by itself is its lifecycle's to say.
+UPDATE pipesync.pipelines
+SET status = $2, status_message = $3
+WHERE id = $1 AND sync_policy <> 2 AND (status, status_message) IS DISTINCT FROM ($2, $3);
+
+-- name: set_desired_status
+UPDATE pipesync.pipelines
+SET desired_status = $3
+WHERE id = $1 AND desired_status = $2;
 
 -- name: delete
 -- Locked, so that nobody takes the lease over while this goes on.

@@ -210,19 +210,18 @@ class InMemoryInventory:
         connect(self._config)
         return {
             row["id"]: row["_updated_at"]
-            for row in self.rows(stream, account_id, gone_too=True)
-            if row["id"] in ids and "_updated_at" in row
+            for row in self._destination.tables[stream].values()
+            if row["id"] in ids
+            and "_updated_at" in row
+            and row["_account_id"] == (account_id or "account_1")
         }
 
-    def rows(
-        self, stream: str, account_id: str, *, gone_too: bool = False
-    ) -> list[Mapping[str, Any]]:
-        """Those of an account, without the deleted ones unless it is said."""
+    def rows(self, stream: str, account_id: str) -> list[Mapping[str, Any]]:
+        """Those of an account that are not deleted."""
         return [
             row
             for row in self._destination.tables[stream].values()
-            if (gone_too or not row.get("gone"))
-            and row["_account_id"] == (account_id or "account_1")
+            if not row.get("gone") and row["_account_id"] == (account_id or "account_1")
         ]
 
     def lies_in(self, made: int, gte: int | None, lt: int | None) -> bool:

@@ -1,0 +1,154 @@
+"""Commands that look at pipelines at work: watch, and runs."""
+
+import asyncio
+from contextlib import aclosing, nullcontext
+from typing import Annotated
+
+import typer
+from google.rpc import code_pb2
+
+from pipesync.v1.pipeline_service_pb2 import (
+    ListRunsRequest,
+    Pipeline,
+    PipelineStatus,
+    Run,
+    WatchPipelineRequest,
+)
+from pipesync.v1.progress_pb2 import RunStatus
+from pipesync_cli.app import awaited, open_client
+from pipesync_cli.numbers import whole_number
+from pipesync_cli.output import note, say_json, say_table
+from pipesync_cli.pipelines import PipelineId, Raw
+from pipesync_cli.plain import enum_to_plain
+from pipesync_cli.progress import ProgressView, open_view
+from pipesync_cli.rows import all_records
+from pipesync_client import PipelineClient
+from pipesync_rpc.errors import RpcError
+
+# Seconds.
+_TIMEOUT = 30.0
+_LINE_INTERVAL = 5.0
+_RECONNECT_PAUSE = 1.0
+_MOST_RUNS = 1000
+
+
+def register(app: typer.Typer) -> None:
+    """Adds these commands to the program."""
+    for command in (watch, runs):
+        app.command()(awaited(command))
+
+
+async def watch(
+    command: typer.Context,
+    pipeline_id: PipelineId,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the pipeline as JSON, one line a change.")
+    ] = False,
+) -> None:
+    """Show what a pipeline does, and how far its latest run is, until interrupted.
+
+    It ends by itself when the pipeline is deleted.
+    """
+    watcher = _Watcher(pipeline_id)
+    view = (
+        nullcontext() if raw else open_view(pipeline_id, interval=_LINE_INTERVAL, doing="watching")
+    )
+    with view as drawn:
+        async with open_client(command) as client:
+            while True:
+                try:
+                    await watcher.follow(client, drawn)
+                except RpcError as error:
+                    if not watcher.has_seen:
+                        raise
+                    if error.code == code_pb2.NOT_FOUND:
+                        break
+                    if error.code != code_pb2.UNAVAILABLE:
+                        raise
+                await asyncio.sleep(_RECONNECT_PAUSE)
+    note(f"{pipeline_id} was deleted")
+
+
+async def runs(
+    command: typer.Context,
+    pipeline_id: PipelineId,
+    limit: Annotated[
+        int | None,
+        typer.Option(parser=whole_number(1), metavar="N", help="The latest N runs; else 20."),
+    ] = None,
+    raw: Raw = False,
+) -> None:
+    """Print a pipeline's runs, the newest first."""
+    wanted = limit or 20
+    found: list[Run] = []
+    request = ListRunsRequest(pipeline_id=pipeline_id)
+    async with open_client(command) as client:
+        while len(found) < wanted:
+            request.page_size = min(wanted - len(found), _MOST_RUNS)
+            page = await client.list_runs(request, timeout=_TIMEOUT)
+            found.extend(page.runs)
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+    if raw:
+        for run in found:
+            say_json(run)
+        return
+    say_table(
+        ["RUN", "STATUS", "STARTED (UTC)", "TOOK", "RECORDS", "FAILURE"],
+        [
+            [
+                run.run_id,
+                str(enum_to_plain(RunStatus.DESCRIPTOR, run.status)),
+                f"{run.start_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
+                _took(run),
+                all_records(run.progress.derived),
+                " ".join(run.failure_message.split()),
+            ]
+            for run in found
+        ],
+    )
+
+
+class _Watcher:
+    """What was seen of a pipeline, over all connections that it took."""
+
+    def __init__(self, pipeline_id: str) -> None:
+        self._request = WatchPipelineRequest(id=pipeline_id)
+        self._latest = Pipeline()
+        self._said = ""
+
+    @property
+    def has_seen(self) -> bool:
+        """Whether the pipeline was shown at all."""
+        return bool(self._latest.id)
+
+    async def follow(self, client: PipelineClient, view: ProgressView | None) -> None:
+        """Shows every change until the service ends the watch; without a view as JSON."""
+        async with aclosing(client.watch_pipeline(self._request)) as answers:
+            async for answer in answers:
+                pipeline = answer.pipeline
+                if pipeline == self._latest:
+                    continue
+                if view is None:
+                    say_json(pipeline)
+                else:
+                    self._show(pipeline, view)
+                self._latest = pipeline
+
+    def _show(self, pipeline: Pipeline, view: ProgressView) -> None:
+        word = str(enum_to_plain(PipelineStatus.DESCRIPTOR, pipeline.status))
+        why = " ".join(pipeline.status_message.split())
+        said = f"{pipeline.id}: {word}{f': {why}' if why else ''}"
+        if said != self._said:
+            self._said = said
+            view.result(said)
+        if pipeline.HasField("progress") and pipeline.progress != self._latest.progress:
+            view.show(pipeline.progress)
+
+
+def _took(run: Run) -> str:
+    if not run.HasField("end_time"):
+        return "goes on"
+    seconds = (run.end_time.ToDatetime() - run.start_time.ToDatetime()).total_seconds()
+    return f"{seconds:,.1f} s"

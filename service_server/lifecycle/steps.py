@@ -1,0 +1,199 @@
+"""What a pipeline's step does: each is one call to the engine, bounded in time."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from google.rpc import code_pb2
+
+from pipesync.v1.engine_service_pb2 import ConnectorSide, SyncOptions
+from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, StreamProgress
+from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_rpc.errors import RpcError
+from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
+from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.leases import Lease
+from service_server.lifecycle import machine
+from service_server.lifecycle.memory import Phase, Work
+from service_server.lifecycle.situation import Situation
+from service_server.pipelines import Pipelines
+from service_server.recorder import Recorder, failure_of
+from service_server.store.database import Database
+
+# How long a setup may take, in seconds.
+_SETUP_TIMEOUT = 120.0
+# What the engine gets beyond a request's own limit before it counts as gone, in seconds.
+_ANSWER_TIMEOUT = 30.0
+# Trying the same again hardly helps.
+_BY_CONFIGURATION = (
+    code_pb2.INVALID_ARGUMENT,
+    code_pb2.FAILED_PRECONDITION,
+    code_pb2.NOT_FOUND,
+    code_pb2.PERMISSION_DENIED,
+)
+_FINAL = (
+    StreamProgress.STATUS_COMPLETED,
+    StreamProgress.STATUS_SKIPPED,
+    StreamProgress.STATUS_ERRORED,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a step did.
+
+    Attributes:
+        happened: What follows from it; None when there was nothing to do.
+        recorder: Has the state and the run to store, when there was one.
+        state: To be stored, where no run was; None leaves what is stored.
+        run_id: Of the run.
+        records: How many the destination committed.
+    """
+
+    happened: machine.Happening | None
+    recorder: Recorder | None = None
+    state: SyncState | None = None
+    run_id: str = ""
+    records: int = 0
+
+
+class Steps:
+    """Does what the machine decides."""
+
+    def __init__(
+        self, *, pipelines: Pipelines, engine: Engine, database: Database, pace: machine.Pace
+    ) -> None:
+        self._pipelines = pipelines
+        self._engine = engine
+        self._database = database
+        self._pace = pace
+
+    async def do(self, action: machine.Action, situation: Situation, lease: Lease) -> Outcome:
+        """Does it, and says what came of it; work that does not succeed is no exception.
+
+        Raises:
+            LeaseLost: somebody else may sync the pipeline by now.
+            StoreUnavailable: the database is away.
+        """
+        if not situation.facts.active:
+            return Outcome(happened=None)
+        try:
+            if situation.engine_error is not None:
+                raise situation.engine_error
+            match action:
+                case machine.SetUp():
+                    return await self._set_up(situation)
+                case machine.Sync():
+                    return await self._sync(action, situation, lease)
+                case machine.Poll():
+                    return await self._poll(situation)
+                case machine.Rest():
+                    return Outcome(happened=None)
+        except (LeaseLost, StoreUnavailable):
+            raise
+        except RpcError as error:
+            return _failed(action, situation, error.message, error.code in _BY_CONFIGURATION)
+        except _NoAnswer as error:
+            return _failed(action, situation, str(error), by_configuration=False)
+
+    async def _set_up(self, situation: Situation) -> Outcome:
+        pipeline_id, etag = situation.stored.pipeline.id, situation.facts.etag
+        config = self._pipelines.open_config(situation.stored)
+        both = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
+        async with _answering(_SETUP_TIMEOUT), aclosing(self._engine.setup(config, both)) as said:
+            async for message in said:
+                if message.HasField("control"):
+                    etag = await self._pipelines.apply_control(pipeline_id, message.control)
+        return Outcome(happened=machine.WasSetUp(etag=etag))
+
+    async def _sync(self, sync: machine.Sync, situation: Situation, lease: Lease) -> Outcome:
+        run_id = sync.run_id or uuid.uuid4().hex
+        options = SyncOptions(run_id=run_id, reconcile=sync.reconciles, state=situation.state)
+        recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
+        eof = await self._batch(situation, options)
+        recorder.take_eof(eof)
+        succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
+        synced = machine.Synced(
+            run_id=run_id,
+            reconciles=sync.reconciles,
+            has_more=eof.has_more,
+            finished=not eof.has_more and (succeeded or eof.ending_state.sync_run.finished),
+            progressed=_progressed(eof),
+            failure="" if eof.has_more else failure_of(eof),
+        )
+        return Outcome(
+            happened=synced,
+            recorder=recorder,
+            run_id=run_id,
+            records=eof.request_progress.derived.total_record_count,
+        )
+
+    async def _poll(self, situation: Situation) -> Outcome:
+        eof = await self._batch(situation, SyncOptions(events_only=True, state=situation.state))
+        happened: machine.Happening = machine.Polled(has_more=eof.has_more)
+        if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
+            connection = eof.request_progress.connection_status.status
+            happened = machine.Failed(
+                work=Work.POLL,
+                reason=failure_of(eof),
+                needs_run=connection != ConnectionStatus.STATUS_FAILED,
+            )
+        is_new = eof.HasField("ending_state") and eof.ending_state != situation.state
+        return Outcome(
+            happened=happened,
+            state=eof.ending_state if is_new else None,
+            records=eof.request_progress.derived.total_record_count,
+        )
+
+    async def _batch(self, situation: Situation, options: SyncOptions) -> Eof:
+        config = self._pipelines.open_config(situation.stored)
+        limit = machine.time_limit(situation.memory, self._pace)
+        options.time_limit.FromTimedelta(limit)
+        async with _answering(limit.total_seconds() + _ANSWER_TIMEOUT):
+            return await self._engine.sync_batch(config, options, FIELDS_OF_A_PIPELINE)
+
+
+class _NoAnswer(Exception):
+    """The engine did not answer in time."""
+
+
+@asynccontextmanager
+async def _answering(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds) as life:
+            yield
+    except TimeoutError:
+        if not life.expired():
+            raise
+        raise _NoAnswer(f"the engine did not answer in {seconds:.0f} s") from None
+
+
+def _failed(
+    action: machine.Action, situation: Situation, reason: str, by_configuration: bool
+) -> Outcome:
+    work = Work.SETUP if situation.memory.phase is Phase.SETUP else Work.RUN
+    if isinstance(action, machine.SetUp):
+        work = Work.SETUP
+    elif isinstance(action, machine.Poll):
+        work = Work.POLL
+    failed = machine.Failed(
+        work=work,
+        reason=reason,
+        by_configuration=by_configuration,
+        needs_run=work is Work.POLL and by_configuration,
+        etag=situation.facts.etag,
+    )
+    return Outcome(
+        happened=failed, run_id=action.run_id if isinstance(action, machine.Sync) else ""
+    )
+
+
+def _progressed(eof: Eof) -> bool:
+    progress = eof.request_progress
+    return bool(
+        progress.global_state_count
+        or progress.derived.total_state_count
+        or any(stream.status in _FINAL for stream in progress.streams.values())
+    )

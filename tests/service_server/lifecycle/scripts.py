@@ -1,0 +1,114 @@
+"""What a scripted engine does for pipelines that run by themselves, and what it was asked."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipesync.v1 import engine_service_pb2 as engine_pb
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.progress_pb2 import RunStatus
+from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_client import PipelineClient
+from tests.service_server.conftest import connector, pipeline
+
+Request = engine_pb.PipelineSyncBatchRequest
+
+
+def continuous(pipeline_id: str = "first", **source: Any) -> pb.Pipeline:
+    """A pipeline that runs by itself; ``source`` is more of its source's configuration."""
+    made = pipeline(pipeline_id)
+    made.config.source.CopyFrom(connector(**source))
+    made.sync_policy = pb.SYNC_POLICY_CONTINUOUS
+    return made
+
+
+async def create(client: PipelineClient, pipeline_id: str = "first", **source: Any) -> pb.Pipeline:
+    request = pb.CreatePipelineRequest(pipeline=continuous(pipeline_id, **source), skip_check=True)
+    return (await client.create_pipeline(request)).pipeline
+
+
+async def update(client: PipelineClient, wanted: pb.Pipeline, *paths: str) -> pb.Pipeline:
+    request = pb.UpdatePipelineRequest(pipeline=wanted)
+    request.update_mask.paths.extend(paths)
+    return (await client.update_pipeline(request)).pipeline
+
+
+async def set_desired(
+    client: PipelineClient, status: pb.DesiredStatus.ValueType, pipeline_id: str = "first"
+) -> None:
+    await update(client, pb.Pipeline(id=pipeline_id, desired_status=status), "desired_status")
+
+
+def succeeded(request: Request) -> Eof:
+    """The end of a request that left nothing; there is a cursor from then on."""
+    return _ended(request, RunStatus.RUN_STATUS_SUCCEEDED)
+
+
+def cut(request: Request) -> Eof:
+    """The end of a request that was cut short after one more checkpoint."""
+    eof = _ended(request, RunStatus.RUN_STATUS_STARTED)
+    eof.has_more = True
+    return eof
+
+
+def failed(request: Request, reason: str) -> Eof:
+    """The end of a request that could not go on."""
+    eof = _ended(request, RunStatus.RUN_STATUS_FAILED)
+    eof.failure_message = reason
+    return eof
+
+
+def _ended(request: Request, status: RunStatus.ValueType) -> Eof:
+    state = SyncState()
+    state.CopyFrom(request.options.state)
+    count = int(state.source.streams.get("customers", "0")) + 1
+    state.source.streams["customers"] = str(count)
+    setattr(state.source, "global", f'"{count}"')
+    if not request.options.events_only:
+        state.sync_run.run_id = request.options.run_id
+    eof = Eof(status=status, ending_state=state)
+    for progress in (eof.run_progress, eof.request_progress):
+        progress.derived.status = status
+        progress.derived.total_state_count = count
+        progress.derived.total_record_count = 100 * count
+    return eof
+
+
+@dataclass
+class Batches:
+    """What each batch does in turn, the last one for ever; and what was asked.
+
+    Attributes:
+        script: Each is given its request.
+        asked: Every request so far.
+    """
+
+    script: list[Callable[[Request], Eof]]
+    asked: list[Request] = field(default_factory=list)
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def __call__(self, request: Request) -> Eof:
+        async with self._changed:
+            self.asked.append(request)
+            self._changed.notify_all()
+        do = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return do(request)
+
+    @property
+    def runs(self) -> list[Request]:
+        """Those that read history."""
+        return [request for request in self.asked if not request.options.events_only]
+
+    @property
+    def polls(self) -> list[Request]:
+        """Those that read events."""
+        return [request for request in self.asked if request.options.events_only]
+
+    async def until(self, wanted: Callable[["Batches"], bool], *, seconds: float = 20) -> None:
+        """Waits until what was asked is as wanted."""
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: wanted(self))
+        except TimeoutError:
+            raise AssertionError(f"not asked in {seconds} s, but: {self.asked}") from None
