@@ -107,6 +107,7 @@ async def test_help_says_every_setting() -> None:
     stdout, _ = await process.communicate()
     for setting in (
         *("--listen", "--engine", "--database-url", "--data-dir", "--lease-seconds"),
+        *("--http", "--webhook-attempts", "--webhook-days"),
         *("--log-level", "PIPESYNC_ENCRYPTION_KEYS", "PIPESYNC_ENGINE_TOKEN"),
     ):
         assert setting in stdout.decode()

@@ -16,6 +16,7 @@ from pipesync_rpc.errors import RpcError
 from service_server.store.database import Database
 from tests.service_server.conftest import connector, pipeline
 from tests.service_server.scripted_engine import ScriptedEngine
+from tests.service_server.test_secrets import dump
 from tests.service_server.webhooks.deliveries import (
     WEBHOOK_SECRET,
     create,
@@ -231,3 +232,20 @@ async def test_each_delivery_is_one_log_line_with_all_its_names(taking: Pipeline
     assert line["event_type"] == orjson.loads(body)["type"]
     assert (line["pipeline_id"], line["ingress"]) == ("hooked", "rpc")
     assert headers(body)["stripe-signature"] not in str(logs)
+
+
+async def test_no_secret_is_in_the_inbox_or_the_log(
+    taking: PipelineClient, database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with capture_logs() as logs:
+        await push(taking, event("evt_1"))
+        await refusal(
+            taking,
+            pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(event(), "whsec_other")),
+        )
+    tables = await dump(database_url)
+    assert "evt_1" in tables
+    captured = capfd.readouterr()
+    for place in (tables, str(logs), captured.out, captured.err):
+        assert WEBHOOK_SECRET not in place
+        assert WEBHOOK_SECRET.encode().hex() not in place
