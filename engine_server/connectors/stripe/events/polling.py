@@ -87,15 +87,15 @@ class Poller:
             cursor = EventCursor(since=await confirm_readable(self._client) - OVERLAP)
         for stream in sorted(cursor.lost(now)):
             yield _error(f"{_lost(stream)}, so the stream is read again")
-        followed = cursor.followed - cursor.lost(now)
+        cursor = cursor.following(cursor.followed - cursor.lost(now))
         for selected in self._request.streams:
             name = selected.name
             stored = self._state.streams.get(name, "")
-            if name not in followed and not accounts_for_nothing(name, stored):
+            if name not in cursor.followed and not accounts_for_nothing(name, stored):
                 untouched = untouched_checkpoint(selected, self._request)
                 self._state.streams[name] = untouched
                 yield self._counted(StateCheckpoint(stream=name, data=untouched))
-        cursor = cursor.following((followed & self._scope.streams.keys()) | names)
+        cursor = cursor.following((cursor.followed & self._scope.streams.keys()) | names)
         self._cursor = self._committed = cursor
         if cursor != self._told:
             yield self._checkpoint(cursor)
