@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 
+from engine_server.barriers import Barriers
 from engine_server.connectors.conformance.connector import (
     ConnectorConformance,
     assert_no_secret,
@@ -184,9 +185,10 @@ class SourceConformance(ConnectorConformance):
         whole = await reader.read()
         name = _longest(whole)
         refused: set[str] = set()
-        reading = Reading()
-        async with aclosing(reader.open(refused_streams=refused)) as messages:
+        reading, barriers = Reading(), Barriers()
+        async with aclosing(reader.open(refused_streams=refused, barriers=barriers)) as messages:
             async for message in messages:
+                barriers.passed(message.barrier)
                 reading.add(message, reader.streams)
                 if reading.checkpoints[name]:
                     refused.add(name)

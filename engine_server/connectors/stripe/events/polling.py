@@ -3,15 +3,9 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Collection, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
-from itertools import groupby
-from typing import Any, TypeAlias
 
-import structlog
-
-from engine_server import exact_json
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.backfill import untouched_checkpoint
@@ -19,23 +13,14 @@ from engine_server.connectors.stripe.checkpoint import accounts_for_nothing
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.cursor import KEPT_DAYS, OVERLAP, EventCursor
-from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
 from engine_server.connectors.stripe.events.event_pages import EventsUnreadable, fetch_events
-from engine_server.connectors.stripe.events.event_windows import AHEAD, EventGroup, EventWindows
+from engine_server.connectors.stripe.events.event_windows import AHEAD, EventWindows
 from engine_server.connectors.stripe.events.poll_round import PollRound
-from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.polled_events import apply_events, chosen_events
 from engine_server.connectors.stripe.events.scope import EventScope
-from engine_server.connectors.stripe.events.subject import Ignored, Subject
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Log, Message, StateCheckpoint
 from pipesync.v1.state_pb2 import SourceState
-
-log = structlog.get_logger()
-
-_INGRESS = "polling"
-
-# An event as decoded, and the streams that it is applied for.
-_Applied: TypeAlias = tuple[frozenset[str], dict[str, Any]]
 
 
 class Poller:
@@ -103,15 +88,15 @@ class Poller:
             cursor = EventCursor(since=await confirm_readable(self._client) - OVERLAP)
         for stream in sorted(cursor.lost(now)):
             yield _error(f"{_lost(stream)}, so the stream is read again")
-        followed = cursor.followed - cursor.lost(now)
+        cursor = cursor.following(cursor.followed - cursor.lost(now))
         for selected in self._request.streams:
             name = selected.name
             stored = self._state.streams.get(name, "")
-            if name not in followed and not accounts_for_nothing(name, stored):
+            if name not in cursor.followed and not accounts_for_nothing(name, stored):
                 untouched = untouched_checkpoint(selected, self._request)
                 self._state.streams[name] = untouched
                 yield self._counted(StateCheckpoint(stream=name, data=untouched))
-        cursor = cursor.following((followed & self._scope.streams.keys()) | names)
+        cursor = cursor.following((cursor.followed & self._scope.streams.keys()) | names)
         self._cursor = self._committed = cursor
         if cursor != self._told:
             yield self._checkpoint(cursor)
@@ -160,11 +145,14 @@ class Poller:
         # Whose events were applied since the last checkpoint.
         news: set[str] = set()
         while (group := await windows.next(self._ahead())) is not None:
-            applied = list(self._applied(poll_round, group))
-            news.update(*(streams for streams, _ in applied))
-            async with aclosing(self._records(applied)) as messages:
+            applied = list(chosen_events(group, poll_round, self._scope))
+            news.update(*(event.streams for event in applied))
+            async with aclosing(apply_events(self._client, applied, self._scope)) as messages:
                 async for message in messages:
-                    yield message
+                    # It may have been refused meanwhile.
+                    if message.record_batch.stream not in self._request.refused_streams:
+                        self.note(message)
+                        yield message
             if group.before == accounted:
                 # A second that is read in parts is accounted for as a whole.
                 continue
@@ -185,35 +173,6 @@ class Poller:
             if self._is_worth_telling(cursor, news):
                 news.clear()
                 yield self._checkpoint(cursor)
-
-    def _applied(self, poll_round: PollRound, group: EventGroup) -> Iterator[_Applied]:
-        """The events of a group that are to be applied, and for which streams."""
-        for listed in group.events:
-            sent = exact_json.decode(bytes(listed.text))
-            try:
-                event = Event.parse(sent)
-                subject = Subject.of(event, self._scope)
-            except (NotAnEvent, Ignored) as reason:
-                log.debug("event_ignored", event_id=listed.head.id, reason=str(reason))
-                continue
-            kind = subject.kind
-            streams = poll_round.apply(
-                event.created, event.id, (kind.name, subject.id), (kind.stream, *kind.items)
-            )
-            if streams:
-                log_event(_INGRESS, event)
-                yield streams, sent
-
-    async def _records(self, applied: Collection[_Applied]) -> Messages:
-        for streams, events in groupby(applied, key=lambda one: one[0]):
-            scope = self._scope.only(streams)
-            sent = [event for _, event in events]
-            async with aclosing(process_events(self._client, scope, sent)) as messages:
-                async for message in messages:
-                    # It may have been refused meanwhile.
-                    if message.record_batch.stream not in self._request.refused_streams:
-                        self.note(message)
-                        yield message
 
     def _followable(self, now: int) -> EventCursor | None:
         if self._cursor is not None and self._cursor.is_too_old(now):

@@ -34,6 +34,7 @@ class Reading:
     records: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     state: SourceState = field(default_factory=SourceState)
     checkpoints: int = 0
+    excluded: list[str] = field(default_factory=list)
     statuses: list[StreamStatus] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
 
@@ -101,6 +102,7 @@ async def read(
                         reading.state.streams[checkpoint.stream] = checkpoint.data
                     else:
                         setattr(reading.state, "global", checkpoint.data)
+                        reading.excluded = list(checkpoint.excluded_streams)
                     reading.checkpoints += 1
                     if on_checkpoint is not None:
                         on_checkpoint(reading)

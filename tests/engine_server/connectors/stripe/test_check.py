@@ -257,3 +257,18 @@ async def test_a_fake_without_an_account_to_show_contradicts_nothing(
     status = await check(simulator, ["customers"], account_id=None)
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert "account_id can be configured instead" in status.message
+
+
+@pytest.mark.parametrize("may_read_events", [True, False])
+async def test_a_key_that_may_not_read_the_events_that_are_to_be_polled_fails(
+    simulator: StripeSimulator, may_read_events: bool
+) -> None:
+    allowed = ["/v1/account", "/v1/customers", *(["/v1/events"] if may_read_events else [])]
+    simulator.restrict_key(RESTRICTED, may_read=allowed)
+    status = await check(simulator, ["customers"], api_key=RESTRICTED, poll_events=True)
+    assert (status.status == ConnectionStatus.STATUS_SUCCEEDED) == may_read_events
+    assert ("(Events: Read); without it, turn poll_events off" in status.message) != may_read_events
+    assert RESTRICTED not in status.message
+    # Whoever does not poll needs no such permission.
+    status = await check(simulator, ["customers"], api_key=RESTRICTED)
+    assert status.status == ConnectionStatus.STATUS_SUCCEEDED

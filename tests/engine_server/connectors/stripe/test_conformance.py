@@ -47,3 +47,24 @@ class TestStripeSource(SourceConformance):
                 holds=PLAN.counts,
                 fetches=lambda: len(simulator.requests),
             )
+
+
+class TestStripeSourceThatFollowsEvents(TestStripeSource):
+    @pytest.fixture
+    async def subject(self) -> AsyncIterator[SourceSubject]:
+        async with StripeSimulator(PLAN) as simulator:
+            config = {
+                "api_key": simulator.api_key,
+                "base_url": simulator.base_url,
+                "account_id": simulator.account_id,
+                "poll_events": True,
+            }
+            yield SourceSubject(
+                connector=StripeSource(QUICK),
+                config=config,
+                unreachable={**config, "base_url": "http://127.0.0.1:1"},
+                bad_configs={"poll_events": {**config, "poll_events": "perhaps"}},
+                secrets={"api_key", "webhook_secret"},
+                holds=PLAN.counts,
+                fetches=lambda: len(simulator.requests),
+            )

@@ -304,3 +304,54 @@ async def test_a_checkpoint_of_somebody_else_is_refused(
     setattr(state, "global", data)
     with pytest.raises(ConnectorError, match="is not an events cursor of the Stripe source"):
         await sync(simulator, "customers", state=state)
+
+
+async def test_a_stream_that_was_refused_for_too_long_is_read_again_and_the_others_are_not(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.clock.set(now() - 7_200)
+    customer = simulator.create("customers")["id"]
+    product = simulator.create("products")["id"]
+    state = (await sync(simulator, "customers", "products")).state
+    state = with_cursor(state, behind={"customers": now() - 31 * DAY})
+    simulator.clock.release()
+    simulator.update("products", product, {"name": "B"})
+    polled = await follow(simulator, "customers", "products", state=state)
+    assert set(polled.ids) == {("products", product)}
+    assert cursor(polled.state)["followed"] == ["products"]
+    for before in (state, polled.state):
+        again = await sync(simulator, "customers", "products", state=before)
+        assert ("customers", customer) in again.ids
+        assert again.turns("products") == ["started", "completed"]
+        assert cursor(again.state)["followed"] == ["customers", "products"]
+        assert cursor(again.state)["behind"] == {}
+    [told] = polled.logs
+    assert told.level == Log.LEVEL_ERROR
+    assert "stream customers was refused so long ago" in told.message
+
+
+async def test_a_stream_that_is_refused_from_the_start_stays_behind_and_is_left_out(
+    simulator: StripeSimulator,
+) -> None:
+    customer = simulator.create("customers")["id"]
+    product = simulator.create("products")["id"]
+    first = await sync(simulator, "customers", "products")
+    since = cursor(first.state)["since"]
+    for stream, object_id in (("customers", customer), ("products", product)):
+        simulator.update(stream, object_id, {"name": "B"})
+    excluded: list[list[str]] = []
+    refused = await follow(
+        simulator,
+        "customers",
+        "products",
+        state=first.state,
+        refused_streams={"customers"},
+        on_checkpoint=lambda reading: excluded.append(reading.excluded),
+    )
+    assert set(refused.ids) == {("products", product)}
+    assert excluded == [["customers"]]
+    assert cursor(refused.state)["behind"] == {"customers": since}
+    recovered = await follow(simulator, "customers", "products", state=refused.state)
+    assert recovered.records["customers", customer]["name"] == "B"
+    assert not recovered.ids_of("products")
+    assert cursor(recovered.state)["behind"] == {}
