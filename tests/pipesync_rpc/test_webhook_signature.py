@@ -33,6 +33,7 @@ def test_one_of_several_secrets_is_enough(secrets: tuple[str, ...]) -> None:
         (BODY, signed("whsec_1"), (), "no secret"),
         (b"\xff", signed("whsec_1", body=b"\xff"), ("whsec_1",), "not UTF-8"),
     ],
+    ids=["secret", "body", "age", "no header", "bad header", "no secret", "no text"],
 )
 def test_what_is_not_signed_rightly_is_refused_in_words_without_secrets(
     body: bytes, signature: str, secrets: tuple[str, ...], said: str

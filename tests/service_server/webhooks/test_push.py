@@ -131,6 +131,7 @@ BODY = event("evt_signed")
         signature_header(BODY + b" ", WEBHOOK_SECRET),
         f"t={int(time.time()) - 301},v1={'0' * 64}",
     ],
+    ids=["none", "nonsense", "of another secret", "of another body", "too old"],
 )
 async def test_a_bad_signature_is_unauthenticated(
     taking: PipelineClient, database: Database, signature: str
@@ -155,6 +156,8 @@ async def test_a_bad_signature_is_unauthenticated(
         (event(created=10**15), "'created' must be a time"),
         (event(created="yesterday"), "'created' must be a time"),
     ],
+    # Each event has an id of its own, which differs from process to process.
+    ids=range(10),
 )
 async def test_a_body_that_is_no_event_is_named(
     taking: PipelineClient, body: bytes, complaint: str
