@@ -1,46 +1,34 @@
 """The engine's RPCs: each checks its whole request, then passes messages on."""
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import grpc.aio
-import structlog
 
 from engine_server import operations
 from engine_server.connectors.protocols import Messages, SelectedStream
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import Violations
-from engine_server.inputs import check_inputs
 from engine_server.operations import Side
-from engine_server.options import check_options, limits
+from engine_server.options import check_options
 from engine_server.pipeline import (
-    ResolvedDestination,
-    ResolvedSource,
-    require_reconcile,
     resolve_destination,
     resolve_source,
     resolve_streams,
 )
-from engine_server.run import SyncPlan, run_sync
+from engine_server.planning import plan_sync
+from engine_server.run import SyncPlan
+from engine_server.running import RunningSyncs
 from engine_server.selection import select_streams
-from engine_server.stages.time_limit import TimeLimit
-from engine_server.state import begin_run, ceiling
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceServicer
-from pipesync.v1.message_pb2 import Message
-from pipesync.v1.progress_pb2 import RunStatus
-from pipesync.v1.state_pb2 import Eof, SyncState
-
-log = structlog.get_logger()
+from pipesync.v1.state_pb2 import Eof
 
 DEFAULT_BATCH_STATE_LIMIT = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SidesRequest = pb.PipelineCheckRequest | pb.PipelineSetupRequest | pb.PipelineTeardownRequest
-SyncRequest = pb.PipelineReadRequest | pb.PipelineSyncRequest | pb.PipelineSyncBatchRequest
 
 
 class EngineServicer(EngineServiceServicer):
@@ -48,17 +36,14 @@ class EngineServicer(EngineServiceServicer):
 
     def __init__(self, registry: ConnectorRegistry) -> None:
         self._registry = registry
-        self._soft_limits: set[TimeLimit] = set()
-        self._ending = False
+        self._syncs = RunningSyncs()
 
     def end_softly(self) -> None:
         """Has every sync stop reading now: it flushes, and answers with has_more.
 
         A sync whose request is still being checked reads nothing at all.
         """
-        self._ending = True
-        for soft_limit in self._soft_limits:
-            soft_limit.end_now()
+        self._syncs.end_softly()
 
     async def ListConnectors(
         self, request: pb.ListConnectorsRequest, context: Context
@@ -120,8 +105,15 @@ class EngineServicer(EngineServiceServicer):
             source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
             streams = await resolve_streams(source, request.pipeline.streams)
         violations.raise_if_any()
-        plan = _plan(request, context, source, None, streams, default_state_limit=None)
-        async with aclosing(self._run(plan)) as messages:
+        plan = plan_sync(
+            request,
+            source,
+            None,
+            streams,
+            default_state_limit=None,
+            seconds_to_deadline=context.time_remaining(),
+        )
+        async with aclosing(self._syncs.run(plan)) as messages:
             async for message in messages:
                 yield pb.PipelineReadResponse(message=message)
 
@@ -153,7 +145,7 @@ class EngineServicer(EngineServiceServicer):
         plan = await self._sync_plan(
             request, context, default_state_limit=None, listens=not request.inputs
         )
-        async with aclosing(self._run(plan)) as messages:
+        async with aclosing(self._syncs.run(plan)) as messages:
             async for message in messages:
                 if not message.HasField("record_batch"):
                     yield pb.PipelineSyncResponse(message=message)
@@ -165,33 +157,11 @@ class EngineServicer(EngineServiceServicer):
             request, context, default_state_limit=DEFAULT_BATCH_STATE_LIMIT
         )
         eof = Eof()
-        async with aclosing(self._run(plan)) as messages:
+        async with aclosing(self._syncs.run(plan)) as messages:
             async for message in messages:
                 if message.HasField("eof"):
                     eof = message.eof
         return pb.PipelineSyncBatchResponse(eof=eof)
-
-    async def _run(self, plan: SyncPlan) -> AsyncGenerator[Message, None]:
-        """One sync, known to ``end_softly`` while it runs."""
-        self._soft_limits.add(plan.soft_limit)
-        if self._ending:
-            plan.soft_limit.end_now()
-        outcome: dict[str, Any] = {"status": "left"}
-        log.info(
-            "sync_started",
-            run_id=plan.state.sync_run.run_id,
-            streams=len(plan.streams),
-            inputs=len(plan.inputs),
-        )
-        try:
-            async with aclosing(run_sync(plan)) as messages:
-                async for message in messages:
-                    if message.HasField("eof"):
-                        outcome = _outcome(message.eof)
-                    yield message
-        finally:
-            self._soft_limits.discard(plan.soft_limit)
-            log.info("sync_ended", run_id=plan.state.sync_run.run_id, **outcome)
 
     async def _sync_plan(
         self,
@@ -211,13 +181,13 @@ class EngineServicer(EngineServiceServicer):
                 self._registry, request.pipeline.destination, "pipeline.destination"
             )
         violations.raise_if_any()
-        return _plan(
+        return plan_sync(
             request,
-            context,
             source,
             destination,
             streams,
             default_state_limit=default_state_limit,
+            seconds_to_deadline=context.time_remaining(),
             listens=listens,
         )
 
@@ -260,72 +230,6 @@ class EngineServicer(EngineServiceServicer):
             )
         violations.raise_if_any()
         return select_streams(second.message.catalog, pipeline.streams, "pipeline.streams")
-
-
-def _plan(
-    request: SyncRequest,
-    context: Context,
-    source: ResolvedSource,
-    destination: ResolvedDestination | None,
-    streams: Sequence[SelectedStream],
-    *,
-    default_state_limit: int | None,
-    listens: bool = False,
-) -> SyncPlan:
-    """Puts a checked request together; its time starts now.
-
-    Raises:
-        EngineError: See ``check_inputs``.
-        InvalidRequest: It is to reconcile, and continues a run that does not.
-        ReconcileNotSupported: It is to reconcile, and a connector cannot.
-    """
-    check_inputs(source, request.inputs)
-    now = time.time_ns()
-    is_beside_run = bool(request.inputs) or request.options.events_only
-    state = SyncState()
-    state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
-    if request.options.reconcile and not state.sync_run.reconcile:
-        violations = Violations()
-        violations.add("options.reconcile", "must be absent: the run of this run_id began without")
-        violations.raise_if_any()
-    if state.sync_run.reconcile and not is_beside_run:
-        require_reconcile(source, destination)
-    spec = destination.connector.spec() if destination is not None else None
-    bounds = limits(
-        request.options,
-        soft_limit_fraction=spec.soft_limit_fraction if spec is not None else 0,
-        default_state_limit=default_state_limit,
-        seconds_to_deadline=context.time_remaining(),
-    )
-    return SyncPlan(
-        source=source,
-        destination=destination,
-        streams=streams,
-        state=state,
-        state_limit=bounds.states,
-        soft_limit=TimeLimit(_moment_in(bounds.soft_seconds)),
-        hard_limit=_moment_in(bounds.hard_seconds),
-        until=ceiling(now) if is_beside_run else state.sync_run.time_ceiling,
-        inputs=request.inputs,
-        events_only=request.options.events_only,
-        listen=listens,
-    )
-
-
-def _outcome(eof: Eof) -> dict[str, Any]:
-    """How a request ended, for its log line."""
-    done = eof.request_progress.derived
-    return {
-        "status": RunStatus.Name(eof.status).removeprefix("RUN_STATUS_").lower(),
-        "has_more": eof.has_more,
-        "records": done.total_record_count,
-        "states": done.total_state_count + eof.request_progress.global_state_count,
-        "elapsed_ms": eof.request_progress.elapsed_ms,
-    }
-
-
-def _moment_in(seconds: float | None) -> float | None:
-    return None if seconds is None else asyncio.get_running_loop().time() + seconds
 
 
 async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:

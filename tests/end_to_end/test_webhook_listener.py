@@ -176,6 +176,16 @@ async def test_a_port_without_a_secret_is_told_before_any_work(
     assert len(pipeline.simulator.requests) == 0
 
 
+async def test_a_secret_that_setup_is_to_fill_in_is_missed_until_then(
+    client: EngineClient, pipeline: StripePipeline, port: int
+) -> None:
+    source = {"webhook_port": port, "webhook_url": f"http://127.0.0.1:{port}/"}
+    eof = await replace(pipeline, source=source).sync(client, "PipelineSync")
+    assert eof.failure_message == (
+        "webhook_secret is not known yet: setup registers webhook_url at Stripe, and stores it"
+    )
+
+
 async def test_a_batch_does_not_listen(
     client: EngineClient, pipeline: StripePipeline, port: int
 ) -> None:

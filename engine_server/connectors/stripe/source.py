@@ -1,9 +1,9 @@
 """The Stripe source, as the engine sees it."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.protocols import (
@@ -14,18 +14,15 @@ from engine_server.connectors.protocols import (
 )
 from engine_server.connectors.stripe import check, endpoint
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
-from engine_server.connectors.stripe.backfill import backfill, whole_seconds
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import RegisteredEndpoint, StripeConfig
 from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
-from engine_server.connectors.stripe.events.listen import listen
 from engine_server.connectors.stripe.events.pace import ListeningPace
-from engine_server.connectors.stripe.events.polling import Poller
+from engine_server.connectors.stripe.reading import read_and_follow
 from engine_server.connectors.stripe.retry import RetryPolicy
-from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Control, Log, Message, SourceInput
 
@@ -102,23 +99,8 @@ class StripeSource:
             # What another account does not have is not gone.
             of = confirm_account if request.reconcile else fetch_account
             account = await of(client, config)
-            polls = config.poll_events and not request.inputs
-            poller = Poller(client, config, request, account) if polls else None
-            if request.inputs:
-                read_messages = apply_inputs(client, config, request, account)
-            else:
-                read_messages = _read_and_follow(client, config, request, account, poller)
-            if request.listen and (config.websocket or config.webhook_port is not None):
-                read_messages = listen(
-                    client,
-                    config,
-                    request,
-                    account,
-                    history=read_messages,
-                    poll=poller.poll if poller is not None else None,
-                    pace=self._pace,
-                )
-            async with aclosing(read_messages) as messages:
+            read = apply_inputs if request.inputs else partial(read_and_follow, pace=self._pace)
+            async with aclosing(read(client, config, request, account)) as messages:
                 async for message in messages:
                     yield message
 
@@ -178,31 +160,3 @@ def _is_to_be_stored(
 
 def _log(sentence: str) -> Message:
     return Message(log=Log(level=Log.LEVEL_INFO, message=sentence))
-
-
-async def _read_and_follow(
-    client: StripeClient,
-    config: StripeConfig,
-    request: ReadRequest,
-    account: Account,
-    poller: Poller | None,
-) -> Messages:
-    """Yields the history, and the events that poll_events asks for around it."""
-    if poller is None:
-        if request.events_only:
-            raise ConnectorError("to read events alone, poll_events must be on")
-        async with aclosing(backfill(client, config, request, account)) as messages:
-            async for message in messages:
-                yield message
-        return
-    async with aclosing(poller.begin()) as messages:
-        async for message in messages:
-            yield message
-    async with aclosing(backfill(client, config, poller.history, account)) as messages:
-        async for message in messages:
-            poller.note(message)
-            yield message
-    end = whole_seconds(request.until) if request.until is not None else int(time.time()) + 1
-    async with aclosing(poller.poll(end)) as messages:
-        async for message in messages:
-            yield message

@@ -1,0 +1,81 @@
+"""From a checked request to the sync that it asks for."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from engine_server.connectors.protocols import SelectedStream
+from engine_server.errors import Violations
+from engine_server.inputs import check_inputs
+from engine_server.options import limits
+from engine_server.pipeline import ResolvedDestination, ResolvedSource, require_reconcile
+from engine_server.run import SyncPlan
+from engine_server.stages.time_limit import TimeLimit
+from engine_server.state import begin_run, ceiling
+from pipesync.v1 import engine_service_pb2 as pb
+from pipesync.v1.state_pb2 import SyncState
+
+SyncRequest = pb.PipelineReadRequest | pb.PipelineSyncRequest | pb.PipelineSyncBatchRequest
+
+
+def plan_sync(
+    request: SyncRequest,
+    source: ResolvedSource,
+    destination: ResolvedDestination | None,
+    streams: Sequence[SelectedStream],
+    *,
+    default_state_limit: int | None,
+    seconds_to_deadline: float | None,
+    listens: bool = False,
+) -> SyncPlan:
+    """Puts a sync together; its time starts now.
+
+    Args:
+        request: What the caller sent, its options checked.
+        source: Where records come from.
+        destination: Where they go; None to hand them to the caller.
+        streams: The selected streams.
+        default_state_limit: What a state_limit of 0 means; None for no limit.
+        seconds_to_deadline: The time left to the call's deadline; None when it has none.
+        listens: Whether the source may go on listening behind the history.
+
+    Raises:
+        EngineError: See ``check_inputs``.
+        InvalidRequest: It is to reconcile, and continues a run that does not.
+        ReconcileNotSupported: It is to reconcile, and a connector cannot.
+    """
+    check_inputs(source, request.inputs)
+    now = time.time_ns()
+    is_beside_run = bool(request.inputs) or request.options.events_only
+    state = SyncState()
+    state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
+    if request.options.reconcile and not state.sync_run.reconcile:
+        violations = Violations()
+        violations.add("options.reconcile", "must be absent: the run of this run_id began without")
+        violations.raise_if_any()
+    if state.sync_run.reconcile and not is_beside_run:
+        require_reconcile(source, destination)
+    spec = destination.connector.spec() if destination is not None else None
+    bounds = limits(
+        request.options,
+        soft_limit_fraction=spec.soft_limit_fraction if spec is not None else 0,
+        default_state_limit=default_state_limit,
+        seconds_to_deadline=seconds_to_deadline,
+    )
+    return SyncPlan(
+        source=source,
+        destination=destination,
+        streams=streams,
+        state=state,
+        state_limit=bounds.states,
+        soft_limit=TimeLimit(_moment_in(bounds.soft_seconds)),
+        hard_limit=_moment_in(bounds.hard_seconds),
+        until=ceiling(now) if is_beside_run else state.sync_run.time_ceiling,
+        inputs=request.inputs,
+        events_only=request.options.events_only,
+        listen=listens,
+    )
+
+
+def _moment_in(seconds: float | None) -> float | None:
+    return None if seconds is None else asyncio.get_running_loop().time() + seconds
