@@ -21,7 +21,7 @@ from service_server.errors import (
 )
 from service_server.secrets import Vault
 from service_server.store import lifecycles, pipelines, runs, states
-from service_server.store.database import Database
+from service_server.store.database import Connection, Database
 from service_server.store.pipelines import StoredPipeline
 
 # How often a control message is applied anew because somebody else changed the pipeline.
@@ -147,9 +147,10 @@ class Pipelines:
         if any(path.startswith("config.") for path in paths):
             await self._store_change(await self._with_config(stored, wanted.config, paths))
         else:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 if not await pipelines.update_wishes(connection, changed):
                     raise PipelineChanged(wanted.id)
+                await _follow_policy(connection, changed)
         return await self.get(wanted.id, pb.PIPELINE_VIEW_BASIC)
 
     async def apply_control(self, pipeline_id: str, control: Control) -> str:
@@ -192,15 +193,11 @@ class Pipelines:
 
     async def _store_change(self, changed: StoredPipeline) -> str:
         """The new etag."""
-        pipeline = changed.pipeline
         async with self._database.transaction() as connection:
             etag = await pipelines.update(connection, changed)
             if etag is None:
-                raise PipelineChanged(pipeline.id)
-            if pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS:
-                await lifecycles.start(connection, pipeline.id)
-            else:
-                await lifecycles.stop(connection, pipeline.id)
+                raise PipelineChanged(changed.pipeline.id)
+            await _follow_policy(connection, changed.pipeline)
         return etag
 
     async def _require_connections(self, config: PipelineConfig) -> list[UnreadableStream]:
@@ -223,6 +220,14 @@ class Pipelines:
     def _sealed(self, pipeline: pb.Pipeline, plain: PipelineConfig) -> StoredPipeline:
         envelope = self._vault.seal(plain.SerializeToString(), pipeline_id=pipeline.id)
         return StoredPipeline(pipeline=pipeline, sealed_config=envelope)
+
+
+async def _follow_policy(connection: Connection, pipeline: pb.Pipeline) -> None:
+    """Has a pipeline that runs by itself look at what changed at once, and no other run so."""
+    if pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS:
+        await lifecycles.start(connection, pipeline.id)
+    else:
+        await lifecycles.stop(connection, pipeline.id)
 
 
 def _shown(pipeline: pb.Pipeline) -> pb.Pipeline:

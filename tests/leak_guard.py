@@ -28,6 +28,7 @@ _SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 def no_leaks() -> Iterator[None]:
     """Set up before every other fixture, so that it hears them to their end."""
     leaks.take()
+    _hear_events()
     yield
     found = leaks.take()
     if found:
@@ -36,13 +37,19 @@ def no_leaks() -> Iterator[None]:
 
 def pytest_configure() -> None:
     """Begins to listen."""
-    processors = structlog.get_config()["processors"]
-    structlog.configure(processors=[_hear_event, *processors])
+    _hear_events()
     _hear_captured_events()
     logging.getLogger().addHandler(_Ear())
     for shape in _SHAPES:
         _hear_answers(shape)
     _hear_errors()
+
+
+def _hear_events() -> None:
+    """Comes before all other processors, also when a test before had others in their place."""
+    processors = structlog.get_config()["processors"]
+    if _hear_event not in processors:
+        structlog.configure(processors=[_hear_event, *processors])
 
 
 def _hear_event(_: Any, method: str, event: structlog.typing.EventDict) -> Any:

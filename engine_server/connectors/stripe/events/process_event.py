@@ -183,7 +183,11 @@ async def _current(
             log.warning("event_not_revalidated", path=again, error=error.message)
             return fields
         raise
-    return {**fields, "deleted": True} if found is None else found
+    if found is not None:
+        return found
+    # What it was like when it went, its row may know better than an event that was overtaken.
+    last = {"id": subject.id, "object": kind.name} if is_unsure else fields
+    return {**last, "deleted": True}
 
 
 async def _records(
