@@ -68,7 +68,7 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> 
                 " ORDER BY n ON CONFLICT DO NOTHING"
             )
     await connection.execute(_DONE)
-    await connection.execute("VACUUM FULL ANALYZE")
+    await connection.execute("VACUUM ANALYZE")
 
 
 def _value(column: asyncpg.Record) -> str:
