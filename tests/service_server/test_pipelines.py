@@ -300,12 +300,6 @@ async def test_a_resumed_pipeline_is_what_it_was(
     assert (await update(client, wanted, "desired_status")).status == created.status
 
 
-async def test_what_the_service_cannot_do_yet_is_unimplemented(client: PipelineClient) -> None:
-    with pytest.raises(RpcError) as error:
-        await anext(client.watch_pipeline(pb.WatchPipelineRequest(id="first")))
-    assert error.value.code == code_pb2.UNIMPLEMENTED
-
-
 async def test_the_engines_connectors_are_passed_on(client: PipelineClient) -> None:
     answer = await client.list_pipeline_connectors(
         pb.ListPipelineConnectorsRequest(side=engine_pb.CONNECTOR_SIDE_SOURCE)

@@ -35,10 +35,10 @@ _VALUES = {
     "_text": "ARRAY['v' || n]",
 }
 # What years leave behind is done with, but for a little.
-_DONE = """
-UPDATE pipesync.webhook_events SET status = 2, finish_time = receive_time WHERE arrival % 1000 <> 0;
-UPDATE pipesync.lifecycles SET due_time = now() + interval '1 hour' WHERE pipeline_id <> 'pl-02500'
-"""
+_DONE = {
+    "webhook_events": "SET status = 2, finish_time = receive_time WHERE arrival % 1000 <> 0",
+    "lifecycles": "SET due_time = now() + interval '1 hour' WHERE pipeline_id <> 'pl-02500'",
+}
 
 
 async def fill(url: str, *, rows: int = ROWS) -> None:
@@ -67,7 +67,8 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> 
                 f" SELECT {', '.join(values.values())} FROM generate_series(0, {rows - 1}) AS n"
                 " ORDER BY n ON CONFLICT DO NOTHING"
             )
-    await connection.execute(_DONE)
+    for table in by_table.keys() & _DONE.keys():
+        await connection.execute(f"UPDATE pipesync.{table} {_DONE[table]}")
     await connection.execute("VACUUM ANALYZE")
 
 
