@@ -160,7 +160,7 @@ async def test_a_deadline_is_answered_before_it_passes(
         hang_in_mid_stream(pipeline)
     else:
         state = await begin_and_lock(pipeline, client, database)
-    eof = await pipeline.sync(client, rpc, timeout=3, state=state, run_id="r1")
+    eof = await pipeline.sync(client, rpc, timeout=5, state=state, run_id="r1")
     assert_cut(eof)
     if hangs == "Stripe":
         assert eof.request_progress.streams["customers"].state_count == PAGES
