@@ -109,10 +109,7 @@ async def process_event(
         if not wanted:
             log.debug("event_not_selected", **named, stream=subject.kind.stream)
             return []
-        is_unsure = same_second is not None and await same_second.is_unsure(
-            subject.kind.stream, subject.id, event.created
-        )
-        made = await _records_of(client, fetches, scope, event, subject, is_unsure=is_unsure)
+        made = await _made(client, fetches, scope, event, subject, same_second)
     except Ignored as reason:
         log.info("event_ignored", **named, reason=str(reason))
         return []
@@ -122,6 +119,26 @@ async def process_event(
     ]
     log.info("event_processed", **named, records=len(records))
     return records
+
+
+async def _made(
+    client: StripeClient,
+    fetches: Fetches,
+    scope: EventScope,
+    event: Event,
+    subject: Subject,
+    same_second: SameSecond | None,
+) -> list[tuple[str, dict[str, Any]]]:
+    """The records that an event makes, of the object as it is now where that is unsure."""
+    if same_second is None:
+        return await _records_of(client, fetches, scope, event, subject, is_unsure=False)
+    told = (subject.kind.stream, subject.id, event.created)
+    try:
+        is_unsure = await same_second.is_unsure(*told)
+        return await _records_of(client, fetches, scope, event, subject, is_unsure=is_unsure)
+    except BaseException:
+        same_second.forget(*told)
+        raise
 
 
 async def _records_of(

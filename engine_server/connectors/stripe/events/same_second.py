@@ -67,6 +67,11 @@ class SameSecond:
             self._told.popitem(last=False)
         return told == second or await self._held(stream, object_id) == second
 
+    def forget(self, stream: str, object_id: str, second: int) -> None:
+        """Takes back that an event was told: nothing came of it."""
+        if self._told.get((stream, object_id)) == second:
+            del self._told[stream, object_id]
+
     async def _held(self, stream: str, object_id: str) -> int | None:
         inventory = self._scope.inventory
         if inventory is None or stream not in self._scope.streams:
