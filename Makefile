@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 2
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench measure soak profile check format generate lock build clean
+.PHONY: help demo test bench measure soak chaos profile check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -37,7 +37,10 @@ measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, me
 	$(BIN)/python -m tests.benchmarks.service_scale
 
 soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute, while engines are killed
-	SOAK_SECONDS=60 $(BIN)/pytest tests/soak
+	SOAK_SECONDS=60 $(BIN)/pytest tests/soak/test_soak.py
+
+chaos: $(STAMP) ## Let 20 pipelines run for three minutes, while servers are killed and stand still
+	CHAOS_SECONDS=180 $(BIN)/pytest -s tests/soak/test_chaos.py
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path

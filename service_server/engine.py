@@ -105,11 +105,17 @@ class Engine:
         options: pb.SyncOptions,
         fields: FieldNames,
         inputs: Sequence[SourceInput] = (),
+        *,
+        timeout: float | None = None,
     ) -> Eof:
-        """One sync, and how it ended; of ``inputs`` when there are any."""
+        """One sync, and how it ended; of ``inputs`` when there are any.
+
+        After ``timeout`` seconds it is over, whatever becomes of this process; the engine ends it
+        by itself a little before.
+        """
         request = pb.PipelineSyncBatchRequest(pipeline=pipeline, options=options, inputs=inputs)
         with self._explained(fields):
-            answer = await self._client.pipeline_sync_batch(request)
+            answer = await self._client.pipeline_sync_batch(request, timeout=timeout)
         return answer.eof
 
     async def _messages(

@@ -1,7 +1,7 @@
 """One sync at a time per pipeline: a lease that is renewed while its body runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,11 +35,16 @@ class Lease:
         pipeline_id: Which pipeline.
         token: The fencing token: without it nothing is stored.
         give_up: Ends the body of ``LeaseKeeper.hold`` as if the lease had been lost.
+        seconds_left: For how long nobody else can have it, should this process stand still from now
+            on. Whatever is begun elsewhere is to be over by then.
+        last: Sees to it that so much is left. Raises LeaseLost, or StoreUnavailable.
     """
 
     pipeline_id: str
     token: int
     give_up: Callable[[], None]
+    seconds_left: Callable[[], float]
+    last: Callable[[timedelta], Awaitable[None]]
 
     async def require(self, connection: Connection) -> None:
         """Makes the rest of the transaction safe from a takeover.
@@ -104,7 +109,23 @@ class LeaseKeeper:
                     if not life.expired():
                         life.reschedule(clock())
 
-                lease = Lease(pipeline_id=pipeline_id, token=token, give_up=give_up)
+                def seconds_left() -> float:
+                    when = life.when()
+                    return when - clock() if when is not None else 0.0
+
+                async def last(duration: timedelta) -> None:
+                    if seconds_left() < duration.total_seconds() and not await self._extend(
+                        lease, life, duration
+                    ):
+                        raise LeaseLost(pipeline_id)
+
+                lease = Lease(
+                    pipeline_id=pipeline_id,
+                    token=token,
+                    give_up=give_up,
+                    seconds_left=seconds_left,
+                    last=last,
+                )
                 renewing = asyncio.create_task(self._renew(lease, life))
                 try:
                     yield lease
@@ -134,16 +155,10 @@ class LeaseKeeper:
                     raise PipelineNotFound(pipeline_id)
 
     async def _renew(self, lease: Lease, life: asyncio.Timeout) -> None:
-        clock = asyncio.get_running_loop().time
-        seconds = self._duration.total_seconds()
         while True:
-            await asyncio.sleep(seconds / 3)
-            asked_at = clock()
+            await asyncio.sleep(self._duration.total_seconds() / 3)
             try:
-                async with self._database.connection() as connection:
-                    held = await leases.renew(
-                        connection, lease.pipeline_id, lease.token, self._duration
-                    )
+                held = await self._extend(lease, life, self._duration)
             except StoreUnavailable as error:
                 _log.warning("lease_not_renewed", pipeline_id=lease.pipeline_id, error=str(error))
                 continue
@@ -151,7 +166,15 @@ class LeaseKeeper:
                 _log.warning("lease_lost", pipeline_id=lease.pipeline_id)
                 lease.give_up()
                 return
-            life.reschedule(asked_at + seconds)
+
+    async def _extend(self, lease: Lease, life: asyncio.Timeout, duration: timedelta) -> bool:
+        """Has the lease last at least so long from now; False when it was taken over."""
+        until = asyncio.get_running_loop().time() + duration.total_seconds()
+        async with self._database.connection() as connection:
+            held = await leases.renew(connection, lease.pipeline_id, lease.token, duration)
+        if held and not life.expired():
+            life.reschedule(max(until, life.when() or until))
+        return held
 
     async def _release(self, pipeline_id: str, token: int) -> None:
         try:

@@ -101,7 +101,7 @@ class Connection(Generic[StubT]):
         timeout: float | None,
     ) -> ResponseT:
         """The answer to one request."""
-        await self._await_server(timeout)
+        timeout = await self._await_server(timeout)
         try:
             return await method(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
@@ -117,7 +117,7 @@ class Connection(Generic[StubT]):
         timeout: float | None,
     ) -> AsyncGenerator[ResponseT, None]:
         """The answers to one request; closing the iterator early cancels the call."""
-        return self._answers(lambda: method(request, timeout=timeout), timeout)
+        return self._answers(lambda left: method(request, timeout=left), timeout)
 
     async def exchange(
         self,
@@ -139,7 +139,7 @@ class Connection(Generic[StubT]):
                 failures.append(error)
                 raise
 
-        answers = self._answers(lambda: method(sent(), timeout=timeout), timeout)
+        answers = self._answers(lambda left: method(sent(), timeout=left), timeout)
         async with contextlib.aclosing(answers):
             try:
                 async for answer in answers:
@@ -151,10 +151,9 @@ class Connection(Generic[StubT]):
                 raise
 
     async def _answers(
-        self, start: Callable[[], _ManyAnswers[ResponseT]], timeout: float | None
+        self, start: Callable[[float | None], _ManyAnswers[ResponseT]], timeout: float | None
     ) -> AsyncGenerator[ResponseT, None]:
-        await self._await_server(timeout)
-        call = start()
+        call = start(await self._await_server(timeout))
         try:
             async for answer in call:
                 yield answer
@@ -166,14 +165,21 @@ class Connection(Generic[StubT]):
         finally:
             call.cancel()
 
-    async def _await_server(self, timeout: float | None) -> None:
-        """Gives a server that is just starting a moment; a call to one that is not there fails."""
+    async def _await_server(self, timeout: float | None) -> float | None:
+        """Gives a server that is just starting a moment; a call to one that is not there fails.
+
+        Returns:
+            What is left of the timeout.
+        """
         if self._channel is None:
-            return
+            return timeout
+        clock = asyncio.get_running_loop().time
+        began = clock()
         with contextlib.suppress(TimeoutError):
             patience = _PATIENCE_SECONDS if timeout is None else min(timeout, _PATIENCE_SECONDS)
             async with asyncio.timeout(patience):
                 await self._channel.channel_ready()
+        return None if timeout is None else max(0.0, timeout - (clock() - began))
 
     def _refuse_foreign_cancellation(self) -> None:
         # gRPC says "cancelled" to a task that nobody cancelled, when the client is closed under its

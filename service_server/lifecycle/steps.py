@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 from google.rpc import code_pb2
 
@@ -24,8 +25,8 @@ from service_server.store.database import Database
 
 # How long a setup may take, in seconds.
 _SETUP_TIMEOUT = 120.0
-# What the engine gets beyond a request's own limit before it counts as gone, in seconds.
-_ANSWER_TIMEOUT = 30.0
+# What the engine gets at least beyond a request's own limit before it counts as gone.
+_ANSWER_TIMEOUT = timedelta(seconds=3)
 # Trying the same again hardly helps.
 _BY_CONFIGURATION = (
     code_pb2.INVALID_ARGUMENT,
@@ -88,7 +89,7 @@ class Steps:
                 case machine.Sync():
                     return await self._sync(action, situation, lease)
                 case machine.Poll():
-                    return await self._poll(situation)
+                    return await self._poll(situation, lease)
                 case machine.Rest():
                     return Outcome(happened=None)
         except (LeaseLost, StoreUnavailable):
@@ -112,7 +113,7 @@ class Steps:
         run_id = sync.run_id or uuid.uuid4().hex
         options = SyncOptions(run_id=run_id, reconcile=sync.reconciles, state=situation.state)
         recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
-        eof = await self._batch(situation, options)
+        eof = await self._batch(situation, options, lease)
         recorder.take_eof(eof)
         succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
         synced = machine.Synced(
@@ -130,8 +131,9 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
         )
 
-    async def _poll(self, situation: Situation) -> Outcome:
-        eof = await self._batch(situation, SyncOptions(events_only=True, state=situation.state))
+    async def _poll(self, situation: Situation, lease: Lease) -> Outcome:
+        options = SyncOptions(events_only=True, state=situation.state)
+        eof = await self._batch(situation, options, lease)
         happened: machine.Happening = machine.Polled(has_more=eof.has_more)
         if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
             connection = eof.request_progress.connection_status.status
@@ -147,12 +149,14 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
         )
 
-    async def _batch(self, situation: Situation, options: SyncOptions) -> Eof:
+    async def _batch(self, situation: Situation, options: SyncOptions, lease: Lease) -> Eof:
         config = self._pipelines.open_config(situation.stored)
         limit = machine.time_limit(situation.memory, self._pace)
         options.time_limit.FromTimedelta(limit)
-        async with _answering(limit.total_seconds() + _ANSWER_TIMEOUT):
-            return await self._engine.sync_batch(config, options, FIELDS_OF_A_PIPELINE)
+        await lease.last(limit + _ANSWER_TIMEOUT)
+        return await self._engine.sync_batch(
+            config, options, FIELDS_OF_A_PIPELINE, timeout=lease.seconds_left()
+        )
 
 
 class _NoAnswer(Exception):

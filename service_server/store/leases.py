@@ -61,7 +61,7 @@ async def get_holder(connection: Connection, pipeline_id: str) -> Holder | None:
 
 
 async def renew(connection: Connection, pipeline_id: str, token: int, duration: timedelta) -> bool:
-    """Holds the lease for ``duration`` from now; False when it was taken over."""
+    """Holds the lease for at least ``duration`` from now; False when it was taken over."""
     return bool(await connection.fetchval(_SQL["renew"], pipeline_id, token, duration))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from itertools import takewhile
 
 import structlog
@@ -33,6 +34,8 @@ _log = structlog.get_logger(__name__)
 # What goes to the engine at once, at most; one event alone may have more bytes.
 _BATCH_EVENTS = 500
 _BATCH_BYTES = 4 * 1024 * 1024
+# How long one batch may take at least.
+_BATCH_TIME = timedelta(seconds=10)
 # How long one turn goes on to take further batches, in seconds: then others may have the lease.
 _TURN = 2.0
 _MOST_ERROR_CHARACTERS = 2000
@@ -113,7 +116,7 @@ class InboxApplier:
 
     async def _apply(self, lease: Lease, events: Sequence[PendingEvent]) -> int:
         """Applies events, in halves when one of them is in the way of the others."""
-        failure = await self._send(lease.pipeline_id, events)
+        failure = await self._send(lease, events)
         if not failure:
             await self._mark_applied(lease, events)
             return len(events)
@@ -124,24 +127,31 @@ class InboxApplier:
         first = await self._apply(lease, events[:middle])
         return first + await self._apply(lease, events[middle:])
 
-    async def _send(self, pipeline_id: str, events: Sequence[PendingEvent]) -> str:
-        """Why one of the events may be at fault; empty when all are in the destination."""
+    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> str:
+        """Why the events are not all in the destination; empty when they are."""
+        pipeline_id = lease.pipeline_id
         stored = await self._pipelines.load(pipeline_id)
         if stored.pipeline.desired_status == DESIRED_STATUS_PAUSED:
             raise PipelinePaused(pipeline_id)
         async with self._database.connection() as connection:
             state = await states.get(connection, pipeline_id)
+        await lease.last(_BATCH_TIME)
+        clock = asyncio.get_running_loop().time
+        began, timeout = clock(), lease.seconds_left()
         try:
             eof = await self._engine.sync_batch(
                 self._pipelines.open_config(stored),
                 SyncOptions(state=state),
                 FIELDS_OF_A_PIPELINE,
                 [SourceInput(event_json=event.body) for event in events],
+                timeout=timeout,
             )
         except RpcError as error:
             if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
                 return error.message
             raise
+        if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
+            return "the engine did not finish the events in time"
         return _fault(eof)
 
     async def _mark_applied(self, lease: Lease, events: Sequence[PendingEvent]) -> None:
@@ -188,13 +198,13 @@ def _fault(eof: Eof) -> str:
 
     Raises:
         ConnectionFailed: none of them is.
-        EngineUnavailable: the same: the engine was told to end.
+        EngineUnavailable: the same: the engine was told to end, or is too slow for a single one.
     """
     status = eof.request_progress.connection_status
     if status.status == ConnectionStatus.STATUS_FAILED:
         raise ConnectionFailed(status.message)
     if eof.has_more:
-        raise EngineUnavailable("the engine is stopping and cut the call short")
+        raise EngineUnavailable("the engine is stopping, or too slow, and cut the call short")
     if eof.status == RUN_STATUS_SUCCEEDED:
         return ""
     return failure_of(eof) or "the engine did not finish the events"

@@ -192,3 +192,23 @@ async def test_a_client_works_between_its_beginning_and_its_end() -> None:
         client.pipeline_sync(PipelineSyncRequest())
     with pytest.raises(RuntimeError, match="entered once"):
         await client.__aenter__()
+
+
+async def test_what_a_server_takes_to_be_there_counts_for_the_timeout() -> None:
+    clock = asyncio.get_running_loop().time
+    async with engine_server(scripted_engine()) as server:
+        address = server.address
+
+    async def call(client: EngineClient) -> None:
+        async for _ in client.pipeline_sync(PipelineSyncRequest(), timeout=2.0):
+            pass
+
+    async with EngineClient(address) as client:
+        began = clock()
+        calling = asyncio.create_task(call(client))
+        await asyncio.sleep(1.0)
+        async with engine_server(scripted_engine(), listen=address):
+            with pytest.raises(RpcError) as error:
+                await calling
+            assert clock() - began < 2.7
+    assert error.value.code == code_pb2.DEADLINE_EXCEEDED

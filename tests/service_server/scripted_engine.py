@@ -72,6 +72,7 @@ class ScriptedEngine(EngineServiceServicer):
     Attributes:
         requests: Every request so far.
         metadata: Of the latest call.
+        seconds_to_deadline: Of the latest call; None when it had none.
         failing_check: What a failed connection says; empty when connections are good.
         unreadable_streams: What a good connection says of its streams.
         error: Raised by every call but those for specs, when set.
@@ -86,6 +87,7 @@ class ScriptedEngine(EngineServiceServicer):
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: dict[str, str] = {}
+        self.seconds_to_deadline: float | None = None
         self.failing_check = ""
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.error: RpcError | None = None
@@ -103,6 +105,7 @@ class ScriptedEngine(EngineServiceServicer):
     def _enter(self, request: Any, context: Context) -> None:
         self.requests.append(request)
         self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        self.seconds_to_deadline = context.time_remaining()
         if self.error is not None:
             raise self.error
 

@@ -26,11 +26,13 @@ _CHANGING = {
     "coupons": "name",
     "customers": "name",
     "invoices": "description",
-    "payment_intents": "description",
+    "payment_intents": "status",
     "prices": "nickname",
     "products": "name",
     "tax_rates": "description",
 }
+# Of no other change to a payment intent an event tells (https://docs.stripe.com/api/events/types).
+_STATUSES = ("canceled", "processing", "requires_action", "succeeded")
 # Of these, what can be deleted; a subscription that is deleted is canceled.
 _DELETED = ("coupons", "customers", "invoices", "products")
 
@@ -131,6 +133,8 @@ class Business:
         return stream != "invoices" or json.loads(stored.body)["status"] == "draft"
 
     def _new_value(self, stream: str) -> Document:
+        if stream == "payment_intents":
+            return {"status": self._random.choice(_STATUSES)}
         return {_CHANGING[stream]: f"value {self._random.random()}"}
 
     def _one_of(self, stream: str) -> str | None:

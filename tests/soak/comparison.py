@@ -12,6 +12,7 @@ async def differences(
     gone: Mapping[str, Mapping[str, Document]],
     database_url: str,
     *,
+    schema: str = "stripe",
     all_was_told: bool = True,
 ) -> list[str]:
     """One line for each object whose row is not what it should be; none when all are.
@@ -20,12 +21,13 @@ async def differences(
         simulator: The account.
         gone: What was deleted there.
         database_url: Where the tables are.
+        schema: Their schema.
         all_was_told: Whether every event came. If not, what was deleted may never have come, or not
             as it was last: but its row, if there is one, is marked.
     """
     found: list[str] = []
     for stream in STREAMS:
-        rows = await documents(database_url, stream)
+        rows = await documents(database_url, stream, schema=schema)
         by_id = {row["id"]: row for row in rows}
         if len(by_id) != len(rows):
             found.append(f"{stream}: {len(rows) - len(by_id)} rows are there twice")

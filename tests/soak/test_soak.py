@@ -18,8 +18,8 @@ from pipesync_client import EngineClient
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.soak.business import STREAMS, Business
 from tests.soak.comparison import differences
-from tests.soak.engine import MortalEngine, mortal_engine
 from tests.soak.follower import Follower
+from tests.soak.mortal import MortalServer, mortal
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -50,7 +50,7 @@ class Soak:
 
     simulator: StripeSimulator
     business: Business
-    engine: MortalEngine
+    engine: MortalServer
     client: EngineClient
     pipeline: StripePipeline
     follower: Follower
@@ -111,7 +111,7 @@ async def soaking(
     """An account with a history, and a pipeline that nobody has run yet."""
     async with (
         StripeSimulator(PLAN) as simulator,
-        mortal_engine() as engine,
+        mortal(MortalServer("engine_server")) as engine,
         EngineClient(engine.address) as client,
     ):
         simulator.delay_events(LATEST, seed=SEED)

@@ -25,7 +25,7 @@ WHERE pipeline_id = $1;
 
 -- name: renew
 UPDATE pipesync.leases
-SET expire_time = clock_timestamp() + $3
+SET expire_time = greatest(expire_time, clock_timestamp() + $3)
 WHERE pipeline_id = $1 AND token = $2
 RETURNING true;
 

@@ -1,6 +1,8 @@
 """Several services on one database: each pipeline has one of them at a time, always one."""
 
 import asyncio
+import os
+import signal
 from collections import Counter
 
 from pipesync.v1 import pipeline_service_pb2 as pb
@@ -16,7 +18,9 @@ PIPELINES = [f"pipeline-{number}" for number in range(6)]
 class Overlaps:
     """Batches that take a while, and notice another one of the same pipeline meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.05) -> None:
+        self._seconds = seconds
+        self.begun = asyncio.Event()
         self.under_way: Counter[str] = Counter()
         self.overlapped: list[str] = []
         self.ended: Counter[str] = Counter()
@@ -25,11 +29,12 @@ class Overlaps:
     async def __call__(self, request: Request) -> Eof:
         # The pipeline's id travels beside the request; its configuration has it, too.
         pipeline_id = str(request.pipeline.source.config["base_url"])
+        self.begun.set()
         self.under_way[pipeline_id] += 1
         if self.under_way[pipeline_id] > 1:
             self.overlapped.append(pipeline_id)
         try:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self._seconds)
             return cut(request)
         finally:
             self.under_way[pipeline_id] -= 1
@@ -88,3 +93,24 @@ async def test_a_service_that_is_told_to_end_finishes_its_steps_and_frees_its_pi
     async with replica(settings, step_seconds=1, lease_seconds=60):
         await batches.each_ends(1)
     assert not batches.overlapped
+
+
+async def test_a_step_is_over_before_another_service_takes_one_although_its_own_stands_still(
+    settings: ServiceSettings, engine: ScriptedEngine
+) -> None:
+    engine.batch = batches = Overlaps(seconds=3600)
+    async with replica(settings, step_seconds=1, lease_seconds=1) as one:
+        await create(one.client, PIPELINES[0], base_url=PIPELINES[0])
+        async with asyncio.timeout(20):
+            await batches.begun.wait()
+        os.kill(one.process.pid, signal.SIGSTOP)
+        try:
+            batches.begun.clear()
+            async with (
+                replica(settings, step_seconds=1, lease_seconds=1),
+                asyncio.timeout(40),
+            ):
+                await batches.begun.wait()
+                assert not batches.overlapped
+        finally:
+            os.kill(one.process.pid, signal.SIGCONT)

@@ -36,7 +36,7 @@ class Parts:
     intake: Intake
     applier: InboxApplier
     metrics: Metrics
-    another_applier: Callable[[], InboxApplier]
+    another_applier: Callable[..., InboxApplier]
 
     async def take(self, *bodies: bytes) -> None:
         for body in bodies:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import pytest
 from google.rpc import code_pb2
@@ -27,8 +28,10 @@ from service_server.errors import (
     StoreUnavailable,
     SyncInProgress,
 )
+from service_server.leases import LeaseKeeper
 from service_server.store import inbox, states
 from service_server.store.database import Database
+from service_server.webhooks import applier
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
 from tests.service_server.webhooks.deliveries import event, event_id, ids, sent_ids
@@ -208,6 +211,34 @@ async def test_an_outage_is_no_events_fault(
     assert list((await kept(database)).values()) == 2 * [("pending", 0, "")]
     engine.batch = refuses()
     assert await parts.applier.apply("hooked") == 2
+
+
+async def test_events_that_take_longer_than_the_lease_may_last_go_in_halves(
+    parts: Parts, engine: ScriptedEngine, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applier, "_BATCH_TIME", timedelta(seconds=1))
+    leases = LeaseKeeper(database, holder="test", duration=timedelta(seconds=1))
+
+    async def slow(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        if len(request.inputs) == 1:
+            return Eof(status=RUN_STATUS_SUCCEEDED)
+        await asyncio.sleep(0.6)
+        return Eof(status=RUN_STATUS_STARTED, has_more=True)
+
+    engine.batch = slow
+    await parts.take(event(), event())
+    assert await parts.another_applier(leases=leases).apply("hooked") == 2
+    assert [len(batch) for batch in sent_ids(engine)] == [2, 1, 1]
+    assert await words(database) == ["applied", "applied"]
+
+
+async def test_the_engine_is_to_be_done_before_the_lease_could_run_out(
+    parts: Parts, engine: ScriptedEngine
+) -> None:
+    await parts.take(event())
+    assert await parts.applier.apply("hooked") == 1
+    assert engine.seconds_to_deadline is not None
+    assert 5 < engine.seconds_to_deadline <= 10
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""When each engine was at which sync, by its own log, and which syncs of a pipeline overlapped."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+from typing import Any
+
+from tests.soak.mortal import Life, MortalServer, Stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One sync.
+
+    Attributes:
+        pipeline_id: Of which pipeline.
+        start: When it began, Unix seconds.
+        end: When it ended, or its engine was killed.
+        stops: When its engine stood still.
+    """
+
+    pipeline_id: str
+    start: float
+    end: float
+    stops: Sequence[Stop] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Two syncs of one pipeline, under way at the same time.
+
+    Attributes:
+        first: The one that began first.
+        second: The other one.
+    """
+
+    first: Span
+    second: Span
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether the engine of the first one stood still as the second one began."""
+        return any(stop.start <= self.second.start <= stop.end for stop in self.first.stops)
+
+    @property
+    def seconds_awake(self) -> float:
+        """For how long both were under way and neither engine stood still."""
+        start, end = self.second.start, min(self.first.end, self.second.end)
+        stops = sorted(
+            (max(stop.start, start), min(stop.end, end))
+            for stop in (*self.first.stops, *self.second.stops)
+        )
+        awake, reached = 0.0, start
+        for stopped_from, stopped_until in stops:
+            awake += max(0.0, stopped_from - reached)
+            reached = max(reached, stopped_until)
+        return awake + max(0.0, end - reached)
+
+
+def spans(engine: MortalServer) -> list[Span]:
+    """Every sync of an engine that has ended."""
+    return [span for life in engine.lives for span in _of_life(life, engine.stops)]
+
+
+def overlaps(spans: Iterable[Span]) -> list[Overlap]:
+    """Every two syncs of one pipeline that were under way at the same time."""
+    by_pipeline = defaultdict[str, list[Span]](list)
+    for span in sorted(spans, key=lambda span: span.start):
+        by_pipeline[span.pipeline_id].append(span)
+    return [
+        Overlap(first=first, second=second)
+        for of_one in by_pipeline.values()
+        for first, second in combinations(of_one, 2)
+        if second.start < first.end
+    ]
+
+
+def _of_life(life: Life, stops: Sequence[Stop]) -> list[Span]:
+    found: list[Span] = []
+    begun = defaultdict[tuple[str, str, str], list[float]](list)
+    for event in life.process.events:
+        if event["event"] == "sync_started":
+            begun[_key(event)].append(_time(event))
+        elif event["event"] == "sync_ended":
+            start = begun[_key(event)].pop(0)
+            found.append(_span(event["pipeline_id"], start, _time(event), stops))
+    for (pipeline_id, _, _), starts in begun.items():
+        for start in starts:
+            assert life.killed_at is not None, f"a sync of {pipeline_id} never ended"
+            found.append(_span(pipeline_id, start, max(life.killed_at, start), stops))
+    return found
+
+
+def _span(pipeline_id: str, start: float, end: float, stops: Sequence[Stop]) -> Span:
+    meanwhile = [stop for stop in stops if stop.start < end and stop.end > start]
+    return Span(pipeline_id=pipeline_id, start=start, end=end, stops=meanwhile)
+
+
+def _key(event: dict[str, Any]) -> tuple[str, str, str]:
+    return event["pipeline_id"], event["request_id"], event["run_id"]
+
+
+def _time(event: dict[str, Any]) -> float:
+    return datetime.fromisoformat(event["timestamp"]).timestamp()

@@ -1,0 +1,196 @@
+"""Pipelines run by themselves while their servers are killed and stand still: nothing is lost.
+
+For some seconds here, and for three minutes by ``make chaos``.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+import structlog
+
+from pipesync_client import PipelineClient
+from tests.leaks import leaks
+from tests.postgres import PostgresCluster
+from tests.soak.chaos import Chaos
+from tests.soak.fleet import Fleet, fleet
+from tests.soak.mortal import MortalServer, mortal
+from tests.soak.overlaps import Overlap, Span, overlaps, spans
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
+PIPELINES = 20
+CHANGES_A_SECOND = 1.5
+SEED = 20_261_203
+# Servers stand still for up to eight seconds: longer than a lease, and than a step with a lease.
+PACE = {
+    "--lease-seconds": "3",
+    "--step-seconds": "1",
+    "--poll-seconds": "2",
+    "--retry-seconds": "0.3",
+    "--longest-retry-seconds": "2",
+}
+# What an engine that stood still may take to notice that the time of its sync is up.
+WAKING_SECONDS = 1.0
+
+pytestmark = pytest.mark.timeout(4 * SECONDS + 300)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Where it all takes place."""
+
+    engines: Sequence[MortalServer]
+    services: Sequence[MortalServer]
+    fleet: Fleet
+    chaos: Chaos
+    service_database_url: str
+
+    @property
+    def servers(self) -> list[MortalServer]:
+        return [*self.engines, *self.services]
+
+    async def go_through(self) -> None:
+        """Lets the accounts change while servers are killed and stand still."""
+        reign = asyncio.create_task(self.chaos.reign())
+        changes = asyncio.create_task(self.fleet.change(seconds=SECONDS, rate=CHANGES_A_SECOND))
+        try:
+            for harm in (self.chaos.restart_postgres, self.chaos.crash_postgres):
+                await asyncio.sleep(SECONDS / 3)
+                await harm()
+            await changes
+        finally:
+            changes.cancel()
+            self.chaos.end()
+            await reign
+
+    async def settle(self) -> int:
+        """Waits until all is as it should be.
+
+        Returns:
+            How many webhooks were acknowledged, each of which is applied.
+        """
+        await self.fleet.until_told(seconds=60)
+        await self.fleet.until_true(seconds=120)
+        webhooks = await self.fleet.until_applied(self.service_database_url, seconds=60)
+        await self.fleet.until_ready(seconds=60)
+        # What was true stays so.
+        await self.fleet.until_true(seconds=0)
+        return webhooks
+
+    async def syncs(self) -> list[Span]:
+        """Every sync of every engine, after the servers have ended."""
+        for server in self.servers:
+            await server.stop()
+        return [span for engine in self.engines for span in spans(engine)]
+
+    def count(self, event: str) -> int:
+        """How often any server logged it."""
+        return sum(
+            logged["event"] == event
+            for server in self.servers
+            for life in server.lives
+            for logged in life.process.events
+        )
+
+
+@asynccontextmanager
+async def own_cluster() -> AsyncIterator[PostgresCluster]:
+    """A Postgres that may crash: what it said to be committed is there afterwards."""
+    with tempfile.TemporaryDirectory(prefix="pipesync-chaos-", ignore_cleanup_errors=True) as home:
+        cluster = await asyncio.to_thread(PostgresCluster, Path(home) / "postgres")
+        try:
+            connection = await asyncpg.connect(cluster.url("postgres"))
+            try:
+                # Postgres crashes, the machine does not.
+                await connection.execute("ALTER SYSTEM SET fsync = off")
+                await connection.execute("SELECT pg_reload_conf()")
+            finally:
+                await connection.close()
+            yield cluster
+        finally:
+            await asyncio.to_thread(cluster.stop)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """Two services and two engines that know each other, and pipelines that nobody created yet."""
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(own_cluster())
+        service_database_url = cluster.url(await cluster.create_database())
+        database_url = cluster.url(await cluster.create_database())
+        engines = [
+            await stack.enter_async_context(mortal(MortalServer("engine_server", name=name)))
+            for name in ("engine 1", "engine 2")
+        ]
+        flags = {"--engine": _all(engines), "--data-dir": str(tmp_path), **PACE}
+        services = [
+            MortalServer(
+                "service_server",
+                [part for flag in flags.items() for part in flag],
+                {"PIPESYNC_DATABASE_URL": service_database_url},
+                name=name,
+            )
+            for name in ("service 1", "service 2")
+        ]
+        for service in services:
+            await stack.enter_async_context(mortal(service))
+        client = await stack.enter_async_context(PipelineClient(_all(services)))
+        pipelines = fleet(PIPELINES, services, client, database_url, seed=SEED)
+        yield Scene(
+            engines=engines,
+            services=services,
+            fleet=await stack.enter_async_context(pipelines),
+            chaos=Chaos([*engines, *services], cluster, seed=SEED),
+            service_database_url=service_database_url,
+        )
+        await leaks.search_database(service_database_url)
+
+
+async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await scene.fleet.create()
+    await scene.fleet.until_ready(seconds=120)
+    ready = clock()
+    await scene.go_through()
+    calm = clock()
+    webhooks = await scene.settle()
+    settled = clock()
+    syncs = await scene.syncs()
+    overlapping = overlaps(syncs)
+    _log.info(
+        "chaos_survived",
+        seconds_to_ready=round(ready - began, 1),
+        seconds_of_chaos=round(calm - ready, 1),
+        seconds_to_settle=round(settled - calm, 1),
+        **scene.chaos.done,
+        changes=scene.fleet.changes(),
+        webhooks=webhooks,
+        syncs=len(syncs),
+        turns_lost=scene.count("turn_lost"),
+        connectors_left=scene.count("connector_does_not_stop"),
+        seconds_awake_in_overlaps=[round(one.seconds_awake, 3) for one in overlapping],
+    )
+    assert sum(scene.chaos.done.values()) > SECONDS / 5
+    assert len(syncs) > PIPELINES
+    assert [overlap for overlap in overlapping if not _is_harmless(overlap)] == []
+
+
+def _is_harmless(overlap: Overlap) -> bool:
+    """Whether the first sync stood still, and ended as soon as it did so no more.
+
+    Nobody can end it before: its engine hears of nothing.
+    """
+    return overlap.stood_still and overlap.seconds_awake < WAKING_SECONDS
+
+
+def _all(servers: Sequence[MortalServer]) -> str:
+    """An address that leads to all of them in turn."""
+    return "ipv4:" + ",".join(server.address for server in servers)

@@ -1,0 +1,79 @@
+"""Overlaps are found in what engines logged, wherever their syncs ended."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.processes import ServerProcess
+from tests.soak.mortal import Life, MortalServer, Stop
+from tests.soak.overlaps import overlaps, spans
+
+
+def logged(event: str, second: float, call: str, pipeline: str = "acme") -> dict[str, Any]:
+    return {
+        "event": event,
+        "pipeline_id": pipeline,
+        "request_id": call,
+        "run_id": "",
+        "timestamp": datetime.fromtimestamp(second, UTC).isoformat(),
+    }
+
+
+def sync(start: float, end: float, call: str, pipeline: str = "acme") -> list[dict[str, Any]]:
+    return [
+        logged("sync_started", start, call, pipeline),
+        logged("sync_ended", end, call, pipeline),
+    ]
+
+
+def engine(
+    *events: dict[str, Any], killed_at: float | None = None, stops: list[Stop] | None = None
+) -> MortalServer:
+    process = ServerProcess("engine_server", [], {})
+    process.events.extend(events)
+    made = MortalServer("engine_server")
+    made.lives.append(Life(process, killed_at))
+    made.stops.extend(stops or [])
+    return made
+
+
+def test_syncs_that_follow_each_other_or_are_of_two_pipelines_do_not_overlap() -> None:
+    one = engine(*sync(1, 2, "a"), *sync(3, 4, "b"))
+    two = engine(*sync(2, 3, "c"), *sync(1, 4, "d", "other"))
+    assert len(spans(one) + spans(two)) == 4
+    assert overlaps(spans(one) + spans(two)) == []
+
+
+@pytest.mark.parametrize("at_one_engine", [True, False])
+def test_two_syncs_at_once_overlap(at_one_engine: bool) -> None:
+    first, second = sync(1, 5, "a"), sync(2, 4, "b")
+    if at_one_engine:
+        found = spans(engine(first[0], *second, first[1]))
+    else:
+        found = spans(engine(*first)) + spans(engine(*second))
+    [overlap] = overlaps(found)
+    assert overlap.seconds_awake == 2
+    assert not overlap.stood_still
+
+
+def test_a_sync_ends_with_its_engine() -> None:
+    dead = engine(logged("sync_started", 1, "a"), killed_at=2)
+    assert overlaps(spans(dead) + spans(engine(*sync(2.5, 3, "b")))) == []
+    [overlap] = overlaps(spans(dead) + spans(engine(*sync(1.5, 3, "b"))))
+    assert overlap.seconds_awake == 0.5
+
+
+def test_a_sync_that_does_not_end_is_not_overlooked() -> None:
+    with pytest.raises(AssertionError, match="a sync of acme never ended"):
+        spans(engine(logged("sync_started", 1, "a")))
+
+
+def test_an_engine_that_stands_still_does_nothing_meanwhile() -> None:
+    still = engine(*sync(1, 9.25, "a"), stops=[Stop(2, 9)])
+    [overlap] = overlaps(spans(still) + spans(engine(*sync(6, 10, "b"))))
+    assert overlap.stood_still
+    assert overlap.seconds_awake == 0.25
+    [overlap] = overlaps(spans(still) + spans(engine(*sync(1.5, 10, "b"))))
+    assert not overlap.stood_still
+    assert overlap.seconds_awake == 0.75
