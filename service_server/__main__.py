@@ -212,6 +212,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 on_drain=on_drain,
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
+                observe=metrics.observe_rpc,
             )
         )
         yield RunningService(address=server.address, http_address=http.address)
