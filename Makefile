@@ -35,6 +35,8 @@ measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, me
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
 	$(BIN)/python -m tests.benchmarks.service_scale
+	$(BIN)/python -m tests.benchmarks.service_load
+	$(BIN)/python -m tests.benchmarks.continuous_pipelines
 
 soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute, while engines are killed
 	SOAK_SECONDS=60 $(BIN)/pytest tests/soak/test_soak.py

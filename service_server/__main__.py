@@ -55,7 +55,7 @@ from service_server.webhooks.secrets import SecretsByPipeline
 from service_server.webhooks.simulation import Simulations
 from service_server.webhooks.worker import InboxWorker
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +212,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 on_drain=on_drain,
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
+                observe=metrics.observe_rpc,
             )
         )
         yield RunningService(address=server.address, http_address=http.address)

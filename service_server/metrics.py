@@ -2,9 +2,12 @@
 
 import math
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from service_server.store.inbox import Backlog
+
+# From a read that is in memory to a batch that takes minutes, in seconds.
+_RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300)
 
 
 class Metrics:
@@ -12,6 +15,7 @@ class Metrics:
 
     Attributes:
         deliveries: Webhook deliveries that this process answered, by ``ingress`` and ``outcome``.
+        rpc_seconds: How long the calls that this process answered took, by ``method`` and ``code``.
         events_applied: Webhook events that this process brought to their destination.
         events_set_aside: Webhook events that this process set aside.
         syncs_running: Syncs that this process runs now.
@@ -23,6 +27,14 @@ class Metrics:
             "pipesync_webhook_deliveries",
             "Webhook deliveries that were answered, by the way they came and what became of them.",
             ["ingress", "outcome"],
+            registry=self._registry,
+        )
+        self.rpc_seconds = Histogram(
+            "pipesync_rpc_duration_seconds",
+            "How long RPCs took from their first byte to their status; streams take as long as they"
+            " are open.",
+            ["method", "code"],
+            buckets=_RPC_BUCKETS,
             registry=self._registry,
         )
         self.events_applied = Counter(
@@ -59,6 +71,10 @@ class Metrics:
     def count_delivery(self, ingress: str, outcome: str) -> None:
         """Counts a delivery that is answered; ``outcome`` is a word of a small number."""
         self.deliveries.labels(ingress, outcome.lower()).inc()
+
+    def observe_rpc(self, method: str, code: str, seconds: float) -> None:
+        """Takes down a call that ended; ``method`` is ``/package.Service/Method``."""
+        self.rpc_seconds.labels(method.rpartition("/")[2], code).observe(seconds)
 
     def text(self, backlog: Backlog | None) -> bytes:
         """All metrics in Prometheus's text format.

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from pipesync_rpc.credentials import CannotListen, ServerTls, refuse_insecure_listen
 from pipesync_rpc.interceptors.calls import CallsInFlight
-from pipesync_rpc.interceptors.server import CallBoundary
+from pipesync_rpc.interceptors.server import CallBoundary, CallObserver
 from pipesync_rpc.limits import SIZE_OPTIONS
 from pipesync_rpc.tokens import TokenCheck
 
@@ -53,6 +53,7 @@ class RpcServer:
         grace: float = 30.0,
         max_concurrent_calls: int = 1000,
         share_port: bool = False,
+        observe: CallObserver | None = None,
     ) -> None:
         """Takes what the two programs differ in.
 
@@ -66,6 +67,7 @@ class RpcServer:
             grace: Seconds that calls have to end by themselves while draining.
             max_concurrent_calls: The next one is answered RESOURCE_EXHAUSTED.
             share_port: Let other processes listen on the same port and take turns.
+            observe: Told of every call to these services when it has ended.
         """
         self._listen = listen
         self._register = register
@@ -76,6 +78,7 @@ class RpcServer:
         self._grace = grace
         self._max_concurrent_calls = max_concurrent_calls
         self._share_port = share_port
+        self._observe = observe
         self._calls = CallsInFlight()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -105,7 +108,7 @@ class RpcServer:
         """
         refuse_insecure_listen(self._listen, self._tls, self._token_hashes)
         server = grpc.aio.server(
-            interceptors=[CallBoundary(self._calls, TokenCheck(self._token_hashes))],
+            interceptors=[CallBoundary(self._calls, TokenCheck(self._token_hashes), self._observe)],
             options=(
                 *_OPTIONS,
                 ("grpc.max_concurrent_streams", self._max_concurrent_calls),

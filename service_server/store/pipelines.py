@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import asyncpg
 from google.protobuf.json_format import MessageToJson, Parse
@@ -13,6 +14,8 @@ from service_server.store.database import Connection
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("pipelines.sql")
+# So many are kept in memory as protobuf: those that were read last.
+_MOST_CONFIGS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +131,7 @@ async def delete(connection: Connection, pipeline_id: str, token: int) -> bool:
 def _stored(row: asyncpg.Record) -> StoredPipeline:
     pipeline = Pipeline(
         id=row["id"],
-        config=Parse(row["config"], PipelineConfig()),
+        config=PipelineConfig.FromString(_encoded(row["config"])),
         desired_status=row["desired_status"],
         status=row["status"],
         status_message=row["status_message"],
@@ -140,6 +143,12 @@ def _stored(row: asyncpg.Record) -> StoredPipeline:
     if row["progress"] is not None:
         pipeline.progress.CopyFrom(Progress.FromString(row["progress"]))
     return StoredPipeline(pipeline=pipeline, sealed_config=row["sealed_config"])
+
+
+@lru_cache(maxsize=_MOST_CONFIGS)
+def _encoded(config: str) -> bytes:
+    """A configuration's JSON as protobuf, which takes a fiftieth of the time to read."""
+    return Parse(config, PipelineConfig()).SerializeToString()
 
 
 def _new_etag() -> str:

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from rich.console import Console
 
@@ -36,6 +36,11 @@ class Bounds:
             return f"{figure} {sign} {bound}"
         self.broken.append(f"{what}: {figure}, should be {sign} {bound}")
         return f"[bold red]{figure}, not {sign} {bound}[/]"
+
+
+def p99(values: Sequence[float]) -> float:
+    """What 99 of 100 are not above."""
+    return sorted(values)[len(values) * 99 // 100]
 
 
 # Measures through the engine, prints what it finds, and shows its figures to the bounds.

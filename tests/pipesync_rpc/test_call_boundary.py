@@ -9,6 +9,7 @@ import grpc
 import pytest
 import structlog
 from google.rpc import code_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import LogCapture
 
 from pipesync.v1.engine_service_pb2 import (
@@ -193,3 +194,29 @@ async def test_a_cancelled_call_closes_its_handler_at_once(events: list[Any]) ->
         await asyncio.wait_for(engine.closed.wait(), 1)
     (finished,) = [event for event in events if event["event"] == "rpc_finished"]
     assert finished["code"] == "CANCELLED"
+
+
+async def test_whoever_observes_hears_of_every_call_to_the_services() -> None:
+    heard: asyncio.Queue[tuple[str, str, float]] = asyncio.Queue()
+
+    def observe(method: str, code: str, seconds: float) -> None:
+        heard.put_nowait((method, code, seconds))
+
+    engine = scripted_engine()
+    async with (
+        engine_server(engine, observe=observe) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        stub = EngineServiceStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetConnector(GetConnectorRequest())
+        engine.released.set()
+        await finish(stub.PipelineSync(PipelineSyncRequest()))
+        ended = [await heard.get() for _ in range(2)]
+    assert [(method, code) for method, code, _ in ended] == [
+        ("/pipesync.v1.EngineService/GetConnector", "NOT_FOUND"),
+        ("/pipesync.v1.EngineService/PipelineSync", "OK"),
+    ]
+    assert all(0 < seconds < 60 for _, _, seconds in ended)

@@ -65,3 +65,27 @@ def test_the_console_has_no_colours_outside_a_terminal() -> None:
     assert "stream=customers" in lines[0]
     assert "\x1b" not in "".join(lines)
     assert "ValueError: what went wrong with sk_live_***" in lines[-1]
+
+
+def test_what_json_has_no_word_for_is_logged_all_the_same() -> None:
+    program = PROGRAM.format(format="json").replace('note="a\\nb"', "note=2**70, text=chr(0xDC00)")
+    assert "2**70" in program
+    result = subprocess.run(  # noqa: S603 - our own interpreter and text
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    event = json.loads(result.stderr.splitlines()[0])
+    assert event["note"] == 2**70
+    assert event["text"] == chr(0xDC00)
+
+
+def test_a_program_goes_on_when_nobody_takes_its_log_any_more() -> None:
+    program = PROGRAM.format(format="json") + "print('went on')"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(  # noqa: S603 - our own interpreter and text
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, check=True
+        )
+    finally:
+        os.close(writer)
+    assert result.stdout == b"went on\n"

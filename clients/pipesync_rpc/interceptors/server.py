@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 _Handler = Callable[[Any, Any], Any]
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# Is told of every call that ended: its method, its code by name, and how many seconds it took.
+CallObserver = Callable[[str, str, float], None]
 
 
 class CallBoundary(grpc.aio.ServerInterceptor):
@@ -34,9 +36,13 @@ class CallBoundary(grpc.aio.ServerInterceptor):
     the status of whatever the handler raised, and logs ``rpc_finished``.
     """
 
-    def __init__(self, calls: CallsInFlight, tokens: TokenCheck) -> None:
+    def __init__(
+        self, calls: CallsInFlight, tokens: TokenCheck, observe: CallObserver | None = None
+    ) -> None:
+        """Takes what it asks and tells; ``observe`` hears nothing of gRPC's own services."""
         self._calls = calls
         self._tokens = tokens
+        self._observe = observe
 
     async def intercept_service(
         self,
@@ -133,10 +139,17 @@ class CallBoundary(grpc.aio.ServerInterceptor):
                 outcome = _internal_outcome(method, error)
                 await _abort(context, _internal(request_id), request_id)
             finally:
-                outcome["duration_ms"] = round((time.monotonic() - started) * 1000, 1)
-                with contextlib.suppress(Exception):  # A log that fails must not break the call.
-                    log = _log.debug if is_infrastructure(method) else _log.info
-                    log("rpc_finished", method=method, **outcome)
+                self._note_end(method, time.monotonic() - started, outcome)
+
+    def _note_end(self, method: str, seconds: float, outcome: dict[str, Any]) -> None:
+        with contextlib.suppress(Exception):  # A log that fails must not break the call.
+            if is_infrastructure(method):
+                log = _log.debug
+            else:
+                log = _log.info
+                if self._observe is not None:
+                    self._observe(method, outcome["code"], seconds)
+            log("rpc_finished", method=method, **outcome, duration_ms=round(seconds * 1000, 1))
 
 
 async def _abort(context: _Context, error: RpcError, request_id: str) -> None:

@@ -48,6 +48,9 @@ SET due_time = clock_timestamp() + $2
 WHERE pipeline_id = $1 AND due_time > clock_timestamp();
 
 -- name: time_to_next
-SELECT greatest(min(due_time) - now(), interval '0')
+-- No row when none is.
+SELECT greatest(due_time - now(), interval '0')
 FROM pipesync.lifecycles
-WHERE due_time < timestamptz 'infinity';
+WHERE due_time < timestamptz 'infinity'
+ORDER BY due_time
+LIMIT 1;

@@ -61,3 +61,14 @@ async def test_what_is_due_is_found_once(many: Database) -> None:
         next_due = await lifecycles.time_to_next(connection)
     assert next_due is not None
     assert timedelta(0) < next_due <= MINUTE
+
+
+async def test_nothing_is_next_where_all_wait_to_be_woken(many: Database) -> None:
+    async with many.connection() as connection:
+        await connection.execute("UPDATE pipesync.lifecycles SET due_time = 'infinity'")
+        assert await lifecycles.time_to_next(connection) is None
+
+
+async def test_nothing_is_next_where_no_pipeline_runs_by_itself(database: Database) -> None:
+    async with database.connection() as connection:
+        assert await lifecycles.time_to_next(connection) is None

@@ -234,6 +234,14 @@ async def test_metrics_tell_of_the_inbox(site: Site, engine: ScriptedEngine) -> 
         assert await site.metric(name) == 1
 
 
+async def test_metrics_tell_of_the_calls(site: Site) -> None:
+    for _ in range(3):
+        await site.client.get_pipeline(pb.GetPipelineRequest(id="hooked"))
+    labels = '{code="OK",method="GetPipeline"}'
+    assert await site.metric(f"pipesync_rpc_duration_seconds_count{labels}") == 3
+    assert 0 < await site.metric(f"pipesync_rpc_duration_seconds_sum{labels}") < 60
+
+
 async def test_a_service_that_is_told_to_end_says_so_and_takes_no_more(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:

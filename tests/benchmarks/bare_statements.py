@@ -1,0 +1,50 @@
+"""What the service does in its database, by asyncpg alone."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import asyncpg
+
+from service_server.store.queries import load_queries
+from tests.benchmarks.webhook_deliveries import event_bodies
+
+PAGE = 50
+
+_PIPELINES = load_queries("pipelines.sql")
+_INBOX = load_queries("inbox.sql")
+
+
+class BareStatements:
+    """The statements of each kind of call, on one connection."""
+
+    def __init__(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", etags: Mapping[str, str]
+    ) -> None:
+        """``etags`` are those of the pipelines that events are stored for."""
+        self._connection = connection
+        self._etags = etags
+        self._bodies = event_bodies()
+
+    async def get(self, pipeline_id: str) -> object:
+        """As GetPipeline does."""
+        return await self._connection.fetchrow(_PIPELINES["get"], pipeline_id)
+
+    async def list(self, pipeline_id: str) -> object:
+        """As ListPipelines does for a page."""
+        return await self._connection.fetch(_PIPELINES["list_after"], pipeline_id, PAGE + 1)
+
+    async def store(self, pipeline_ids: Sequence[str]) -> None:
+        """As is done for PushWebhook, with an event for each that came in at the same time."""
+        now = datetime.now(UTC)
+        count = len(pipeline_ids)
+        bodies = [next(self._bodies) for _ in pipeline_ids]
+        await self._connection.fetch(
+            _INBOX["insert"],
+            pipeline_ids,
+            [self._etags[pipeline_id] for pipeline_id in pipeline_ids],
+            [f"evt_bare_{hash(body)}" for body in bodies],
+            ["customer.updated"] * count,
+            [now] * count,
+            bodies,
+        )
+        await self._connection.execute(_INBOX["wake"], pipeline_ids)

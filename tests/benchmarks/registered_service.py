@@ -1,0 +1,175 @@
+"""A service in which thousands of pipelines are registered, with the engine that it calls."""
+
+import asyncio
+import base64
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import grpc.aio
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
+from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, Progress, StreamProgress
+from pipesync_client import PipelineClient
+from service_server.secrets import Vault
+from service_server.store import pipelines, runs
+from service_server.store.database import Database
+from service_server.store.migrate import migrate
+from tests.benchmarks.bare_statements import BareStatements
+from tests.messages import struct
+from tests.processes import running
+
+PIPELINES = 5_000
+WEBHOOK_SECRET = "whsec_benchmark"
+
+_KEY = bytes(range(32))
+_STREAMS = ("customers", "subscriptions", "invoices", "charges", "products", "prices")
+_START_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredService:
+    """What is measured.
+
+    Attributes:
+        address: Where it serves gRPC.
+        http_port: Where it serves HTTP, on loopback.
+        pid: Of its process.
+        client: Of it.
+        connection: To its database.
+        bare: For what it would do there.
+        pipeline_ids: All that are registered.
+    """
+
+    address: str
+    http_port: int
+    pid: int
+    client: PipelineClient
+    connection: "asyncpg.Connection[asyncpg.Record]"
+    bare: BareStatements
+    pipeline_ids: Sequence[str]
+
+
+@asynccontextmanager
+async def registered_service(url: str, count: int) -> AsyncIterator[RegisteredService]:
+    """A service on the empty database at ``url``, with so many pipelines that have a run each."""
+    pipeline_ids = [f"company-{number:05}" for number in range(count)]
+    async with Database.open(url) as database:
+        await migrate(database)
+        await _register(database, pipeline_ids)
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute("ANALYZE")
+        etags = {
+            row["id"]: row["etag"]
+            for row in await connection.fetch("SELECT id, etag FROM pipesync.pipelines")
+        }
+        async with (
+            running("engine_server", "--listen", "127.0.0.1:0") as engine,
+            _service(url, engine.address) as (process, port, http_port),
+            PipelineClient(f"127.0.0.1:{port}") as client,
+        ):
+            yield RegisteredService(
+                address=f"127.0.0.1:{port}",
+                http_port=http_port,
+                pid=process.pid,
+                client=client,
+                connection=connection,
+                bare=BareStatements(connection, etags),
+                pipeline_ids=pipeline_ids,
+            )
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _service(
+    url: str, engine: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
+    """The service's process and ports. Its log goes into a file: nobody spends time reading it."""
+    port, http_port = _free_ports(2)
+    with tempfile.TemporaryDirectory(prefix="pipesync-benchmark-") as directory:
+        log = Path(directory) / "log"
+        with log.open("wb") as written:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "service_server", "--log-format", "json"),
+                *("--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http_port}"),
+                *("--engine", engine, "--data-dir", directory),
+                env={
+                    **os.environ,
+                    "PIPESYNC_DATABASE_URL": url,
+                    "PIPESYNC_ENCRYPTION_KEYS": base64.b64encode(_KEY).decode(),
+                },
+                stderr=written,
+            )
+        try:
+            await _listening(port, log)
+            yield process, port, http_port
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def _listening(port: int, log: Path) -> None:
+    try:
+        async with (
+            asyncio.timeout(_START_TIMEOUT),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            await channel.channel_ready()
+    except TimeoutError:
+        said = await asyncio.to_thread(log.read_text)
+        raise RuntimeError(f"the service did not start: {said}") from None
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+async def _register(database: Database, pipeline_ids: Sequence[str]) -> None:
+    vault = Vault([_KEY])
+    async with database.transaction() as connection:
+        for pipeline_id in pipeline_ids:
+            shown = pb.Pipeline(
+                id=pipeline_id,
+                config=_config("********"),
+                # What is pushed to them stays in the inbox: their Stripe is not there.
+                desired_status=pb.DESIRED_STATUS_PAUSED,
+                status=pb.PIPELINE_STATUS_READY,
+                sync_policy=pb.SYNC_POLICY_MANUAL,
+            )
+            plain = _config(WEBHOOK_SECRET).SerializeToString()
+            envelope = vault.seal(plain, pipeline_id=pipeline_id)
+            await pipelines.insert(
+                connection, pipelines.StoredPipeline(pipeline=shown, sealed_config=envelope)
+            )
+            await runs.put(connection, _run(pipeline_id))
+
+
+def _config(secret: str) -> PipelineConfig:
+    source = {"api_key": secret, "webhook_secret": secret, "account_id": "acct_simulator"}
+    return PipelineConfig(
+        source=Connector(type="stripe", config=struct(source)),
+        destination=Connector(type="postgres", config=struct({"url": secret})),
+        streams=[StreamSelection(name=name) for name in _STREAMS],
+    )
+
+
+def _run(pipeline_id: str) -> pb.Run:
+    run = pb.Run(pipeline_id=pipeline_id, run_id="one", status=RUN_STATUS_SUCCEEDED)
+    run.start_time.GetCurrentTime()
+    completed = StreamProgress(status=StreamProgress.STATUS_COMPLETED, record_count=12_345)
+    run.progress.CopyFrom(Progress(streams=dict.fromkeys(_STREAMS, completed)))
+    return run
