@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
