@@ -17,6 +17,10 @@ from pipesync_rpc.settings import read_settings
 
 log = structlog.get_logger(__name__)
 
+# A caller that has stood still for so many seconds stores nothing of its syncs any more: they are
+# to end before somebody else's begin, who waits for ten seconds at least.
+_SILENCE = 6.0
+
 
 async def serve(settings: EngineSettings, termination: Termination) -> None:
     """Serves until the process is asked to end, then drains.
@@ -37,6 +41,7 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
         on_drain=servicer.end_softly,
         grace=settings.drain_seconds,
         max_concurrent_calls=settings.max_concurrent_calls,
+        silence=_SILENCE,
     ):
         await termination.wait()
 

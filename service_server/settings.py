@@ -98,7 +98,9 @@ class ServiceSettings(StoreSettings, ServerSettings):
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
-        description="How long a sync keeps its pipeline after the service that ran it died.",
+        description="How long a sync keeps its pipeline after the service that ran it died. Below"
+        " 12, one that somebody asked for may go on for some seconds longer, if the service did not"
+        " die but stands still.",
     )
 
     webhook_attempts: int = Field(

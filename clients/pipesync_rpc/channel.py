@@ -13,7 +13,8 @@ _OPTIONS = (
     *SIZE_OPTIONS,
     # A server that died without a word is noticed in 30 s, while a call waits for it.
     ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # Not keepalive_timeout_ms: grpcio 1.85 goes by this one, which is a minute by default.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     # A server that restarts is found again soon; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -20,9 +20,6 @@ _log = structlog.get_logger(__name__)
 
 _OPTIONS = (
     *SIZE_OPTIONS,
-    # A caller that died without a word is noticed in 40 s, and its calls are cancelled.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Callers may ping as often as our own channels do.
@@ -54,6 +51,7 @@ class RpcServer:
         max_concurrent_calls: int = 1000,
         share_port: bool = False,
         observe: CallObserver | None = None,
+        silence: float = 40.0,
     ) -> None:
         """Takes what the two programs differ in.
 
@@ -68,6 +66,8 @@ class RpcServer:
             max_concurrent_calls: The next one is answered RESOURCE_EXHAUSTED.
             share_port: Let other processes listen on the same port and take turns.
             observe: Told of every call to these services when it has ended.
+            silence: A caller that does not answer for so many seconds, although its connection
+                stands, counts as dead: its calls are cancelled.
         """
         self._listen = listen
         self._register = register
@@ -79,6 +79,7 @@ class RpcServer:
         self._max_concurrent_calls = max_concurrent_calls
         self._share_port = share_port
         self._observe = observe
+        self._silence = silence
         self._calls = CallsInFlight()
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -113,6 +114,10 @@ class RpcServer:
                 *_OPTIONS,
                 ("grpc.max_concurrent_streams", self._max_concurrent_calls),
                 ("grpc.so_reuseport", int(self._share_port)),
+                # Half of it goes by before the caller is asked.
+                ("grpc.keepalive_time_ms", int(self._silence * 500)),
+                # Not keepalive_timeout_ms: grpcio 1.85 goes by this one, a minute by default.
+                ("grpc.http2.ping_timeout_ms", int(self._silence * 500)),
             ),
             maximum_concurrent_rpcs=self._max_concurrent_calls,
         )

@@ -144,9 +144,11 @@ class Polled:
 
     Attributes:
         has_more: There may be more of them.
+        progressed: It brought something.
     """
 
     has_more: bool
+    progressed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,9 +225,10 @@ def may_apply_inbox(memory: Memory, facts: Facts, now: datetime) -> bool:
     return facts.active and is_set_up and _is_past(memory.due.get(Work.INBOX), now)
 
 
-def time_limit(memory: Memory, pace: Pace) -> timedelta:
-    """How long the next request of a run may take: longer, when the last ones brought nothing."""
-    return pace.step * float(2 ** min(memory.stalls, _MOST_STALLS))
+def time_limit(memory: Memory, action: Sync | Poll, pace: Pace) -> timedelta:
+    """How long a request may take: longer, when the last ones like it brought nothing."""
+    stalls = memory.poll_stalls if isinstance(action, Poll) else memory.stalls
+    return pace.step * float(2 ** min(stalls, _MOST_STALLS))
 
 
 def after(
@@ -254,6 +257,8 @@ def after(
             return _after_sync(memory, happened, pace, now, jitter)
         case Polled():
             done = _without(memory, Work.POLL)
+            stalled = happened.has_more and not happened.progressed
+            done = replace(done, poll_stalls=_counted(memory.poll_stalls, stalled))
             due = now if happened.has_more else now + pace.poll
             return _with_due(done, Work.POLL, due)
         case InboxApplied():
@@ -303,7 +308,7 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
         has_state=True,
         run_id="" if synced.finished else synced.run_id,
         reconciles=synced.reconciles and not synced.finished,
-        stalls=min(memory.stalls + 1, _MOST_STALLS) if stalled else 0,
+        stalls=_counted(memory.stalls, stalled),
     )
     if synced.finished:
         memory = _after_run(memory, synced, pace, now)
@@ -316,6 +321,10 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
             memory = _without(memory, Work.RUN)
         return _with_due(memory, Work.RUN, now)
     return memory
+
+
+def _counted(stalls: int, stalled: bool) -> int:
+    return min(stalls + 1, _MOST_STALLS) if stalled else 0
 
 
 def _after_run(memory: Memory, synced: Synced, pace: Pace, now: datetime) -> Memory:

@@ -51,7 +51,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         reconciles: Whether that run does.
         has_state: A step since the last setup has stored a state: were it gone, so would the tables
             be.
-        stalls: How many requests in a row were cut before they brought anything.
+        stalls: How many requests of runs in a row were cut before they brought anything.
+        poll_stalls: How many requests for events were.
         due: When work is to be done next; what is absent is due now, but for a run in READY.
         reconcile_due: When the next run is to reconcile; None before the first run has ended.
         troubles: The work that does not succeed.
@@ -63,6 +64,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     reconciles: bool = False
     has_state: bool = False
     stalls: int = 0
+    poll_stalls: int = 0
     due: Mapping[Work, datetime] = msgspec.field(default_factory=dict)
     reconcile_due: datetime | None = None
     troubles: Mapping[Work, Trouble] = msgspec.field(default_factory=dict)

@@ -89,7 +89,7 @@ class Steps:
                 case machine.Sync():
                     return await self._sync(action, situation, lease)
                 case machine.Poll():
-                    return await self._poll(situation, lease)
+                    return await self._poll(action, situation, lease)
                 case machine.Rest():
                     return Outcome(happened=None)
         except (LeaseLost, StoreUnavailable):
@@ -113,7 +113,7 @@ class Steps:
         run_id = sync.run_id or uuid.uuid4().hex
         options = SyncOptions(run_id=run_id, reconcile=sync.reconciles, state=situation.state)
         recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
-        eof = await self._batch(situation, options, lease)
+        eof = await self._batch(sync, situation, options, lease)
         recorder.take_eof(eof)
         succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
         synced = machine.Synced(
@@ -131,10 +131,12 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
         )
 
-    async def _poll(self, situation: Situation, lease: Lease) -> Outcome:
+    async def _poll(self, poll: machine.Poll, situation: Situation, lease: Lease) -> Outcome:
         options = SyncOptions(events_only=True, state=situation.state)
-        eof = await self._batch(situation, options, lease)
-        happened: machine.Happening = machine.Polled(has_more=eof.has_more)
+        eof = await self._batch(poll, situation, options, lease)
+        happened: machine.Happening = machine.Polled(
+            has_more=eof.has_more, progressed=_progressed(eof)
+        )
         if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
             connection = eof.request_progress.connection_status.status
             happened = machine.Failed(
@@ -149,9 +151,15 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
         )
 
-    async def _batch(self, situation: Situation, options: SyncOptions, lease: Lease) -> Eof:
+    async def _batch(
+        self,
+        action: machine.Sync | machine.Poll,
+        situation: Situation,
+        options: SyncOptions,
+        lease: Lease,
+    ) -> Eof:
         config = self._pipelines.open_config(situation.stored)
-        limit = machine.time_limit(situation.memory, self._pace)
+        limit = machine.time_limit(situation.memory, action, self._pace)
         options.time_limit.FromTimedelta(limit)
         await lease.last(limit + _ANSWER_TIMEOUT)
         return await self._engine.sync_batch(

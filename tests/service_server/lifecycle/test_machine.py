@@ -112,7 +112,7 @@ def what_comes_of(draw: st.DrawFn, action: Action, etag: str) -> Happening:
             )
         case _:
             if draw(st.booleans()):
-                return Polled(has_more=draw(st.booleans()))
+                return Polled(has_more=draw(st.booleans()), progressed=draw(st.booleans()))
             return Failed(
                 work=Work.POLL,
                 reason="no",
@@ -223,7 +223,7 @@ def test_a_life_without_trouble() -> None:
 def test_events_are_read_between_the_requests_of_a_run_that_reconciles() -> None:
     memory = lived(*READY)
     later = NOON + PACE.reconcile
-    memory = after(memory, Polled(has_more=False), PACE, later, jitter=1)
+    memory = after(memory, Polled(has_more=False, progressed=True), PACE, later, jitter=1)
     assert decide(memory, known(), later) == Sync(run_id="", reconciles=True)
     part = synced("r2", reconciles=True, has_more=True, finished=False)
     memory = after(memory, part, PACE, later, jitter=1)
@@ -270,22 +270,38 @@ def test_pauses_double_up_to_a_cap_and_are_longer_where_only_a_change_helps() ->
     assert decide(memory, known(etag="b"), NOON) == SetUp()
 
 
+RUN = Sync(run_id="r1", reconciles=False)
+
+
 def test_a_request_that_brings_nothing_gets_more_time() -> None:
     memory, limits = lived(WasSetUp(etag="a")), []
     for _ in range(5):
-        limits.append(machine.time_limit(memory, PACE) / PACE.step)
+        limits.append(machine.time_limit(memory, RUN, PACE) / PACE.step)
         stalled = synced(has_more=True, finished=False, progressed=False)
         memory = after(memory, stalled, PACE, NOON, jitter=1)
     assert limits == [1, 2, 4, 8, 8]
     memory = after(memory, synced(has_more=True, finished=False), PACE, NOON, jitter=1)
-    assert machine.time_limit(memory, PACE) == PACE.step
+    assert machine.time_limit(memory, RUN, PACE) == PACE.step
+
+
+def test_a_request_for_events_that_brings_nothing_gets_more_time_whatever_runs_do() -> None:
+    memory, limits = lived(*READY), []
+    for _ in range(5):
+        limits.append(machine.time_limit(memory, Poll(), PACE) / PACE.step)
+        stalled = Polled(has_more=True, progressed=False)
+        memory = after(memory, stalled, PACE, NOON, jitter=1)
+        assert decide(memory, known(), NOON) == Poll()
+    assert limits == [1, 2, 4, 8, 8]
+    assert machine.time_limit(memory, RUN, PACE) == PACE.step
+    memory = after(memory, Polled(has_more=True, progressed=True), PACE, NOON, jitter=1)
+    assert machine.time_limit(memory, Poll(), PACE) == PACE.step
 
 
 def test_a_stream_that_failed_is_told_until_a_run_succeeds_and_events_go_on_meanwhile() -> None:
     memory = lived(WasSetUp(etag="a"), synced(failure="customers: refused"))
     assert memory.phase is Phase.READY
     assert decide(memory, known(), NOON + timedelta(seconds=2)) == Sync(run_id="", reconciles=False)
-    memory = after(memory, Polled(has_more=False), PACE, NOON, jitter=1)
+    memory = after(memory, Polled(has_more=False, progressed=True), PACE, NOON, jitter=1)
     assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
     part = synced("r2", has_more=True, finished=False)
     memory = after(memory, part, PACE, NOON, jitter=1)
@@ -310,5 +326,5 @@ def test_events_that_cannot_be_followed_have_everything_read_again_at_growing_in
     assert decide(memory, known(), NOON) == Poll()
     memory = after(memory, lost, PACE, NOON, jitter=1)
     assert isinstance(decide(memory, known(), NOON), Rest)
-    memory = after(memory, Polled(has_more=False), PACE, NOON, jitter=1)
+    memory = after(memory, Polled(has_more=False, progressed=True), PACE, NOON, jitter=1)
     assert status(memory, known()) == (PIPELINE_STATUS_READY, "")

@@ -1,0 +1,69 @@
+"""Who stands still with a connection open is noticed by the other end."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import grpc
+import pytest
+
+from pipesync.v1.engine_service_pb2 import ListConnectorsRequest, PipelineSyncBatchRequest
+from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
+from pipesync_rpc import channel
+from tests.pipesync_rpc.scripted_engine import engine_server, scripted_engine
+from tests.processes import running
+
+CALLER = """
+import asyncio, sys
+from pipesync.v1.engine_service_pb2 import PipelineSyncRequest
+from pipesync_client import EngineClient
+
+async def call():
+    async with EngineClient(sys.argv[1]) as client:
+        async for _ in client.pipeline_sync(PipelineSyncRequest()):
+            pass
+
+asyncio.run(call())
+"""
+
+
+async def test_the_calls_of_a_caller_that_stands_still_are_cancelled() -> None:
+    engine = scripted_engine()
+    async with engine_server(engine, silence=1.0) as server:
+        caller = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CALLER, server.address, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(30):
+                await engine.entered.wait()
+            # One that waits in silence, but lives, is left alone.
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(engine.closed.wait(), 2.5)
+            os.kill(caller.pid, signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                await engine.closed.wait()
+        finally:
+            caller.kill()
+            await caller.wait()
+
+
+async def test_a_server_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasty = {"grpc.keepalive_time_ms": 500, "grpc.http2.ping_timeout_ms": 500}
+    assert hasty.keys() <= dict(channel._OPTIONS).keys()
+    options = tuple((name, hasty.get(name, value)) for name, value in channel._OPTIONS)
+    monkeypatch.setattr(channel, "_OPTIONS", options)
+    async with (
+        running("engine_server", "--listen", "127.0.0.1:0") as server,
+        channel.open_channel(server.address) as opened,
+    ):
+        stub = EngineServiceStub(opened)
+        await stub.ListConnectors(ListConnectorsRequest())
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await stub.PipelineSyncBatch(PipelineSyncBatchRequest())
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
