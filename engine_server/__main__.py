@@ -15,7 +15,7 @@ from pipesync_rpc.program import Termination, run_program
 from pipesync_rpc.server import RpcServer
 from pipesync_rpc.settings import read_settings
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 async def serve(settings: EngineSettings, termination: Termination) -> None:

@@ -34,7 +34,7 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncState
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 DEFAULT_BATCH_STATE_LIMIT = 1000
 
