@@ -15,7 +15,7 @@ from pipesync_rpc.program import Termination, run_program
 from pipesync_rpc.server import RpcServer
 from pipesync_rpc.settings import read_settings
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # A caller that has stood still for so many seconds stores nothing of its syncs any more: they are
 # to end before somebody else's begin, who waits for ten seconds at least.

@@ -12,7 +12,7 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 class RunningSyncs:

@@ -55,7 +55,7 @@ from service_server.webhooks.secrets import SecretsByPipeline
 from service_server.webhooks.simulation import Simulations
 from service_server.webhooks.worker import InboxWorker
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

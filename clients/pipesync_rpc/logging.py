@@ -38,7 +38,7 @@ def configure_logging(
     # Straight to stderr: by way of the logging module an event would take three times as long.
     structlog.configure(
         processors=[*_SHARED, *rendering],
-        logger_factory=_Lines,
+        logger_factory=_lines,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
@@ -59,13 +59,13 @@ def configure_logging(
 
 
 class _Lines:
-    """What structlog hands finished lines to. One that cannot be written does no further harm.
+    """What structlog hands finished lines to; one that cannot be written is dropped.
 
     Attributes:
         name: Of the logger.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def _write(self, line: str) -> None:
@@ -73,6 +73,14 @@ class _Lines:
             sys.stderr.write(f"{line}\n")
 
     debug = info = warning = error = critical = _write
+
+
+# A logger that was not given a name has that of the module which logs first.
+_named = structlog.stdlib.LoggerFactory(ignore_frame_names=[__name__])
+
+
+def _lines(*name: str) -> _Lines:
+    return _Lines(_named(*name).name)
 
 
 def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

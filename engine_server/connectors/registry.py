@@ -17,7 +17,7 @@ from pipesync.v1.engine_service_pb2 import (
     ConnectorSide,
 )
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 SOURCES_GROUP = "pipesync.sources"
 DESTINATIONS_GROUP = "pipesync.destinations"

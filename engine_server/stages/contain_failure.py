@@ -10,7 +10,7 @@ from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 async def contain_failure(

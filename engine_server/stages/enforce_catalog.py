@@ -10,7 +10,7 @@ from engine_server.connectors.protocols import SelectedStream
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 
 async def enforce_catalog(

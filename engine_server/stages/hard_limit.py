@@ -8,7 +8,7 @@ import structlog
 from engine_server.read_ahead import ReadAhead
 from pipesync.v1.message_pb2 import Message
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # How long connectors may tidy up once they are cancelled, in seconds, before they are left to it.
 PATIENCE_SECONDS = 0.5

@@ -8,7 +8,7 @@ from google.protobuf.json_format import MessageToDict
 
 from pipesync.v1.message_pb2 import Log, Message
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 LEVELS = {
     Log.LEVEL_DEBUG: logging.DEBUG,

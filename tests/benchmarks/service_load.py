@@ -151,8 +151,8 @@ async def _measure(
         _add(table, kind, pushed, bare, events=CALLERS, rate_shown=rate)
 
     got, pushed = await _called(service, gets, calls(PUSH, CALLERS, PUSHES_A_SECOND))
-    _add(table, f"{GET} and at once", got)
-    _add(table, f"{PUSH}", pushed)
+    _add(table, f"{GET}, beside ...", got)
+    _add(table, f"... {PUSHES_A_SECOND:,.0f} {PUSH} a second", pushed)
 
 
 async def _called(service: RegisteredService, *calls: Calls) -> Sequence[Figures]:

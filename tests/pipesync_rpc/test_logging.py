@@ -67,6 +67,14 @@ def test_the_console_has_no_colours_outside_a_terminal() -> None:
     assert "ValueError: what went wrong with sk_live_***" in lines[-1]
 
 
+def test_a_logger_without_a_name_has_that_of_its_module() -> None:
+    program = PROGRAM.format(format="json").replace('get_logger("room")', "get_logger()")
+    result = subprocess.run(  # noqa: S603 - our own interpreter and text
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert json.loads(result.stderr.splitlines()[0])["logger"] == "__main__"
+
+
 def test_what_json_has_no_word_for_is_logged_all_the_same() -> None:
     program = PROGRAM.format(format="json").replace('note="a\\nb"', "note=2**70, text=chr(0xDC00)")
     assert "2**70" in program

@@ -22,7 +22,7 @@ from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import ConnectorError
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 _INDEX_EXISTS = files(__package__).joinpath("inventory_index_exists.sql").read_text()
 # A smaller table is read whole in a few milliseconds.

@@ -18,7 +18,7 @@ from engine_server.connectors.postgres.faults import (
 from engine_server.connectors.postgres.pool import Connection, Pool, use
 from engine_server.errors import ConnectionFailed, ConnectorError
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_st
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # Records by stream, in the order of arrival.
 Rows = Mapping[str, Sequence[bytes]]

@@ -24,7 +24,7 @@ from engine_server.errors import ConnectionFailed
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # So many more requests than fit the average latency keep the rate used while some answers are late.
 _CONCURRENCY_MARGIN = 1.25

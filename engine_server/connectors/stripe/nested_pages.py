@@ -12,7 +12,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.listed import count_open_lists
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # The most that a list gives (https://docs.stripe.com/api/pagination).
 _PAGE_SIZE = "100"

@@ -14,7 +14,7 @@ from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Subject
 from engine_server.connectors.stripe.nested_pages import complete
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 _LIST = "entitlements"
 

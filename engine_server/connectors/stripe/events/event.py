@@ -9,7 +9,7 @@ import structlog
 
 from engine_server import exact_json
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # What a snapshot event calls "customer.created" is "v1.customer.created" as a thin one
 # (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).

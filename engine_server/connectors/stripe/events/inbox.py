@@ -11,7 +11,7 @@ import structlog
 
 from engine_server.connectors.stripe.events.pace import ListeningPace
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # What may wait for a history to be read. Stripe's webhook bodies are some kilobytes.
 _MOST_WAITING = 1000

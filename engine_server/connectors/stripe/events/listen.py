@@ -22,7 +22,7 @@ from engine_server.connectors.stripe.events.websocket import CliWebSocket
 from engine_server.connectors.stripe.events.work import Work
 from pipesync.v1.message_pb2 import Message
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 _MOST_AT_ONCE = 100
 _USUAL_PACE = ListeningPace()

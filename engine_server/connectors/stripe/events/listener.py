@@ -21,7 +21,7 @@ from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectionFailed
 from pipesync_rpc.webhook_signature import SIGNATURE_HEADER, BadSignature
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 _HOST = "127.0.0.1"
 _MOST_BYTES = 1024 * 1024

@@ -19,7 +19,7 @@ from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 _INGRESS = "polling"
 

@@ -23,7 +23,7 @@ from engine_server.connectors.stripe.events.subject import Ignored, Subject
 from engine_server.connectors.stripe.nested_lists import records_to_emit
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # How many events are worked on side by side: a page of them. Most need no request.
 _EVENTS_AT_ONCE = 100

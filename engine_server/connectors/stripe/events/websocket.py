@@ -33,7 +33,7 @@ from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectionFailed
 from pipesync_rpc.webhook_signature import SIGNATURE_HEADER, BadSignature
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # Before the first connection is given up: then it is more likely what is in between.
 _FIRST_ATTEMPTS = 3

@@ -18,7 +18,7 @@ from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import ConnectionFailed
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # What it makes, or why it makes nothing.
 Outcome: TypeAlias = list[StreamRecord] | Exception

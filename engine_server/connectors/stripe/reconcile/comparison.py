@@ -16,7 +16,7 @@ from engine_server.connectors.stripe.reconcile.windows import Windows
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 # Objects that are retrieved before what became of them is passed on.
 _RETRIEVED_TOGETHER = 100
