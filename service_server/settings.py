@@ -81,7 +81,8 @@ class ServiceSettings(StoreSettings, ServerSettings):
     )
     engine: str = Field(
         default="127.0.0.1:50051",
-        description="Where the engine is: host:port, dns:///host:port or unix:/path.",
+        description="Where the engine is: host:port, dns:///host:port or unix:/path. Several that"
+        " take turns: ipv4:host:port,host:port.",
     )
     engine_tls: bool = Field(default=False, description="Call the engine over TLS.")
     engine_ca: Path | None = Field(

@@ -104,10 +104,12 @@ class MortalServer:
                 process = self._process(*arguments)
                 try:
                     await process.start()
+                    break
                 except RuntimeError:
                     await process.stop()
-                else:
-                    break
+                except asyncio.CancelledError:
+                    process.kill()
+                    raise
         self.lives.append(Life(process))
 
     async def stand_still(self, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """When each engine was at which sync, by its own log, and which syncs of a pipeline overlapped."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +75,26 @@ def overlaps(spans: Iterable[Span]) -> list[Overlap]:
         for first, second in combinations(of_one, 2)
         if second.start < first.end
     ]
+
+
+def late_commits(engine: MortalServer) -> list[float]:
+    """Of each commit that was told after its sync had ended: so many seconds after."""
+    return [seconds for life in engine.lives for seconds in _late_in_life(life)]
+
+
+def _late_in_life(life: Life) -> list[float]:
+    found: list[float] = []
+    under_way = Counter[str]()
+    ended: dict[str, float] = {}
+    for event in life.process.events:
+        if event["event"] == "sync_started":
+            under_way[event["request_id"]] += 1
+        elif event["event"] == "sync_ended":
+            under_way[event["request_id"]] -= 1
+            ended[event["request_id"]] = _time(event)
+        elif event["event"] == "flush_committed" and not under_way[event["request_id"]]:
+            found.append(_time(event) - ended[event["request_id"]])
+    return found
 
 
 def _of_life(life: Life, stops: Sequence[Stop]) -> list[Span]:

@@ -4,6 +4,7 @@ For some seconds here, and for three minutes by ``make chaos``.
 """
 
 import asyncio
+import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +22,7 @@ from tests.postgres import PostgresCluster
 from tests.soak.chaos import Chaos
 from tests.soak.fleet import Fleet, fleet
 from tests.soak.mortal import MortalServer, mortal
-from tests.soak.overlaps import Overlap, Span, overlaps, spans
+from tests.soak.overlaps import Overlap, Span, late_commits, overlaps, spans
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
 PIPELINES = 20
@@ -30,13 +31,15 @@ SEED = 20_261_203
 # Servers stand still for up to eight seconds: longer than a lease, and than a step with a lease.
 PACE = {
     "--lease-seconds": "3",
-    "--step-seconds": "1",
-    "--poll-seconds": "2",
+    "--step-seconds": "2",
+    "--poll-seconds": "4",
     "--retry-seconds": "0.3",
     "--longest-retry-seconds": "2",
 }
 # What an engine that stood still may take to notice that the time of its sync is up.
 WAKING_SECONDS = 1.0
+# What a commit that was under way as its sync was cut may take to be heard of.
+LATE_SECONDS = 1.0
 
 pytestmark = pytest.mark.timeout(4 * SECONDS + 300)
 _log = structlog.get_logger(__name__)
@@ -150,6 +153,8 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             chaos=Chaos([*engines, *services], cluster, seed=SEED),
             service_database_url=service_database_url,
         )
+        for server in (*engines, *services):
+            _write_log(server, tmp_path / f"{server.name}.log")
         await leaks.search_database(service_database_url)
 
 
@@ -165,6 +170,7 @@ async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
     settled = clock()
     syncs = await scene.syncs()
     overlapping = overlaps(syncs)
+    late = [seconds for engine in scene.engines for seconds in late_commits(engine)]
     _log.info(
         "chaos_survived",
         seconds_to_ready=round(ready - began, 1),
@@ -177,10 +183,12 @@ async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
         turns_lost=scene.count("turn_lost"),
         connectors_left=scene.count("connector_does_not_stop"),
         seconds_awake_in_overlaps=[round(one.seconds_awake, 3) for one in overlapping],
+        commits_late_by_seconds=[round(seconds, 3) for seconds in late],
     )
     assert sum(scene.chaos.done.values()) > SECONDS / 5
     assert len(syncs) > PIPELINES
     assert [overlap for overlap in overlapping if not _is_harmless(overlap)] == []
+    assert max(late, default=0.0) < LATE_SECONDS
 
 
 def _is_harmless(overlap: Overlap) -> bool:
@@ -189,6 +197,12 @@ def _is_harmless(overlap: Overlap) -> bool:
     Nobody can end it before: its engine hears of nothing.
     """
     return overlap.stood_still and overlap.seconds_awake < WAKING_SECONDS
+
+
+def _write_log(server: MortalServer, path: Path) -> None:
+    """Leaves what it logged to whoever looks into a failure."""
+    events = [event for life in server.lives for event in life.process.events]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
 def _all(servers: Sequence[MortalServer]) -> str:

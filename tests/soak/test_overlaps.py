@@ -7,7 +7,7 @@ import pytest
 
 from tests.processes import ServerProcess
 from tests.soak.mortal import Life, MortalServer, Stop
-from tests.soak.overlaps import overlaps, spans
+from tests.soak.overlaps import late_commits, overlaps, spans
 
 
 def logged(event: str, second: float, call: str, pipeline: str = "acme") -> dict[str, Any]:
@@ -77,3 +77,10 @@ def test_an_engine_that_stands_still_does_nothing_meanwhile() -> None:
     [overlap] = overlaps(spans(still) + spans(engine(*sync(1.5, 10, "b"))))
     assert not overlap.stood_still
     assert overlap.seconds_awake == 0.75
+
+
+def test_a_commit_after_the_end_of_its_sync_is_found() -> None:
+    commit = logged("flush_committed", 3, "a")
+    first, second = sync(1, 2.5, "a"), sync(2.75, 4, "a")
+    assert late_commits(engine(*first, commit)) == [0.5]
+    assert late_commits(engine(*first, second[0], commit, second[1])) == []

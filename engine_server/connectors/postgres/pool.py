@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -80,7 +80,10 @@ async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
         task.cancel()
         _, stuck = await asyncio.wait([task], timeout=_CANCEL_TIMEOUT)
         if stuck and used is not None:
-            used.terminate()
+            # It may be back in the pool by now. This error would take the cancellation's place, and
+            # the work would be tried again.
+            with suppress(asyncpg.InterfaceError):
+                used.terminate()
         await asyncio.gather(task, return_exceptions=True)
         raise
 
