@@ -2,6 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
@@ -53,6 +54,7 @@ async def sync_to_the_end(engine: str, config: PipelineConfig, state: SyncState)
     return eof
 
 
+@pytest.mark.timeout(400)  # Dozens of engines are started.
 async def test_stopped_after_every_checkpoint_and_resumed_in_a_new_engine(
     database_url: str,
 ) -> None:

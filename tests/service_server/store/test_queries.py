@@ -15,8 +15,8 @@ from service_server.store.queries import load_queries
 from tests.postgres import PostgresCluster
 from tests.service_server.store.full_tables import fill
 
-# Rows that a query may sort: a page at most.
-SORTED_ROWS = 1_001
+# Rows that a query may sort: those of one pipeline, or a page.
+SORTED_ROWS = 1_500
 # What a parameter is when it is known; a limit is that of the largest page.
 VALUES = {
     "text": "'pl-02500'",
