@@ -21,6 +21,7 @@ import asyncpg
 import orjson
 import uvloop
 
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.upsert import upsert_arguments
 from engine_server.connectors.stripe.listed import decode_list
 from engine_server.connectors.stripe.records import Stamps
@@ -126,11 +127,11 @@ async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Page
             batch = batches[stream]
             batch += records
             if len(batch) >= ROWS_A_FLUSH:
-                await connection.fetch(statements[stream], *upsert_arguments(batch))
+                await connection.fetch(statements[stream], *upsert_arguments(StreamRows(batch)))
                 batch.clear()
         for stream, batch in batches.items():
             if batch:
-                await connection.fetch(statements[stream], *upsert_arguments(batch))
+                await connection.fetch(statements[stream], *upsert_arguments(StreamRows(batch)))
 
 
 def main() -> None:

@@ -82,10 +82,18 @@ class MortalServer:
         await process.start()
 
     async def die_now_and_then(self, random: Random, *, least: float, most: float) -> None:
-        """Kills it after so many seconds at random, again and again, until it is cancelled."""
+        """Kills it after so many seconds at random, again and again, until it is cancelled.
+
+        It lives when this ends, even if it was just dead then.
+        """
         while True:
             await asyncio.sleep(random.uniform(least, most))
-            await self.be_reborn()
+            rebirth = asyncio.create_task(self.be_reborn())
+            try:
+                await asyncio.shield(rebirth)
+            except asyncio.CancelledError:
+                await rebirth
+                raise
 
     async def be_reborn(self) -> None:
         """Kills it on the spot; another one listens when this returns.

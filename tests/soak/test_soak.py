@@ -88,8 +88,8 @@ class Soak:
 
     async def _all_taken(self) -> None:
         await self.simulator.deliveries.settled()
-        for session in self.simulator.cli_sessions.made[-1:]:
-            await session.settled()
+        if self.pipeline.source.get("websocket"):
+            await self.simulator.cli_sessions.last_settled()
         # What is listed late is listed by then.
         await asyncio.sleep(LATEST)
 

@@ -121,6 +121,11 @@ class CliSession:
         while self._messages < count:
             await self._heard.wait()
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all is acknowledged."""
+        return self._settled.is_set()
+
     async def settled(self) -> None:
         """Waits until all is acknowledged."""
         await self._settled.wait()
@@ -150,6 +155,7 @@ class CliSessions:
         self.reconnect_delay = 60
         self.made: list[CliSession] = []
         self._sessions: dict[str, CliSession] = {}
+        self._made_another = asyncio.Event()
 
     def create(self, account: Account, fields: Fields, host: str) -> bytes:
         """``POST /v1/stripecli/sessions``.
@@ -172,6 +178,7 @@ class CliSessions:
         )
         self._sessions[session.id] = session
         self.made.append(session)
+        self._made_another.set()
         return orjson.dumps(
             {
                 "display_connect_filter_warning": False,
@@ -204,3 +211,13 @@ class CliSessions:
         """Waits until all is acknowledged."""
         for session in list(self._sessions.values()):
             await session.settled()
+
+    async def last_settled(self) -> None:
+        """Waits until all of the last session is acknowledged: whoever had the others is gone."""
+        while not self.made or not self.made[-1].is_settled:
+            self._made_another.clear()
+            waits = [self._made_another.wait(), *(one.settled() for one in self.made[-1:])]
+            tasks = [asyncio.create_task(wait) for wait in waits]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()

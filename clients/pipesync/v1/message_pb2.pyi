@@ -33,7 +33,13 @@ class RecordBatch(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     EMITTED_AT_FIELD_NUMBER: _builtins.int
+    ARE_CHANGES_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
+    are_changes: _builtins.bool
+    """Whether each record tells of a change at the time that it is stamped with, and not just how things are. The
+    destination then takes that time on even where nothing else in the row is new: what changed before it, and comes
+    later, must not undo it.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One JSON object each, UTF-8, byte for byte as the source encoded it."""
@@ -46,10 +52,11 @@ class RecordBatch(_message.Message):
         stream: _builtins.str = ...,
         records: _abc.Iterable[_builtins.bytes] | None = ...,
         emitted_at: _timestamp_pb2.Timestamp | None = ...,
+        are_changes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["emitted_at", b"emitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["emitted_at", b"emitted_at", "records", b"records", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["are_changes", b"are_changes", "emitted_at", b"emitted_at", "records", b"records", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

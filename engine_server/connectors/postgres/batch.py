@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 
-from engine_server.connectors.postgres.writer import Rows
+from engine_server.connectors.postgres.rows import Rows, StreamRows
 from pipesync.v1.message_pb2 import RecordBatch
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -19,7 +19,7 @@ class Batch:
 
     def __init__(self, *, max_rows: int) -> None:
         self._max_rows = max_rows
-        self._rows: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._rows: defaultdict[str, StreamRows] = defaultdict(StreamRows)
         self._row_count = 0
         self._byte_count = 0
         self._began = 0.0
@@ -35,14 +35,16 @@ class Batch:
             return
         if not self:
             self._began = time.monotonic()
-        self._rows[records.stream] += rows
+        of_stream = self._rows[records.stream]
+        of_stream.records += rows
+        of_stream.are_changes |= records.are_changes
         self._row_count += len(rows)
         self._byte_count += sum(map(len, rows))
 
     def take(self) -> Rows:
         """Answers the rows and begins anew."""
         rows = self._rows
-        self._rows = defaultdict(list)
+        self._rows = defaultdict(StreamRows)
         self._row_count = self._byte_count = 0
         self._is_urgent = False
         return rows

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from engine_server.connectors.postgres.batch import Batch
 from engine_server.connectors.postgres.keys import Keys, may_share_a_row
-from engine_server.connectors.postgres.writer import Outcome, Rows, Writer
+from engine_server.connectors.postgres.rows import Rows
+from engine_server.connectors.postgres.writer import Outcome, Writer
 from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RowsWritten, StreamStatus
@@ -134,7 +135,7 @@ class Flow:
         if before:
             await asyncio.wait(before)
         outcome = await self._writer.commit(
-            {stream: records for stream, records in rows.items() if stream not in self._refused}
+            {stream: of_stream for stream, of_stream in rows.items() if stream not in self._refused}
         )
         self._refused.update(outcome.refused)
         return outcome

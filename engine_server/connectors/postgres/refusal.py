@@ -1,13 +1,15 @@
 """Finds the record that Postgres refuses, and says which it is."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import TypeAlias
 
 import asyncpg
 
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import Transaction
 from engine_server.connectors.postgres.upsert import upsert_arguments
@@ -23,7 +25,7 @@ async def explain(
     trial: Trial,
     table: Table,
     statement: str,
-    records: Sequence[bytes],
+    rows: StreamRows,
 ) -> str:
     """Why ``records`` were refused, with the key of the offending one where it can be told.
 
@@ -32,11 +34,11 @@ async def explain(
         trial: Begins a transaction to try some of them in.
         table: Their table.
         statement: What writes them.
-        records: At least one.
+        rows: At least one.
     """
     if not lies_in_a_record(error):
         return f"Postgres refused to write to table {table.quoted}: {describe(error)}"
-    found = await _first_refused(trial, statement, records)
+    found = await _first_refused(trial, statement, rows)
     if found is None:
         return f"Postgres refused records of {table.stream}: {describe(error)}"
     offender, error = found
@@ -46,26 +48,25 @@ async def explain(
 
 
 async def _first_refused(
-    trial: Trial, statement: str, records: Sequence[bytes]
+    trial: Trial, statement: str, rows: StreamRows
 ) -> tuple[bytes, asyncpg.PostgresError] | None:
     """Halves the records until one is left; None when that one is refused only in company."""
+    records = rows.records
     first, end = 0, len(records)
     while end - first > 1:
         middle = (first + end) // 2
-        if await _refused(trial, statement, records[first:middle]):
+        if await _refused(trial, statement, replace(rows, records=records[first:middle])):
             end = middle
         else:
             first = middle
-    error = await _refused(trial, statement, records[first:end])
+    error = await _refused(trial, statement, replace(rows, records=records[first:end]))
     return None if error is None else (records[first], error)
 
 
-async def _refused(
-    trial: Trial, statement: str, records: Sequence[bytes]
-) -> asyncpg.PostgresError | None:
+async def _refused(trial: Trial, statement: str, rows: StreamRows) -> asyncpg.PostgresError | None:
     try:
         async with trial() as begun:
-            await begun.fetch(statement, *upsert_arguments(records))
+            await begun.fetch(statement, *upsert_arguments(rows))
     except asyncpg.PostgresError as error:
         if not is_refusal(error):
             raise

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -90,9 +91,9 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
     )
 
 
-def upsert_arguments(records: Sequence[bytes]) -> tuple[bytes, str, str]:
-    """What a statement of ``upsert_statement`` takes: the records, and the stamps of each."""
-    objects, account_ids, updated_ats = lift_stamps(records)
+def upsert_arguments(rows: StreamRows) -> tuple[bytes, str, str, bool]:
+    """What a statement of ``upsert_statement`` takes."""
+    objects, account_ids, updated_ats = lift_stamps(rows.records)
     # To look through all of them at once is faster by far than one by one.
     if _SEPARATOR in b"".join(objects):
         # No such record is JSON, and Postgres is to say so of that one and no other.
@@ -102,6 +103,7 @@ def upsert_arguments(records: Sequence[bytes]) -> tuple[bytes, str, str]:
         (b"}" + _SEPARATOR).join(objects) + b"}",
         separator.join(account_ids),
         separator.join(updated_ats),
+        rows.are_changes,
     )
 
 

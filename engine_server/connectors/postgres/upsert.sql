@@ -1,6 +1,7 @@
 -- Writes one batch of one stream, in the order of arrival. $1: the records, a JSON object in UTF-8
 -- each. $2, $3: the _account_id and _updated_at that were taken out of each, or nothing. Between any
--- two stands the separator of https://www.rfc-editor.org/rfc/rfc7464, which no JSON has in it.
+-- two stands the separator of https://www.rfc-editor.org/rfc/rfc7464, which no JSON has in it. $4:
+-- whether they tell of changes, and a later _updated_at counts by itself.
 WITH incoming AS (
     SELECT
         {key_values},
@@ -56,7 +57,10 @@ changed AS (
     WHERE NOT (newest.deleted AND {removes})
         AND (newest.updated_at < stored._updated_at) IS NOT TRUE
         {newest_is_not_gone}
-        AND merged.raw_data IS DISTINCT FROM stored._raw_data
+        AND (
+            merged.raw_data IS DISTINCT FROM stored._raw_data
+            OR ($4::boolean AND newest.updated_at > stored._updated_at)
+        )
 ),
 written AS (
     INSERT INTO {table} AS stored ({columns})
@@ -71,7 +75,10 @@ written AS (
         _last_synced_at = excluded._last_synced_at
     WHERE (excluded._updated_at < stored._updated_at) IS NOT TRUE
         {excluded_is_not_gone}
-        AND excluded._raw_data IS DISTINCT FROM stored._raw_data
+        AND (
+            excluded._raw_data IS DISTINCT FROM stored._raw_data
+            OR ($4::boolean AND excluded._updated_at > stored._updated_at)
+        )
     -- Only a row that was updated has been locked by someone.
     RETURNING stored.xmax = 0 AS inserted, {is_deleted_stored} AS deleted
 )

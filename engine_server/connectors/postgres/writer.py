@@ -13,6 +13,7 @@ from engine_server.connectors.postgres.faults import is_refusal
 from engine_server.connectors.postgres.keys import KeyReader, Keys
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
+from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
@@ -20,9 +21,6 @@ from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
 
 log = structlog.get_logger()
-
-# Records by stream, in the order of arrival.
-Rows = Mapping[str, Sequence[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +58,10 @@ class Writer:
     def keys(self, rows: Rows) -> Keys:
         """Which rows of the tables these are."""
         return {
-            stream: self._key_readers[stream].read(records) if stream in self._tables else None
-            for stream, records in rows.items()
+            stream: self._key_readers[stream].read(of_stream.records)
+            if stream in self._tables
+            else None
+            for stream, of_stream in rows.items()
         }
 
     async def commit(self, rows: Rows) -> Outcome:
@@ -100,9 +100,9 @@ class Writer:
         changes: dict[str, asyncpg.Record] = {}
         try:
             async with transaction(connection, self._statement_timeout) as begun:
-                for stream, records in rows.items():
+                for stream, of_stream in rows.items():
                     [changes[stream]] = await begun.fetch(
-                        self._statements[stream], *upsert_arguments(records)
+                        self._statements[stream], *upsert_arguments(of_stream)
                     )
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
@@ -119,7 +119,7 @@ class Writer:
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         counts: dict[str, RowCounts] = {}
         for stream, changed in changes.items():
-            received = len(rows[stream])
+            received = len(rows[stream].records)
             counts[stream] = RowCounts(**changed, unchanged=received - sum(changed.values()))
             log.info(
                 "flush_committed",

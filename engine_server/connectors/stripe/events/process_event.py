@@ -82,7 +82,8 @@ async def _process_together(
 def record_batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
     """The messages that bring these records, in their order."""
     for stream, of_stream in groupby(records, key=lambda record: record[0]):
-        batch = RecordBatch(stream=stream, records=[record for _, record in of_stream])
+        batch = RecordBatch(stream=stream, are_changes=True)
+        batch.records.extend(record for _, record in of_stream)
         yield Message(record_batch=batch)
 
 
@@ -132,13 +133,8 @@ async def _made(
     """The records that an event makes, of the object as it is now where that is unsure."""
     if same_second is None:
         return await _records_of(client, fetches, scope, event, subject, is_unsure=False)
-    told = (subject.kind.stream, subject.id, event.created)
-    try:
-        is_unsure = await same_second.is_unsure(*told)
+    async with same_second.turn(subject.kind.stream, subject.id, event.created) as is_unsure:
         return await _records_of(client, fetches, scope, event, subject, is_unsure=is_unsure)
-    except BaseException:
-        same_second.forget(*told)
-        raise
 
 
 async def _records_of(
@@ -187,8 +183,8 @@ async def _current(
         if found.get("id") != subject.id:
             raise Ignored(f"GET {path} was answered with another object")
         return found
-    is_over = fields.get("deleted") is True or is_final(fields)
-    if not is_unsure and (is_over or not scope.revalidates(kind.name)):
+    is_gone = fields.get("deleted") is True
+    if not is_unsure and (is_gone or is_final(fields) or not scope.revalidates(kind.name)):
         return fields
     again = retrieve_path(kind, fields)
     if again is None:
@@ -200,10 +196,13 @@ async def _current(
             log.warning("event_not_revalidated", path=again, error=error.message)
             return fields
         raise
-    if found is not None:
+    # Of a deleted customer an answer is left that says no more than that.
+    if found is not None and not (is_gone and found.get("deleted") is True):
         return found
-    # What it was like when it went, its row may know better than an event that was overtaken.
-    last = {"id": subject.id, "object": kind.name} if is_unsure else fields
+    # What it was like when it went, its row may know better than a change that was overtaken. What
+    # tells of its end knows best.
+    is_overtaken = is_unsure and not is_gone
+    last = {"id": subject.id, "object": kind.name} if is_overtaken else fields
     return {**last, "deleted": True}
 
 

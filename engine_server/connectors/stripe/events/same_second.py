@@ -6,9 +6,11 @@ time in whole seconds. So where a row is of the very second of an event, the obj
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 from engine_server.connectors.protocols import Inventory
 from engine_server.connectors.stripe.events.scope import EventScope
@@ -28,6 +30,7 @@ class SameSecond:
         self._scope = scope
         # By stream and id. What is on its way to the destination is not in the inventory yet.
         self._told: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         # The ids that are asked for together, and their answer.
         self._asked: defaultdict[str, set[str]] = defaultdict(set)
         self._answers: dict[str, asyncio.Task[Mapping[str, int]]] = {}
@@ -47,30 +50,33 @@ class SameSecond:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    async def is_unsure(self, stream: str, object_id: str, second: int) -> bool:
-        """Whether the object may be newer already than an event of that second tells.
+    @asynccontextmanager
+    async def turn(self, stream: str, object_id: str, second: int) -> AsyncGenerator[bool, None]:
+        """The turn of an event among those of one object, in which its records are made.
+
+        Turns come in the order in which they are asked for. What is looked up in one is thereby as
+        new as what was looked up before it, and its records are to be written behind them.
 
         Args:
-            stream: The stream that it is a record of.
+            stream: The stream that the object is a record of.
             object_id: Which it is.
             second: When the event was made, in Unix seconds.
+
+        Yields:
+            Whether the object may be newer already than the event tells.
 
         Raises:
             ConnectorError: The destination cannot be asked.
         """
         key = (stream, object_id)
-        told = self._told.get(key)
-        if told is None or second > told:
-            self._told[key] = second
-        self._told.move_to_end(key)
-        if len(self._told) > _MOST_KNOWN:
-            self._told.popitem(last=False)
-        return told == second or await self._held(stream, object_id) == second
-
-    def forget(self, stream: str, object_id: str, second: int) -> None:
-        """Takes back that an event was told: nothing came of it."""
-        if self._told.get((stream, object_id)) == second:
-            del self._told[stream, object_id]
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            is_told = self._told.get(key) == second
+            yield is_told or await self._held(stream, object_id) == second
+            # Of an event that fails nothing is written.
+            self._told[key] = max(second, self._told.get(key, second))
+            self._told.move_to_end(key)
+            if len(self._told) > _MOST_KNOWN:
+                self._told.popitem(last=False)
 
     async def _held(self, stream: str, object_id: str) -> int | None:
         inventory = self._scope.inventory

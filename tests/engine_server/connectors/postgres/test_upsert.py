@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import table_of
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
@@ -80,6 +81,19 @@ async def test_an_unchanged_record_touches_no_row_even_when_stamped_later(
     assert await database.fetch(look) == before
 
 
+async def test_what_was_changed_back_is_not_undone_by_the_change_that_comes_late(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await _write_each(config, [customer(1, at=1, name="Ada")])
+    for at, name in [(3, "Ada"), (2, "Bea")]:
+        change = records("customers", customer(1, at=at, name=name))
+        change.record_batch.are_changes = True
+        await write(config, [stream()], [change])
+    row = await database.fetchrow("SELECT name, _updated_at FROM stripe.customers")
+    assert row is not None
+    assert (row["name"], row["_updated_at"].timestamp()) == ("Ada", 3)
+
+
 async def test_accounts_with_the_same_ids_are_apart(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
@@ -127,7 +141,10 @@ async def test_rows_are_looked_up_by_key_however_large_the_table(
     statement = upsert_statement(table_of(stream(), "stripe"), hard_delete=hard_delete)
     batch = [json.dumps(customer(number)).encode() for number in range(1000)]
     plan = "\n".join(
-        row[0] for row in await database.fetch(f"EXPLAIN {statement}", *upsert_arguments(batch))
+        row[0]
+        for row in await database.fetch(
+            f"EXPLAIN {statement}", *upsert_arguments(StreamRows(batch))
+        )
     )
     assert "Index Scan using customers_pkey" in plan
     assert ("_pipesync_deleted_pkey" in plan) == hard_delete

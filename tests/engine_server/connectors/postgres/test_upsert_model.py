@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import table_of
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from tests.engine_server.connectors.postgres.builders import stream
@@ -37,6 +38,14 @@ class Version:
         return json.dumps({"id": self.id, **self.content, **stamps}, separators=separators).encode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What is written at once."""
+
+    versions: list[Version]
+    are_changes: bool
+
+
 CONTENTS: list[dict[str, Any]] = [{"a": 1}, {"a": 1.0}, {"a": 2}, {"b": 1}, {"deleted": True}]
 Rows = dict[str, Version]
 versions = st.builds(
@@ -45,7 +54,10 @@ versions = st.builds(
     at=st.integers(0, 4),
     content=st.sampled_from(CONTENTS),
 )
-histories = st.lists(st.lists(versions, min_size=1, max_size=8), min_size=1, max_size=5)
+batches = st.builds(
+    Batch, versions=st.lists(versions, min_size=1, max_size=8), are_changes=st.booleans()
+)
+histories = st.lists(batches, min_size=1, max_size=5)
 
 
 def last_of_the_newest(versions: Sequence[Version]) -> Version:
@@ -56,15 +68,15 @@ def last_of_the_newest(versions: Sequence[Version]) -> Version:
 
 
 def expected(
-    rows: Rows, gone: dict[str, int], batch: Sequence[Version], *, hard_delete: bool
+    rows: Rows, gone: dict[str, int], batch: Batch, *, hard_delete: bool
 ) -> tuple[Rows, list[int]]:
     """The rows after one batch, and how many were inserted, updated and deleted.
 
     ``gone`` holds when what was deleted for good was, and is kept up.
     """
     after, inserted, updated, deleted = dict(rows), 0, 0, 0
-    for id_ in {version.id for version in batch}:
-        came = [version for version in batch if version.id == id_]
+    for id_ in {version.id for version in batch.versions}:
+        came = [version for version in batch.versions if version.id == id_]
         stored = rows.get(id_)
         since = stored.at if stored else 0
         row = last_of_the_newest(came)
@@ -81,7 +93,8 @@ def expected(
             known = [one for one in came if not one.deleted and one.at >= since]
             base = last_of_the_newest(known) if known else stored
             row = replace(row, content={**(base.content if base else {}), "deleted": True})
-        if stored and stored.content == row.content:
+        takes_time_on = batch.are_changes and row.at > since
+        if stored and stored.content == row.content and not takes_time_on:
             continue
         after[id_] = row
         deleted += row.deleted
@@ -99,7 +112,7 @@ async def test_any_history_of_batches(
     config: PostgresConfig,
     database: asyncpg.Connection,
     hard_delete: bool,
-    history: list[list[Version]],
+    history: list[Batch],
 ) -> None:
     await set_up(
         config.model_copy(update={"delete_mode": "hard" if hard_delete else "soft"}), stream()
@@ -114,7 +127,12 @@ async def test_any_history_of_batches(
     for batch in history:
         before, rows_before = stored, rows
         [counts] = await database.fetch(
-            statement, *upsert_arguments([version.record for version in batch])
+            statement,
+            *upsert_arguments(
+                StreamRows(
+                    [version.record for version in batch.versions], are_changes=batch.are_changes
+                )
+            ),
         )
         stored = {row["id"]: row for row in await database.fetch(look)}
         rows, expected_counts = expected(rows_before, gone, batch, hard_delete=hard_delete)

@@ -177,7 +177,8 @@ async def test_windows_are_read_side_by_side_so_that_latency_does_not_add_up(
     simulator.faults.add(counted, times=None)
     simulator.faults.add(faults.latency(0.01), times=None)
     await everything(EventWindows(client, gte=START, lt=START + 12_000))
-    assert most == AHEAD
+    # One that is answered may not have been counted off when the next one comes.
+    assert AHEAD <= most <= AHEAD + 1
 
 
 @pytest.mark.parametrize("outside_cursor", ["empty_page", "resource_missing"])

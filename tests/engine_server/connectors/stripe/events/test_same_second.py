@@ -1,6 +1,7 @@
 """Events of one object and one second, that come in the wrong order."""
 
 import asyncio
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.message_pb2 import SourceInput
+from pipesync_client import EngineClient
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections, served_engine
 from tests.end_to_end.tables import documents
 from tests.engine_server.connectors.stripe.events.builders import scope
@@ -52,6 +54,49 @@ async def test_the_row_is_the_object_whichever_of_two_comes_first(
     assert len(looked_up) == 1
 
 
+async def _push(client: EngineClient, pipeline: StripePipeline, event: Document) -> None:
+    request = pb.PipelineSyncBatchRequest(
+        pipeline=pipeline.config(), inputs=[SourceInput(event=struct(event))]
+    )
+    assert not (await client.pipeline_sync_batch(request)).eof.failure_message
+
+
+async def test_an_event_that_changes_nothing_in_the_row_still_outdates_those_before_it(
+    database_url: str,
+) -> None:
+    async with StripeSimulator() as simulator, served_engine() as client:
+        customer = simulator.create("customers", {"name": "first"})
+        events: list[Document] = []
+        simulator.on_event(lambda happened: events.append(orjson.loads(happened.body)))
+        for name in ("second", "first"):
+            simulator.clock.advance(5)
+            simulator.update("customers", customer["id"], {"name": name})
+        pipeline = StripePipeline(
+            simulator=simulator, database_url=database_url, streams=selections("customers")
+        )
+        await client.pipeline_sync_batch(pb.PipelineSyncBatchRequest(pipeline=pipeline.config()))
+        for event in reversed(events):
+            await _push(client, pipeline, event)
+    assert await documents(database_url, "customers") == [customer]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_what_an_object_was_like_at_its_end_is_known_whatever_comes_first(
+    database_url: str, order: tuple[int, ...]
+) -> None:
+    async with StripeSimulator() as simulator, served_engine() as client:
+        last, events = _two_updates(simulator)
+        simulator.delete("customers", last["id"])
+        assert {event["created"] for event in events} == {events[0]["created"]}
+        pipeline = StripePipeline(
+            simulator=simulator, database_url=database_url, streams=selections("customers")
+        )
+        for number in order:
+            await _push(client, pipeline, events[number])
+    [row] = await documents(database_url, "customers")
+    assert row == {**last, "deleted": True}
+
+
 class _Held:
     """An inventory that holds one customer, and notes what it was asked."""
 
@@ -66,23 +111,57 @@ class _Held:
         return {"cus_held": 100} if "cus_held" in ids else {}
 
 
+async def _is_unsure(same_second: SameSecond, object_id: str, second: int) -> bool:
+    async with same_second.turn("customers", object_id, second) as is_unsure:
+        return is_unsure
+
+
 async def test_what_the_destination_holds_of_that_second_is_unsure_and_asked_for_together() -> None:
     held = _Held()
     async with SameSecond(replace(scope("customers"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked one thing
         asked = [("cus_held", 100), ("cus_held", 101), ("cus_new", 100), ("cus_new", 100)]
-        unsure = await asyncio.gather(
-            *[same_second.is_unsure("customers", *question) for question in asked]
-        )
+        unsure = await asyncio.gather(*[_is_unsure(same_second, *one) for one in asked])
         assert unsure == [True, False, False, True]
-        assert held.asked == [{"cus_held", "cus_new"}]
+        assert held.asked[0] == {"cus_held", "cus_new"}
         # A later second is the one that counts from then on.
-        assert await same_second.is_unsure("customers", "cus_new", 102) is False
-        assert await same_second.is_unsure("customers", "cus_new", 100) is False
+        assert await _is_unsure(same_second, "cus_new", 102) is False
+        assert await _is_unsure(same_second, "cus_new", 100) is False
 
 
 async def test_of_a_stream_that_is_not_selected_nothing_is_asked() -> None:
     held = _Held()
     async with SameSecond(replace(scope("prices"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked nothing
-        assert await same_second.is_unsure("customers", "cus_held", 100) is False
-        assert await same_second.is_unsure("customers", "cus_held", 100) is True
+        assert await _is_unsure(same_second, "cus_held", 100) is False
+        assert await _is_unsure(same_second, "cus_held", 100) is True
     assert held.asked == []
+
+
+async def test_an_event_that_fails_was_not_told() -> None:
+    async with SameSecond(scope("customers")) as same_second:
+        for _ in range(2):
+            turn = same_second.turn("customers", "cus_1", 100)
+            assert not await turn.__aenter__()
+            error = ZeroDivisionError()
+            assert not await turn.__aexit__(ZeroDivisionError, error, None)
+
+
+async def test_the_events_of_one_object_have_their_turns_in_order_and_others_go_beside_them() -> (
+    None
+):
+    async with SameSecond(scope("customers")) as same_second, asyncio.TaskGroup() as tasks:
+        answered, others = asyncio.Event(), asyncio.Event()
+        began: list[str] = []
+
+        async def take(object_id: str, name: str) -> None:
+            async with same_second.turn("customers", object_id, 100):
+                began.append(name)
+                if object_id == "cus_2":
+                    others.set()
+                await answered.wait()
+
+        for object_id, name in [("cus_1", "first"), ("cus_1", "second"), ("cus_2", "other")]:
+            tasks.create_task(take(object_id, name))
+        await others.wait()
+        assert began == ["first", "other"]
+        answered.set()
+    assert began == ["first", "other", "second"]
