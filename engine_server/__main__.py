@@ -32,7 +32,7 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
     # Loads them all, so that no sync has to wait for it.
     registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
     servicer = EngineServicer(registry)
-    async with RpcServer(
+    server = RpcServer(
         listen=settings.listen,
         register=lambda server: add_EngineServiceServicer_to_server(servicer, server),
         service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
@@ -42,7 +42,8 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
         grace=settings.drain_seconds,
         max_concurrent_calls=settings.max_concurrent_calls,
         silence=_SILENCE,
-    ):
+    )
+    async with registry.kept_open(), server:
         await termination.wait()
 
 

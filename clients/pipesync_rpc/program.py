@@ -1,6 +1,7 @@
 """A server program's life: one event loop, ended by a signal."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -20,7 +21,9 @@ class Termination:
             loop.add_signal_handler(signal_number, self._asked.set)
 
     async def wait(self) -> None:
-        """Returns once the program was asked to end."""
+        """Returns once the program was asked to end; to be called when all of it is up."""
+        # That stays, and need not be gone through by each collection.
+        gc.freeze()
         await self._asked.wait()
 
 

@@ -261,6 +261,20 @@ class Destination(Protocol[ConfigT]):
         """Removes what setup made; safe to repeat."""
 
 
+@runtime_checkable
+class Resident(Protocol):
+    """A source or destination that has something to gain from a process that goes on.
+
+    Optional: outside the block that it opens, it leaves nothing behind when a call ends.
+    """
+
+    def kept_open(self) -> AbstractAsyncContextManager[None]:
+        """Lets it keep for a few seconds what the next call may need, such as connections.
+
+        What is kept is gone when the block ends.
+        """
+
+
 class InventoryKeeper(Protocol[ConfigT_contra]):
     """What a destination is besides whose spec says ``supports_reconcile``."""
 

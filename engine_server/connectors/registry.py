@@ -1,13 +1,14 @@
 """Finds connectors among the entry points of what is installed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from engine_server.connectors.protocols import Destination, Source
+from engine_server.connectors.protocols import Destination, Resident, Source
 from engine_server.errors import UnknownConnector
 from engine_server.suggestion import did_you_mean
 from pipesync.v1.engine_service_pb2 import (
@@ -95,6 +96,15 @@ class ConnectorRegistry:
                 except Exception:
                     log.exception("connector_not_loaded", connector_type=connector_type)
         return infos
+
+    @asynccontextmanager
+    async def kept_open(self) -> AsyncIterator[None]:
+        """Lets those that were loaded keep for the next call what they have, during the block."""
+        async with AsyncExitStack() as blocks:
+            for connector in self._loaded.values():
+                if isinstance(connector, Resident):
+                    await blocks.enter_async_context(connector.kept_open())
+            yield
 
     def _connector(self, side: ConnectorSide.ValueType, connector_type: str) -> Any:
         key = (side, connector_type)

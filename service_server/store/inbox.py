@@ -9,6 +9,7 @@ import asyncpg
 
 from pipesync.v1.pipeline_service_pb2 import (
     DESIRED_STATUS_ACTIVE,
+    SYNC_POLICY_CONTINUOUS,
     SYNC_POLICY_MANUAL,
     WEBHOOK_EVENT_STATUS_APPLIED,
     WEBHOOK_EVENT_STATUS_PENDING,
@@ -109,28 +110,37 @@ async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Sto
         [event.event_type for event in events],
         [event.create_time for event in events],
         [event.body for event in events],
+        SYNC_POLICY_CONTINUOUS,
     )
-    stored = [_stored(row) for row in rows]
-    new = [
-        event.pipeline_id for event, what in zip(events, stored, strict=True) if what is Stored.NEW
-    ]
-    if new:
-        await connection.execute(_SQL["wake"], new)
-    return stored
+    woken = {
+        event.pipeline_id
+        for event, row in zip(events, rows, strict=True)
+        if row["is_new"] and row["runs_by_itself"]
+    }
+    if woken:
+        await connection.execute(_SQL["wake"], list(woken))
+    return [_stored(row) for row in rows]
+
+
+async def last_pending(connection: Connection, pipeline_id: str) -> int | None:
+    """The number of the pipeline's pending event that came last; None when none is pending."""
+    arrival: int | None = await connection.fetchval(_SQL["last_pending"], pipeline_id)
+    return arrival
 
 
 async def oldest_pending(
-    connection: Connection, pipeline_id: str, *, count: int, size: int
+    connection: Connection, pipeline_id: str, *, last: int, count: int, size: int
 ) -> list[PendingEvent]:
     """The pipeline's pending events that came first, in the order in which they came.
 
     Args:
         connection: Where to read.
         pipeline_id: Whose events.
+        last: None that came after the one of this number.
         count: At most so many.
         size: At most so many bytes, unless the first one alone has more.
     """
-    rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, count, size)
+    rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, last, count, size)
     return [
         PendingEvent(
             event_id=row["event_id"],

@@ -31,7 +31,7 @@ _PIPELINES_AT_ONCE = 8
 # Seconds after which the inbox is looked into although nobody notified.
 _LOOK_AGAIN = 5.0
 # Seconds between two looks, however many notify.
-_GATHER = 0.02
+_GATHER = 0.05
 # Seconds that a pipeline is left to others after a turn, or until its sync is over perhaps.
 _REST = 0.3
 _BUSY = 1.0
@@ -128,10 +128,12 @@ class InboxWorker:
     async def _take_turn(self, pipeline_id: str, patience: _Patience) -> None:
         call_context.bind(request_id=call_context.new_request_id(), pipeline_id=pipeline_id)
         clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             await self._applier.apply(pipeline_id)
             patience.failures = 0
-            patience.until = clock() + _REST
+            # The more is to be done beside, the more events share the price of a turn.
+            patience.until = clock() + max(_REST, (clock() - began) * len(self._turns))
         except SyncInProgress:
             patience.until = clock() + _BUSY
         except (PipelineNotFound, PipelinePaused):

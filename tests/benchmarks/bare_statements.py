@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from pipesync.v1.pipeline_service_pb2 import SYNC_POLICY_CONTINUOUS
 from service_server.store.queries import load_queries
 from tests.benchmarks.webhook_deliveries import event_bodies
 
@@ -46,5 +47,5 @@ class BareStatements:
             ["customer.updated"] * count,
             [now] * count,
             bodies,
+            SYNC_POLICY_CONTINUOUS,
         )
-        await self._connection.execute(_INBOX["wake"], pipeline_ids)

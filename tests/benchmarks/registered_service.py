@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from service_server.store.database import Database
 from service_server.store.migrate import migrate
 from tests.benchmarks.bare_statements import BareStatements
 from tests.messages import struct
-from tests.processes import running
 
 PIPELINES = 5_000
 WEBHOOK_SECRET = "whsec_benchmark"
@@ -71,15 +70,21 @@ async def registered_service(url: str, count: int) -> AsyncIterator[RegisteredSe
             row["id"]: row["etag"]
             for row in await connection.fetch("SELECT id, etag FROM pipesync.pipelines")
         }
+        engine_port, port, http_port = _free_ports(3)
+        arguments = ["--http", f"127.0.0.1:{http_port}", "--engine", f"127.0.0.1:{engine_port}"]
+        environment = {
+            "PIPESYNC_DATABASE_URL": url,
+            "PIPESYNC_ENCRYPTION_KEYS": base64.b64encode(_KEY).decode(),
+        }
         async with (
-            running("engine_server", "--listen", "127.0.0.1:0") as engine,
-            _service(url, engine.address) as (process, port, http_port),
+            _server("engine_server", engine_port),
+            _server("service_server", port, *arguments, environment=environment) as pid,
             PipelineClient(f"127.0.0.1:{port}") as client,
         ):
             yield RegisteredService(
                 address=f"127.0.0.1:{port}",
                 http_port=http_port,
-                pid=process.pid,
+                pid=pid,
                 client=client,
                 connection=connection,
                 bare=BareStatements(connection, etags),
@@ -90,28 +95,22 @@ async def registered_service(url: str, count: int) -> AsyncIterator[RegisteredSe
 
 
 @asynccontextmanager
-async def _service(
-    url: str, engine: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
-    """The service's process and ports. Its log goes into a file: nobody spends time reading it."""
-    port, http_port = _free_ports(2)
+async def _server(
+    module: str, port: int, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[int]:
+    """A server's process id. Its log goes into a file: nobody spends time reading it."""
     with tempfile.TemporaryDirectory(prefix="pipesync-benchmark-") as directory:
         log = Path(directory) / "log"
         with log.open("wb") as written:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "service_server", "--log-format", "json"),
-                *("--listen", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http_port}"),
-                *("--engine", engine, "--data-dir", directory),
-                env={
-                    **os.environ,
-                    "PIPESYNC_DATABASE_URL": url,
-                    "PIPESYNC_ENCRYPTION_KEYS": base64.b64encode(_KEY).decode(),
-                },
+                *(sys.executable, "-m", module, "--log-format", "json"),
+                *("--listen", f"127.0.0.1:{port}", *arguments),
+                env={**os.environ, **(environment or {})},
                 stderr=written,
             )
         try:
             await _listening(port, log)
-            yield process, port, http_port
+            yield process.pid
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -127,7 +126,7 @@ async def _listening(port: int, log: Path) -> None:
             await channel.channel_ready()
     except TimeoutError:
         said = await asyncio.to_thread(log.read_text)
-        raise RuntimeError(f"the service did not start: {said}") from None
+        raise RuntimeError(f"it did not start: {said}") from None
 
 
 def _free_ports(count: int) -> list[int]:

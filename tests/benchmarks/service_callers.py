@@ -10,6 +10,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -84,16 +85,19 @@ async def answered(calls: Calls) -> Answered:
     Raises:
         RuntimeError: One of them failed; with what it said.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.benchmarks.service_callers"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    output, errors = await process.communicate(json.dumps(asdict(calls)).encode())
-    if process.returncode != 0:
-        raise RuntimeError(f"{calls.kind} failed: {errors.decode()}")
-    return Answered(**json.loads(output))
+    # More than a pipe holds: a file waits for nobody to read it.
+    with tempfile.TemporaryFile() as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.benchmarks.service_callers"),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+        )
+        _, errors = await process.communicate(json.dumps(asdict(calls)).encode())
+        if process.returncode != 0:
+            raise RuntimeError(f"{calls.kind} failed: {errors.decode()}")
+        output.seek(0)
+        return Answered(**json.load(output))
 
 
 async def _make(calls: Calls) -> Answered:

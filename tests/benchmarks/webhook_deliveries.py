@@ -11,8 +11,9 @@ from engine_server.connectors.stripe.catalog import api_version
 from tests.stripe_simulator.seeds.plan import MAKERS
 from tests.stripe_simulator.seeds.references import References
 
-# As many customers are changed again and again.
-_CUSTOMERS = 1_000
+# As many customers are changed again and again, seldom one of them twice in a second: it would then
+# be looked up at Stripe, which lets itself be asked so often and no more.
+_CUSTOMERS = 10_000
 
 
 def event_bodies() -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from engine_server.connectors.postgres.inventory import PostgresInventory, open_inventory
-from engine_server.connectors.postgres.pool import Connection, Pool, open_pool
+from engine_server.connectors.postgres.pool import Connection, Pool, lingering_pools, open_pool
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
@@ -89,6 +89,10 @@ class PostgresDestination:
             ):
                 async for message in passed_on:
                     yield message
+
+    def kept_open(self) -> AbstractAsyncContextManager[None]:
+        """Keeps connections for a few seconds between syncs. See ``protocols.Resident``."""
+        return lingering_pools()
 
     def inventory(
         self, config: PostgresConfig, streams: Sequence[SelectedStream]

@@ -29,13 +29,16 @@ _CLOSE_TIMEOUT = 0.3
 
 @dataclass(slots=True, kw_only=True)
 class _SharedPool:
-    """A pool, and how many blocks it is open for."""
+    """A pool, how many blocks it is open for, and what closes it when there are none."""
 
     pool: Pool
     users: int = 0
+    closing: asyncio.Task[None] | None = None
 
 
 _POOLS: dict[Hashable, _SharedPool] = {}
+# How many blocks let pools linger.
+_lingering = 0
 
 
 @asynccontextmanager
@@ -51,13 +54,33 @@ async def open_pool(config: PostgresConfig) -> AsyncIterator[Pool]:
         _POOLS[address] = _SharedPool(pool=await _create_pool(config))
     shared = _POOLS[address]
     shared.users += 1
+    if shared.closing is not None:
+        shared.closing.cancel()
+        shared.closing = None
     try:
         yield shared.pool
     finally:
         shared.users -= 1
-        if not shared.users:
-            del _POOLS[address]
-            await _close(shared.pool)
+        if not shared.users and _lingering:
+            shared.closing = asyncio.create_task(_close_by_and_by(address))
+        elif not shared.users:
+            await _close(_POOLS.pop(address).pool)
+
+
+@asynccontextmanager
+async def lingering_pools() -> AsyncIterator[None]:
+    """Lets pools be found again during the block for as long as their connections are kept.
+
+    To connect takes Postgres longer than to write a few rows.
+    """
+    global _lingering
+    _lingering += 1
+    try:
+        yield
+    finally:
+        _lingering -= 1
+        if not _lingering:
+            await asyncio.gather(*map(_close_now, [*_POOLS]))
 
 
 async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -86,6 +109,17 @@ async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
                 used.terminate()
         await asyncio.gather(task, return_exceptions=True)
         raise
+
+
+async def _close_by_and_by(address: Hashable) -> None:
+    await asyncio.sleep(_IDLE_TIMEOUT)
+    await _close(_POOLS.pop(address).pool)
+
+
+async def _close_now(address: Hashable) -> None:
+    if (closing := _POOLS[address].closing) is not None:
+        closing.cancel()
+        await _close(_POOLS.pop(address).pool)
 
 
 async def _close(pool: Pool) -> None:

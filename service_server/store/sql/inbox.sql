@@ -7,7 +7,7 @@ WITH arrived AS MATERIALIZED (
         AS sent (pipeline_id, etag, event_id, event_type, create_time, event)
 ),
 known AS MATERIALIZED (
-    SELECT id, etag
+    SELECT id, etag, sync_policy
     FROM pipesync.pipelines
     WHERE id = ANY($1)
     ORDER BY id
@@ -26,6 +26,7 @@ stored AS (
 SELECT
     known.id IS NOT NULL AS is_current,
     stored.event_id IS NOT NULL AS is_new,
+    known.sync_policy = $7 AS runs_by_itself,
     CASE
         WHEN stored.event_id IS NOT NULL
         THEN pg_notify('pipesync_webhook_events', arrived.pipeline_id)
@@ -40,6 +41,13 @@ ORDER BY arrival;
 SELECT pipesync.wake(id)
 FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news;
 
+-- name: last_pending
+SELECT arrival
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND status = 1
+ORDER BY arrival DESC
+LIMIT 1;
+
 -- name: oldest_pending
 -- At most so many events, and so many bytes unless the first one alone has more.
 SELECT arrival, event_id, event_type, failed_attempts, event
@@ -51,12 +59,12 @@ FROM (
     FROM (
         SELECT arrival, event_id, event_type, failed_attempts, event
         FROM pipesync.webhook_events
-        WHERE pipeline_id = $1 AND status = 1
+        WHERE pipeline_id = $1 AND status = 1 AND arrival <= $2
         ORDER BY arrival
-        LIMIT $2
+        LIMIT $3
     ) AS oldest
 ) AS measured
-WHERE place = 1 OR bytes <= $3
+WHERE place = 1 OR bytes <= $4
 ORDER BY arrival;
 
 -- name: mark_applied

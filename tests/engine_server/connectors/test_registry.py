@@ -1,5 +1,7 @@
 """Connectors are found among entry points, whoever offers them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -93,3 +95,27 @@ def test_what_is_installed_is_found() -> None:
     registry = ConnectorRegistry.installed()
     assert registry.source("stripe").spec().HasField("config_schema")
     assert registry.destination("postgres").spec().HasField("config_schema")
+
+
+class _ResidentSource(ScriptedSource):
+    """Notes for how long it may keep things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_kept_open = False
+
+    @asynccontextmanager
+    async def kept_open(self) -> AsyncIterator[None]:
+        self.is_kept_open = True
+        yield
+        self.is_kept_open = False
+
+
+async def test_connectors_that_keep_something_between_calls_are_told_for_how_long() -> None:
+    point = EntryPoint("resident", f"{__name__}:_ResidentSource", SOURCES_GROUP)
+    registry = ConnectorRegistry([point], [])
+    source = registry.source("resident")
+    assert isinstance(source, _ResidentSource)
+    async with registry.kept_open():
+        assert source.is_kept_open
+    assert not source.is_kept_open

@@ -37,7 +37,8 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("oldest_pending", ("pipeline-1", 500, 4_000_000)),
+        ("last_pending", ("pipeline-1",)),
+        ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000)),
         ("mark_applied", ("pipeline-1", ["evt_1", "evt_21"])),
         ("mark_failed", ("pipeline-1", "evt_1", "why", 3)),
         ("waiting_pipelines", (1, 1)),

@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 import asyncpg
+import pytest
 import structlog
 
+from engine_server.connectors.postgres import pool
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.postgres.pool import MAX_CONNECTIONS
@@ -54,6 +56,49 @@ async def test_writes_beyond_the_connections_wait_for_their_turn(
     written = await asyncio.gather(*writing)
     assert written == [page(number) for number in range(MORE_THAN_FIT)]
     assert await database.fetchval("SELECT count(*) FROM stripe.customers") == MORE_THAN_FIT
+    await until(database, f"SELECT ({OTHER_SESSIONS}) = 0")
+
+
+async def test_where_pools_linger_the_next_write_finds_its_connection(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    sessions = f"SELECT array_agg(pid) {OTHER_SESSIONS.removeprefix('SELECT count(*)')}"
+    async with PostgresDestination().kept_open():
+        await write(config, [stream()], page(1))
+        found = await database.fetchval(sessions)
+        await write(config, [stream()], page(2))
+        assert await database.fetchval(sessions) == found
+    await until(database, f"SELECT ({OTHER_SESSIONS}) = 0")
+
+
+async def test_a_pool_that_nobody_uses_is_closed_by_and_by(
+    config: PostgresConfig, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_IDLE_TIMEOUT", 0.05)
+    async with PostgresDestination().kept_open():
+        await write(config, [stream()], page(1))
+        await until(database, f"SELECT ({OTHER_SESSIONS}) = 0")
+        await write(config, [stream()], page(2))
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 2
+
+
+async def test_a_write_that_is_under_way_when_pools_linger_no_more_goes_on(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    begun, given_up = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        begun.set()
+        await given_up.wait()
+        for message in page(1):
+            yield message
+
+    async with PostgresDestination().kept_open():
+        writing = asyncio.create_task(write(config, [stream()], source()))
+        await begun.wait()
+    given_up.set()
+    await writing
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 1
     await until(database, f"SELECT ({OTHER_SESSIONS}) = 0")
 
 
