@@ -70,12 +70,14 @@ class PendingEvent:
     """An event to be applied.
 
     Attributes:
+        arrival: Its number among all that came in.
         event_id: ``evt_...``
         event_type: e.g. ``customer.updated``.
         failed_attempts: How often it failed by itself.
         body: As it came in.
     """
 
+    arrival: int
     event_id: str
     event_type: str
     failed_attempts: int
@@ -143,6 +145,7 @@ async def oldest_pending(
     rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, last, count, size)
     return [
         PendingEvent(
+            arrival=row["arrival"],
             event_id=row["event_id"],
             event_type=row["event_type"],
             failed_attempts=row["failed_attempts"],

@@ -106,7 +106,10 @@ class InboxApplier:
         async with self._leases.hold(pipeline_id, is_brief=True) as lease:
             end_of_turn = clock() + _TURN
             while clock() < end_of_turn and (events := await self._next_batch(pipeline_id, last)):
-                applied += await self._apply(lease, events)
+                count = await self._apply(lease, events)
+                applied += count
+                if count == len(events) and events[-1].arrival == last:
+                    break
         return applied
 
     async def _next_batch(self, pipeline_id: str, last: int) -> list[PendingEvent]:

@@ -34,6 +34,8 @@ _LOOK_AGAIN = 5.0
 _GATHER = 0.05
 # Seconds that a pipeline is left to others after a turn, or until its sync is over perhaps.
 _REST = 0.3
+# That it is left to others for each second that its turn took and for each turn beside it.
+_REST_UNDER_LOAD = 4.0
 _BUSY = 1.0
 # Seconds that a pipeline is left alone after a failure: twice as long after each further one.
 _FIRST_PAUSE = 1.0
@@ -132,8 +134,9 @@ class InboxWorker:
         try:
             await self._applier.apply(pipeline_id)
             patience.failures = 0
-            # The more is to be done beside, the more events share the price of a turn.
-            patience.until = clock() + max(_REST, (clock() - began) * len(self._turns))
+            # The more there is to do beside, the more events share the price of a turn.
+            load = (clock() - began) * len(self._turns)
+            patience.until = clock() + max(_REST, _REST_UNDER_LOAD * load)
         except SyncInProgress:
             patience.until = clock() + _BUSY
         except (PipelineNotFound, PipelinePaused):
