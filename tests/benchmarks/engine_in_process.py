@@ -7,6 +7,7 @@ the eof. Nothing but the sync itself is timed.
 
 import asyncio
 import base64
+import gc
 import json
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from typing import cast
 
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.servicer import Context, EngineServicer
-from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest
+from pipesync.v1.engine_service_pb2 import (
+    CONNECTOR_SIDE_UNSPECIFIED,
+    PipelineSyncBatchRequest,
+)
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.logging import configure_logging
 from pipesync_rpc.program import Termination, run_program
@@ -80,16 +84,21 @@ class _NoDeadline:
 
 
 async def _answer(_: Termination) -> None:
-    servicer = EngineServicer(ConnectorRegistry.installed())
+    registry = ConnectorRegistry.installed()
+    registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
+    servicer = EngineServicer(registry)
     context = cast("Context", _NoDeadline())
-    while line := await asyncio.to_thread(sys.stdin.buffer.readline):
-        request = PipelineSyncBatchRequest.FromString(base64.b64decode(line))
-        began = time.perf_counter()
-        response = await servicer.PipelineSyncBatch(request, context)
-        seconds = time.perf_counter() - began
-        eof = base64.b64encode(response.eof.SerializeToString()).decode()
-        sys.stdout.write(json.dumps({"eof": eof, "seconds": seconds}) + "\n")
-        sys.stdout.flush()
+    # As the server does once it is up.
+    gc.freeze()
+    async with registry.kept_open():
+        while line := await asyncio.to_thread(sys.stdin.buffer.readline):
+            request = PipelineSyncBatchRequest.FromString(base64.b64decode(line))
+            began = time.perf_counter()
+            response = await servicer.PipelineSyncBatch(request, context)
+            seconds = time.perf_counter() - began
+            eof = base64.b64encode(response.eof.SerializeToString()).decode()
+            sys.stdout.write(json.dumps({"eof": eof, "seconds": seconds}) + "\n")
+            sys.stdout.flush()
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ _NOTHING = History(stream="products", shape="even", count=0)
 CASES = {
     "20,000 customers": Case(
         history=History(stream="customers", shape="even", count=20_000),
-        runs=5,
+        runs=15,
         bound=MOST_TIMES_AS_LONG,
     ),
     "10,000 charges, 50 checkpoints a call": Case(

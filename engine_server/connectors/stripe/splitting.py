@@ -50,7 +50,7 @@ class Budget:
 # Requests are what is scarce: the goal is at most 5% more than there are pages.
 SPARING = Budget(share=0.035, pages=1, first_parts=6, trusted_share=1 / 4)
 # Where nobody counts requests, time is.
-LAVISH = Budget(share=0.08, pages=2, first_parts=24, trusted_share=1)
+LAVISH = Budget(share=0.08, pages=2, first_parts=31, trusted_share=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
