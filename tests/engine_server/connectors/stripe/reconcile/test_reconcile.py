@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
@@ -269,9 +270,13 @@ async def test_a_list_without_times_that_is_resumed_is_not_compared_and_that_is_
     held = Held()
     held.hold("entitlements_features", features.documents())
     features.delete("feat_1")
-    begun = await reconcile(simulator, held, "entitlements_features", stop_after=1)
+    # One run: with a later end it would be read anew, and compared.
+    until = Timestamp(seconds=END)
+    begun = await reconcile(simulator, held, "entitlements_features", until=until, stop_after=1)
     with capture_logs() as logs:
-        reading = await reconcile(simulator, held, "entitlements_features", state=begun.state)
+        reading = await reconcile(
+            simulator, held, "entitlements_features", until=until, state=begun.state
+        )
     assert deleted(reading, "entitlements_features") == set()
     assert held.asked == []
     [line] = [line for line in logs if line["event"] == "reconcile_incomplete"]
