@@ -8,14 +8,11 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
 from pipesync.v1.message_pb2 import Message
-from service_server.connectors import Connectors
-from service_server.engine import Engine, Messages
+from service_server.engine import Messages
 from service_server.errors import LeaseLost, PipelineActive
-from service_server.in_flight import InFlight, Send
-from service_server.leases import LeaseKeeper
-from service_server.pipelines import Pipelines
+from service_server.in_flight import Send
+from service_server.parts import Parts
 from service_server.store import lifecycles, pipelines
-from service_server.store.database import Database
 from service_server.store.pipelines import StoredPipeline
 from service_server.teardown import Teardown
 
@@ -25,36 +22,21 @@ BOTH_SIDES = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
 class Operations:
     """Check, setup, teardown, discovery, deletion."""
 
-    def __init__(
-        self,
-        *,
-        pipelines: Pipelines,
-        engine: Engine,
-        connectors: Connectors,
-        database: Database,
-        leases: LeaseKeeper,
-        in_flight: InFlight,
-        patience: timedelta,
-    ) -> None:
+    def __init__(self, parts: Parts, *, patience: timedelta) -> None:
         """Takes what it stands on.
 
         Args:
-            pipelines: The pipelines.
-            engine: Does the work.
-            connectors: Masks what comes of it.
-            database: Where the pipelines are.
-            leases: Keep syncs away meanwhile.
-            in_flight: Has work end that must.
+            parts: What it works with.
             patience: How long to wait for the step of a pipeline that runs by itself.
         """
-        self._pipelines = pipelines
-        self._engine = engine
-        self._connectors = connectors
-        self._database = database
-        self._leases = leases
-        self._in_flight = in_flight
+        self._pipelines = parts.pipelines
+        self._engine = parts.engine
+        self._connectors = parts.connectors
+        self._database = parts.database
+        self._leases = parts.leases
+        self._in_flight = parts.in_flight
         self._patience = patience
-        self._teardown = Teardown(engine, database)
+        self._teardown = Teardown(parts.engine, parts.database)
 
     async def discover(self, pipeline_id: str) -> Messages:
         """The catalog of a stored pipeline's source, and logs."""

@@ -15,17 +15,15 @@ from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.reasons import Reason
 from service_server import checks
-from service_server.connectors import SIDES, Connectors
-from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, FieldNames, Messages
+from service_server.connectors import SIDES
+from service_server.engine import FIELDS_OF_A_PIPELINE, FieldNames, Messages
 from service_server.errors import PipelineBeingDeleted, PipelinePaused
-from service_server.in_flight import InFlight, Send
-from service_server.leases import Lease, LeaseKeeper
-from service_server.metrics import Metrics
-from service_server.pipelines import Pipelines
+from service_server.in_flight import Send
+from service_server.leases import Lease
+from service_server.parts import Parts
 from service_server.recorder import Recorder
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
-from service_server.store.database import Database
 
 SyncRequest = pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest
 
@@ -52,24 +50,15 @@ class _Plan:
 class Syncs:
     """The syncs of this process. Each one has its pipeline to itself."""
 
-    def __init__(
-        self,
-        *,
-        pipelines: Pipelines,
-        engine: Engine,
-        connectors: Connectors,
-        database: Database,
-        leases: LeaseKeeper,
-        in_flight: InFlight,
-        metrics: Metrics,
-    ) -> None:
-        self._pipelines = pipelines
-        self._engine = engine
-        self._connectors = connectors
-        self._database = database
-        self._leases = leases
-        self._in_flight = in_flight
-        self._metrics = metrics
+    def __init__(self, parts: Parts) -> None:
+        """Takes what it stands on."""
+        self._pipelines = parts.pipelines
+        self._engine = parts.engine
+        self._connectors = parts.connectors
+        self._database = parts.database
+        self._leases = parts.leases
+        self._in_flight = parts.in_flight
+        self._metrics = parts.metrics
         self._soft_end = SoftEnd()
 
     def end_softly(self) -> None:

@@ -9,11 +9,19 @@ Nothing here waits, reads a clock or throws dice: the time and the jitter are ha
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from pipesync.v1.pipeline_service_pb2 import DesiredStatus, PipelineStatus
+from service_server.lifecycle.actions import Action, Poll, Rest, SetUp, Sync
+from service_server.lifecycle.happenings import (
+    Failed,
+    Happening,
+    InboxApplied,
+    Polled,
+    Synced,
+    WasSetUp,
+)
 from service_server.lifecycle.memory import Memory, Phase, Trouble, Work
 
 # Requests that bring nothing before they are cut get twice the time, so many times.
@@ -67,123 +75,6 @@ class Facts:
     def active(self) -> bool:
         """Whether it is to run."""
         return self.desired == DesiredStatus.DESIRED_STATUS_ACTIVE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetUp:
-    """Have the connectors set up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sync:
-    """Have the next request of a run made.
-
-    Attributes:
-        run_id: Empty to begin one.
-        reconciles: Whether the run does.
-    """
-
-    run_id: str
-    reconciles: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
-    """Have the events since the last time read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rest:
-    """Do nothing.
-
-    Attributes:
-        until: None until somebody changes the pipeline.
-    """
-
-    until: datetime | None
-
-
-Action: TypeAlias = SetUp | Sync | Poll | Rest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WasSetUp:
-    """A setup ended well.
-
-    Attributes:
-        etag: Of the pipeline as it was set up, with what the connectors changed of it.
-    """
-
-    etag: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Synced:
-    """A request of a run was answered.
-
-    Attributes:
-        run_id: Which run.
-        reconciles: Whether it does.
-        has_more: It was cut short.
-        finished: Nothing of the run is left to do.
-        progressed: It brought something.
-        failure: Why the run failed; empty when it did not.
-    """
-
-    run_id: str
-    reconciles: bool
-    has_more: bool
-    finished: bool
-    progressed: bool
-    failure: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polled:
-    """Events were read.
-
-    Attributes:
-        has_more: There may be more of them.
-        progressed: It brought something.
-    """
-
-    has_more: bool
-    progressed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InboxApplied:
-    """What had come in was applied.
-
-    Attributes:
-        has_more: There may be more of it.
-    """
-
-    has_more: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """Work did not succeed.
-
-    Attributes:
-        work: Which.
-        reason: Why, for a person.
-        by_configuration: Whether trying again hardly helps before somebody changes something.
-        needs_run: Of POLL: events cannot be followed from here, so a run must read what was missed.
-        etag: Of SETUP: the pipeline's that was to be set up.
-        lasts: Of a run: it was gone through.
-    """
-
-    work: Work
-    reason: str
-    by_configuration: bool = False
-    needs_run: bool = False
-    etag: str = ""
-    lasts: bool = False
-
-
-Happening: TypeAlias = WasSetUp | Synced | Polled | InboxApplied | Failed
 
 
 def decide(memory: Memory, facts: Facts, now: datetime) -> Action:

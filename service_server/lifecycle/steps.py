@@ -16,7 +16,7 @@ from pipesync_rpc.errors import RpcError
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
 from service_server.errors import LeaseLost, StoreUnavailable
 from service_server.leases import Lease
-from service_server.lifecycle import machine
+from service_server.lifecycle import actions, happenings, machine
 from service_server.lifecycle.memory import Phase, Work
 from service_server.lifecycle.situation import Situation
 from service_server.pipelines import Pipelines
@@ -53,7 +53,7 @@ class Outcome:
         records: How many the destination committed.
     """
 
-    happened: machine.Happening | None
+    happened: happenings.Happening | None
     recorder: Recorder | None = None
     state: SyncState | None = None
     run_id: str = ""
@@ -71,7 +71,7 @@ class Steps:
         self._database = database
         self._pace = pace
 
-    async def do(self, action: machine.Action, situation: Situation, lease: Lease) -> Outcome:
+    async def do(self, action: actions.Action, situation: Situation, lease: Lease) -> Outcome:
         """Does it, and says what came of it; work that does not succeed is no exception.
 
         Raises:
@@ -84,13 +84,13 @@ class Steps:
             if situation.engine_error is not None:
                 raise situation.engine_error
             match action:
-                case machine.SetUp():
+                case actions.SetUp():
                     return await self._set_up(situation)
-                case machine.Sync():
+                case actions.Sync():
                     return await self._sync(action, situation, lease)
-                case machine.Poll():
+                case actions.Poll():
                     return await self._poll(action, situation, lease)
-                case machine.Rest():
+                case actions.Rest():
                     return Outcome(happened=None)
         except (LeaseLost, StoreUnavailable):
             raise
@@ -107,16 +107,16 @@ class Steps:
             async for message in said:
                 if message.HasField("control"):
                     etag = await self._pipelines.apply_control(pipeline_id, message.control)
-        return Outcome(happened=machine.WasSetUp(etag=etag))
+        return Outcome(happened=happenings.WasSetUp(etag=etag))
 
-    async def _sync(self, sync: machine.Sync, situation: Situation, lease: Lease) -> Outcome:
+    async def _sync(self, sync: actions.Sync, situation: Situation, lease: Lease) -> Outcome:
         run_id = sync.run_id or uuid.uuid4().hex
         options = SyncOptions(run_id=run_id, reconcile=sync.reconciles, state=situation.state)
         recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
         eof = await self._batch(sync, situation, options, lease)
         recorder.take_eof(eof)
         succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
-        synced = machine.Synced(
+        synced = happenings.Synced(
             run_id=run_id,
             reconciles=sync.reconciles,
             has_more=eof.has_more,
@@ -131,15 +131,15 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
         )
 
-    async def _poll(self, poll: machine.Poll, situation: Situation, lease: Lease) -> Outcome:
+    async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
         options = SyncOptions(events_only=True, state=situation.state)
         eof = await self._batch(poll, situation, options, lease)
-        happened: machine.Happening = machine.Polled(
+        happened: happenings.Happening = happenings.Polled(
             has_more=eof.has_more, progressed=_progressed(eof)
         )
         if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
             connection = eof.request_progress.connection_status.status
-            happened = machine.Failed(
+            happened = happenings.Failed(
                 work=Work.POLL,
                 reason=failure_of(eof),
                 needs_run=connection != ConnectionStatus.STATUS_FAILED,
@@ -153,7 +153,7 @@ class Steps:
 
     async def _batch(
         self,
-        action: machine.Sync | machine.Poll,
+        action: actions.Sync | actions.Poll,
         situation: Situation,
         options: SyncOptions,
         lease: Lease,
@@ -183,14 +183,14 @@ async def _answering(seconds: float) -> AsyncIterator[None]:
 
 
 def _failed(
-    action: machine.Action, situation: Situation, reason: str, by_configuration: bool
+    action: actions.Action, situation: Situation, reason: str, by_configuration: bool
 ) -> Outcome:
     work = Work.SETUP if situation.memory.phase is Phase.SETUP else Work.RUN
-    if isinstance(action, machine.SetUp):
+    if isinstance(action, actions.SetUp):
         work = Work.SETUP
-    elif isinstance(action, machine.Poll):
+    elif isinstance(action, actions.Poll):
         work = Work.POLL
-    failed = machine.Failed(
+    failed = happenings.Failed(
         work=work,
         reason=reason,
         by_configuration=by_configuration,
@@ -198,7 +198,7 @@ def _failed(
         etag=situation.facts.etag,
     )
     return Outcome(
-        happened=failed, run_id=action.run_id if isinstance(action, machine.Sync) else ""
+        happened=failed, run_id=action.run_id if isinstance(action, actions.Sync) else ""
     )
 
 

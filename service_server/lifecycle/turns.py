@@ -11,7 +11,7 @@ from pipesync.v1.pipeline_service_pb2 import PipelineStatus
 from pipesync_rpc.errors import RpcError
 from service_server.errors import LeaseLost, StoreUnavailable, SyncInProgress
 from service_server.leases import Lease, LeaseKeeper
-from service_server.lifecycle import machine
+from service_server.lifecycle import happenings, machine
 from service_server.lifecycle.memory import Memory, Work
 from service_server.lifecycle.situation import Situation, Situations, has_cursor
 from service_server.lifecycle.steps import Outcome, Steps
@@ -84,7 +84,7 @@ class Turns:
                 **_told(outcome.happened),
             )
 
-    async def _apply_inbox(self, pipeline_id: str) -> machine.Happening | None:
+    async def _apply_inbox(self, pipeline_id: str) -> happenings.Happening | None:
         """What came of it; None when nothing was tried."""
         if self._inbox is None:
             return None
@@ -96,14 +96,14 @@ class Turns:
         try:
             while await self._inbox.apply(pipeline_id):
                 if situation.seconds() > self._pace.step.total_seconds():
-                    return machine.InboxApplied(has_more=True)
+                    return happenings.InboxApplied(has_more=True)
         except (SyncInProgress, LeaseLost, StoreUnavailable):
             raise
         except RpcError as error:
-            return machine.Failed(work=Work.INBOX, reason=error.message)
-        return machine.InboxApplied(has_more=False)
+            return happenings.Failed(work=Work.INBOX, reason=error.message)
+        return happenings.InboxApplied(has_more=False)
 
-    def _after(self, situation: Situation, happened: machine.Happening) -> Memory:
+    def _after(self, situation: Situation, happened: happenings.Happening) -> Memory:
         return machine.after(
             situation.memory,
             happened,
@@ -118,7 +118,7 @@ class Turns:
         memory, facts = situation.memory, situation.facts
         if outcome.happened is not None:
             memory = self._after(situation, outcome.happened)
-        if isinstance(outcome.happened, machine.WasSetUp):
+        if isinstance(outcome.happened, happenings.WasSetUp):
             facts = replace(facts, etag=outcome.happened.etag)
         state = outcome.recorder.state if outcome.recorder is not None else outcome.state
         if state is not None:
@@ -153,12 +153,12 @@ class Turns:
             )
 
 
-def _told(happened: machine.Happening) -> dict[str, str | bool]:
+def _told(happened: happenings.Happening) -> dict[str, str | bool]:
     """What a log line says besides."""
     match happened:
-        case machine.Failed(reason=reason):
+        case happenings.Failed(reason=reason):
             return {"reason": reason}
-        case machine.Synced(failure=failure, has_more=has_more, reconciles=reconciles):
+        case happenings.Synced(failure=failure, has_more=has_more, reconciles=reconciles):
             told: dict[str, str | bool] = {"has_more": has_more, "reconciles": reconciles}
             return told | ({"reason": failure} if failure else {})
         case _:

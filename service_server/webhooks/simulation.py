@@ -10,16 +10,12 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import FieldViolation
 from service_server import checks
-from service_server.connectors import Connectors
-from service_server.engine import FIELDS_OF_A_PIPELINE, Engine, Messages
+from service_server.engine import FIELDS_OF_A_PIPELINE, Messages
 from service_server.errors import InvalidRequest, PipelinePaused
-from service_server.in_flight import InFlight, Send
-from service_server.leases import LeaseKeeper
-from service_server.metrics import Metrics
-from service_server.pipelines import Pipelines
+from service_server.in_flight import Send
+from service_server.parts import Parts
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
-from service_server.store.database import Database
 
 _DEFAULT_AGE = timedelta(days=1)
 
@@ -30,24 +26,15 @@ class Simulations:
     Events move no checkpoint, so where it is cut nothing is lost.
     """
 
-    def __init__(
-        self,
-        *,
-        pipelines: Pipelines,
-        engine: Engine,
-        connectors: Connectors,
-        database: Database,
-        leases: LeaseKeeper,
-        in_flight: InFlight,
-        metrics: Metrics,
-    ) -> None:
-        self._pipelines = pipelines
-        self._engine = engine
-        self._connectors = connectors
-        self._database = database
-        self._leases = leases
-        self._in_flight = in_flight
-        self._metrics = metrics
+    def __init__(self, parts: Parts) -> None:
+        """Takes what it stands on."""
+        self._pipelines = parts.pipelines
+        self._engine = parts.engine
+        self._connectors = parts.connectors
+        self._database = parts.database
+        self._leases = parts.leases
+        self._in_flight = parts.in_flight
+        self._metrics = parts.metrics
         self._soft_end = SoftEnd()
 
     def end_softly(self) -> None:

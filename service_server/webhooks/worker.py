@@ -20,7 +20,6 @@ from service_server.errors import (
 )
 from service_server.store import inbox
 from service_server.store.database import Database
-from service_server.store.listening import listen
 from service_server.webhooks.applier import InboxApplier
 from service_server.webhooks.pruning import prune_by_and_by
 
@@ -86,7 +85,6 @@ class InboxWorker:
         worker = cls(database, applier)
         tasks = [
             asyncio.create_task(worker._work()),
-            asyncio.create_task(listen(database, inbox.CHANNEL, worker._woken.set)),
             asyncio.create_task(prune_by_and_by(database, retention)),
         ]
         try:
@@ -96,6 +94,10 @@ class InboxWorker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await worker._end_turns(grace)
+
+    def look(self, _pipeline_id: str | None = None) -> None:
+        """Has the inbox looked into: something came in, or may have."""
+        self._woken.set()
 
     async def _work(self) -> None:
         while True:

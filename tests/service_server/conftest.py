@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync_client import PipelineClient
-from service_server.__main__ import running_service
+from service_server.assembly import running_service
 from service_server.settings import ServiceSettings
 from service_server.store.database import Database
 from service_server.store.migrate import migrate

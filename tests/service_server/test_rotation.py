@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import PipelineClient
-from service_server.__main__ import running_service
+from service_server.assembly import running_service
 from service_server.errors import SecretsUnreadable
 from service_server.rotation import rotate
 from service_server.secrets import Vault

@@ -14,7 +14,7 @@ from pipesync.v1.progress_pb2 import Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncRun
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.__main__ import running_service
+from service_server.assembly import running_service
 from service_server.settings import ServiceSettings
 from service_server.store import pipelines, runs
 from service_server.store.database import Database

@@ -17,24 +17,9 @@ from pipesync.v1.pipeline_service_pb2 import (
     PIPELINE_STATUS_TEARDOWN,
 )
 from service_server.lifecycle import machine
-from service_server.lifecycle.machine import (
-    Action,
-    Facts,
-    Failed,
-    Happening,
-    Pace,
-    Poll,
-    Polled,
-    Rest,
-    SetUp,
-    Sync,
-    Synced,
-    WasSetUp,
-    after,
-    decide,
-    next_due,
-    status,
-)
+from service_server.lifecycle.actions import Action, Poll, Rest, SetUp, Sync
+from service_server.lifecycle.happenings import Failed, Happening, Polled, Synced, WasSetUp
+from service_server.lifecycle.machine import Facts, Pace, after, decide, next_due, status
 from service_server.lifecycle.memory import Memory, Phase, Work
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

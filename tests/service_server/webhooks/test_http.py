@@ -24,7 +24,7 @@ from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.credentials import CannotListen, ClientTls
 from pipesync_rpc.tokens import hash_token
-from service_server.__main__ import RunningService, running_service
+from service_server.assembly import RunningService, running_service
 from service_server.settings import ServiceSettings
 from tests.pipesync_rpc.certificates import Authority
 from tests.postgres import PostgresCluster

@@ -1,0 +1,232 @@
+"""Puts the service together, out of parts that know nothing of each other's making."""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pipesync.v1.pipeline_service_pb2 import DESCRIPTOR
+from pipesync.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
+from pipesync_client import EngineClient
+from pipesync_rpc.server import RpcServer
+from service_server.connectors import Connectors
+from service_server.embedded import embedded_postgres
+from service_server.engine import Engine
+from service_server.http import HttpServer
+from service_server.in_flight import InFlight
+from service_server.leases import LeaseKeeper
+from service_server.lifecycle.machine import Pace
+from service_server.lifecycle.runner import Runner
+from service_server.lifecycle.situation import Situations
+from service_server.lifecycle.steps import Steps
+from service_server.lifecycle.turns import Turns
+from service_server.metrics import Metrics
+from service_server.operations import Operations
+from service_server.parts import Parts
+from service_server.pipelines import Pipelines
+from service_server.pruning import pruning
+from service_server.secrets import Vault, key_from_file, parse_keys
+from service_server.servicer import PipelineServicer
+from service_server.settings import ServiceSettings, StoreSettings
+from service_server.store.database import Database
+from service_server.store.inbox import CHANNEL as INBOX_CHANNEL
+from service_server.store.lifecycles import DUE_CHANNEL
+from service_server.store.migrate import migrate
+from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
+from service_server.sync import Syncs
+from service_server.watching import Watches
+from service_server.webhooks.applier import InboxApplier
+from service_server.webhooks.events import WebhookEvents
+from service_server.webhooks.group_commit import GroupCommit
+from service_server.webhooks.intake import Intake
+from service_server.webhooks.secrets import SecretsByPipeline
+from service_server.webhooks.simulation import Simulations
+from service_server.webhooks.worker import InboxWorker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningService:
+    """A service that is up.
+
+    Attributes:
+        address: Where it serves gRPC.
+        http_address: Where it serves HTTP, e.g. ``http://127.0.0.1:8080``.
+    """
+
+    address: str
+    http_address: str
+
+
+@asynccontextmanager
+async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
+    """The service's database, its tables up to date.
+
+    Raises:
+        CannotStart: There is no embedded Postgres, or the tables cannot be brought up to date.
+        ServiceError: The database cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
+        database = await stack.enter_async_context(Database.open(url))
+        await migrate(database)
+        yield database
+
+
+@asynccontextmanager
+async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningService]:
+    """Puts the service together and serves it for the length of the body, then drains.
+
+    Raises:
+        CannotStart: Something that the service stands on is missing.
+        CannotListen: The address is taken, or not safe to listen on.
+        ServiceError: The database cannot be used.
+        InsecureToken: The engine's token would travel in plain text.
+        OSError: A PEM file cannot be read.
+    """
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_store(settings))
+        client = EngineClient(
+            settings.engine,
+            tls=settings.client_tls,
+            token=settings.engine_token.get_secret_value() if settings.engine_token else None,
+        )
+        engine = Engine(await stack.enter_async_context(client), settings.engine)
+        connectors = Connectors(engine)
+        leases = LeaseKeeper(
+            database,
+            holder=f"{socket.gethostname()}:{os.getpid()}",
+            duration=settings.lease_duration,
+        )
+        metrics = Metrics()
+        in_flight = InFlight()
+        stack.push_async_callback(in_flight.drain, settings.drain_seconds)
+        pipelines = Pipelines(database, engine, connectors, vault_of(settings))
+        parts = Parts(
+            pipelines=pipelines,
+            engine=engine,
+            connectors=connectors,
+            database=database,
+            leases=leases,
+            in_flight=in_flight,
+            metrics=metrics,
+        )
+        operations = Operations(parts, patience=settings.patience)
+        syncs, simulations = Syncs(parts), Simulations(parts)
+        applier = InboxApplier(
+            pipelines=pipelines,
+            engine=engine,
+            database=database,
+            leases=leases,
+            metrics=metrics,
+            most_attempts=settings.webhook_attempts,
+        )
+        inbox_worker = await stack.enter_async_context(
+            InboxWorker.running(
+                database,
+                applier,
+                retention=settings.webhook_retention,
+                grace=settings.drain_seconds,
+            )
+        )
+        group_commit = await stack.enter_async_context(GroupCommit.open(database))
+        intake = Intake(SecretsByPipeline(pipelines, engine), group_commit, metrics)
+        http = await stack.enter_async_context(
+            HttpServer(
+                listen=settings.http,
+                intake=intake,
+                database=database,
+                metrics=metrics,
+                tls=settings.tls,
+                token_hashes=settings.token_hashes,
+                grace=settings.drain_seconds,
+            )
+        )
+        await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
+        watches = Watches(pipelines)
+        notifications = Notifications(database.url)
+        notifications.listen(PIPELINES_CHANNEL, watches.note_change)
+        notifications.listen(INBOX_CHANNEL, inbox_worker.look)
+        runner = _runner(settings, pipelines, engine, database, leases, applier)
+        if runner is not None:
+            await stack.enter_async_context(runner.running(settings.drain_seconds))
+            notifications.listen(DUE_CHANNEL, runner.look)
+        await stack.enter_async_context(notifications.listening())
+        servicer = PipelineServicer(
+            engine=engine,
+            pipelines=pipelines,
+            operations=operations,
+            syncs=syncs,
+            intake=intake,
+            webhook_events=WebhookEvents(database, pipelines),
+            simulations=simulations,
+            watches=watches,
+        )
+
+        def on_drain() -> None:
+            http.drain()
+            syncs.end_softly()
+            simulations.end_softly()
+            watches.end()
+            if runner is not None:
+                runner.end_softly()
+
+        server = await stack.enter_async_context(
+            RpcServer(
+                listen=settings.listen,
+                register=lambda server: add_PipelineServiceServicer_to_server(servicer, server),
+                service_names=[DESCRIPTOR.services_by_name["PipelineService"].full_name],
+                tls=settings.tls,
+                token_hashes=settings.token_hashes,
+                on_drain=on_drain,
+                grace=settings.drain_seconds,
+                max_concurrent_calls=settings.max_concurrent_calls,
+                observe=metrics.observe_rpc,
+            )
+        )
+        yield RunningService(address=server.address, http_address=http.address)
+
+
+def _runner(
+    settings: ServiceSettings,
+    pipelines: Pipelines,
+    engine: Engine,
+    database: Database,
+    leases: LeaseKeeper,
+    inbox: InboxApplier,
+) -> Runner | None:
+    if not settings.max_running_pipelines:
+        return None
+    pace = Pace(
+        step=timedelta(seconds=settings.step_seconds),
+        poll=timedelta(seconds=settings.poll_seconds),
+        read=timedelta(seconds=settings.read_seconds),
+        reconcile=timedelta(days=settings.reconcile_days),
+        retry=timedelta(seconds=settings.retry_seconds),
+        longest_retry=timedelta(seconds=settings.longest_retry_seconds),
+    )
+    turns = Turns(
+        situations=Situations(pipelines=pipelines, engine=engine, database=database),
+        steps=Steps(pipelines=pipelines, engine=engine, database=database, pace=pace),
+        database=database,
+        leases=leases,
+        pace=pace,
+        inbox=inbox,
+    )
+    return Runner(
+        database=database,
+        turns=turns,
+        most_at_once=settings.max_running_pipelines,
+        claim=settings.claim_duration,
+    )
+
+
+def vault_of(settings: StoreSettings) -> Vault:
+    """What encrypts: with the keys that are given, else with one that is kept in a file."""
+    if settings.encryption_keys is not None:
+        return Vault(parse_keys(settings.encryption_keys.get_secret_value()))
+    return Vault([key_from_file(settings.data_dir / "encryption.key")])
