@@ -71,12 +71,17 @@ def is_loopback(address: str) -> bool:
 
     Args:
         address: ``host:port``, ``[::1]:port``, ``unix:/path``, or one of these after ``dns:///``,
-            ``ipv4:`` or ``ipv6:``.
+            ``ipv4:`` or ``ipv6:``; after the latter two there may be several, between commas.
     """
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    for scheme in ("dns:///", "ipv4:", "ipv6:"):
-        address = address.removeprefix(scheme)
+    for scheme in ("ipv4:", "ipv6:"):
+        if address.startswith(scheme):
+            return all(map(_is_loopback, address.removeprefix(scheme).split(",")))
+    return _is_loopback(address.removeprefix("dns:///"))
+
+
+def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0] if not address.endswith("]") else address
     host = host.removeprefix("[").removesuffix("]")
     if host == "localhost":

@@ -36,6 +36,7 @@ MUTUAL = ServerTls(
         "dns:///localhost:1",
         "ipv4:127.0.0.1:1",
         "ipv6:[::1]:1",
+        "ipv4:127.0.0.1:1,127.0.0.2:2",
     ],
 )
 def test_only_this_machine_reaches_loopback(address: str) -> None:
@@ -45,7 +46,16 @@ def test_only_this_machine_reaches_loopback(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "engine:50051", "localhost.example.com:1", ":1"],
+    [
+        "0.0.0.0:50051",
+        "[::]:50051",
+        "10.0.0.1:1",
+        "engine:50051",
+        "localhost.example.com:1",
+        ":1",
+        "ipv4:127.0.0.1:1,10.0.0.1:2",
+        "127.0.0.1:1,10.0.0.1:2",
+    ],
 )
 def test_a_network_address_needs_tls_and_callers_that_show_who_they_are(address: str) -> None:
     assert not is_loopback(address)

@@ -26,6 +26,7 @@ from pipesync_rpc.credentials import CannotListen, ClientTls
 from pipesync_rpc.tokens import hash_token
 from service_server.assembly import RunningService, running_service
 from service_server.settings import ServiceSettings
+from tests.leaks import leaks
 from tests.pipesync_rpc.certificates import Authority
 from tests.postgres import PostgresCluster
 from tests.service_server.conftest import pipeline
@@ -58,8 +59,10 @@ class Site:
         # As it stands: what is quoted in a test's path stays so.
         url = URL(f"{self.session._base_url}".rstrip("/") + path, encoded=True)
         async with self.session.request(method, url, **options) as response:
+            text = await response.text()
+            leaks.search("an HTTP answer", f"{response.headers} {text}")
             is_json = response.content_type == "application/json"
-            body = await (response.json() if is_json else response.text())
+            body = await response.json() if is_json else text
             return Answer(status=response.status, body=body, headers=response.headers)
 
     async def post(self, body: bytes, *, to: str = "hooked", **options: Any) -> Answer:
