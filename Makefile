@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 3
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench measure soak chaos profile check format generate lock build clean
+.PHONY: help demo test bench measure soak chaos explain profile check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -43,6 +43,9 @@ soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute,
 
 chaos: $(STAMP) ## Let 20 pipelines run for three minutes, while servers are killed and stand still
 	CHAOS_SECONDS=180 $(BIN)/pytest -s tests/soak/test_chaos.py
+
+explain: $(STAMP) ## Look how Postgres would run each query of the service over 5,000 pipelines with 1,000 runs each
+	STORED_ROWS=5000000 $(BIN)/pytest --timeout 1800 tests/service_server/store/test_queries.py
 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path

@@ -1,12 +1,14 @@
 """Fills every table of the service as years of use would, whatever its columns are."""
 
+import os
+
 import asyncpg
 
 PIPELINES = 5_000
 # A thousand each of a hundred pipelines, so that a pipeline has as many as it ever will, and the
-# table a fiftieth of what it would be: filling that takes minutes and more than a gigabyte.
-ROWS = 100_000
-BUSY_PIPELINES = 100
+# table a fiftieth of what it would be: filling that takes minutes and gigabytes (``make explain``).
+ROWS = int(os.environ.get("STORED_ROWS", "100000"))
+_ROWS_OF_A_PIPELINE = 1_000
 
 _COLUMNS = """
 SELECT relation.relname AS table_name, attname AS name, typname AS type, NOT attnotnull AS nullable
@@ -51,6 +53,7 @@ async def fill(url: str, *, rows: int = ROWS) -> None:
 
 
 async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> None:
+    busy = min(PIPELINES, max(1, rows // _ROWS_OF_A_PIPELINE))
     async with connection.transaction():
         await connection.execute(
             "INSERT INTO pipesync.pipelines (id, config, sealed_config, desired_status, status,"
@@ -60,7 +63,7 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> 
         )
         by_table: dict[str, dict[str, str]] = {}
         for column in await connection.fetch(_COLUMNS):
-            by_table.setdefault(column["table_name"], {})[column["name"]] = _value(column)
+            by_table.setdefault(column["table_name"], {})[column["name"]] = _value(column, busy)
         for table, values in by_table.items():
             await connection.execute(
                 f"INSERT INTO pipesync.{table} ({', '.join(values)})"  # noqa: S608 - the catalog's own names
@@ -72,12 +75,12 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> 
     await connection.execute("VACUUM ANALYZE")
 
 
-def _value(column: asyncpg.Record) -> str:
+def _value(column: asyncpg.Record, busy: int) -> str:
     if column["name"] == "pipeline_id":
         # One row a pipeline at first, and then the rest to a few of them.
         return (
             f"'pl-' || lpad((CASE WHEN n < {PIPELINES} THEN n"
-            f" ELSE n % {BUSY_PIPELINES} * {PIPELINES // BUSY_PIPELINES} END)::text, 5, '0')"
+            f" ELSE n % {busy} * {PIPELINES // busy} END)::text, 5, '0')"
         )
     value = _VALUES[column["type"]]
     # What is absent is work to be done: nearly all of it is done.
