@@ -25,6 +25,9 @@ _log = structlog.get_logger(__name__)
 _PATIENCE_FOR_BRIEF = timedelta(seconds=20)
 # How often whoever has patience asks, in seconds: nobody tells of a lease that is freed.
 _PATIENT_INTERVAL = 0.1
+# What the engine needs at most to end a call, in seconds, once its time is up, and what that comes
+# late by, as it is counted from the call's arrival.
+_ENDING = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +38,15 @@ class Lease:
         pipeline_id: Which pipeline.
         token: The fencing token: without it nothing is stored.
         give_up: Ends the body of ``LeaseKeeper.hold`` as if the lease had been lost.
-        seconds_left: For how long nobody else can have it, should this process stand still from now
-            on. Whatever is begun elsewhere is to be over by then.
-        last: Sees to it that so much is left. Raises LeaseLost, or StoreUnavailable.
+        seconds_to_work: For how long the engine may be at something, so that it has ended before
+            anybody else can have the lease, should this process stand still from now on.
+        last: Sees to it that there is so much. Raises LeaseLost, or StoreUnavailable.
     """
 
     pipeline_id: str
     token: int
     give_up: Callable[[], None]
-    seconds_left: Callable[[], float]
+    seconds_to_work: Callable[[], float]
     last: Callable[[timedelta], Awaitable[None]]
 
     async def require(self, connection: Connection) -> None:
@@ -109,21 +112,21 @@ class LeaseKeeper:
                     if not life.expired():
                         life.reschedule(clock())
 
-                def seconds_left() -> float:
+                def seconds_to_work() -> float:
                     when = life.when()
-                    return when - clock() if when is not None else 0.0
+                    return max(0.0, when - clock() - _ENDING) if when is not None else 0.0
 
                 async def last(duration: timedelta) -> None:
-                    if seconds_left() < duration.total_seconds() and not await self._extend(
-                        lease, life, duration
-                    ):
+                    if seconds_to_work() >= duration.total_seconds():
+                        return
+                    if not await self._extend(lease, life, duration + timedelta(seconds=_ENDING)):
                         raise LeaseLost(pipeline_id)
 
                 lease = Lease(
                     pipeline_id=pipeline_id,
                     token=token,
                     give_up=give_up,
-                    seconds_left=seconds_left,
+                    seconds_to_work=seconds_to_work,
                     last=last,
                 )
                 renewing = asyncio.create_task(self._renew(lease, life))

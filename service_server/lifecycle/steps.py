@@ -163,7 +163,7 @@ class Steps:
         options.time_limit.FromTimedelta(limit)
         await lease.last(limit + _ANSWER_TIMEOUT)
         return await self._engine.sync_batch(
-            config, options, FIELDS_OF_A_PIPELINE, timeout=lease.seconds_left()
+            config, options, FIELDS_OF_A_PIPELINE, timeout=lease.seconds_to_work()
         )
 
 

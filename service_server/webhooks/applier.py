@@ -145,7 +145,7 @@ class InboxApplier:
             state = await states.get(connection, pipeline_id)
         await lease.last(_BATCH_TIME)
         clock = asyncio.get_running_loop().time
-        began, timeout = clock(), lease.seconds_left()
+        began, timeout = clock(), lease.seconds_to_work()
         try:
             eof = await self._engine.sync_batch(
                 self._pipelines.open_config(stored),
