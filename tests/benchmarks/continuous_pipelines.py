@@ -24,6 +24,7 @@ from tests.benchmarks.syncs_meanwhile import create_pipelines
 from tests.stripe_simulator.seeds.histories import History
 
 CONTINUOUS = 200
+ENGINES = 2
 RECORDS = 300
 _HISTORY = History(stream="customers", shape="even", count=RECORDS)
 # However slow the machine is.
@@ -41,7 +42,9 @@ async def main(continuous: int, registered: int) -> int:
         names = [f"continuous_{number:03}" for number in range(continuous)]
         async with (
             simulated_account(_HISTORY) as account,
-            registered_service(cluster.url(await cluster.create_database()), registered) as service,
+            registered_service(
+                cluster.url(await cluster.create_database()), registered, engines=ENGINES
+            ) as service,
         ):
             calls = Calls(
                 kind=GET,

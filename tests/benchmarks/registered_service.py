@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,9 @@ class RegisteredService:
 
 
 @asynccontextmanager
-async def registered_service(url: str, count: int) -> AsyncIterator[RegisteredService]:
+async def registered_service(
+    url: str, count: int, *, engines: int = 1
+) -> AsyncIterator[RegisteredService]:
     """A service on the empty database at ``url``, with so many pipelines that have a run each."""
     pipeline_ids = [f"company-{number:05}" for number in range(count)]
     async with Database.open(url) as database:
@@ -70,17 +72,20 @@ async def registered_service(url: str, count: int) -> AsyncIterator[RegisteredSe
             row["id"]: row["etag"]
             for row in await connection.fetch("SELECT id, etag FROM pipesync.pipelines")
         }
-        engine_port, port, http_port = _free_ports(3)
-        arguments = ["--http", f"127.0.0.1:{http_port}", "--engine", f"127.0.0.1:{engine_port}"]
+        port, http_port, *engine_ports = _free_ports(2 + engines)
+        addresses = ",".join(f"127.0.0.1:{engine_port}" for engine_port in engine_ports)
+        arguments = ["--http", f"127.0.0.1:{http_port}", "--engine", f"ipv4:{addresses}"]
         environment = {
             "PIPESYNC_DATABASE_URL": url,
             "PIPESYNC_ENCRYPTION_KEYS": base64.b64encode(_KEY).decode(),
         }
-        async with (
-            _server("engine_server", engine_port),
-            _server("service_server", port, *arguments, environment=environment) as pid,
-            PipelineClient(f"127.0.0.1:{port}") as client,
-        ):
+        async with AsyncExitStack() as running:
+            for engine_port in engine_ports:
+                await running.enter_async_context(_server("engine_server", engine_port))
+            pid = await running.enter_async_context(
+                _server("service_server", port, *arguments, environment=environment)
+            )
+            client = await running.enter_async_context(PipelineClient(f"127.0.0.1:{port}"))
             yield RegisteredService(
                 address=f"127.0.0.1:{port}",
                 http_port=http_port,
