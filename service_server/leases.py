@@ -28,6 +28,9 @@ _PATIENT_INTERVAL = 0.1
 # What the engine needs at most to end a call, in seconds, once its time is up, and what that comes
 # late by, as it is counted from the call's arrival.
 _ENDING = 1.0
+# gRPC sends a deadline as a time-out of three digits, rounded up: at the engine it is later by up
+# to a hundredth (src/core/lib/transport/timeout_encoding.cc).
+_ROUNDING = 1.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +117,14 @@ class LeaseKeeper:
 
                 def seconds_to_work() -> float:
                     when = life.when()
-                    return max(0.0, when - clock() - _ENDING) if when is not None else 0.0
+                    left = when - clock() - _ENDING if when is not None else 0.0
+                    return max(0.0, left / _ROUNDING)
 
                 async def last(duration: timedelta) -> None:
                     if seconds_to_work() >= duration.total_seconds():
                         return
-                    if not await self._extend(lease, life, duration + timedelta(seconds=_ENDING)):
+                    needed = duration * _ROUNDING + timedelta(seconds=_ENDING)
+                    if not await self._extend(lease, life, needed):
                         raise LeaseLost(pipeline_id)
 
                 lease = Lease(

@@ -1,0 +1,63 @@
+"""What an engine answers to the applier, and what becomes of the events."""
+
+from collections.abc import Awaitable, Callable
+
+from pipesync.v1 import engine_service_pb2 as engine_pb
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_SUCCEEDED, StreamProgress
+from pipesync.v1.state_pb2 import Eof
+from service_server.store import inbox
+from service_server.store.database import Database
+from tests.service_server.webhooks.deliveries import event_id
+
+Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
+
+
+async def kept(database: Database) -> dict[str, tuple[str, int, str]]:
+    """Each event's status, failed attempts and last error, the first arrival first."""
+    async with database.connection() as connection:
+        found = await inbox.list_latest_first(
+            connection,
+            "hooked",
+            1000,
+            status=pb.WEBHOOK_EVENT_STATUS_UNSPECIFIED,
+            before=None,
+        )
+    prefix = "WEBHOOK_EVENT_STATUS_"
+    return {
+        one.id: (
+            pb.WebhookEventStatus.Name(one.status).removeprefix(prefix).lower(),
+            one.failed_attempts,
+            one.last_error,
+        )
+        for _, one in reversed(found)
+    }
+
+
+async def words(database: Database) -> list[str]:
+    return [word for word, _, _ in (await kept(database)).values()]
+
+
+def refuses(*poison: str) -> Batch:
+    """An engine whose destination refuses a record of these events."""
+
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        given = {event_id(one.event_json) for one in request.inputs}
+        eof = Eof(status=RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
+        if given & set(poison):
+            eof.status = RUN_STATUS_FAILED
+            stream = eof.run_progress.streams["customers"]
+            stream.status = StreamProgress.STATUS_ERRORED
+            stream.message = "the record is refused"
+        return eof
+
+    return batch
+
+
+def answers(**fields: object) -> Batch:
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        eof = Eof(**fields)  # type: ignore[arg-type]  # any field of the message
+        eof.ending_state.CopyFrom(request.options.state)
+        return eof
+
+    return batch
