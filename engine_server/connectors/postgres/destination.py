@@ -68,27 +68,26 @@ class PostgresDestination:
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
-                yield Message(log=log)
-            if config.deletes_for_good:
-                await ask(
-                    pool,
-                    config,
-                    lambda connection: deleted_rows.forget_old(connection, config.schema_name),
-                    patience=retry.SYNC_PATIENCE,
-                )
             writer = Writer(
                 pool,
                 tables,
                 hard_delete=config.deletes_for_good,
                 statement_timeout=config.statement_timeout,
             )
-            async with (
-                Flow(writer, messages, batch_rows=config.batch_size) as flow,
-                aclosing(flow.passed_on()) as passed_on,
-            ):
-                async for message in passed_on:
-                    yield message
+            # The source is at its first page while the tables are looked at.
+            async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
+                for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
+                    yield Message(log=log)
+                if config.deletes_for_good:
+                    await ask(
+                        pool,
+                        config,
+                        lambda connection: deleted_rows.forget_old(connection, config.schema_name),
+                        patience=retry.SYNC_PATIENCE,
+                    )
+                async with aclosing(flow.passed_on()) as passed_on:
+                    async for message in passed_on:
+                        yield message
 
     def kept_open(self) -> AbstractAsyncContextManager[None]:
         """Keeps connections for a few seconds between syncs. See ``protocols.Resident``."""

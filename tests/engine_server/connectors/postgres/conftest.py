@@ -1,11 +1,14 @@
 """Fixtures of the Postgres destination's tests."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import asyncpg
 import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.flow import Flow
+from pipesync.v1.message_pb2 import Message
 
 
 @pytest.fixture
@@ -20,3 +23,17 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def tables_made(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once a write has its tables: its source is at work while it looks at them."""
+    made = asyncio.Event()
+    passed_on = Flow.passed_on
+
+    def noted(flow: Flow) -> AsyncGenerator[Message, None]:
+        made.set()
+        return passed_on(flow)
+
+    monkeypatch.setattr(Flow, "passed_on", noted)
+    return made

@@ -154,12 +154,18 @@ async def test_parts_reach_the_same_database_as_a_url(
     [("", None, "pipesync"), ("&application_name=mine", None, "mine"), ("", "ours", "ours")],
 )
 async def test_sessions_are_called_by_the_applications_name(
-    database_url: str, database: asyncpg.Connection, query: str, given: str | None, shown: str
+    database_url: str,
+    database: asyncpg.Connection,
+    query: str,
+    given: str | None,
+    shown: str,
+    tables_made: asyncio.Event,
 ) -> None:
     config = PostgresConfig.model_validate({"url": database_url + query, "application_name": given})
     names: list[str] = []
 
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         rows = await database.fetch(
             "SELECT application_name FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -213,7 +219,11 @@ async def role(
 
 
 async def test_a_password_is_read_from_its_file_for_each_connection(
-    database_url: str, database: asyncpg.Connection, role: str, tmp_path: Path
+    database_url: str,
+    database: asyncpg.Connection,
+    role: str,
+    tmp_path: Path,
+    tables_made: asyncio.Event,
 ) -> None:
     file = tmp_path / "password"
     file.write_text("first secret\n")
@@ -229,6 +239,7 @@ async def test_a_password_is_read_from_its_file_for_each_connection(
     async def source() -> AsyncGenerator[Message, None]:
         yield records("customers", customer(1))
         yield checkpoint("customers", "1")
+        await tables_made.wait()
         await database.execute(f"ALTER ROLE {role} PASSWORD 'second secret'")
         file.write_text("second secret\n")
         await cut_others(database)

@@ -120,7 +120,7 @@ async def test_a_restart_of_postgres_in_the_middle_loses_nothing(
 
 
 async def test_a_postgres_that_stays_away_fails_the_connection(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tables_made: asyncio.Event
 ) -> None:
     monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.5)
     yielded: list[Message] = []
@@ -128,6 +128,7 @@ async def test_a_postgres_that_stays_away_fails_the_connection(
 
         async def source() -> AsyncGenerator[Message, None]:
             yield checkpoint("customers", "first")
+            await tables_made.wait()
             await proxy.close()
             yield records("customers", customer(1))
             yield checkpoint("customers", "second")

@@ -13,6 +13,7 @@ import pytest
 from engine_server.connectors.postgres import batch
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Barrier, Message
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
@@ -68,6 +69,49 @@ async def test_rows_before_a_barrier_wait_for_no_more(
         while await anext(passed_on) != barrier:
             pass
         assert await database.fetchval(COUNT) == 1
+
+
+async def test_the_source_is_at_work_while_the_tables_are_made(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    asked = asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        asked.set()
+        for message in _pages(1):
+            yield message
+
+    making = database.transaction()
+    await making.start()
+    # Whoever makes it, too, waits for what becomes of this one.
+    await database.execute("CREATE SCHEMA stripe")
+    writing = asyncio.create_task(write(config, [stream()], source()))
+    async with asyncio.timeout(10):
+        await asked.wait()
+    assert not writing.done()
+    await making.rollback()
+    assert await writing == _pages(1)
+    assert await database.fetchval(COUNT) == 1
+
+
+async def test_a_source_whose_tables_cannot_be_made_is_left_at_once(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    tasks_before = asyncio.all_tasks()
+    ended = asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        try:
+            await asyncio.Event().wait()
+            yield checkpoint("customers")
+        finally:
+            ended.set()
+
+    await database.execute("CREATE SCHEMA stripe; CREATE VIEW stripe.customers AS SELECT 1 AS id")
+    with pytest.raises(ConnectorError, match=r"stripe.*customers"):
+        await write(config, [stream()], source())
+    assert ended.is_set()
+    assert asyncio.all_tasks() == tasks_before
 
 
 async def test_every_message_is_passed_on_in_order(small_batches: PostgresConfig) -> None:

@@ -95,8 +95,10 @@ async def test_a_connection_lost_around_a_commit_is_made_again(
     to_server: bool,
     deliver: bool,
     at_once: int,
+    tables_made: asyncio.Event,
 ) -> None:
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         proxy.cut_at(text, to_server=to_server, deliver=deliver)
         for message in _pages():
             yield message
@@ -117,13 +119,13 @@ async def test_a_connection_lost_around_a_commit_is_made_again(
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_connection_lost_after_any_number_of_bytes_loses_nothing(
-    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection
+    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection, tables_made: asyncio.Event
 ) -> None:
     before = 0
 
     async def source(cut_after: int | None) -> AsyncGenerator[Message, None]:
         nonlocal before
-        # Now the tables have been looked at.
+        await tables_made.wait()
         before = proxy.passed
         if cut_after is not None:
             proxy.cut_after(cut_after)
@@ -134,6 +136,7 @@ async def test_a_connection_lost_after_any_number_of_bytes_loses_nothing(
     total = proxy.passed - before
     for count in range(1, total, total // CUTS):
         await database.execute("TRUNCATE stripe.customers")
+        tables_made.clear()
         assert await write(config, [stream()], source(count)) == _pages(), count
         assert await _stored(database) == ALL, count
 
@@ -168,12 +171,16 @@ async def test_what_was_acknowledged_is_committed_wherever_the_connection_ends_f
 
 
 async def test_a_server_that_says_nothing_is_left_for_another_connection(
-    proxy: Proxy, config: PostgresConfig, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy,
+    config: PostgresConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    tables_made: asyncio.Event,
 ) -> None:
     monkeypatch.setattr(transaction_module, "_GRACE", 0.1)
     hasty = config.model_copy(update={"statement_timeout": 0.1})
 
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         proxy.stall()
         for message in _pages():
             yield message
@@ -187,9 +194,10 @@ async def test_a_server_that_says_nothing_is_left_for_another_connection(
 
 
 async def test_a_server_that_refuses_connections_for_a_while_is_waited_for(
-    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection
+    proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection, tables_made: asyncio.Event
 ) -> None:
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         await proxy.close()
         for message in _pages():
             yield message

@@ -59,11 +59,12 @@ async def _retried(
 
 
 async def test_a_server_that_became_read_only_is_left_for_its_successor(
-    config: PostgresConfig, database: asyncpg.Connection
+    config: PostgresConfig, database: asyncpg.Connection, tables_made: asyncio.Event
 ) -> None:
     name = await database.fetchval("SELECT current_database()")
 
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         # Every session from now on stays read-only for as long as it lasts.
         await database.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         await cut_others(database)
@@ -76,7 +77,7 @@ async def test_a_server_that_became_read_only_is_left_for_its_successor(
 
 
 async def test_a_server_with_too_many_connections_is_asked_again(
-    config: PostgresConfig, database_url: str, database: asyncpg.Connection
+    database_url: str, database: asyncpg.Connection, tables_made: asyncio.Event
 ) -> None:
     role = f"lonely_{await database.fetchval('SELECT current_database()')}"[:60]
     await database.execute(
@@ -87,6 +88,7 @@ async def test_a_server_with_too_many_connections_is_asked_again(
     other: list[asyncpg.Connection] = []
 
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         await cut_others(database)
         await until(database, ALONE)
         other.append(await asyncpg.connect(url))
@@ -141,11 +143,15 @@ async def test_a_statement_that_takes_too_long_is_broken_off_and_tried_again(
 
 
 async def test_a_server_that_shuts_down_and_starts_again_is_waited_for(
-    postgres_cluster: PostgresCluster, config: PostgresConfig, database_url: str
+    postgres_cluster: PostgresCluster,
+    config: PostgresConfig,
+    database_url: str,
+    tables_made: asyncio.Event,
 ) -> None:
     last = await asyncpg.connect(database_url)
 
     async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
         # Nobody new is let in while this session lasts.
         postgres_cluster.shut_down_when_deserted()
         async with asyncio.timeout(10):

@@ -1,5 +1,6 @@
 """Rows that Postgres refuses stop their stream alone, and the error names the record."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator
 
@@ -173,10 +174,11 @@ async def test_a_constraint_that_is_looked_at_in_the_end_errs_the_stream_of_its_
 
 
 async def test_a_table_dropped_meanwhile_errs_its_stream(
-    config: PostgresConfig, database: asyncpg.Connection
+    config: PostgresConfig, database: asyncpg.Connection, tables_made: asyncio.Event
 ) -> None:
     async def source() -> AsyncGenerator[Message, None]:
         yield records(GOOD, customer(1))
+        await tables_made.wait()
         await database.execute("DROP TABLE stripe.customers")
         yield records(BAD, customer(1))
         yield checkpoint(GOOD)

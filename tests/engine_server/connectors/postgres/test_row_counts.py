@@ -1,5 +1,6 @@
 """What became of the records: each is counted once, as what it did to its row."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -130,13 +131,18 @@ async def test_a_refused_streams_rows_count_as_far_as_they_were_committed(
     ],
 )
 async def test_a_flush_that_is_tried_again_counts_once(
-    small_batches: PostgresConfig, database_url: str, to_server: bool, counts: dict[str, int]
+    small_batches: PostgresConfig,
+    database_url: str,
+    to_server: bool,
+    counts: dict[str, int],
+    tables_made: asyncio.Event,
 ) -> None:
     await set_up(small_batches, stream())
     async with Proxy(database_url) as proxy:
         config = small_batches.model_copy(update={"url": SecretStr(proxy.url)})
 
         async def source() -> AsyncIterator[Message]:
+            await tables_made.wait()
             proxy.cut_at(b"COMMIT\0", to_server=to_server, deliver=False)
             yield records("customers", customer(1), customer(2))
 
