@@ -26,6 +26,7 @@ _REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
 _NOTED = _SQL.joinpath("upsert_noted.sql").read_text()
 
 _SEPARATOR = b"\x1e"
+_BETWEEN_OBJECTS = b"}" + _SEPARATOR
 # Of which no text in Postgres has any.
 _REFUSED_BYTE = b"\0"
 
@@ -92,15 +93,20 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
 
 
 def upsert_arguments(rows: StreamRows) -> tuple[bytes, str, str, bool]:
-    """What a statement of ``upsert_statement`` takes."""
+    """What a statement of ``upsert_statement`` takes, for one row at least."""
     objects, account_ids, updated_ats = lift_stamps(rows.records)
+    # The one bracket that no separator brings: to add it to all of the text would copy that.
+    objects[-1] += b"}"
+    text = _BETWEEN_OBJECTS.join(objects)
     # To look through all of them at once is faster by far than one by one.
-    if _SEPARATOR in b"".join(objects):
+    if text.count(_SEPARATOR) >= len(objects):
         # No such record is JSON, and Postgres is to say so of that one and no other.
-        objects = [record.replace(_SEPARATOR, _REFUSED_BYTE) for record in objects]
+        text = _BETWEEN_OBJECTS.join(
+            [record.replace(_SEPARATOR, _REFUSED_BYTE) for record in objects]
+        )
     separator = _SEPARATOR.decode()
     return (
-        (b"}" + _SEPARATOR).join(objects) + b"}",
+        text,
         separator.join(account_ids),
         separator.join(updated_ats),
         rows.are_changes,

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine_server.connectors.record_message import record_message
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.ranges import Range, difference
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.catalog_pb2 import Stream, TimeRange
-from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint, StreamStatus
+from pipesync.v1.message_pb2 import Message, StateCheckpoint, StreamStatus
 
 
 class StreamReport:
@@ -85,7 +86,7 @@ class StreamReport:
         """The records of a page, once."""
         if page.records and page is not self._told:
             self._told = page
-            yield Message(record_batch=RecordBatch(stream=self._stream, records=page.records))
+            yield record_message(self._stream, page.records)
 
     def _state(self, checkpoint: Checkpoint) -> Message:
         return Message(source_state=StateCheckpoint(stream=self._stream, data=checkpoint.to_json()))

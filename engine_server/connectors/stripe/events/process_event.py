@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from engine_server.connectors.record_message import record_message
 from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
@@ -21,7 +22,7 @@ from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
 from engine_server.connectors.stripe.nested_lists import records_to_emit
-from pipesync.v1.message_pb2 import Message, RecordBatch
+from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
 
@@ -82,9 +83,7 @@ async def _process_together(
 def record_batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
     """The messages that bring these records, in their order."""
     for stream, of_stream in groupby(records, key=lambda record: record[0]):
-        batch = RecordBatch(stream=stream, are_changes=True)
-        batch.records.extend(record for _, record in of_stream)
-        yield Message(record_batch=batch)
+        yield record_message(stream, (record for _, record in of_stream), are_changes=True)
 
 
 async def process_event(

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import structlog
 
 from engine_server.connectors.protocols import Inventory, SelectedStream
+from engine_server.connectors.record_message import record_message
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.reconcile.listing import Listing
 from engine_server.connectors.stripe.reconcile.retrieval import Held, Retrieval
 from engine_server.connectors.stripe.reconcile.windows import Windows
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
-from pipesync.v1.message_pb2 import Message, RecordBatch
+from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
 
@@ -84,8 +85,7 @@ class Comparison:
                 for start in range(0, len(missing), _RETRIEVED_TOGETHER):
                     some = missing[start : start + _RETRIEVED_TOGETHER]
                     if records := await self._retrieval.records(some):
-                        batch = RecordBatch(stream=self._stream, records=records)
-                        yield Message(record_batch=batch)
+                        yield record_message(self._stream, records)
                     retrieved += len(some)
                     # More of its second may follow.
                     reached = math.inf if some[-1].created is None else some[-1].created + 1

@@ -52,6 +52,8 @@ REFUSED = {
     "a number that is too small": '"n": 1e-20000',
     "a time beyond all calendars": '"_updated_at": 1e40',
 }
+# Which Postgres is sent between any two of them.
+SEPARATOR = "\x1e"
 
 
 @pytest.mark.parametrize("field", REFUSED.values(), ids=REFUSED.keys())
@@ -63,6 +65,22 @@ async def test_what_cannot_be_stored_exactly_is_refused_by_its_key(
     written = await write(config, [stream()], [records("customers", *others, bad, *others)])
     [message] = written
     assert '(id "bad", _account_id "acct_1")' in message.stream_status.errored.error
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    "inside",
+    [f'"n": "{SEPARATOR}"', f'"n": 1}}{SEPARATOR}{{"id": "two", "_account_id": "acct_1"'],
+    ids=["in a text", "between two objects"],
+)
+async def test_a_record_that_holds_what_separates_records_is_refused(
+    config: PostgresConfig, database: asyncpg.Connection, place: int, inside: str
+) -> None:
+    sent = [f'{{"id": "{number}", "_account_id": "acct_1"}}'.encode() for number in range(2)]
+    sent.insert(place, f'{{"id": "bad", "_account_id": "acct_1", {inside}}}'.encode())
+    [message] = await write(config, [stream()], [records("customers", *sent)])
+    assert "Postgres refused a record of customers" in message.stream_status.errored.error
     assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 0
 
 

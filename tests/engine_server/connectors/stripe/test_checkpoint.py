@@ -28,6 +28,9 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         gte=draw(st.sampled_from([None, lowers_and_uppers[0], lowers_and_uppers[0] - 5])),
         lt=draw(st.sampled_from([None, lowers_and_uppers[-1], lowers_and_uppers[-1] + 5])),
     )
+    if (*begun, *remaining) == (window,):
+        # Of which nothing was read.
+        return resume("customers", "", window)
     return Checkpoint(
         accounted=window,
         remaining=(*begun, *remaining),
