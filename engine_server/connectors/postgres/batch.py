@@ -30,7 +30,7 @@ class Batch:
 
     def add(self, records: RecordBatch) -> None:
         """Adds the records, unread."""
-        rows = list(records.records)
+        rows = records.records[:]
         if not rows:
             return
         if not self:
@@ -39,7 +39,7 @@ class Batch:
         of_stream.records += rows
         of_stream.are_changes |= records.are_changes
         self._row_count += len(rows)
-        self._byte_count += sum(map(len, rows))
+        self._byte_count += records.ByteSize()
 
     def take(self) -> Rows:
         """Answers the rows and begins anew."""

@@ -23,6 +23,8 @@ class Page:
 
     Attributes:
         objects: In the order of the list.
+        times_newest_first: When the answer's objects were created; empty if not all tell, or not
+            newest first.
         next_cursor: Where the next page starts; None when this is the last one.
         known_until: The last Unix second that was over when it was asked for. All that changed by
             then is in it; what changes later may not be.
@@ -32,6 +34,7 @@ class Page:
     """
 
     objects: list[ListedObject]
+    times_newest_first: list[int]
     next_cursor: str | None
     known_until: int
     has_open_lists: bool
@@ -42,13 +45,6 @@ class Page:
     def listed_count(self) -> int:
         """How many objects the answer held."""
         return len((self.whole or self).objects)
-
-    def times_newest_first(self, created_field: str) -> list[int]:
-        """When the answer's objects were created; empty if not all tell, or not newest first."""
-        created = attrgetter(created_field)
-        times = [created(listed.head) for listed in (self.whole or self).objects]
-        all_tell = set(map(type, times)) <= {int}
-        return times if all_tell and times == sorted(times, reverse=True) else []
 
 
 def page_size(resource: Resource) -> int:
@@ -82,6 +78,7 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
         raise _no_list(resource, answer.request_id) from error
     return Page(
         objects=found.objects,
+        times_newest_first=_times_newest_first(found.objects, resource.created_field),
         next_cursor=next_cursor,
         known_until=answer.known_until,
         has_open_lists=found.open_lists > (found.has_more is True),
@@ -113,6 +110,12 @@ def _no_list(resource: Resource, request_id: str) -> RequestFailed:
         f"request_id: {request_id}",
         status=200,
     )
+
+
+def _times_newest_first(objects: list[ListedObject], created_field: str) -> list[int]:
+    times = list(map(attrgetter(f"head.{created_field}"), objects))
+    all_tell = set(map(type, times)) <= {int}
+    return times if all_tell and times == sorted(times, reverse=True) else []
 
 
 def _next_cursor(resource: Resource, found: ListAnswer) -> str | None:

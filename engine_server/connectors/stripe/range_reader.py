@@ -70,16 +70,12 @@ class RangeReader:
 
     def objects_in(self, scope: Range, page: Page) -> list[ListedObject]:
         """The page's objects that were created in ``scope``; what does not tell lies everywhere."""
-        times = [self._created(listed.head) for listed in page.objects]
+        times = page.times_newest_first
         # As a rule all do: only the newest page is asked for without its borders.
-        all_tell = set(map(type, times)) == {int}
-        if all_tell and scope.contains(min(times)) and scope.contains(max(times)):
+        if times and scope.contains(times[0]) and scope.contains(times[-1]):
             return page.objects
-        return [
-            listed
-            for listed, created in zip(page.objects, times, strict=True)
-            if _is_within(scope, created)
-        ]
+        created = self._created
+        return [listed for listed in page.objects if _is_within(scope, created(listed.head))]
 
     def _holds_newest(self, part: Range) -> bool:
         return (
@@ -92,7 +88,7 @@ class RangeReader:
 
     def _goes_on(self, part: Range, newest: Page) -> bool:
         """Whether more of ``part`` follows the newest page of a list that is newest first."""
-        times = newest.times_newest_first(self._resource.created_field)
+        times = newest.times_newest_first
         if newest.next_cursor is None or not times:
             return False
         return part.gte is None or times[-1] >= part.gte

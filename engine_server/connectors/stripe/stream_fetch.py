@@ -171,7 +171,7 @@ class StreamFetch:
         self, part: Range, scope: Range, asked: Range, page: Page, room: Callable[[Self], Room]
     ) -> tuple[Range, ...]:
         """What of ``asked`` is still to be read after ``page``, as far as it lies in ``scope``."""
-        times = page.times_newest_first(self.resource.created_field)
+        times = page.times_newest_first
         compared_from = self._compared_from(page, times)
         if page.is_cut:
             rest = asked.with_cursor(page.next_cursor, compared_from)
