@@ -20,6 +20,7 @@ import aiohttp
 import asyncpg
 import orjson
 import uvloop
+from asyncpg.pool import PoolConnectionProxy
 
 from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.upsert import upsert_arguments
@@ -127,11 +128,17 @@ async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Page
             batch = batches[stream]
             batch += records
             if len(batch) >= ROWS_A_FLUSH:
-                await connection.fetch(statements[stream], *upsert_arguments(StreamRows(batch)))
+                await _upsert(connection, statements[stream], batch)
                 batch.clear()
         for stream, batch in batches.items():
             if batch:
-                await connection.fetch(statements[stream], *upsert_arguments(StreamRows(batch)))
+                await _upsert(connection, statements[stream], batch)
+
+
+async def _upsert(connection: PoolConnectionProxy, statement: str, batch: list[bytes]) -> None:
+    rows = StreamRows()
+    rows.add(batch)
+    await connection.fetch(statement, *upsert_arguments(rows))
 
 
 def main() -> None:

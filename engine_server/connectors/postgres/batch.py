@@ -2,7 +2,9 @@
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 
+from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.rows import Rows, StreamRows
 from pipesync.v1.message_pb2 import RecordBatch
 
@@ -17,8 +19,9 @@ MAX_AGE = 1.0
 class Batch:
     """Rows by stream; false when there are none."""
 
-    def __init__(self, *, max_rows: int) -> None:
+    def __init__(self, *, max_rows: int, key_readers: Mapping[str, KeyReader]) -> None:
         self._max_rows = max_rows
+        self._key_readers = key_readers
         self._rows: defaultdict[str, StreamRows] = defaultdict(StreamRows)
         self._row_count = 0
         self._byte_count = 0
@@ -29,14 +32,14 @@ class Batch:
         return self._row_count > 0
 
     def add(self, records: RecordBatch) -> None:
-        """Adds the records, unread."""
+        """Adds the records of one stream."""
         rows = records.records[:]
         if not rows:
             return
         if not self:
             self._began = time.monotonic()
         of_stream = self._rows[records.stream]
-        of_stream.records += rows
+        of_stream.add(rows, self._key_readers.get(records.stream))
         of_stream.are_changes |= records.are_changes
         self._row_count += len(rows)
         self._byte_count += records.ByteSize()

@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine_server.connectors.postgres.batch import Batch
-from engine_server.connectors.postgres.keys import Keys, may_share_a_row
-from engine_server.connectors.postgres.rows import Rows
+from engine_server.connectors.postgres.rows import Rows, may_share_a_row
 from engine_server.connectors.postgres.writer import Outcome, Writer
 from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
@@ -32,12 +31,12 @@ class _Flush:
 
     Attributes:
         number: 1 for the first, and so on.
-        keys: Which rows it has.
+        rows: What it writes.
         task: Answers what became of them.
     """
 
     number: int
-    keys: Keys
+    rows: Rows
     task: asyncio.Task[Outcome]
 
 
@@ -52,7 +51,7 @@ class Flow:
     ) -> None:
         self._writer = writer
         self._messages = messages
-        self._batch = Batch(max_rows=batch_rows)
+        self._batch = Batch(max_rows=batch_rows, key_readers=writer.key_readers)
         self._flushes: list[_Flush] = []
         self._started = 0
         # Each with the number of the flush that it waits for.
@@ -123,13 +122,12 @@ class Flow:
         if not due or len(self._flushes) == MAX_FLUSHES:
             return
         rows = self._batch.take()
-        keys = self._writer.keys(rows)
         # Of two flushes that hold the same row the later one must win.
-        before = [flush.task for flush in self._flushes if may_share_a_row(flush.keys, keys)]
+        before = [flush.task for flush in self._flushes if may_share_a_row(flush.rows, rows)]
         self._started += 1
         task = asyncio.create_task(self._flush(rows, before))
         task.add_done_callback(lambda _: self._news.set())
-        self._flushes.append(_Flush(number=self._started, keys=keys, task=task))
+        self._flushes.append(_Flush(number=self._started, rows=rows, task=task))
 
     async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
         if before:

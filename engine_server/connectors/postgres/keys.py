@@ -2,14 +2,10 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import TypeAlias
 
 from engine_server.connectors.postgres.tables import Table
-
-# By stream; None where it cannot be told.
-Keys: TypeAlias = Mapping[str, AbstractSet[bytes] | None]
 
 
 class KeyReader:
@@ -41,12 +37,3 @@ class KeyReader:
             return frozenset(values)
         found = [match[1] for match in map(self._first_field.match, records) if match]
         return frozenset(found) if len(found) == len(records) else None
-
-
-def may_share_a_row(one: Keys, other: Keys) -> bool:
-    """Whether records with these keys may be of one row: not if their first columns differ."""
-    return any(_meet(one[stream], other[stream]) for stream in one.keys() & other.keys())
-
-
-def _meet(one: AbstractSet[bytes] | None, other: AbstractSet[bytes] | None) -> bool:
-    return one is None or other is None or not one.isdisjoint(other)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import TypeAlias
 
 import asyncpg
@@ -51,16 +50,15 @@ async def _first_refused(
     trial: Trial, statement: str, rows: StreamRows
 ) -> tuple[bytes, asyncpg.PostgresError] | None:
     """Halves the records until one is left; None when that one is refused only in company."""
-    records = rows.records
-    first, end = 0, len(records)
+    first, end = 0, len(rows)
     while end - first > 1:
         middle = (first + end) // 2
-        if await _refused(trial, statement, replace(rows, records=records[first:middle])):
+        if await _refused(trial, statement, rows.part(first, middle)):
             end = middle
         else:
             first = middle
-    error = await _refused(trial, statement, replace(rows, records=records[first:end]))
-    return None if error is None else (records[first], error)
+    error = await _refused(trial, statement, rows.part(first, end))
+    return None if error is None else (rows.record(first), error)
 
 
 async def _refused(trial: Trial, statement: str, rows: StreamRows) -> asyncpg.PostgresError | None:

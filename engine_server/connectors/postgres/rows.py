@@ -1,23 +1,74 @@
-"""Rows on their way to a table: records that nobody reads."""
+"""Rows on their way to a table: records that are taken apart, but not read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from engine_server.connectors.postgres.keys import KeyReader
+from engine_server.connectors.postgres.stamps import lift_stamps, with_stamps
 
 
 @dataclass(slots=True)
 class StreamRows:
-    """The rows of one stream.
+    """The rows of one stream, in the order of arrival.
+
+    Records are taken apart as they come, page by page, while the processor has them at hand.
 
     Attributes:
-        records: A JSON object in UTF-8 each, in the order of arrival.
+        objects: JSON objects in UTF-8, each but for its closing bracket and what was lifted of it.
+        account_ids: The stamp ``_account_id`` of each; empty where it was not lifted.
+        updated_ats: Its stamp ``_updated_at``, in words; the same.
+        keys: The first column of their keys, as far as the records tell by their first bytes; None
+            when one does not.
         are_changes: Whether some are as ``RecordBatch.are_changes`` says. It does no harm to the
             others: at the worst a row that is equal is written again, with its later time.
     """
 
-    records: list[bytes] = field(default_factory=list)
+    objects: list[bytes] = field(default_factory=list)
+    account_ids: list[str] = field(default_factory=list)
+    updated_ats: list[str] = field(default_factory=list)
+    keys: set[bytes] | None = field(default_factory=set)
     are_changes: bool = False
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.objects)
+
+    def add(self, records: Sequence[bytes], key_reader: KeyReader | None = None) -> None:
+        """Adds records: a JSON object in UTF-8 each. Without a reader they tell nothing of keys."""
+        objects, account_ids, updated_ats = lift_stamps(records)
+        self.objects += objects
+        self.account_ids += account_ids
+        self.updated_ats += updated_ats
+        keys = None if key_reader is None or self.keys is None else key_reader.read(records)
+        if self.keys is not None and keys is not None:
+            self.keys |= keys
+        else:
+            self.keys = None
+
+    def part(self, first: int, end: int) -> "StreamRows":
+        """The rows from the place ``first`` up to ``end``."""
+        return StreamRows(
+            objects=self.objects[first:end],
+            account_ids=self.account_ids[first:end],
+            updated_ats=self.updated_ats[first:end],
+            keys=None,
+            are_changes=self.are_changes,
+        )
+
+    def record(self, place: int) -> bytes:
+        """One of the records, put together again."""
+        return with_stamps(self.objects[place], self.account_ids[place], self.updated_ats[place])
 
 
 # By stream.
 Rows: TypeAlias = Mapping[str, StreamRows]
+
+
+def may_share_a_row(one: Rows, other: Rows) -> bool:
+    """Whether a row may be in both: not if the first columns of the keys differ."""
+    return any(_meet(one[stream].keys, other[stream].keys) for stream in one.keys() & other.keys())
+
+
+def _meet(one: set[bytes] | None, other: set[bytes] | None) -> bool:
+    return one is None or other is None or not one.isdisjoint(other)

@@ -44,6 +44,17 @@ def lift_stamps(records: Sequence[bytes]) -> tuple[list[bytes], list[str], list[
     return objects, account_ids, updated_ats
 
 
+def with_stamps(text: bytes, account_id: str, updated_at: str) -> bytes:
+    """The record that ``lift_stamps`` made these three of."""
+    if not account_id:
+        return text + b"}"
+    return b'%b,"_account_id":"%b","_updated_at":%b}' % (
+        text,
+        account_id.encode(),
+        updated_at.encode(),
+    )
+
+
 def _without_bracket(record: bytes) -> bytes:
     text = record.rstrip()
     # What lacks the bracket is no object, and must not become one by getting it.

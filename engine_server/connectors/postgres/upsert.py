@@ -5,7 +5,6 @@ from importlib.resources import files
 
 from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.rows import StreamRows
-from engine_server.connectors.postgres.stamps import lift_stamps
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
     LAST_SYNCED_AT,
@@ -94,9 +93,8 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
 
 def upsert_arguments(rows: StreamRows) -> tuple[bytes, str, str, bool]:
     """What a statement of ``upsert_statement`` takes, for one row at least."""
-    objects, account_ids, updated_ats = lift_stamps(rows.records)
     # The one bracket that no separator brings: to add it to all of the text would copy that.
-    objects[-1] += b"}"
+    objects = [*rows.objects[:-1], rows.objects[-1] + b"}"]
     text = _BETWEEN_OBJECTS.join(objects)
     # To look through all of them at once is faster by far than one by one.
     if text.count(_SEPARATOR) >= len(objects):
@@ -107,8 +105,8 @@ def upsert_arguments(rows: StreamRows) -> tuple[bytes, str, str, bool]:
     separator = _SEPARATOR.decode()
     return (
         text,
-        separator.join(account_ids),
-        separator.join(updated_ats),
+        separator.join(rows.account_ids),
+        separator.join(rows.updated_ats),
         rows.are_changes,
     )
 

@@ -10,7 +10,7 @@ import structlog
 
 from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.faults import is_refusal
-from engine_server.connectors.postgres.keys import KeyReader, Keys
+from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.rows import Rows
@@ -37,7 +37,11 @@ class Outcome:
 
 
 class Writer:
-    """Writes the rows of several streams in one transaction."""
+    """Writes the rows of several streams in one transaction.
+
+    Attributes:
+        key_readers: For each stream that is written, what tells its rows apart.
+    """
 
     def __init__(
         self,
@@ -50,18 +54,11 @@ class Writer:
         self._pool = pool
         self._statement_timeout = statement_timeout
         self._tables = {table.stream: table for table in tables}
-        self._key_readers = {table.stream: KeyReader(table) for table in tables}
+        self.key_readers: Mapping[str, KeyReader] = {
+            table.stream: KeyReader(table) for table in tables
+        }
         self._statements = {
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
-        }
-
-    def keys(self, rows: Rows) -> Keys:
-        """Which rows of the tables these are."""
-        return {
-            stream: self._key_readers[stream].read(of_stream.records)
-            if stream in self._tables
-            else None
-            for stream, of_stream in rows.items()
         }
 
     async def commit(self, rows: Rows) -> Outcome:
@@ -119,7 +116,7 @@ class Writer:
         duration_ms = round((time.perf_counter() - began) * 1000, 1)
         counts: dict[str, RowCounts] = {}
         for stream, changed in changes.items():
-            received = len(rows[stream].records)
+            received = len(rows[stream])
             counts[stream] = RowCounts(**changed, unchanged=received - sum(changed.values()))
             log.info(
                 "flush_committed",

@@ -9,6 +9,7 @@ from google.protobuf.json_format import ParseDict
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.protocols import SelectedStream
 from pipesync.v1.catalog_pb2 import Stream, StreamSelection
 from pipesync.v1.message_pb2 import Log, Message, RecordBatch, StateCheckpoint, StreamStatus
@@ -67,6 +68,13 @@ def records(name: str, *contents: Mapping[str, Any] | bytes) -> Message:
         for content in contents
     )
     return Message(record_batch=batch)
+
+
+def rows_of(contents: Sequence[bytes], *, are_changes: bool = False) -> StreamRows:
+    """Records on their way to a table."""
+    rows = StreamRows(are_changes=are_changes)
+    rows.add(contents)
+    return rows
 
 
 def checkpoint(name: str, data: str = "{}") -> Message:

@@ -9,7 +9,8 @@ import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
-from engine_server.connectors.postgres.keys import KeyReader, may_share_a_row
+from engine_server.connectors.postgres.keys import KeyReader
+from engine_server.connectors.postgres.rows import StreamRows, may_share_a_row
 from engine_server.connectors.postgres.tables import table_of
 from tests.engine_server.connectors.postgres.builders import (
     customer,
@@ -42,14 +43,38 @@ def test_a_record_that_does_not_tell_may_be_of_any_row(record: bytes) -> None:
     assert READER.read([b'{"id":"b"}', record]) is None
 
 
+def _rows(keys: set[bytes] | None) -> StreamRows:
+    return StreamRows(keys=keys)
+
+
 def test_records_share_a_row_unless_the_keys_of_each_stream_differ() -> None:
-    a, b = frozenset([b"a"]), frozenset([b"b"])
+    a, b, both, any_row = map(_rows, ({b"a"}, {b"b"}, {b"a", b"b"}, None))
     assert not may_share_a_row({"s": a}, {"s": b})
     assert not may_share_a_row({"s": a}, {"t": a})
-    assert not may_share_a_row({"s": None}, {"t": a})
-    assert may_share_a_row({"s": a}, {"s": a | b})
-    assert may_share_a_row({"s": a}, {"s": None})
+    assert not may_share_a_row({"s": any_row}, {"t": a})
+    assert may_share_a_row({"s": a}, {"s": both})
+    assert may_share_a_row({"s": a}, {"s": any_row})
     assert may_share_a_row({"s": a, "t": b}, {"s": b, "t": b})
+
+
+@pytest.mark.parametrize(
+    ("pages", "reader", "keys"),
+    [
+        ([b"ab", b"bc"], READER, {b"a", b"b", b"c"}),
+        ([b"a", b"?", b"b"], READER, None),
+        ([b"a"], None, None),
+    ],
+    ids=["all tell", "one does not", "of no table"],
+)
+def test_rows_tell_their_keys_only_if_all_of_their_records_do(
+    pages: list[bytes], reader: KeyReader | None, keys: set[bytes] | None
+) -> None:
+    rows = StreamRows()
+    for page in pages:
+        ids = [bytes([letter]) for letter in page]
+        rows.add([b'{"x":1}' if key == b"?" else b'{"id":"%b"}' % key for key in ids], reader)
+    assert rows.keys == keys
+    assert len(rows) == sum(map(len, pages))
 
 
 async def test_flushes_of_different_rows_go_side_by_side(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.stamps import lift_stamps
+from engine_server.connectors.postgres.stamps import lift_stamps, with_stamps
 from tests.engine_server.connectors.postgres.any_json import as_object, json_texts, words
 from tests.engine_server.connectors.postgres.builders import records, stream, write
 
@@ -44,6 +44,7 @@ def test_what_is_lifted_and_what_is_left_make_up_the_record(
 ) -> None:
     record = as_object(fields).encode().removesuffix(b"}") + stamps
     [left], [account_id], [updated_at] = lift_stamps([record])
+    assert json.loads(with_stamps(left, account_id, updated_at)) == json.loads(record)
     assert bool(account_id) == bool(updated_at) == (stamps == TIGHT)
     lifted = {}
     if updated_at:

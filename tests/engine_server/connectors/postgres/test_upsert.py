@@ -9,10 +9,15 @@ import pytest
 import structlog
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import table_of
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
-from tests.engine_server.connectors.postgres.builders import customer, records, stream, write
+from tests.engine_server.connectors.postgres.builders import (
+    customer,
+    records,
+    rows_of,
+    stream,
+    write,
+)
 from tests.engine_server.connectors.postgres.sessions import until
 
 
@@ -142,9 +147,7 @@ async def test_rows_are_looked_up_by_key_however_large_the_table(
     batch = [json.dumps(customer(number)).encode() for number in range(1000)]
     plan = "\n".join(
         row[0]
-        for row in await database.fetch(
-            f"EXPLAIN {statement}", *upsert_arguments(StreamRows(batch))
-        )
+        for row in await database.fetch(f"EXPLAIN {statement}", *upsert_arguments(rows_of(batch)))
     )
     assert "Index Scan using customers_pkey" in plan
     assert ("_pipesync_deleted_pkey" in plan) == hard_delete

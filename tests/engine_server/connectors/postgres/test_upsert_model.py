@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import table_of
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
-from tests.engine_server.connectors.postgres.builders import stream
+from tests.engine_server.connectors.postgres.builders import rows_of, stream
 from tests.engine_server.connectors.postgres.schemas import set_up
 
 
@@ -129,7 +128,7 @@ async def test_any_history_of_batches(
         [counts] = await database.fetch(
             statement,
             *upsert_arguments(
-                StreamRows(
+                rows_of(
                     [version.record for version in batch.versions], are_changes=batch.are_changes
                 )
             ),
