@@ -40,11 +40,11 @@ class StreamRows:
         self.objects += objects
         self.account_ids += account_ids
         self.updated_ats += updated_ats
-        keys = None if key_reader is None or self.keys is None else key_reader.read(records)
-        if self.keys is not None and keys is not None:
-            self.keys |= keys
-        else:
+        keys = key_reader.read(records) if key_reader is not None else None
+        if self.keys is None or keys is None:
             self.keys = None
+        else:
+            self.keys |= keys
 
     def part(self, first: int, end: int) -> "StreamRows":
         """The rows from the place ``first`` up to ``end``."""
