@@ -94,7 +94,14 @@ async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
     async def do() -> T:
         nonlocal used
         async with pool.acquire() as used:
-            return await work(used)
+            try:
+                return await work(used)
+            finally:
+                # To cancel a statement may hit the end of its transaction in its place. This error
+                # is about one that the work dropped.
+                with suppress(asyncpg.InterfaceError):
+                    if not used.is_closed() and used.is_in_transaction():
+                        used.terminate()
 
     task = asyncio.create_task(do())
     try:

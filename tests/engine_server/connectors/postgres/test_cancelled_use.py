@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 import pytest
 
 from engine_server.connectors.postgres import pool
+from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection, Pool
+from tests.engine_server.connectors.postgres.sessions import until
 
 
 class LingeringPool:
@@ -25,6 +27,32 @@ class LingeringPool:
                 yield connection
         finally:
             await asyncio.sleep(0.5)
+
+
+async def test_a_transaction_that_could_not_be_ended_ends_with_its_connection(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    sessions: list[int] = []
+
+    async def work(connection: Connection) -> None:
+        sessions.append(await connection.fetchval("SELECT pg_backend_pid()"))
+        if len(sessions) == 1:
+            await connection.execute("BEGIN; CREATE TABLE public.half_done ()")
+            raise asyncio.CancelledError
+
+    async with pool.open_pool(config) as opened:
+        with pytest.raises(asyncio.CancelledError):
+            await pool.use(opened, work)
+        await pool.use(opened, work)
+    first, second = sessions
+    assert first != second
+    await until(
+        database, "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ANY($1::int[])", sessions
+    )
+    assert await database.fetchval("SELECT to_regclass('public.half_done') IS NULL")
+    assert complaints == []
 
 
 async def test_work_is_cancelled_although_its_connection_is_back_in_the_pool(
