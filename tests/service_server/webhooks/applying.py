@@ -10,6 +10,7 @@ from service_server.store import inbox
 from service_server.store.database import Database
 from tests.service_server.webhooks.deliveries import event_id
 
+LEASE_TAKEN_OVER = "UPDATE pipesync.leases SET token = token + 1000"
 Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
 
 
@@ -59,5 +60,17 @@ def answers(**fields: object) -> Batch:
         eof = Eof(**fields)  # type: ignore[arg-type]  # any field of the message
         eof.ending_state.CopyFrom(request.options.state)
         return eof
+
+    return batch
+
+
+def meanwhile(database: Database, statement: str, **fields: object) -> Batch:
+    """An engine during whose call something happens in the service's database."""
+    answer = answers(**fields)
+
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        async with database.connection() as connection:
+            await connection.execute(statement)
+        return await answer(request)
 
     return batch

@@ -32,7 +32,15 @@ from service_server.store import states
 from service_server.store.database import Database
 from service_server.webhooks import applier
 from tests.service_server.scripted_engine import ScriptedEngine
-from tests.service_server.webhooks.applying import Batch, answers, kept, refuses, words
+from tests.service_server.webhooks.applying import (
+    LEASE_TAKEN_OVER,
+    Batch,
+    answers,
+    kept,
+    meanwhile,
+    refuses,
+    words,
+)
 from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
 from tests.service_server.webhooks.deliveries import event, event_id, ids, sent_ids
 
@@ -297,12 +305,7 @@ async def waiting_for_a_lock(database: Database) -> int:
 async def test_who_lost_the_lease_meanwhile_marks_nothing(
     parts: Parts, engine: ScriptedEngine, database: Database
 ) -> None:
-    async def batch(_: object) -> Eof:
-        async with database.connection() as connection:
-            await connection.execute("UPDATE pipesync.leases SET token = token + 1000")
-        return Eof(status=RUN_STATUS_SUCCEEDED)
-
-    engine.batch = batch
+    engine.batch = meanwhile(database, LEASE_TAKEN_OVER, status=RUN_STATUS_SUCCEEDED)
     await parts.take(event())
     with pytest.raises(LeaseLost):
         await parts.applier.apply("hooked")
@@ -333,12 +336,12 @@ async def test_a_missing_pipeline_has_nothing_to_apply(parts: Parts) -> None:
 async def test_a_pipeline_that_went_meanwhile_is_told(
     parts: Parts, engine: ScriptedEngine, database: Database
 ) -> None:
-    async def batch(_: object) -> Eof:
-        async with database.connection() as connection:
-            await connection.execute("DELETE FROM pipesync.pipelines")
-        return Eof(status=RUN_STATUS_FAILED, failure_message="broken")
-
-    engine.batch = batch
+    engine.batch = meanwhile(
+        database,
+        "DELETE FROM pipesync.pipelines",
+        status=RUN_STATUS_FAILED,
+        failure_message="broken",
+    )
     await parts.take(event(), event())
     with pytest.raises(PipelineNotFound):
         await parts.applier.apply("hooked")

@@ -7,7 +7,14 @@ from pipesync.v1.state_pb2 import Eof
 from service_server.errors import EventRefused, LeaseLost
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import ScriptedEngine
-from tests.service_server.webhooks.applying import Batch, answers, kept, refuses
+from tests.service_server.webhooks.applying import (
+    LEASE_TAKEN_OVER,
+    Batch,
+    answers,
+    kept,
+    meanwhile,
+    refuses,
+)
 from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
 from tests.service_server.webhooks.deliveries import event, event_id, sent_ids
 
@@ -96,12 +103,9 @@ async def test_an_engine_that_throws_counts(
 async def test_who_lost_the_lease_meanwhile_sets_nothing_aside(
     parts: Parts, engine: ScriptedEngine, database: Database
 ) -> None:
-    async def batch(_: object) -> Eof:
-        async with database.connection() as connection:
-            await connection.execute("UPDATE pipesync.leases SET token = token + 1000")
-        return Eof(status=RUN_STATUS_FAILED, failure_message="broken")
-
-    engine.batch = batch
+    engine.batch = meanwhile(
+        database, LEASE_TAKEN_OVER, status=RUN_STATUS_FAILED, failure_message="broken"
+    )
     await parts.take(event())
     with pytest.raises(LeaseLost):
         await parts.applier.apply("hooked")
