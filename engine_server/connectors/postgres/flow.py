@@ -2,7 +2,7 @@
 
 Every message but a log waits for the flushes of all records before it. A flush is one transaction.
 At most two are in flight, side by side unless a row may be in both, and reading goes on beside them
-until a third batch is full.
+until the next batch is full.
 """
 
 import asyncio
@@ -27,17 +27,24 @@ _MAX_HELD = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flush:
-    """A batch on its way.
+    """Rows on their way.
 
     Attributes:
-        number: 1 for the first, and so on.
         rows: What it writes.
+        places: For each stream, that of the first message whose rows are in it; the lowest first.
+        end: The place of the first message that came too late for it.
         task: Answers what became of them.
     """
 
-    number: int
     rows: Rows
+    places: Mapping[str, int]
+    end: int
     task: asyncio.Task[Outcome]
+
+    @property
+    def place(self) -> int:
+        """That of the first message whose rows are in it."""
+        return next(iter(self.places.values()))
 
 
 class Flow:
@@ -53,8 +60,9 @@ class Flow:
         self._messages = messages
         self._batch = Batch(max_rows=batch_rows, key_readers=writer.key_readers)
         self._flushes: list[_Flush] = []
-        self._started = 0
-        # Each with the number of the flush that it waits for.
+        # Of the next message.
+        self._place = 0
+        # Each with its place.
         self._held: deque[tuple[int, Message]] = deque()
         self._refused: set[str] = set()
         # A message was read, or a flush ended, or one is due.
@@ -89,7 +97,8 @@ class Flow:
         while True:
             self._news.clear()
             self._finish_flushes()
-            while self._held and self._held[0][0] <= self._committed():
+            uncommitted = self._uncommitted()
+            while self._held and self._held[0][0] < uncommitted:
                 yield self._held.popleft()[1]
             self._start_flush_if_due(reading.is_over)
             message = reading.take() if self._has_room() else None
@@ -108,12 +117,12 @@ class Flow:
     def _take(self, message: Message) -> None:
         if stream_name(message) in self._refused:
             return
-        self._batch.add(message.record_batch)
+        self._batch.add(message.record_batch, self._place)
         if message.HasField("barrier"):
             # Somebody waits to hear that these rows are committed.
             self._batch.hurry()
-        # Rows before it that are still gathered go with the next flush.
-        self._held.append((self._started + bool(self._batch), message))
+        self._held.append((self._place, message))
+        self._place += 1
 
     def _start_flush_if_due(self, ended: bool) -> None:
         due = self._batch.seconds_until_due() == 0.0 or (ended and self._batch)
@@ -121,13 +130,14 @@ class Flow:
             due = due or self._batch.is_worthwhile()
         if not due or len(self._flushes) == MAX_FLUSHES:
             return
-        rows = self._batch.take()
+        gathered = self._batch.take()
+        rows = {stream: of_stream.rows for stream, of_stream in gathered.items()}
         # Of two flushes that hold the same row the later one must win.
         before = [flush.task for flush in self._flushes if may_share_a_row(flush.rows, rows)]
-        self._started += 1
         task = asyncio.create_task(self._flush(rows, before))
         task.add_done_callback(lambda _: self._news.set())
-        self._flushes.append(_Flush(number=self._started, rows=rows, task=task))
+        places = {stream: of_stream.place for stream, of_stream in gathered.items()}
+        self._flushes.append(_Flush(rows=rows, places=places, end=self._place, task=task))
 
     async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
         if before:
@@ -142,38 +152,41 @@ class Flow:
         for flush in [flush for flush in self._flushes if flush.task.done()]:
             outcome = flush.task.result()
             for stream, reason in outcome.refused.items():
-                self._refuse(stream, reason, flush.number)
-            self._tell(outcome.counts, flush.number)
+                self._refuse(stream, reason, flush.places[stream])
+            self._tell(outcome.counts, flush.end)
             self._flushes.remove(flush)
 
-    def _refuse(self, stream: str, reason: str, number: int) -> None:
-        """Replaces what is held of ``stream`` since its refused flush by one word of it."""
+    def _refuse(self, stream: str, reason: str, place: int) -> None:
+        """Replaces what is held of ``stream`` from ``place`` on by one word of it."""
         status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
         kept: deque[tuple[int, Message]] = deque()
         told = False
-        for waits_for, message in self._held:
-            if waits_for < number or stream_name(message) != stream:
-                kept.append((waits_for, message))
+        for of_message, message in self._held:
+            if of_message < place or stream_name(message) != stream:
+                kept.append((of_message, message))
             elif not told:
-                kept.append((waits_for, Message(stream_status=status)))
+                kept.append((of_message, Message(stream_status=status)))
                 told = True
         self._held = kept
 
-    def _tell(self, counts: Mapping[str, RowCounts], number: int) -> None:
+    def _tell(self, counts: Mapping[str, RowCounts], end: int) -> None:
         """Puts the counts of a flush behind the last records that each of them counts."""
         untold = dict(counts)
         held: deque[tuple[int, Message]] = deque()
-        for waits_for, message in reversed(self._held):
+        for place, message in reversed(self._held):
             stream = message.record_batch.stream
-            if waits_for == number and stream in untold:
+            if place < end and stream in untold:
                 written = RowsWritten(stream=stream, rows=untold.pop(stream))
-                held.appendleft((number, Message(rows_written=written)))
-            held.appendleft((waits_for, message))
+                held.appendleft((place, Message(rows_written=written)))
+            held.appendleft((place, message))
         self._held = held
 
-    def _committed(self) -> int:
-        """The number of the last flush up to which all are done."""
-        return self._flushes[0].number - 1 if self._flushes else self._started
+    def _uncommitted(self) -> int:
+        """The place of the first message that brought rows which are not committed."""
+        places = [flush.place for flush in self._flushes]
+        if self._batch.place is not None:
+            places.append(self._batch.place)
+        return min(places, default=self._place)
 
     async def _wait_for_news(self) -> None:
         due_in = self._batch.seconds_until_due()

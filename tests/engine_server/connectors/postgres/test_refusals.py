@@ -20,6 +20,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
+from tests.engine_server.connectors.postgres.sessions import until
 
 GOOD, BAD = "products", "customers"
 
@@ -118,6 +119,27 @@ async def test_after_a_refusal_nothing_more_of_the_stream_is_written_or_yielded(
     assert len(_errors(written)) == 1
     assert len(written) == 5
     assert await _count(database, BAD) == 4
+
+
+async def test_what_is_flushed_before_a_refusal_is_yielded_though_committed_after_it(
+    database_url: str, database: asyncpg.Connection
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "batch_size": 2})
+    streams = [stream("accounts"), stream(BAD), stream(GOOD)]
+    await logs(PostgresDestination().setup(config, streams))
+    await database.execute("ALTER TABLE stripe.customers ADD CHECK (id <> 'cus_2')")
+    first = [records("accounts", customer(1)), records(BAD, customer(1)), checkpoint(BAD)]
+    bad = [records(BAD, customer(2), customer(3)), checkpoint(BAD)]
+    # While one flush waits, it is not written before the other was refused.
+    last = [records(GOOD, customer(1), customer(2)), checkpoint(GOOD)]
+    async with database.transaction():
+        await database.execute("LOCK TABLE stripe.accounts IN EXCLUSIVE MODE")
+        writing = asyncio.create_task(write(config, streams, [*first, *bad, *last]))
+        await until(database, "SELECT count(*) = 2 FROM stripe.products")
+    written = await writing
+    assert written[:3] == first
+    assert len(_errors([written[3]])) == 1
+    assert written[4:] == last
 
 
 async def test_a_table_that_may_not_be_written_errs_its_stream(

@@ -1,0 +1,277 @@
+"""Several streams at once: large ones are flushed in turn, small ones with any of them."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+import asyncpg
+import pytest
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+
+from engine_server.connectors.postgres import batch as batch_module
+from engine_server.connectors.postgres.batch import WORTHWHILE_ROWS, Batch
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.message_pb2 import Barrier, Message, RecordBatch
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    customer,
+    given,
+    records,
+    stream,
+    write,
+)
+from tests.engine_server.connectors.postgres.schemas import set_up
+from tests.engine_server.connectors.postgres.sessions import until_blocked
+
+NAMES = ("accounts", "customers", "products")
+ENOUGH = 2000
+
+
+def _batch(*pages: tuple[str, int]) -> Batch:
+    """Holds so many records of these streams; each page's place is its number."""
+    batch = Batch(max_rows=ENOUGH, key_readers={})
+    for place, page in enumerate(pages):
+        _add(batch, *page, place)
+    return batch
+
+
+def _add(batch: Batch, name: str, count: int, place: int) -> None:
+    batch.add(RecordBatch(stream=name, records=[b"{}"] * count), place)
+
+
+def _taken(batch: Batch) -> dict[str, int]:
+    return {name: len(gathered.rows) for name, gathered in batch.take().items()}
+
+
+def test_large_streams_are_taken_one_by_one_the_longest_waiting_first() -> None:
+    batch = _batch(("b", WORTHWHILE_ROWS), ("a", WORTHWHILE_ROWS), ("c", 700), ("a", 900))
+    assert _taken(batch) == {"b": WORTHWHILE_ROWS}
+    _add(batch, "b", 1000, 4)
+    assert _taken(batch) == {"a": WORTHWHILE_ROWS + 900}
+    assert _taken(batch) == {"c": 700}
+    assert _taken(batch) == {"b": 1000}
+    assert not batch
+
+
+def test_small_streams_go_with_whichever_is_next() -> None:
+    batch = _batch(("small", 499), ("large", 600), ("smaller", 1), ("larger", 800))
+    assert _taken(batch) == {"small": 499, "large": 600, "smaller": 1}
+    assert _taken(batch) == {"larger": 800}
+
+
+def test_small_streams_alone_go_together() -> None:
+    assert _taken(_batch(("a", 400), ("b", 300), ("a", 99))) == {"a": 499, "b": 300}
+
+
+@pytest.mark.parametrize(
+    ("pages", "is_full"),
+    [
+        ([("a", ENOUGH - 1)], False),
+        ([("a", ENOUGH)], True),
+        ([("a", ENOUGH - 1), ("b", 1000)], False),
+        ([("a", ENOUGH - 1), ("b", 1001)], True),
+        ([(f"stream_{number}", 100) for number in range(30)], True),
+    ],
+)
+def test_it_is_full_with_enough_of_one_stream_or_half_as_many_again_of_all(
+    pages: list[tuple[str, int]], is_full: bool
+) -> None:
+    assert _batch(*pages).is_full() == is_full
+
+
+def test_what_is_left_may_be_full_still() -> None:
+    batch = _batch(("a", 600), ("b", ENOUGH))
+    assert _taken(batch) == {"a": 600}
+    assert batch.is_full()
+    assert _taken(batch) == {"b": ENOUGH}
+    assert not batch.is_full()
+
+
+def test_all_that_was_in_a_hurry_stays_so_until_it_is_taken() -> None:
+    batch = _batch(("a", 600), ("b", 600))
+    batch.hurry()
+    batch.take()
+    assert batch.seconds_until_due() == 0.0
+    batch.take()
+    _add(batch, "a", 1, 2)
+    assert batch.seconds_until_due() != 0.0
+
+
+_PAGES = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 900)), max_size=40)
+
+
+@for_all(pages=_PAGES, takes=st.sets(st.integers(0, 40)))
+def test_every_row_is_taken_once_and_the_place_is_that_of_the_oldest(
+    pages: list[tuple[str, int]], takes: set[int]
+) -> None:
+    batch = Batch(max_rows=ENOUGH, key_readers={})
+    added: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    # Of the pages whose rows were not taken.
+    places: dict[int, str] = {}
+
+    def take() -> None:
+        oldest = min(places)
+        flushed = batch.take()
+        assert places[oldest] in flushed or any(
+            len(gathered.rows) < WORTHWHILE_ROWS for gathered in flushed.values()
+        )
+        for name, gathered in flushed.items():
+            taken[name] += len(gathered.rows)
+            assert gathered.place == min(at for at, of in places.items() if of == name)
+        for place in [at for at, name in places.items() if name in flushed]:
+            del places[place]
+
+    for place, (name, count) in enumerate(pages):
+        _add(batch, name, count, place)
+        added[name] += count
+        if count:
+            places[place] = name
+        assert batch.place == min(places, default=None)
+        if place in takes and batch:
+            take()
+    while batch:
+        take()
+    assert taken == added
+    assert not places
+
+
+@pytest.fixture
+def small_batches(database_url: str, monkeypatch: pytest.MonkeyPatch) -> PostgresConfig:
+    """Two rows of one stream are worth a flush; four of it are enough, or six of all."""
+    monkeypatch.setattr(batch_module, "WORTHWHILE_ROWS", 2)
+    return PostgresConfig.model_validate({"url": database_url, "batch_size": 4})
+
+
+def _pages(count: int) -> Iterator[Message]:
+    """Of three streams, each of its own rate: records, and the checkpoint that tells how many."""
+    came: Counter[str] = Counter()
+    for number in range(count):
+        for name, rows in (("accounts", 1), ("customers", 3), ("products", int(number % 5 == 2))):
+            page = [customer(came[name] + row) for row in range(rows)]
+            came[name] += rows
+            yield records(name, *page)
+            yield checkpoint(name, str(came[name]))
+
+
+async def test_large_streams_have_a_commit_each(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    streams = [stream(name) for name in NAMES]
+    await set_up(small_batches, *streams)
+    both_wait, all_came = asyncio.Event(), asyncio.Event()
+
+    async def source() -> AsyncGenerator[Message, None]:
+        yield records("customers", customer(1), customer(2))
+        yield records("customers", *[customer(number) for number in range(3, 7)])
+        await both_wait.wait()
+        yield records("accounts", customer(1), customer(2))
+        yield records("products", customer(1), customer(2))
+        all_came.set()
+
+    async with database.transaction():
+        await database.execute("LOCK TABLE stripe.customers IN EXCLUSIVE MODE")
+        writing = asyncio.create_task(write(small_batches, streams, source()))
+        await until_blocked(database, 2)
+        both_wait.set()
+        await all_came.wait()
+    await writing
+    commits = [
+        await database.fetch(f"SELECT DISTINCT xmin::text FROM stripe.{name}")  # noqa: S608 - ours
+        for name in ("accounts", "products")
+    ]
+    assert [len(of_stream) for of_stream in commits] == [1, 1]
+    assert commits[0] != commits[1]
+
+
+async def test_every_message_comes_in_order_and_after_its_rows(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    messages = list(_pages(12))
+    yielded: list[Message] = []
+    passed_on = PostgresDestination().write(
+        small_batches, [stream(name) for name in NAMES], given(*messages)
+    )
+    async with aclosing(passed_on):
+        async for message in passed_on:
+            if message.HasField("log") or message.HasField("rows_written"):
+                continue
+            yielded.append(message)
+            if message.HasField("source_state"):
+                state = message.source_state
+                rows = await database.fetchval(
+                    f"SELECT count(*) FROM stripe.{state.stream}"  # noqa: S608 - ours
+                )
+                assert rows >= int(state.data)
+    assert yielded == messages
+
+
+async def test_stopped_anywhere_no_stream_is_ahead_of_its_rows(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    streams = [stream(name) for name in NAMES]
+    await set_up(small_batches, *streams)
+    messages = list(_pages(5))
+    for stop_after in range(len(messages)):
+        await database.execute("TRUNCATE " + ", ".join(f"stripe.{name}" for name in NAMES))
+        reached: dict[str, int] = {}
+        passed_on = PostgresDestination().write(small_batches, streams, given(*messages))
+        async with aclosing(passed_on):
+            for _ in range(stop_after):
+                message = await anext(passed_on)
+                if message.HasField("source_state"):
+                    reached[message.source_state.stream] = int(message.source_state.data)
+        for name, count in reached.items():
+            ids = await database.fetch(f"SELECT id FROM stripe.{name}")  # noqa: S608 - ours
+            assert {f"cus_{number}" for number in range(count)} <= {row["id"] for row in ids}
+
+
+@pytest.mark.parametrize("refused", NAMES)
+async def test_a_refused_stream_takes_no_other_with_it(
+    small_batches: PostgresConfig, database: asyncpg.Connection, refused: str
+) -> None:
+    messages = list(_pages(12))
+    places = [at for at, one in enumerate(messages) if one.record_batch.stream == refused]
+    at = places[len(places) // 2]
+    messages.insert(at, records(refused, b"{}"))
+    yielded = await write(small_batches, [stream(name) for name in NAMES], messages)
+    others = [one for one in messages if _name(one) != refused]
+    assert [one for one in yielded if _name(one) != refused] == others
+    of_refused = [one for one in yielded if _name(one) == refused]
+    *passed, status = of_refused
+    assert status.stream_status.HasField("errored")
+    assert passed == [one for one in messages[:at] if _name(one) == refused][: len(passed)]
+    states = [one.source_state for one in passed if one.HasField("source_state")]
+    rows = await database.fetchval(f"SELECT count(*) FROM stripe.{refused}")  # noqa: S608 - ours
+    assert rows >= max((int(state.data) for state in states), default=0)
+
+
+async def test_a_barrier_hurries_every_stream(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    config = small_batches.model_copy(update={"batch_size": 100})
+    barrier = Message(barrier=Barrier(number=1))
+
+    async def source() -> AsyncGenerator[Message, None]:
+        for name, first in itertools.product(NAMES, (0, 40)):
+            yield records(name, *[customer(number) for number in range(first, first + 40)])
+        yield barrier
+        await asyncio.Event().wait()
+
+    async with aclosing(
+        PostgresDestination().write(config, [stream(name) for name in NAMES], source())
+    ) as passed_on:
+        while await anext(passed_on) != barrier:
+            pass
+        for name in NAMES:
+            assert await database.fetchval(f"SELECT count(*) FROM stripe.{name}") == 80  # noqa: S608 - ours
+
+
+def _name(message: Message) -> str:
+    return (
+        message.record_batch.stream or message.source_state.stream or message.stream_status.stream
+    )
