@@ -269,9 +269,9 @@ class Resident(Protocol):
     """
 
     def kept_open(self) -> AbstractAsyncContextManager[None]:
-        """Lets it keep for a few seconds what the next call may need, such as connections.
+        """Prepares what calls need, and lets it keep for a few seconds what the next one may need.
 
-        What is kept is gone when the block ends.
+        Connections, for example, which are gone when the block ends.
         """
 
 

@@ -1,8 +1,8 @@
 """The Stripe source, as the engine sees it."""
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 from engine_server.connectors.config import config_schema
@@ -74,6 +74,12 @@ class StripeSource:
             for stream in message.catalog.streams:
                 stream.metadata["account_id"] = config.known_account_id
         yield message
+
+    @asynccontextmanager
+    async def kept_open(self) -> AsyncIterator[None]:
+        """Has loaded the catalog when it begins, so that no call has to wait for that."""
+        await asyncio.to_thread(load_resources)
+        yield
 
     def check_inputs(
         self, config: StripeConfig, inputs: Sequence[SourceInput]

@@ -1,3 +1,4 @@
+import threading
 from typing import Any
 
 import jsonschema
@@ -20,6 +21,20 @@ async def test_discover_answers_the_catalog_without_the_network() -> None:
         [message] = [m async for m in StripeSource().discover(config_for(simulator))]
         assert {"customers", "products"} <= {stream.name for stream in message.catalog.streams}
         assert len(simulator.requests) == 0
+
+
+async def test_an_engine_that_is_up_has_the_catalog_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded_by: list[int] = []
+    monkeypatch.setattr(
+        "engine_server.connectors.stripe.source.load_resources",
+        lambda: loaded_by.append(threading.get_ident()),
+    )
+    async with StripeSource().kept_open():
+        [thread] = loaded_by
+    # It takes long enough to stop whatever else an event loop has to do.
+    assert thread != threading.get_ident()
 
 
 @pytest.mark.parametrize(
