@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_server.connectors.config import ConnectorConfig, parse_config
-from engine_server.connectors.protocols import Destination, SelectedStream, Source
+from engine_server.connectors.protocols import (
+    Destination,
+    SelectedStream,
+    Source,
+    StreamLookup,
+)
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import ConnectorError, InvalidRequest, ReconcileNotSupported
 from engine_server.selection import select_streams
-from pipesync.v1.catalog_pb2 import Catalog, Connector, StreamSelection
+from pipesync.v1.catalog_pb2 import Connector, Stream, StreamSelection
 from pipesync_rpc.errors import FieldViolation
 
 
@@ -93,14 +98,23 @@ async def resolve_streams(
         InvalidRequest: names every selection that cannot be met.
         ConnectorError: The source cannot say what it offers.
     """
-    return select_streams(await _catalog(source), selections, "pipeline.streams")
+    return select_streams(await _offered(source, selections), selections, "pipeline.streams")
 
 
-async def _catalog(source: ResolvedSource) -> Catalog:
+async def _offered(
+    source: ResolvedSource, selections: Sequence[StreamSelection]
+) -> Sequence[Stream]:
+    """What ``select_streams`` has to know of: all streams, unless the source can spare us that."""
+    names = {selection.name for selection in selections}
+    if names and isinstance(source.connector, StreamLookup):
+        streams = await source.connector.look_up(source.config, names)
+        # Who asked for one that there is not is told of those that there are.
+        if len(streams) == len(names):
+            return streams
     async with aclosing(source.connector.discover(source.config)) as messages:
         async for message in messages:
             if message.HasField("catalog"):
-                return message.catalog
+                return message.catalog.streams
     raise ConnectorError(f"{source.name} yielded no catalog")
 
 

@@ -1,6 +1,6 @@
 """Which of the source's streams a pipeline syncs, and how."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -8,17 +8,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import EmptyCatalog, InvalidRequest
 from engine_server.suggestion import did_you_mean
-from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection, TimeRange
+from pipesync.v1.catalog_pb2 import Stream, StreamSelection, TimeRange
 from pipesync_rpc.errors import FieldViolation
 
 
 def select_streams(
-    catalog: Catalog, selections: Sequence[StreamSelection], path: str
+    streams: Iterable[Stream], selections: Sequence[StreamSelection], path: str
 ) -> list[SelectedStream]:
-    """The catalog's streams that ``selections`` names, in that order; all of them when it is empty.
+    """The streams that ``selections`` names, in that order; all of them when it is empty.
 
     Args:
-        catalog: What the source offers.
+        streams: What the source offers.
         selections: What the pipeline wants.
         path: Where the selections stand in the request, e.g. ``pipeline.streams``.
 
@@ -27,7 +27,7 @@ def select_streams(
         InvalidRequest: names every selection that cannot be met, unknown streams with their
             nearest match.
     """
-    offered = {stream.name: stream for stream in catalog.streams}
+    offered = {stream.name: stream for stream in streams}
     if not offered:
         raise EmptyCatalog("the source offers no streams, so there is nothing to sync")
     violations: list[FieldViolation] = []

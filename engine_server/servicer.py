@@ -229,7 +229,7 @@ class EngineServicer(EngineServiceServicer):
                 "message.catalog", "must be the first message of a pipeline without a source"
             )
         violations.raise_if_any()
-        return select_streams(second.message.catalog, pipeline.streams, "pipeline.streams")
+        return select_streams(second.message.catalog.streams, pipeline.streams, "pipeline.streams")
 
 
 async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:

@@ -159,6 +159,17 @@ class InputChecker(Protocol[ConfigT_contra]):
         """
 
 
+@runtime_checkable
+class StreamLookup(Protocol[ConfigT_contra]):
+    """A source that can tell of some of its streams for less than of all of them.
+
+    Optional: its whole catalog is discovered for each call otherwise.
+    """
+
+    async def look_up(self, config: ConfigT_contra, names: AbstractSet[str]) -> Sequence[Stream]:
+        """The streams of these names, as discover has them; without those that there are not."""
+
+
 class Source(Protocol[ConfigT]):
     """Where records come from. One object per process serves all requests at once.
 

@@ -6,44 +6,40 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import EmptyCatalog, InvalidRequest
 from engine_server.selection import select_streams, with_ceiling
-from pipesync.v1.catalog_pb2 import Catalog, StreamSelection
+from pipesync.v1.catalog_pb2 import StreamSelection
 from tests.messages import seconds, selected, stream
 
-CATALOG = Catalog(
-    streams=[
-        stream("customers"),
-        stream("invoices"),
-        stream("timeless", supports_time_range=False),
-    ]
-)
+OFFERED = [
+    stream("customers"),
+    stream("invoices"),
+    stream("timeless", supports_time_range=False),
+]
 CEILING = Timestamp(seconds=1000)
 
 
 def violations_of(*selections: StreamSelection) -> list[tuple[str, str]]:
     with pytest.raises(InvalidRequest) as caught:
-        select_streams(CATALOG, selections, "pipeline.streams")
+        select_streams(OFFERED, selections, "pipeline.streams")
     return [(one.field, one.description) for one in caught.value.field_violations]
 
 
 def test_no_selection_is_every_stream_as_it_comes() -> None:
-    chosen = select_streams(CATALOG, [], "pipeline.streams")
-    assert [one.stream for one in chosen] == list(CATALOG.streams)
-    assert [one.selection for one in chosen] == [
-        StreamSelection(name=one.name) for one in CATALOG.streams
-    ]
+    chosen = select_streams(OFFERED, [], "pipeline.streams")
+    assert [one.stream for one in chosen] == OFFERED
+    assert [one.selection for one in chosen] == [StreamSelection(name=one.name) for one in OFFERED]
 
 
 def test_selected_streams_come_in_the_order_of_the_selection() -> None:
     wanted = [StreamSelection(name="invoices", fields=["id"]), StreamSelection(name="customers")]
-    chosen = select_streams(CATALOG, wanted, "pipeline.streams")
+    chosen = select_streams(OFFERED, wanted, "pipeline.streams")
     assert [one.name for one in chosen] == ["invoices", "customers"]
-    assert chosen[0].stream == CATALOG.streams[1]
+    assert chosen[0].stream == OFFERED[1]
     assert chosen[0].selection == wanted[0]
 
 
 def test_an_empty_catalog_leaves_nothing_to_do() -> None:
     with pytest.raises(EmptyCatalog, match="offers no streams"):
-        select_streams(Catalog(), [], "pipeline.streams")
+        select_streams([], [], "pipeline.streams")
 
 
 def test_an_unknown_stream_is_named_with_its_nearest_match() -> None:
@@ -78,7 +74,7 @@ def test_an_unknown_field_gets_the_nearest_one() -> None:
     described.json_schema.update({"properties": {"email": {}, "name": {}}})
     with pytest.raises(InvalidRequest) as caught:
         select_streams(
-            Catalog(streams=[described]),
+            [described],
             [StreamSelection(name="customers", fields=["name", "emial"])],
             "pipeline.streams",
         )
@@ -89,7 +85,7 @@ def test_an_unknown_field_gets_the_nearest_one() -> None:
 
 def test_a_stream_that_does_not_list_its_fields_may_have_any() -> None:
     assert select_streams(
-        CATALOG, [StreamSelection(name="customers", fields=["anything"])], "pipeline.streams"
+        OFFERED, [StreamSelection(name="customers", fields=["anything"])], "pipeline.streams"
     )
 
 

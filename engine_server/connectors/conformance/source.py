@@ -28,7 +28,7 @@ from engine_server.connectors.conformance.steps import (
     stepped_in_tasks,
 )
 from engine_server.connectors.conformance.subject import SourceSubject, parsed
-from engine_server.connectors.protocols import ReadRequest, SelectedStream
+from engine_server.connectors.protocols import ReadRequest, SelectedStream, StreamLookup
 from engine_server.errors import ConnectionFailed
 from pipesync.v1.state_pb2 import SourceState
 
@@ -57,6 +57,22 @@ class SourceConformance(ConnectorConformance):
             assert stream.primary_key, f"{stream.name} has no primary key"
             assert all(path.segments for path in stream.primary_key), stream.name
             assert_valid_schema(stream.json_schema)
+
+    async def test_streams_that_are_looked_up_are_those_of_the_catalog(
+        self, subject: SourceSubject
+    ) -> None:
+        connector = subject.connector
+        if not isinstance(connector, StreamLookup):
+            pytest.skip("it does not look streams up")
+        config = parsed(connector, subject.config)
+        offered = {stream.name: stream for stream in (await discovered(subject)).streams}
+        unknown = "-".join(offered)
+        for names in [*({name} for name in offered), {*offered, unknown}, {unknown}]:
+            async with nothing_left_behind():
+                streams = await connector.look_up(config, names)
+            found = {stream.name: stream for stream in streams}
+            assert found == {name: offered[name] for name in names & offered.keys()}
+            assert len(found) == len(streams), "a stream was found twice"
 
     async def test_a_whole_read_brings_every_record_in_order(self, subject: SourceSubject) -> None:
         reader = await Reader.of(subject)

@@ -1,7 +1,8 @@
 """The Stripe source, as the engine sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
@@ -23,7 +24,7 @@ from engine_server.connectors.stripe.events.inputs import apply_inputs, input_sc
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.reading import read_and_follow
 from engine_server.connectors.stripe.retry import RetryPolicy
-from pipesync.v1.catalog_pb2 import Spec
+from pipesync.v1.catalog_pb2 import Spec, Stream
 from pipesync.v1.message_pb2 import Control, Log, Message, SourceInput
 
 
@@ -70,10 +71,19 @@ class StripeSource:
         resources = await asyncio.to_thread(load_resources)
         message = Message()
         message.catalog.streams.extend(resource.stream for resource in resources.values())
-        if config.known_account_id is not None:
-            for stream in message.catalog.streams:
-                stream.metadata["account_id"] = config.known_account_id
+        _name_account(message.catalog.streams, config)
         yield message
+
+    async def look_up(self, config: StripeConfig, names: AbstractSet[str]) -> Sequence[Stream]:
+        """Some streams of the catalog; a copy of all of it takes as long as many a sync."""
+        resources = await asyncio.to_thread(load_resources)
+        streams: list[Stream] = []
+        for name in names & resources.keys():
+            stream = Stream()
+            stream.CopyFrom(resources[name].stream)
+            streams.append(stream)
+        _name_account(streams, config)
+        return streams
 
     @asynccontextmanager
     async def kept_open(self) -> AsyncIterator[None]:
@@ -166,3 +176,10 @@ def _is_to_be_stored(
 
 def _log(sentence: str) -> Message:
     return Message(log=Log(level=Log.LEVEL_INFO, message=sentence))
+
+
+def _name_account(streams: Iterable[Stream], config: StripeConfig) -> None:
+    """Says whose streams they are, where the configuration does."""
+    if config.known_account_id is not None:
+        for stream in streams:
+            stream.metadata["account_id"] = config.known_account_id

@@ -1,17 +1,18 @@
 """What breaks the rules for both sides is found out."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import pytest
 from pydantic import ConfigDict
 
 from engine_server.connectors.config import ConnectorConfig, config_schema
-from engine_server.connectors.conformance import SourceConformance
+from engine_server.connectors.conformance import SourceConformance, SourceSubject
 from engine_server.connectors.protocols import Messages, SelectedStream
-from pipesync.v1.catalog_pb2 import Catalog, Spec
+from pipesync.v1.catalog_pb2 import Catalog, Spec, Stream
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.conformance.in_memory import (
+    HELD,
     InMemoryConfig,
     InMemorySource,
     connect,
@@ -109,8 +110,37 @@ class OffersStreamsWithoutKeys(InMemorySource):
         yield message
 
 
+class LooksStreamsUp(InMemorySource):
+    async def look_up(self, config: InMemoryConfig, names: Set[str]) -> list[Stream]:
+        [message] = [message async for message in self.discover(config)]
+        return [stream for stream in message.catalog.streams if stream.name in names]
+
+
+class LooksUpTooMuch(LooksStreamsUp):
+    async def look_up(self, config: InMemoryConfig, names: Set[str]) -> list[Stream]:
+        return await super().look_up(config, HELD.keys())
+
+
+class LooksThemUpTwice(LooksStreamsUp):
+    async def look_up(self, config: InMemoryConfig, names: Set[str]) -> list[Stream]:
+        return await super().look_up(config, names) * 2
+
+
+class LooksUpWhatIsNotThere(LooksStreamsUp):
+    async def look_up(self, config: InMemoryConfig, names: Set[str]) -> list[Stream]:
+        return [Stream(name=name) for name in names]
+
+
+class TestLooksStreamsUp(SourceConformance):
+    @pytest.fixture
+    def subject(self) -> SourceSubject:
+        return source_subject(LooksStreamsUp())
+
+
 A_CHECK_FAILS = "test_a_check_that_cannot_connect_fails_in_words"
 DISCOVER = "test_discover_yields_one_catalog_of_streams_with_keys_and_schemas"
+
+LOOK_UP = "test_streams_that_are_looked_up_are_those_of_the_catalog"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +166,9 @@ DISCOVER = "test_discover_yields_one_catalog_of_streams_with_keys_and_schemas"
         (SetsUpOnce, "test_setup_and_teardown_can_be_repeated", "there already"),
         (OffersAStreamTwice, DISCOVER, "two streams of one name"),
         (OffersStreamsWithoutKeys, DISCOVER, "has no primary key"),
+        (LooksUpTooMuch, LOOK_UP, "assert"),
+        (LooksThemUpTwice, LOOK_UP, "found twice"),
+        (LooksUpWhatIsNotThere, LOOK_UP, "assert"),
     ],
 )
 async def test_a_connector_that_breaks_a_rule_is_found_out(
