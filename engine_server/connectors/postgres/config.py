@@ -59,9 +59,9 @@ class PostgresConfig(ConnectorConfig):
         2000,
         ge=1,
         le=100_000,
-        description="How many rows of one stream are written together at most. Up to half as many "
-        "of other streams may go with them, and no more than 8 MiB in all. As soon as Postgres has "
-        "nothing else to do, 500 rows are enough.",
+        description="How many rows of one stream are written together at most, and half as many "
+        "again of all streams; no more than 8 MiB of them. As soon as Postgres has nothing else to "
+        "do, 500 rows are enough.",
     )
     columns: Literal["stored", "virtual", "none"] | None = Field(
         None,
