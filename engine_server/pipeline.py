@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_server.connectors.config import ConnectorConfig, parse_config
-from engine_server.connectors.protocols import (
-    Destination,
-    SelectedStream,
-    Source,
-    StreamLookup,
-)
+from engine_server.connectors.protocols import Destination, SelectedStream, Source, StreamLookup
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import ConnectorError, InvalidRequest, ReconcileNotSupported
 from engine_server.selection import select_streams

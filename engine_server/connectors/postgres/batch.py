@@ -12,7 +12,7 @@ MAX_BYTES = 8 * 1024 * 1024
 # For so many rows a transaction of their own is worth its price, be it while Postgres has nothing
 # else to do, or while there are rows of other streams as well.
 WORTHWHILE_ROWS = 500
-# Streams of one size then come to two thirds of the most that one may have.
+# Times as many as of one stream. More make statements larger, but nothing faster, and take memory.
 _MOST_OF_ALL_STREAMS = 1.5
 # Seconds. Long enough to gather many small pages, short enough for live progress.
 MAX_AGE = 1.0

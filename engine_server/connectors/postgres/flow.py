@@ -156,16 +156,16 @@ class Flow:
             self._tell(outcome.counts, flush.end)
             self._flushes.remove(flush)
 
-    def _refuse(self, stream: str, reason: str, place: int) -> None:
-        """Replaces what is held of ``stream`` from ``place`` on by one word of it."""
+    def _refuse(self, stream: str, reason: str, first: int) -> None:
+        """Replaces what is held of ``stream`` from the place ``first`` on by one word of it."""
         status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
         kept: deque[tuple[int, Message]] = deque()
         told = False
-        for of_message, message in self._held:
-            if of_message < place or stream_name(message) != stream:
-                kept.append((of_message, message))
+        for place, message in self._held:
+            if place < first or stream_name(message) != stream:
+                kept.append((place, message))
             elif not told:
-                kept.append((of_message, Message(stream_status=status)))
+                kept.append((place, Message(stream_status=status)))
                 told = True
         self._held = kept
 

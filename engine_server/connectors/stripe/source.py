@@ -75,7 +75,7 @@ class StripeSource:
         yield message
 
     async def look_up(self, config: StripeConfig, names: AbstractSet[str]) -> Sequence[Stream]:
-        """Some streams of the catalog; a copy of all of it takes as long as many a sync."""
+        """Some streams of the catalog: a copy of all of it may be most of a call's work."""
         resources = await asyncio.to_thread(load_resources)
         streams: list[Stream] = []
         for name in names & resources.keys():
