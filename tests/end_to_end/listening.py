@@ -3,7 +3,7 @@
 import asyncio
 import io
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -69,6 +69,13 @@ async def released(port: int) -> None:
                 return
             writer.close()
             await asyncio.sleep(0.01)
+
+
+async def until_logged(logs: Sequence[Mapping[str, Any]], event: str) -> None:
+    """Waits until it is among the events that structlog captures for a test."""
+    async with asyncio.timeout(10):
+        while all(line["event"] != event for line in logs):  # noqa: ASYNC110 - they are only a list
+            await asyncio.sleep(0)
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ import structlog
 
 from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED
 from pipesync_client import EngineClient
-from tests.end_to_end.listening import free_port, open_sync, quick_engine
+from tests.end_to_end.listening import free_port, open_sync, quick_engine, until_logged
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.engine_server.connectors.postgres.proxy import Proxy
@@ -86,8 +86,9 @@ async def test_what_happens_while_the_history_is_read_is_applied_behind_it(
     async with open_sync(client, pipeline) as sync:
         await simulator.requests.wait_for("/v1/customers")
         changed = next(iter(simulator.objects("customers").ids()))
-        simulator.update("customers", changed, {"name": "Changed meanwhile"})
-        await asyncio.sleep(0)
+        with structlog.testing.capture_logs() as logs:
+            simulator.update("customers", changed, {"name": "Changed meanwhile"})
+            await until_logged(logs, "event_received")
         [session] = simulator.cli_sessions.made
         assert session.acknowledged == []
         history.set()

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import orjson
 import pytest
+import structlog
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
@@ -15,7 +16,7 @@ from engine_server.connectors.stripe.events.listen import listen
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint
-from tests.end_to_end.listening import SECRET, free_port, post, released
+from tests.end_to_end.listening import SECRET, free_port, post, released, until_logged
 from tests.engine_server.connectors.stripe.events.builders import ACCOUNT, event
 from tests.engine_server.connectors.stripe.reading import config_for, selected
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -158,8 +159,9 @@ async def test_a_history_that_fails_ends_it_and_the_ways_in(listens: Listen, por
 
     messages = listens(before=failing)
     await anext(messages)
-    posted = asyncio.create_task(post(port, MADE))
-    await asyncio.sleep(0.1)
+    with structlog.testing.capture_logs() as logs:
+        posted = asyncio.create_task(post(port, MADE))
+        await until_logged(logs, "event_received")
     with pytest.raises(ConnectorError, match="no more"):
         await anext(messages)
     assert (await posted)[0] == 503
