@@ -1,6 +1,7 @@
 """The rules for both sides: how a connector describes itself, is configured, checked and set up."""
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -24,15 +25,15 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
 
 
-class ConnectorConformance:
+class ConnectorConformance(ABC):
     """What sources and destinations have in common."""
 
     # For those who run pytest-asyncio in its strict mode.
     pytestmark = pytest.mark.asyncio
 
+    @abstractmethod
     async def selected(self, subject: Any) -> list[SelectedStream]:
         """The streams that the tests are about."""
-        raise NotImplementedError
 
     async def test_its_spec_holds_valid_schemas(self, subject: Any) -> None:
         spec = subject.connector.spec()

@@ -17,6 +17,13 @@ Document = dict[str, Any]
 
 ACCOUNT = "acct_simulator"
 NOW = 1_760_000_000
+CUSTOMER: Document = {
+    "id": "cus_1",
+    "object": "customer",
+    "created": NOW - 9,
+    "balance": 0,
+    "name": "Ada",
+}
 
 _numbers = itertools.count(1)
 
