@@ -18,6 +18,12 @@ async def tear_down(config: PostgresConfig, *streams: SelectedStream) -> list[st
     return await logs(PostgresDestination().teardown(config, streams))
 
 
+async def row_count(database: asyncpg.Connection, table: str) -> int:
+    """How many rows a table of the schema ``stripe`` has."""
+    count: int = await database.fetchval(f"SELECT count(*) FROM stripe.{table}")  # noqa: S608 - ours
+    return count
+
+
 async def columns_of(database: asyncpg.Connection, table: str) -> dict[str, str]:
     """Each column's type, with a v when it is virtual and an s when it is stored."""
     rows = await database.fetch(

@@ -22,13 +22,9 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.schemas import row_count
 from tests.engine_server.connectors.postgres.sessions import cut_others
 from tests.postgres import PostgresCluster
-
-
-async def _count(database: asyncpg.Connection, table: str) -> int:
-    count: int = await database.fetchval(f"SELECT count(*) FROM stripe.{table}")  # noqa: S608 - ours
-    return count
 
 
 async def test_lost_connections_are_made_again_and_nothing_is_lost(
@@ -46,7 +42,7 @@ async def test_lost_connections_are_made_again_and_nothing_is_lost(
     with structlog.testing.capture_logs() as captured:
         written = await write(config, [stream()], source())
     assert written[-1] == checkpoint("customers", "39")
-    assert await _count(database, "customers") == 40
+    assert await row_count(database, "customers") == 40
     assert [entry for entry in captured if entry["event"] == "transaction_retried"]
 
 
@@ -88,7 +84,7 @@ async def test_a_fault_that_passes_is_waited_out(
         assert await write(config, streams, messages) == messages
     [retried] = [entry for entry in captured if entry["event"] == "transaction_retried"]
     assert sqlstate in retried["error"]
-    assert await _count(database, "customers") == await _count(database, "products") == 1
+    assert await row_count(database, "customers") == await row_count(database, "products") == 1
 
 
 async def test_a_full_disk_stops_the_write_with_its_reason(
@@ -115,7 +111,7 @@ async def test_a_restart_of_postgres_in_the_middle_loses_nothing(
     written = await write(config, [stream()], source())
     assert written[-1] == checkpoint("customers", "99")
     database = await asyncpg.connect(database_url)
-    assert await _count(database, "customers") == 100
+    assert await row_count(database, "customers") == 100
     await database.close()
 
 

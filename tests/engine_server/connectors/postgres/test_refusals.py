@@ -20,14 +20,10 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
+from tests.engine_server.connectors.postgres.schemas import row_count
 from tests.engine_server.connectors.postgres.sessions import until
 
 GOOD, BAD = "products", "customers"
-
-
-async def _count(database: asyncpg.Connection, table: str) -> int:
-    count: int = await database.fetchval(f"SELECT count(*) FROM stripe.{table}")  # noqa: S608 - ours
-    return count
 
 
 def _errors(messages: list[Message]) -> list[str]:
@@ -81,8 +77,8 @@ async def test_a_refused_record_errs_its_stream_alone(
     assert ('(id "cus_7", _account_id "acct_1")' in error) == readable
     assert written == [before, written[1], after, checkpoint(GOOD), completed(GOOD)]
     assert written[1].stream_status.stream == BAD
-    assert await _count(database, GOOD) == 2
-    assert await _count(database, BAD) == 0
+    assert await row_count(database, GOOD) == 2
+    assert await row_count(database, BAD) == 0
 
 
 async def test_what_could_be_stored_exactly_is(
@@ -118,7 +114,7 @@ async def test_after_a_refusal_nothing_more_of_the_stream_is_written_or_yielded(
     assert written[:4] == pages[:4]
     assert len(_errors(written)) == 1
     assert len(written) == 5
-    assert await _count(database, BAD) == 4
+    assert await row_count(database, BAD) == 4
 
 
 async def test_what_is_flushed_before_a_refusal_is_yielded_though_committed_after_it(
@@ -192,7 +188,7 @@ async def test_a_constraint_that_is_looked_at_in_the_end_errs_the_stream_of_its_
     )
     assert [message.stream_status.stream for message in written if _errors([message])] == [BAD]
     assert written[-1] == checkpoint(GOOD)
-    assert await _count(database, GOOD) == 1
+    assert await row_count(database, GOOD) == 1
 
 
 async def test_a_table_dropped_meanwhile_errs_its_stream(

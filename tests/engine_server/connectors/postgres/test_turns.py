@@ -15,6 +15,7 @@ from engine_server.connectors.postgres import batch as batch_module
 from engine_server.connectors.postgres.batch import WORTHWHILE_ROWS, Batch
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Barrier, Message, RecordBatch
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
@@ -24,7 +25,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.schemas import set_up
+from tests.engine_server.connectors.postgres.schemas import row_count, set_up
 from tests.engine_server.connectors.postgres.sessions import until_blocked
 
 NAMES = ("accounts", "customers", "products")
@@ -204,10 +205,7 @@ async def test_every_message_comes_in_order_and_after_its_rows(
             yielded.append(message)
             if message.HasField("source_state"):
                 state = message.source_state
-                rows = await database.fetchval(
-                    f"SELECT count(*) FROM stripe.{state.stream}"  # noqa: S608 - ours
-                )
-                assert rows >= int(state.data)
+                assert await row_count(database, state.stream) >= int(state.data)
     assert yielded == messages
 
 
@@ -240,15 +238,15 @@ async def test_a_refused_stream_takes_no_other_with_it(
     at = places[len(places) // 2]
     messages.insert(at, records(refused, b"{}"))
     yielded = await write(small_batches, [stream(name) for name in NAMES], messages)
-    others = [one for one in messages if _name(one) != refused]
-    assert [one for one in yielded if _name(one) != refused] == others
-    of_refused = [one for one in yielded if _name(one) == refused]
+    others = [one for one in messages if stream_name(one) != refused]
+    assert [one for one in yielded if stream_name(one) != refused] == others
+    of_refused = [one for one in yielded if stream_name(one) == refused]
     *passed, status = of_refused
     assert status.stream_status.HasField("errored")
-    assert passed == [one for one in messages[:at] if _name(one) == refused][: len(passed)]
+    assert passed == [one for one in messages[:at] if stream_name(one) == refused][: len(passed)]
     states = [one.source_state for one in passed if one.HasField("source_state")]
-    rows = await database.fetchval(f"SELECT count(*) FROM stripe.{refused}")  # noqa: S608 - ours
-    assert rows >= max((int(state.data) for state in states), default=0)
+    reached = max((int(state.data) for state in states), default=0)
+    assert await row_count(database, refused) >= reached
 
 
 async def test_a_barrier_hurries_every_stream(
@@ -269,10 +267,4 @@ async def test_a_barrier_hurries_every_stream(
         while await anext(passed_on) != barrier:
             pass
         for name in NAMES:
-            assert await database.fetchval(f"SELECT count(*) FROM stripe.{name}") == 80  # noqa: S608 - ours
-
-
-def _name(message: Message) -> str:
-    return (
-        message.record_batch.stream or message.source_state.stream or message.stream_status.stream
-    )
+            assert await row_count(database, name) == 80
