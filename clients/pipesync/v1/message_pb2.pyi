@@ -130,7 +130,10 @@ class RowsWritten(_message.Message):
 
     STREAM_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
+    replaced_record_count: _builtins.int
+    """How many of these records held characters that the destination cannot store, each replaced by U+FFFD."""
     @_builtins.property
     def rows(self) -> _progress_pb2.RowCounts: ...
     def __init__(
@@ -138,14 +141,39 @@ class RowsWritten(_message.Message):
         *,
         stream: _builtins.str = ...,
         rows: _progress_pb2.RowCounts | None = ...,
+        replaced_record_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replaced_record_count", b"replaced_record_count", "rows", b"rows", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RowsWritten: _TypeAlias = RowsWritten  # noqa: Y015
+
+@_typing.final
+class RejectedRecords(_message.Message):
+    """Reports how many records a destination has rejected and keeps for a retry. Sent once, at the end of a write, by a
+    destination that keeps them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    held_record_count: _builtins.int
+    """Records of the pipeline's selected streams that are kept now, from this request or an earlier one."""
+    def __init__(
+        self,
+        *,
+        held_record_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_record_count", b"held_record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectedRecords: _TypeAlias = RejectedRecords  # noqa: Y015
 
 @_typing.final
 class StreamStatus(_message.Message):
@@ -489,6 +517,8 @@ class Message(_message.Message):
     SYNC_RUN_FIELD_NUMBER: _builtins.int
     ROWS_WRITTEN_FIELD_NUMBER: _builtins.int
     BARRIER_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_FIELD_NUMBER: _builtins.int
+    REJECTED_RECORDS_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
     """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for what the service says itself."""
     @_builtins.property
@@ -527,6 +557,10 @@ class Message(_message.Message):
 
     @_builtins.property
     def barrier(self) -> Global___Barrier: ...
+    @_builtins.property
+    def dead_letter(self) -> _state_pb2.DeadLetter: ...
+    @_builtins.property
+    def rejected_records(self) -> Global___RejectedRecords: ...
     def __init__(
         self,
         *,
@@ -545,12 +579,14 @@ class Message(_message.Message):
         sync_run: _state_pb2.SyncRun | None = ...,
         rows_written: Global___RowsWritten | None = ...,
         barrier: Global___Barrier | None = ...,
+        dead_letter: _state_pb2.DeadLetter | None = ...,
+        rejected_records: Global___RejectedRecords | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier", "dead_letter", "rejected_records"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

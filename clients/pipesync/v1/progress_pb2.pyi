@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -95,6 +96,8 @@ class ConnectionStatus(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.Status.ValueType
     message: _builtins.str
     """Why, in words for a person."""
@@ -104,16 +107,26 @@ class ConnectionStatus(_message.Message):
         fail on them. As long as any other can be read, the check succeeds.
         """
 
+    @_builtins.property
+    def clock_skew(self) -> _duration_pb2.Duration:
+        """How far the engine's clock is ahead of the source's; negative when it is behind. Absent when it is not known."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Facts a user should know that are no failure, one sentence each, e.g. the API version that events arrive in."""
+
     def __init__(
         self,
         *,
         status: Global___ConnectionStatus.Status.ValueType = ...,
         message: _builtins.str = ...,
         unreadable_streams: _abc.Iterable[Global___UnreadableStream] | None = ...,
+        clock_skew: _duration_pb2.Duration | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "status", b"status", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "message", b"message", "notices", b"notices", "status", b"status", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -121,8 +134,8 @@ Global___ConnectionStatus: _TypeAlias = ConnectionStatus  # noqa: Y015
 
 @_typing.final
 class RowCounts(_message.Message):
-    """What writing records did to the rows at the destination. A record changes one row or none, so the four add up to the
-    records that were written.
+    """What writing records did to the rows at the destination. A record changes one row or none, or is rejected, so the five add up to the
+    records that the destination took.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -131,12 +144,15 @@ class RowCounts(_message.Message):
     UPDATED_FIELD_NUMBER: _builtins.int
     UNCHANGED_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
     updated: _builtins.int
     unchanged: _builtins.int
     """Records that changed nothing: the row was equal or newer, or another record took their place in the same commit."""
     deleted: _builtins.int
     """Rows that were removed, or marked as deleted."""
+    rejected: _builtins.int
+    """Records that the destination refused and keeps aside for a retry."""
     def __init__(
         self,
         *,
@@ -144,10 +160,11 @@ class RowCounts(_message.Message):
         updated: _builtins.int = ...,
         unchanged: _builtins.int = ...,
         deleted: _builtins.int = ...,
+        rejected: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "inserted", b"inserted", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted", "inserted", b"inserted", "rejected", b"rejected", "unchanged", b"unchanged", "updated", b"updated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,6 +204,8 @@ class StreamProgress(_message.Message):
     TOTAL_RANGE_FIELD_NUMBER: _builtins.int
     COMPLETED_RANGES_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     status: Global___StreamProgress.Status.ValueType
     state_count: _builtins.int
     """Checkpoints seen for this stream."""
@@ -194,6 +213,10 @@ class StreamProgress(_message.Message):
     """Records written for this stream."""
     message: _builtins.str
     """Why the stream was skipped or errored."""
+    rejected_record_count: _builtins.int
+    """Records that the destination refused and keeps aside for a retry: part of record_count."""
+    replaced_record_count: _builtins.int
+    """Records in which characters that the destination cannot store were replaced by U+FFFD."""
     @_builtins.property
     def total_range(self) -> _catalog_pb2.TimeRange:
         """The whole span that the backfill covers."""
@@ -216,10 +239,12 @@ class StreamProgress(_message.Message):
         total_range: _catalog_pb2.TimeRange | None = ...,
         completed_ranges: _abc.Iterable[_catalog_pb2.TimeRange] | None = ...,
         rows: Global___RowCounts | None = ...,
+        rejected_record_count: _builtins.int = ...,
+        replaced_record_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "total_range", b"total_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "rows", b"rows", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "rejected_record_count", b"rejected_record_count", "replaced_record_count", b"replaced_record_count", "rows", b"rows", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +268,8 @@ class Progress(_message.Message):
         TOTAL_RECORD_COUNT_FIELD_NUMBER: _builtins.int
         TOTAL_STATE_COUNT_FIELD_NUMBER: _builtins.int
         TOTAL_ROWS_FIELD_NUMBER: _builtins.int
+        TOTAL_REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+        TOTAL_REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
         status: Global___RunStatus.ValueType
         records_per_second: _builtins.float
         states_per_second: _builtins.float
@@ -251,6 +278,10 @@ class Progress(_message.Message):
         """Sum of record_count over the streams."""
         total_state_count: _builtins.int
         """Sum of state_count over the streams."""
+        total_rejected_record_count: _builtins.int
+        """Sum of rejected_record_count over the streams."""
+        total_replaced_record_count: _builtins.int
+        """Sum of replaced_record_count over the streams."""
         @_builtins.property
         def total_rows(self) -> Global___RowCounts:
             """Sum of rows over the streams. Absent where the destination does not tell."""
@@ -264,10 +295,12 @@ class Progress(_message.Message):
             total_record_count: _builtins.int = ...,
             total_state_count: _builtins.int = ...,
             total_rows: Global___RowCounts | None = ...,
+            total_rejected_record_count: _builtins.int = ...,
+            total_replaced_record_count: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["total_rows", b"total_rows"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["records_per_second", b"records_per_second", "states_per_second", b"states_per_second", "status", b"status", "total_record_count", b"total_record_count", "total_rows", b"total_rows", "total_state_count", b"total_state_count"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["records_per_second", b"records_per_second", "states_per_second", b"states_per_second", "status", b"status", "total_record_count", b"total_record_count", "total_rejected_record_count", b"total_rejected_record_count", "total_replaced_record_count", b"total_replaced_record_count", "total_rows", b"total_rows", "total_state_count", b"total_state_count"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

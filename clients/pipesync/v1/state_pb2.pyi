@@ -78,12 +78,17 @@ class SyncRun(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     RECONCILE_FIELD_NUMBER: _builtins.int
+    EMPTY_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Empty when the caller named no run."""
     finished: _builtins.bool
     """Nothing of the run is left to do."""
     reconcile: _builtins.bool
     """The run compares what the destination holds with what it reads."""
+    empty_request_count: _builtins.int
+    """How many requests of the run, the latest ones in a row, ended at a time limit before anything was committed. The
+    third of them ends FAILED; the count then begins anew.
+    """
     @_builtins.property
     def time_ceiling(self) -> _timestamp_pb2.Timestamp:
         """Upper bound of the run's time ranges, frozen by its first request."""
@@ -100,10 +105,11 @@ class SyncRun(_message.Message):
         progress: _progress_pb2.Progress | None = ...,
         finished: _builtins.bool = ...,
         reconcile: _builtins.bool = ...,
+        empty_request_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "time_ceiling", b"time_ceiling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "progress", b"progress", "reconcile", b"reconcile", "run_id", b"run_id", "time_ceiling", b"time_ceiling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["empty_request_count", b"empty_request_count", "finished", b"finished", "progress", b"progress", "reconcile", b"reconcile", "run_id", b"run_id", "time_ceiling", b"time_ceiling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -115,29 +121,101 @@ class SyncState(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StreamSchemasEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOURCE_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     SYNC_RUN_FIELD_NUMBER: _builtins.int
+    STREAM_SCHEMAS_FIELD_NUMBER: _builtins.int
     destination: _builtins.str
     """The destination's own checkpoint, one JSON object. Empty when there is none."""
     @_builtins.property
     def source(self) -> Global___SourceState: ...
     @_builtins.property
     def sync_run(self) -> Global___SyncRun: ...
+    @_builtins.property
+    def stream_schemas(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """By stream name, a fingerprint of the fields that the stream had when its history was read. A stream without an entry
+        counts as read with the current fields.
+        """
+
     def __init__(
         self,
         *,
         source: Global___SourceState | None = ...,
         destination: _builtins.str = ...,
         sync_run: Global___SyncRun | None = ...,
+        stream_schemas: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "sync_run", b"sync_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source", "sync_run", b"sync_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source", "stream_schemas", b"stream_schemas", "sync_run", b"sync_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
+
+@_typing.final
+class DeadLetter(_message.Message):
+    """An event that a source gives up: it failed as often as the source tries, and the events behind it go on. Sent ahead
+    of the checkpoint that passes the event.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_TYPE_FIELD_NUMBER: _builtins.int
+    EVENT_JSON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    event_type: _builtins.str
+    event_json: _builtins.bytes
+    """The whole event as JSON, byte for byte as it arrived: accepted by SourceInput.event_json."""
+    attempt_count: _builtins.int
+    """How many times it was tried."""
+    reason: _builtins.str
+    """Why the last attempt failed, in one sentence."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the event was made, as it says itself."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        event_type: _builtins.str = ...,
+        event_json: _builtins.bytes = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        attempt_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "create_time", b"create_time", "event_id", b"event_id", "event_json", b"event_json", "event_type", b"event_type", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetter: _TypeAlias = DeadLetter  # noqa: Y015
 
 @_typing.final
 class Eof(_message.Message):
@@ -151,11 +229,20 @@ class Eof(_message.Message):
     RUN_PROGRESS_FIELD_NUMBER: _builtins.int
     REQUEST_PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_MESSAGE_FIELD_NUMBER: _builtins.int
+    DEAD_LETTERS_FIELD_NUMBER: _builtins.int
+    LIMIT_MESSAGE_FIELD_NUMBER: _builtins.int
+    HELD_REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
     has_more: _builtins.bool
     """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
     failure_message: _builtins.str
     """What went wrong, when status is FAILED for a reason that no stream and no connection_status bears."""
+    limit_message: _builtins.str
+    """Why a limit cut the request before anything was committed, naming the limit and how long the source took; empty
+    otherwise.
+    """
+    held_rejected_record_count: _builtins.int
+    """Records that the destination rejected and keeps for a retry, of this request or an earlier one."""
     @_builtins.property
     def ending_state(self) -> Global___SyncState: ...
     @_builtins.property
@@ -166,6 +253,10 @@ class Eof(_message.Message):
     def request_progress(self) -> _progress_pb2.Progress:
         """Progress of this request alone."""
 
+    @_builtins.property
+    def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
+        """Events that were given up during this request."""
+
     def __init__(
         self,
         *,
@@ -175,10 +266,13 @@ class Eof(_message.Message):
         run_progress: _progress_pb2.Progress | None = ...,
         request_progress: _progress_pb2.Progress | None = ...,
         failure_message: _builtins.str = ...,
+        dead_letters: _abc.Iterable[Global___DeadLetter] | None = ...,
+        limit_message: _builtins.str = ...,
+        held_rejected_record_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "request_progress", b"request_progress", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "request_progress", b"request_progress", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
