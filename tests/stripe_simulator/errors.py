@@ -182,6 +182,15 @@ def missing_parameter(param: str) -> Refusal:
     )
 
 
+def parameters_missing(*params: str) -> Refusal:
+    """None of the parameters was sent, one of which this endpoint insists on.
+
+    So said by a list of Stripe whose parameters are all optional in its specification
+    (https://github.com/PostHog/posthog/pull/75723).
+    """
+    return invalid_request(400, f"Must provide {' or '.join(params)}.", code="parameter_missing")
+
+
 def rate_limited(reason: str, retry_after: float | None = None) -> Refusal:
     """Too many requests.
 

@@ -187,6 +187,10 @@ class StripeClient:
         endpoint = endpoint or path.rpartition("/")[0]
         return await self._send(Request(method="DELETE", path=path), endpoint, exact_json.decode)
 
+    async def back_off(self, attempt: int) -> None:
+        """Wait as after a failed ``attempt`` (from 1)."""
+        await asyncio.sleep(self._policy.delay(attempt, None))
+
     async def _send(
         self, request: Request, endpoint: str | None, decode: Callable[[bytes], T]
     ) -> Answer[T]:
@@ -241,6 +245,7 @@ class StripeClient:
             stripe_code=fault.code,
             stripe_type=fault.type,
             param=fault.param,
+            sent=frozenset(request.params),
         )
         if error.concerns_every_request(connected=bool(self._config.stripe_account)):
             raise ConnectionFailed(message) from error

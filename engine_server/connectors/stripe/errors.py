@@ -1,6 +1,7 @@
 """What Stripe answers when it does not answer with data."""
 
 import re
+from collections.abc import Collection
 
 from engine_server.errors import ConnectorError
 
@@ -28,6 +29,19 @@ _UNAVAILABLE_CODES = frozenset(
     }
 )
 
+# The list answers only when it is told whose objects to list. The tests have the source of each
+# wording; "names" are the parameters that Stripe asks for.
+_PARAMETER_MISSING = re.compile(
+    r"\bmissing (?:an? |the )?(?:required )?(?:query )?param(?:eter)?s?\b(?P<names1>[^.]*)"
+    r"|\b(?:must|need to|have to) (?:provide|specify|pass|supply|include)\b(?P<names2>[^.]*)"
+    r"|(?P<names3>[^.]*)\b(?:must|should|needs? to|ha(?:s|ve) to) be "
+    r"(?:provided|specified|passed|supplied|included)\b(?P<names4>[^.]*)"
+    r"|(?P<names5>[^.]*)\b(?:is|are) (?:an? )?required param(?:eter)?s?\b"
+    r"|(?P<names6>[^.]*)\bparam(?:eter)?s?\b[^.]* (?:is|are) required\b(?P<names7>[^.]*)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"\w+")
+
 # What is said of one list, even with the status that otherwise says that the key is unknown.
 _PERMISSION_MISSING = re.compile(r"does not have the required permissions for this endpoint")
 
@@ -52,6 +66,7 @@ class RequestFailed(ConnectorError):
         stripe_code: Stripe's short name for what is wrong (https://docs.stripe.com/error-codes).
         stripe_type: Its broader name, e.g. ``invalid_request_error``.
         param: The parameter that Stripe complains about.
+        sent: The names of the query's parameters, such as ``created[gte]``.
     """
 
     def __init__(
@@ -63,6 +78,7 @@ class RequestFailed(ConnectorError):
         stripe_code: str = "",
         stripe_type: str = "",
         param: str = "",
+        sent: Collection[str] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -70,6 +86,7 @@ class RequestFailed(ConnectorError):
         self.stripe_code = stripe_code
         self.stripe_type = stripe_type
         self.param = param
+        self.sent = sent
 
     def concerns_every_request(self, *, connected: bool) -> bool:
         """Whether the key itself is refused: no list can be read with it.
@@ -103,6 +120,26 @@ class RequestFailed(ConnectorError):
             not _UNAVAILABLE_CODES.isdisjoint({self.stripe_code, self.stripe_type})
             or _UNAVAILABLE.search(self.stripe_message) is not None
         )
+
+    @property
+    def lacks_parameter(self) -> bool:
+        """Whether the list answers only when it is sent a parameter that was not sent.
+
+        A complaint about a parameter that was sent is about its value.
+        """
+        found = _PARAMETER_MISSING.search(self.stripe_message)
+        is_said = self.stripe_code == "parameter_missing" or found is not None
+        if self.status != 400 or not self.stripe_message or not is_said:
+            return False
+        said = " ".join(filter(None, found.groups())) if found else ""
+        named = [self.param] if self.param else _NAME.findall(said)
+        sent = {name.partition("[")[0] for name in self.sent}
+        return sent.isdisjoint(name.partition("[")[0] for name in named)
+
+    @property
+    def is_unlistable(self) -> bool:
+        """Whether the list cannot be read as it is asked for: to be skipped, not to fail."""
+        return self.is_unavailable or self.lacks_parameter
 
     @property
     def is_lost_cursor(self) -> bool:

@@ -76,7 +76,7 @@ class StreamReport:
         """The stream ends because Stripe refused it, or failed for too long."""
         self.is_closed = True
         # A table that is half read, or goes stale, is nothing to call a success.
-        if error.is_unavailable and self._checkpoint.is_untouched:
+        if error.is_unlistable and self._checkpoint.is_untouched:
             status = StreamStatus(skipped=StreamStatus.Skipped(reason=error.message))
         else:
             status = StreamStatus(errored=StreamStatus.Errored(error=error.message))

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from engine_server.connectors.stripe.catalog import stream_name
 from engine_server.errors import ConnectionFailed
+from tests.engine_server.connectors.stripe.accounts import END
 from tests.engine_server.connectors.stripe.reading import (
     Reading,
     config_for,
@@ -19,8 +20,9 @@ from tests.engine_server.connectors.stripe.wordings_of_errors import (
     MISTAKES,
     PLATFORM_REFUSED,
 )
-from tests.stripe_simulator import faults
+from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.errors import Refusal
+from tests.stripe_simulator.odd_pages import require
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -85,6 +87,18 @@ async def test_a_connected_account_that_is_refused_fails_the_connection(
     simulator.connect("acct_connected")
     with pytest.raises(ConnectionFailed, match="request_id: req_"):
         await read_amid(simulator, wording, stripe_account="acct_connected")
+
+
+async def test_a_missing_parameter_is_one_that_was_not_sent(simulator: StripeSimulator) -> None:
+    """Of a parameter that pipesync sends, and of a stream that is half read, it is an error."""
+    missing = errors.missing_parameter("created[lt]")
+    simulator.faults.add(faults.refuse(missing), path="/v1/products", times=None)
+    half_read = await read(config_for(simulator), [selected("customers", lt=END)], stop_after=1)
+    simulator.faults.add(require("customer"), path="/v1/customers", times=None)
+    streams = [selected("customers", lt=END), selected("products", lt=END)]
+    reading = await read(config_for(simulator), streams, state=half_read.state)
+    assert reading.turns("products") == ["started", "errored"]
+    assert reading.turns("customers") == ["started", "errored"]
 
 
 async def test_of_a_v2_error_the_code_is_enough(simulator: StripeSimulator) -> None:

@@ -37,7 +37,8 @@ class Wording:
         return Refusal(self.status, {**error, **dict(self.fields)})
 
 
-# The account does not have it, or the key may not: nobody's fault, and no reason to fail a run.
+# The account does not have it, the key may not read it, or the list answers only when it is told
+# whose objects to list: no reason to fail a run.
 UNAVAILABLE = (
     Wording(
         path="/v1/issuing/cards",
@@ -121,6 +122,41 @@ UNAVAILABLE = (
         status=400,
         message="Account not eligible for Climate Orders",
         source=f"{SYNC_ENGINE}/pull/382",
+    ),
+    Wording(
+        path="/v1/billing/credit_balance_transactions",
+        status=400,
+        message="Must provide customer or customer_account.",
+        source="https://github.com/PostHog/posthog/pull/75723",
+    ),
+    Wording(
+        path="/v1/invoices",
+        status=400,
+        message="Missing required param: customer.",
+        source=f"{SYNC_ENGINE}/pull/284",
+        fields=(("code", "parameter_missing"), ("param", "customer")),
+    ),
+    Wording(
+        path="/v1/charges",
+        status=400,
+        # Seen of the creation of a charge.
+        message="Must provide source or customer.",
+        source="https://github.com/stripe/stripe-php/issues/180",
+    ),
+    Wording(
+        path="/v1/payment_records",
+        status=400,
+        message="(The words were not seen: the code decides.)",
+        source="https://docs.stripe.com/error-codes#parameter-missing",
+        fields=(("code", "parameter_missing"),),
+    ),
+    Wording(
+        path="/v1/refunds",
+        status=400,
+        # Seen of the creation of a refund.
+        message="One of the following params should be provided for this request: payment_intent "
+        "or charge.",
+        source="Tests of several clients; https://docs.stripe.com/api/refunds/create",
     ),
     Wording(
         path="/v2/money_management/financial_accounts",

@@ -1,6 +1,6 @@
 """How Stripe says that a request, or the key, is wrong, each with where that was seen."""
 
-from tests.engine_server.connectors.stripe.wordings import SYNC_ENGINE, Wording
+from tests.engine_server.connectors.stripe.wordings import Wording
 
 # What was asked is wrong: a mistake in the configuration or in the source, for somebody to see.
 MISTAKES = (
@@ -18,18 +18,19 @@ MISTAKES = (
         source="https://github.com/stripe/stripe-cli/issues/722",
         fields=(("code", "parameter_unknown"), ("param", "object")),
     ),
+    # About a parameter that was sent: its value is wrong, not missing.
     Wording(
-        path="/v1/invoices",
+        path="/v1/charges",
         status=400,
-        message="Missing required param: customer.",
-        source=f"{SYNC_ENGINE}/pull/284",
-        fields=(("code", "parameter_missing"), ("param", "customer")),
+        message="Missing required param: limit.",
+        source="The wording of a missing parameter, of one that pipesync sends",
+        fields=(("code", "parameter_missing"), ("param", "limit")),
     ),
     Wording(
         path="/v1/charges",
         status=400,
-        message="Must provide source or customer.",
-        source="https://github.com/stripe/stripe-php/issues/180",
+        message="You must provide an integer for limit.",
+        source="The same, where the parameter is named in the words alone",
     ),
     Wording(
         path="/v1/customers",
