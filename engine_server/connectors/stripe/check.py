@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 
 from engine_server.connectors.protocols import SelectedStream
@@ -11,7 +12,7 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.polling import confirm_readable
-from engine_server.connectors.stripe.pages import fetch_page
+from engine_server.connectors.stripe.range_reader import RangeReader
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectorError
@@ -94,11 +95,13 @@ async def _unreadable(
     lists = {paths[name]: resources[name] for name in paths if resources[name].has_history}
     reasons: dict[str, str] = {}
     room = asyncio.Semaphore(max_concurrency)
+    window = Range(lt=int(time.time()) + 1)
 
     async def try_list(resource: Resource) -> None:
         async with room:
             try:
-                await fetch_page(client, resource, Range(), 1)
+                # As a sync reads it, so that the list is readable where a sync can read it.
+                await RangeReader(resource, window).next_page(client, window, 1)
             except RequestFailed as error:
                 reasons[resource.path] = _reason(error)
 
@@ -117,5 +120,5 @@ async def _unreadable(
 
 def _reason(error: RequestFailed) -> str:
     """Stripe's words when it says that this may not be read, else all that is known."""
-    reason = error.stripe_message if error.is_unavailable else error.message
+    reason = error.stripe_message if error.is_unlistable else error.message
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 3]}..."

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import get_page
 from engine_server.connectors.stripe.errors import RequestFailed
 
 PATH = "/v1/webhook_endpoints"
@@ -49,13 +51,21 @@ async def list_own(client: StripeClient, account_id: str) -> list[Endpoint]:
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: the same, and an answer that is no list of endpoints.
+        EmptyPage: a page promises more and holds nothing.
+        RequestFailed: see ``StripeClient.get``, and an answer that is no list of endpoints.
     """
     marks = metadata_of(account_id).items()
     found: list[Endpoint] = []
     params = {"limit": _PAGE_SIZE}
     while True:
-        answer = await client.get(PATH, params)
+        answer = await get_page(
+            client,
+            PATH,
+            params,
+            decode=exact_json.decode,
+            is_empty=_is_empty,
+            noun="webhook endpoints",
+        )
         match answer.body:
             case {"data": list(page), "has_more": bool(has_more)}:
                 pass
@@ -68,6 +78,11 @@ async def list_own(client: StripeClient, account_id: str) -> list[Endpoint]:
             params["starting_after"] = page[-1]["id"]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise _no_list(answer.request_id) from error
+
+
+def _is_empty(answer: Any) -> bool:
+    """Whether a page promises more and holds nothing."""
+    return isinstance(answer, dict) and answer.get("has_more") is True and answer.get("data") == []
 
 
 def _endpoint(shown: Mapping[str, Any]) -> Endpoint:

@@ -101,6 +101,11 @@ def decode_list(body: bytes) -> ListAnswer | None:
     )
 
 
+def is_empty_page(answer: ListAnswer | None) -> bool:
+    """Whether a page of a v1 list promises more and holds nothing."""
+    return answer is not None and answer.has_more is True and not answer.objects
+
+
 def count_open_lists(body: bytes) -> int:
     """How many lists in a JSON text say that they have more, itself included."""
     return len(_HAS_MORE.findall(body))

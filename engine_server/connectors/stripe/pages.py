@@ -7,8 +7,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import get_page
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.listed import ListAnswer, ListedObject, decode_list
+from engine_server.connectors.stripe.listed import (
+    ListAnswer,
+    ListedObject,
+    decode_list,
+    is_empty_page,
+)
 from engine_server.connectors.stripe.ranges import Range
 
 # The most that a v1 list gives (https://docs.stripe.com/api/pagination).
@@ -57,7 +63,8 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: the same, and an answer that is no list.
+        EmptyPage: the page of a v1 list promises more and holds nothing.
+        RequestFailed: see ``StripeClient.get``, and an answer that is no list.
     """
     params = dict(resource.list_params)
     if resource.takes_limit:
@@ -68,7 +75,9 @@ async def fetch_page(client: StripeClient, resource: Resource, part: Range, size
         params[f"{resource.created_param}[lt]"] = str(part.lt)
     if part.cursor is not None:
         params["starting_after" if resource.api == "v1" else "page"] = part.cursor
-    answer = await client.get(resource.path, params, decode=decode_list)
+    answer = await get_page(
+        client, resource.path, params, decode=decode_list, is_empty=is_empty_page
+    )
     found = answer.body
     if found is None:
         raise _no_list(resource, answer.request_id)

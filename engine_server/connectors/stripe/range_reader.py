@@ -7,6 +7,7 @@ from operator import attrgetter
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import EmptyPage
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.listed import ListedObject
 from engine_server.connectors.stripe.pages import Page, fetch_object, fetch_page
@@ -33,6 +34,12 @@ class RangeReader:
         self._restarted: set[Range] = set()
         # What is left of answers that were cut, by the bounds and cursor that go on there.
         self._cut: dict[Range, tuple[Page, Range]] = {}
+        # Whether every page so far was newest first; None before the first one.
+        self._is_newest_first: bool | None = None
+        # Cursors after which a v1 list promised more and held nothing.
+        self._dead_cursors: set[str] = set()
+        # The cursors that were asked for since a page last held something.
+        self._passed_cursors: set[str] = set()
 
     async def next_page(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
         """The next page of ``part``, or some of it, and the range that was really asked for.
@@ -59,14 +66,19 @@ class RangeReader:
 
     async def _fetch(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
         if self._holds_newest(part):
-            newest = await fetch_page(client, self._resource, Range(), size)
+            newest = await self._newest(client, size)
             # A later window is small. If it is not, its own filter serves it better.
-            if part.with_cursor(None) == self._window or not self._goes_on(part, newest):
-                return newest, Range()
+            if newest is not None and (
+                part.with_cursor(None) == self._window or not self._goes_on(part, newest)
+            ):
+                return self._noted(newest), Range()
         if part.cursor is None:
-            return await fetch_page(client, self._resource, part, size), part
-        page = await self._page_after_cursor(client, part, part.cursor, size)
-        return page, part
+            return self._noted(await fetch_page(client, self._resource, part, size)), part
+        try:
+            page, asked = await self._page_after_cursor(client, part, part.cursor, size), part
+        except EmptyPage as error:
+            page, asked = await self._page_by_bounds(client, part, part.cursor, size, error)
+        return self._noted(page), asked
 
     def objects_in(self, scope: Range, page: Page) -> list[ListedObject]:
         """The page's objects that were created in ``scope``; what does not tell lies everywhere."""
@@ -76,6 +88,74 @@ class RangeReader:
             return page.objects
         created = self._created
         return [listed for listed in page.objects if _is_within(scope, created(listed.head))]
+
+    async def _newest(self, client: StripeClient, size: int) -> Page | None:
+        """The newest page of the list; None when it stays empty although it promises more."""
+        try:
+            return await fetch_page(client, self._resource, Range(), size)
+        except EmptyPage:
+            return None
+
+    async def _page_by_bounds(
+        self, client: StripeClient, part: Range, cursor: str, size: int, error: EmptyPage
+    ) -> tuple[Page, Range]:
+        """Read on by creation time where the list holds nothing after its cursor.
+
+        Raises:
+            EmptyPage: ``error``, where the list cannot be read on by time; or another one.
+            ConnectionFailed: see ``StripeClient.get``.
+            RequestFailed: the same.
+        """
+        if not self._resource.created_param:
+            raise error
+        if not part.is_bounded and self._window.is_bounded:
+            bounded = self._window.with_cursor(cursor, part.compared_from)
+            try:
+                page = await fetch_page(client, self._resource, bounded, size)
+            except EmptyPage as refused:
+                error = refused
+            else:
+                # With other bounds an empty page may only mean that the cursor is outside of them.
+                if page.objects:
+                    return page, bounded
+        bounds = part if part.is_bounded else self._window
+        if self._is_newest_first:
+            # All that is newer than the cursor's object was read, and its second in part.
+            record = await fetch_object(client, self._resource, cursor)
+            created = record.get(self._resource.created_field) if record is not None else None
+            if type(created) is int and (bounds.lt is None or created + 1 < bounds.lt):
+                rest = Range(gte=bounds.gte, lt=created + 1)
+                return await fetch_page(client, self._resource, rest, size), rest
+        if cursor in self._dead_cursors:
+            raise error
+        # The order of the pages before is unknown: only the start of the bounds is sure.
+        self._dead_cursors.add(cursor)
+        start = bounds.with_cursor(None)
+        return await fetch_page(client, self._resource, start, size), start
+
+    def _noted(self, page: Page) -> Page:
+        if page.objects:
+            is_newest_first = bool(page.times_newest_first)
+            self._is_newest_first = is_newest_first and self._is_newest_first is not False
+        return page
+
+    def _refuse_loop(self, cursor: str, page: Page) -> None:
+        """Refuse a list that goes on where it was.
+
+        Raises:
+            RequestFailed: the page goes on after its own cursor, or after that of an empty page
+                before it.
+        """
+        if page.objects:
+            self._passed_cursors.clear()
+        self._passed_cursors.add(cursor)
+        if page.next_cursor in self._passed_cursors:
+            param = "starting_after" if self._resource.api == "v1" else "page"
+            raise RequestFailed(
+                f"GET {self._resource.path}?{param}={cursor} was answered with a page that goes on "
+                f"at {page.next_cursor}, where the list was before: its pages come to no end",
+                status=200,
+            )
 
     def _holds_newest(self, part: Range) -> bool:
         return (
@@ -104,9 +184,12 @@ class RangeReader:
             if not error.is_lost_cursor or start in self._restarted:
                 raise
         else:
-            # An empty page is right where a cut left nothing to the cursor's own part.
-            if page.objects or await self._is_there(client, part, cursor):
+            # An empty page is right where a cut left nothing to the cursor's own part. A v2 cursor
+            # is a token, good for as long as the list takes it: no object has such an id.
+            is_token = self._resource.api != "v1"
+            if page.objects or is_token or await self._is_there(client, part, cursor):
                 self._restarted.discard(start)
+                self._refuse_loop(cursor, page)
                 return page
             if start in self._restarted:
                 raise RequestFailed(

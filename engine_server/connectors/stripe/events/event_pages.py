@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import get_page
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.listed import ListedObject, decode_list
+from engine_server.connectors.stripe.listed import ListedObject, decode_list, is_empty_page
 from engine_server.errors import ConnectorError
 
 # https://docs.stripe.com/api/events/list
@@ -54,7 +55,8 @@ async def fetch_events(
     Raises:
         EventsUnreadable: the key may not read events.
         ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: the same, and an answer that is no list of events.
+        EmptyPage: the page promises more and holds nothing.
+        RequestFailed: see ``StripeClient.get``, and an answer that is no list of events.
     """
     params = {"limit": str(limit), **cursor}
     if gte is not None:
@@ -62,7 +64,14 @@ async def fetch_events(
     if lt is not None:
         params["created[lt]"] = str(lt)
     try:
-        answer = await client.get(EVENTS_PATH, params, decode=decode_list)
+        answer = await get_page(
+            client,
+            EVENTS_PATH,
+            params,
+            decode=decode_list,
+            is_empty=is_empty_page,
+            noun="events",
+        )
     except RequestFailed as error:
         if error.is_unavailable:
             raise EventsUnreadable(
@@ -74,7 +83,6 @@ async def fetch_events(
     if (
         found is None
         or type(found.has_more) is not bool
-        or (found.has_more and not found.objects)
         or not all(
             type(listed.head.id) is str and type(listed.head.created) is int
             for listed in found.objects

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import EmptyPage
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.event_pages import (
     EVENTS_PATH,
@@ -252,20 +253,25 @@ class EventWindows:
         return _Read(gte=gte, events=[], known_until=known_until, oldest=oldest)
 
     async def _older(self, gte: int, lt: int, than: ListedObject) -> EventPage:
-        page = await fetch_events(self._client, gte=gte, lt=lt, starting_after=str(than.head.id))
+        last = str(than.head.id)
+        try:
+            page = await fetch_events(self._client, gte=gte, lt=lt, starting_after=last)
+        except EmptyPage:
+            # Without the cursor, down from its second: that page holds what follows it there.
+            end = int(than.head.created) + 1
+            narrower = await fetch_events(self._client, gte=gte, lt=end)
+            page = _after(last, narrower)
+            if not page.events and not narrower.has_more:
+                return page
         if not page.events:
-            raise RequestFailed(
-                f"GET {EVENTS_PATH} promised more events than it gave after {than.head.id}",
-                status=400,
-                param="starting_after",
-            )
+            raise _lost(last)
         return page
 
     async def _oldest(self, gte: int, lt: int, last: ListedObject) -> ListedObject:
         """The oldest event of a second, whose events are not kept on the way there."""
         while True:
             page = await self._older(gte, lt, last)
-            last = page.events[-1]
+            last = page.events[-1] if page.events else last
             if not page.has_more:
                 return last
 
@@ -281,3 +287,23 @@ class EventWindows:
             before=end if self._full is None else full.second,
             known_until=full.known_until,
         )
+
+
+def _after(event_id: str, page: EventPage) -> EventPage:
+    """The page without its events up to one.
+
+    Raises:
+        RequestFailed: it does not hold that one.
+    """
+    ids = [listed.head.id for listed in page.events]
+    if event_id not in ids:
+        raise _lost(event_id)
+    return dataclasses.replace(page, events=page.events[ids.index(event_id) + 1 :])
+
+
+def _lost(event_id: str) -> RequestFailed:
+    return RequestFailed(
+        f"GET {EVENTS_PATH} promised more events than it gave after {event_id}",
+        status=400,
+        param="starting_after",
+    )

@@ -1,6 +1,5 @@
 """Servers whose lists are not what Stripe's are: nothing of them is lost or comes twice."""
 
-import itertools
 import random
 import time
 from collections import Counter
@@ -184,23 +183,3 @@ async def test_what_a_page_holds_from_outside_of_the_window_is_left_out() -> Non
         reading = await read(config_for(simulator), [selected("customers", gte=gte, lt=END)])
         assert reading.ids == once([d for d in documents if gte <= d["created"] < END])
         assert reading.turns("customers") == ["started", "completed"]
-
-
-@pytest.mark.parametrize("nth", [1, 2, 7])
-async def test_an_empty_page_that_promises_more_is_no_end(nth: int) -> None:
-    async with StripeSimulator() as simulator:
-        fill(simulator, "customers", even(1_500))
-        seen = itertools.count(1)
-
-        async def fault(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
-            if next(seen) == nth:
-                return web.json_response({"object": "list", "data": [], "has_more": True})
-            return await serve(request)
-
-        simulator.faults.add(fault, path="/v1/customers", times=None)
-        first = await read(config_for(simulator), [selected("customers", lt=END)])
-        assert first.turns("customers")[-1] == "errored"
-        later = await read(
-            config_for(simulator), [selected("customers", lt=END)], state=first.state
-        )
-        assert first.ids + later.ids == held(simulator, "customers")

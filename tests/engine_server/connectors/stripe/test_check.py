@@ -13,6 +13,7 @@ from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, selected
 from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.odd_pages import require
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -103,6 +104,18 @@ async def test_a_key_that_may_read_no_selected_stream_fails(simulator: StripeSim
     assert list(unreadable(status)) == ["customers", "invoices"]
 
 
+async def test_a_list_that_only_works_with_a_parameter_is_told_in_the_words_of_stripe(
+    simulator: StripeSimulator,
+) -> None:
+    path = "/v1/billing/credit_balance_transactions"
+    simulator.faults.add(require("customer", "customer_account"), path=path, times=None)
+    status = await check(simulator, ["customers", "billing_credit_balance_transactions"])
+    assert unreadable(status) == {
+        "billing_credit_balance_transactions": "Must provide customer or customer_account."
+    }
+    assert status.status == ConnectionStatus.STATUS_SUCCEEDED
+
+
 @pytest.mark.parametrize(
     ("refusal", "told"),
     [
@@ -186,15 +199,26 @@ async def test_every_stream_is_tried_as_fast_as_the_rate_allows(
     assert 0.9 * len(lists) / rate < elapsed < 2 * len(lists) / rate + 1
 
 
-async def test_a_restricted_key_that_may_not_see_its_account_is_good_once_that_is_configured(
-    simulator: StripeSimulator,
+@pytest.mark.parametrize("account_id", [None, "acct_simulator"])
+async def test_a_restricted_key_that_may_not_see_its_account_is_good_as_stripe_names_it(
+    simulator: StripeSimulator, account_id: str | None
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
-    status = await check(simulator, ["customers"], api_key=RESTRICTED)
+    status = await check(simulator, ["customers"], api_key=RESTRICTED, account_id=account_id)
     assert status.status == ConnectionStatus.STATUS_SUCCEEDED
-    status = await check(simulator, ["customers"], api_key=RESTRICTED, account_id=None)
+    assert status.message.startswith("reached account acct_simulator; ")
+
+
+async def test_a_key_whose_account_stripe_does_not_name_is_good_once_that_is_configured(
+    simulator: StripeSimulator,
+) -> None:
+    refusal = errors.permission_denied("You may not read this account.")
+    simulator.faults.add(faults.refuse(refusal), path="/v1/account", times=None)
+    status = await check(simulator, ["customers"])
+    assert status.status == ConnectionStatus.STATUS_SUCCEEDED
+    status = await check(simulator, ["customers"], account_id=None)
     assert status.status == ConnectionStatus.STATUS_FAILED
-    assert "\"Account Read\" ('account_read') permissions" in status.message
+    assert "You may not read this account." in status.message
     assert status.message.endswith("account_id can be configured instead")
 
 

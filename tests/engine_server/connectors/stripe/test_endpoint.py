@@ -16,6 +16,7 @@ from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed, ConnectorError
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, selected
 from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.odd_pages import empty_page
 from tests.stripe_simulator.simulator import StripeSimulator
 from tests.stripe_simulator_tests.webhook_receiver import WebhookReceiver
 
@@ -394,3 +395,14 @@ async def test_no_secret_is_said_to_anybody(
     said = f"{captured} {logs} {done.config!r} {done.config}"
     for secret in (*done.config.webhook_secrets, simulator.api_key):
         assert secret not in said
+
+
+async def test_an_empty_page_of_endpoints_hides_none_of_ours() -> None:
+    async with StripeSimulator() as simulator:
+        done = await set_up(config_for(simulator, webhook_url=URL))
+        simulator.faults.add(empty_page(), path=PATH, method="GET", times=2)
+        again = await set_up(done.config)
+        assert again.config.webhook_endpoint_id == done.config.webhook_endpoint_id
+        simulator.faults.add(empty_page(), path=PATH, method="GET", times=None)
+        with pytest.raises(ConnectorError, match=rf"GET {PATH}\?limit=100 .*request_id: req_"):
+            await set_up(done.config)

@@ -21,6 +21,7 @@ from tests.engine_server.connectors.stripe.events.builders import (
 )
 from tests.engine_server.connectors.stripe.reading import config_for, read, selected
 from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.odd_pages import empty_page
 from tests.stripe_simulator.simulator import StripeSimulator
 
 STREAM = "entitlements_active_entitlements"
@@ -182,3 +183,16 @@ async def test_its_history_is_accounted_for_without_a_request(simulator: StripeS
     assert again.turns(STREAM) == ["started", "completed"]
     assert (await read(config, streams, refused_streams=frozenset({STREAM}))).statuses == []
     assert len(simulator.requests) == 0
+
+
+async def test_an_empty_page_that_promises_more_ends_no_entitlement(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    active = _active(simulator, "cus_1", *(f"feature-{n}" for n in range(150)))
+    sent = _updated("cus_1", active[:10], before=active[:1], has_more=True)
+    simulator.faults.add(empty_page(), path=PATH, times=2)
+    found = await records(client, scope(STREAM), sent)
+    assert found == [(STREAM, stamped(item, customer="cus_1")) for item in active]
+    simulator.faults.add(empty_page(), path=PATH, times=None)
+    with pytest.raises(RequestFailed, match="GET /v1/entitlements/active_entitlements"):
+        await records(client, scope(STREAM), sent)
