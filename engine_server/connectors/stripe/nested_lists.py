@@ -10,10 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import structlog
+
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import EmptyPage
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.nested_pages import complete
+
+log = structlog.get_logger()
 
 # How many lists of a page are completed side by side: with answers within 0.4 seconds as many as
 # one endpoint is asked for at all.
@@ -21,6 +26,9 @@ _LISTS_AT_ONCE = 8
 # How many pages of a stream are: the second has something to ask when the first has only one long
 # list left. More would each take the longer, and all be held in memory meanwhile.
 _PAGES_AT_ONCE = 2
+
+# The streams whose lists were warned of, by client.
+_WARNED: WeakKeyDictionary[StripeClient, set[str]] = WeakKeyDictionary()
 
 # By client, then by stream.
 _TURNS: WeakKeyDictionary[StripeClient, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
@@ -36,7 +44,8 @@ async def records_to_emit(
     """The records that a page's objects make, with every list inside them whole.
 
     A list is completed in place and then says ``has_more`` no longer. One whose object was deleted
-    meanwhile keeps its ``has_more`` and what was known of it: the deletion comes as an event.
+    meanwhile keeps its ``has_more`` and what was known of it: the deletion comes as an event. So
+    does one whose rest Stripe refuses, with one warning for the stream and the client.
 
     Args:
         client: The way to Stripe.
@@ -49,7 +58,7 @@ async def records_to_emit(
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: the same, and a list that cannot be followed to its end.
+        RequestFailed: Stripe keeps failing, or a list does not name where it goes on.
     """
     if not resource.nested_field:
         if has_open_lists:
@@ -87,8 +96,16 @@ async def _complete_all(
 
     async def work() -> None:
         while waiting:
-            # Items may hold lists, too. Whoever is free first takes them up.
-            waiting.extend(_open_lists(await complete(client, waiting.popleft())))
+            # Items may hold lists, too. The worker that is free first takes them up.
+            nested = waiting.popleft()
+            known = len(nested["data"]) if isinstance(nested.get("data"), list) else 0
+            try:
+                waiting.extend(_open_lists(await complete(client, nested)))
+            except RequestFailed as error:
+                if not _is_about_one_list(error):
+                    raise
+                _warn(client, resource, nested, error)
+                waiting.extend(_open_lists(nested["data"][known:]))
 
     try:
         async with turn, asyncio.TaskGroup() as workers:
@@ -97,6 +114,34 @@ async def _complete_all(
     except ExceptionGroup as errors:
         # The first one ended the others.
         raise errors.exceptions[0] from None
+
+
+def _is_about_one_list(error: RequestFailed) -> bool:
+    """Whether Stripe itself refuses the rest of a list, or promises a rest and holds none.
+
+    Another request for it would be answered the same, while the other objects can be read. A 403
+    or 404 without Stripe's words is a proxy's, and may pass.
+    """
+    if isinstance(error, EmptyPage):
+        return True
+    return error.status in (400, 401, 403, 404) and bool(error.stripe_message)
+
+
+def _warn(
+    client: StripeClient, resource: Resource, nested: dict[str, Any], error: RequestFailed
+) -> None:
+    """Log that a list stays incomplete, as a warning the first time."""
+    name = resource.stream.name
+    warned = _WARNED.setdefault(client, set())
+    write = log.debug if name in warned else log.warning
+    warned.add(name)
+    write(
+        "nested_list_incomplete",
+        stream=name,
+        url=nested.get("url"),
+        items=len(nested["data"]),
+        error=error.message,
+    )
 
 
 def _open_lists(values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

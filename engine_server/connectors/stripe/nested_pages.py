@@ -9,6 +9,7 @@ import structlog
 from engine_server import exact_json
 from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.empty_pages import get_page
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.listed import count_open_lists
 
@@ -35,7 +36,8 @@ async def complete(client: StripeClient, nested: dict[str, Any]) -> list[dict[st
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: the same, and a list that cannot be followed to its end.
+        EmptyPage: a page promises more and holds nothing.
+        RequestFailed: see ``StripeClient.get``, and a list that cannot be followed to its end.
     """
     location = _Location.of(nested.get("url"))
     items = nested.get("data")
@@ -124,25 +126,33 @@ async def _next_page(
                 f"the list of {location.path} goes on after an item without an id", status=200
             )
         params["starting_after"] = cursor
-    answer = await client.get(
-        location.path, params, endpoint=location.endpoint, decode=_with_open_lists
+    answer = await get_page(
+        client,
+        location.path,
+        params,
+        decode=_with_open_lists,
+        is_empty=_is_empty,
+        endpoint=location.endpoint,
     )
     body, open_lists = answer.body
     match body:
         case {"data": list(page), "has_more": bool(has_more)} if all(
             isinstance(item, dict) for item in page
         ):
-            # An empty page that promises more has nothing to start after.
-            return _Page(
-                items=page,
-                has_more=has_more and bool(page),
-                has_open_lists=open_lists > has_more,
-            )
+            return _Page(items=page, has_more=has_more, has_open_lists=open_lists > has_more)
     raise RequestFailed(
         f"GET {location.path} was not answered with a list of objects; "
         f"request_id: {answer.request_id}",
         status=200,
     )
+
+
+def _is_empty(answer: tuple[Any, int]) -> bool:
+    """Whether a page promises more and holds nothing."""
+    match answer[0]:
+        case {"data": [], "has_more": True}:
+            return True
+    return False
 
 
 def _with_open_lists(body: bytes) -> tuple[Any, int]:

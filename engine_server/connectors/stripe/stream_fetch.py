@@ -123,7 +123,7 @@ class StreamFetch:
             page, asked = await self._reader.next_page(client, part, self._next_size(part))
             scope = part if part.is_bounded else self._window
             # What follows in the range is only asked for then, so that pages keep their order.
-            records, items = await self._records(client, page, scope)
+            records, items, incomplete = await self._records(client, page, scope)
         finally:
             self.in_flight -= 1
         left = self._left(part, scope, asked, page, room)
@@ -131,31 +131,42 @@ class StreamFetch:
         if self._is_history(part):
             self._limit_left -= len(records)
             self._drop_history_beyond_limit()
-        listing = self._listing(page, scope, items) if self._reconciles else None
+        listing = self._listing(page, scope, items, incomplete) if self._reconciles else None
         return FetchedPage(part=part, left=left, records=records, listing=listing)
 
     async def _records(
         self, client: StripeClient, page: Page, scope: Range
-    ) -> tuple[list[bytes], list[Any]]:
-        """What is to be emitted of a page, and the ids of that as far as it is items of lists."""
+    ) -> tuple[list[bytes], list[Any], set[Any]]:
+        """Return the records of a page and, where they are items of lists, two sets of ids.
+
+        The first are the items', the second those of the objects whose lists are still incomplete.
+        """
         listed = self._reader.objects_in(scope, page)
         stamps = Stamps(account_id=self._account_id, known_until=page.known_until)
         if not self.resource.nested_field and not page.has_open_lists:
-            return [stamps.on_text(found) for found in listed], []
+            return [stamps.on_text(found) for found in listed], [], set()
+        objects = [exact_json.decode(bytes(found.text)) for found in listed]
         records = await records_to_emit(
-            client,
-            self.resource,
-            [exact_json.decode(bytes(found.text)) for found in listed],
-            has_open_lists=page.has_open_lists,
+            client, self.resource, objects, has_open_lists=page.has_open_lists
         )
-        items = [record.get("id") for record in records] if self.resource.nested_field else []
-        return [stamps.on_object(record) for record in records], items
+        items, incomplete = [], set()
+        if self.resource.nested_field:
+            items = [record.get("id") for record in records]
+            incomplete = {found.get("id") for found in objects if self._is_incomplete(found)}
+        return [stamps.on_object(record) for record in records], items, incomplete
 
-    def _listing(self, page: Page, scope: Range, items: list[Any]) -> Listing:
+    def _is_incomplete(self, parent: dict[str, Any]) -> bool:
+        nested = parent.get(self.resource.nested_field)
+        return isinstance(nested, dict) and nested.get("has_more") is True
+
+    def _listing(self, page: Page, scope: Range, items: list[Any], incomplete: set[Any]) -> Listing:
         created = attrgetter(self.resource.created_field)
         heads = [listed.head for listed in page.objects]
         if self.resource.nested_field:
-            owners = [head.id for head in heads if head.id is not None]
+            # An item that an incomplete list does not show may be there all the same.
+            owners = [
+                head.id for head in heads if head.id is not None and head.id not in incomplete
+            ]
             return Listing(scope=scope, created=dict.fromkeys(items), owners=owners)
         times = {head.id: created(head) for head in heads if head.id is not None}
         return Listing(scope=scope, created=times)

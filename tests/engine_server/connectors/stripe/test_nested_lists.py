@@ -165,18 +165,6 @@ async def test_a_page_knows_whether_lists_inside_it_go_on(
     assert fetched.has_open_lists == (lines > 10)
 
 
-async def test_an_empty_page_ends_a_list_that_promised_more(
-    simulator: StripeSimulator, client: StripeClient
-) -> None:
-    async def empty(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
-        return web.json_response({"object": "list", "data": [], "has_more": True})
-
-    simulator.faults.add(empty, path=lines_url("in_1"))
-    [emitted] = await records(client, [invoice(simulator, 25)])
-    assert len(emitted["lines"]["data"]) == 10
-    assert emitted["lines"]["has_more"] is False
-
-
 async def test_a_list_of_which_the_object_carries_nothing_is_read_from_its_start(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:

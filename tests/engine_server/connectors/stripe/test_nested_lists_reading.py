@@ -164,13 +164,14 @@ async def test_a_list_that_cannot_be_read_fails_its_stream_and_no_other(
 ) -> None:
     put_invoices(simulator)
     expected = put_subscriptions(simulator)
-    refusal = errors.invalid_request(400, "This is wrong.")
-    simulator.faults.add(faults.refuse(refusal), path=lines_url("in_5"), times=None)
+    simulator.faults.add(
+        faults.refuse(errors.server_error(500)), path=lines_url("in_5"), times=None
+    )
     streams = [selected("invoices"), selected("subscription_items")]
     reading = await read(config_for(simulator), streams)
     assert reading.turns("invoices") == ["started", "errored"]
     [error] = [status.errored.error for status in reading.statuses if status.HasField("errored")]
-    assert "answered 400 to GET /v1/invoices/in_5/lines: This is wrong." in error
+    assert "answered 500 to GET /v1/invoices/in_5/lines: An unknown error occurred." in error
     assert ("invoices", "in_5") not in reading.ids
     assert reading.turns("subscription_items") == ["started", "completed"]
     assert reading.ids.keys() >= expected.keys()
@@ -181,8 +182,9 @@ async def test_a_failed_stream_is_whole_once_its_lists_can_be_read_again(
     simulator: StripeSimulator,
 ) -> None:
     put_invoices(simulator)
-    refusal = errors.invalid_request(400, "This is wrong.")
-    simulator.faults.add(faults.refuse(refusal), path=lines_url("in_150"), times=None)
+    simulator.faults.add(
+        faults.refuse(errors.server_error(500)), path=lines_url("in_150"), times=None
+    )
     window = selected("invoices", lt=END)
     before = await read(config_for(simulator), [window])
     assert before.turns("invoices") == ["started", "errored"]
