@@ -148,6 +148,16 @@ async def test_every_bad_setting_is_named_at_once(rpc: Rpc) -> None:
 
 
 @pytest.mark.parametrize("rpc", RPCS)
+async def test_an_organization_key_is_refused_with_what_to_use_instead(rpc: Rpc) -> None:
+    source = {**STRIPE, "api_key": f"sk_org_live_{SECRET}"}
+    fields = await bad_fields(rpc, source, POSTGRES, [])
+    assert fields.keys() == BAD_OPTION_FIELDS | {"pipeline.source.config.api_key"}
+    words = fields["pipeline.source.config.api_key"]
+    assert "needs a Stripe-Context header that pipesync does not send" in words
+    assert "use a secret key (sk_...) or a restricted key (rk_...)" in words
+
+
+@pytest.mark.parametrize("rpc", RPCS)
 async def test_every_bad_selection_is_named_at_once(rpc: Rpc) -> None:
     backwards = StreamSelection(name="customers")
     backwards.time_range.gte.seconds, backwards.time_range.lt.seconds = 2, 1

@@ -10,9 +10,10 @@ from engine_server.errors import ConnectionFailed
 
 # With the header Stripe-Account it answers the connected account.
 _ACCOUNT_PATH = "/v1/account"
-# A restricted key that may not see its account is told on which one it may not
-# (https://github.com/stripe/stripe-node/issues/2246).
-_NAMED_ACCOUNT = re.compile(r"on account '(acct_\w+)'")
+# A restricted key that may not see its account is told on which one it may not, quoted or not
+# (https://github.com/stripe/stripe-node/issues/2246). An id that is partly hidden, as in
+# acct_1*****3, names no account.
+_NAMED_ACCOUNT = re.compile(r"\bacct_[A-Za-z0-9_]++(?!\*|\.\.|…)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Account:
 
 
 async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
-    """The account that the configuration gives, else the one that Stripe knows.
+    """The account that the configuration gives, else the one that Stripe shows or names.
 
     Raises:
         ConnectionFailed: the API cannot be reached, refuses the key, or does not show the account.
@@ -39,6 +40,8 @@ async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
     try:
         shown = await _shown_account(client)
     except RequestFailed as error:
+        if (named := _named_account(error)) is not None:
+            return named
         raise ConnectionFailed(f"{error.message}; account_id can be configured instead") from error
     if shown is None:
         raise ConnectionFailed(
@@ -66,8 +69,7 @@ async def confirm_account(client: StripeClient, config: StripeConfig) -> Account
         if error.status is None or error.status == 429 or error.status >= 500:
             raise
         # Of a connected account it is not known which of the two would be named.
-        named = None if config.stripe_account else _NAMED_ACCOUNT.search(error.stripe_message)
-        shown = Account(id=named[1], created=None) if named else None
+        shown = None if config.stripe_account else _named_account(error)
     if shown is None:
         return Account(id=known, created=config.account_created)
     if shown.id != known:
@@ -84,6 +86,15 @@ _REMEDIES = {
     "is connected to it, name that one in stripe_account",
     "stripe_account": "Is this an API that knows of connected accounts?",
 }
+
+
+def _named_account(error: RequestFailed) -> Account | None:
+    """The account that a refusal names as the key's; None when it names none, or several."""
+    # An account that the key has no access to is another one.
+    if error.status not in (401, 403) or error.stripe_code == "account_invalid":
+        return None
+    named = set(_NAMED_ACCOUNT.findall(error.stripe_message))
+    return Account(id=named.pop(), created=None) if len(named) == 1 else None
 
 
 async def _shown_account(client: StripeClient) -> Account | None:

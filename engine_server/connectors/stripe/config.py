@@ -36,14 +36,15 @@ class StripeConfig(ConnectorConfig):
     """Which account is read, and how hard."""
 
     api_key: SecretStr = Field(
-        description="A secret key (sk_...) or, better, a restricted key (rk_...) that may read."
+        description="A secret key (sk_...) or, better, a restricted key (rk_...) that may read. It "
+        "is a key of one account: organization keys (sk_org_...) are refused."
     )
     account_id: str | None = Field(
         default=None,
         pattern="^acct_",
-        description="The account that the key belongs to (acct_...). Looked up when absent, which "
-        "a restricted key needs a permission for. Every record carries it, so a check refuses "
-        "another account's. Of no effect beside stripe_account.",
+        description="The account that the key belongs to (acct_...). Looked up when absent: Stripe "
+        "names it to a restricted key, too, that may not read it. Every record carries it, so a "
+        "check refuses another account's. Of no effect beside stripe_account.",
     )
     account_created: int | None = Field(
         default=None,
@@ -146,6 +147,14 @@ class StripeConfig(ConnectorConfig):
         if not key.startswith(("sk_", "rk_")):
             raise PydanticCustomError(
                 "api_key", "must be a secret key (sk_...) or a restricted key (rk_...)"
+            )
+        # https://docs.stripe.com/keys/organization-api-keys
+        if key.startswith(("sk_org", "rk_org")):
+            raise PydanticCustomError(
+                "api_key",
+                "is an organization key (sk_org_...), which needs a Stripe-Context header that "
+                "pipesync does not send; use a secret key (sk_...) or a restricted key (rk_...) of "
+                "the account itself",
             )
         # It travels in a header: anything else there would fail far from here.
         if not (key.isascii() and key.isprintable()) or " " in key:

@@ -35,6 +35,16 @@ def test_a_key_that_fits_in_no_header_is_refused_unquoted(key: str) -> None:
     assert key not in description
 
 
+@pytest.mark.parametrize("key", ["sk_org_live_secret", "sk_org_test_secret", "rk_org_live_secret"])
+def test_an_organization_key_is_refused_with_what_to_use_instead(key: str) -> None:
+    found = violations(api_key=key)
+    assert found == {
+        "config.api_key": "is an organization key (sk_org_...), which needs a Stripe-Context "
+        "header that pipesync does not send; use a secret key (sk_...) or a restricted key "
+        "(rk_...) of the account itself"
+    }
+
+
 def test_an_api_key_is_required() -> None:
     assert violations() == {"config.api_key": "is required"}
 

@@ -103,6 +103,66 @@ async def test_records_of_a_connected_account_carry_its_id() -> None:
     assert orjson.loads(batch.records[0])["_account_id"] == "acct_connected"
 
 
+REFUSED = "The provided key 'rk_***' does not have the required permissions for this endpoint on "
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        # https://github.com/stripe/stripe-node/issues/2246
+        f"{REFUSED}account 'acct_1Named'. Having the 'rak_accounts_kyc_id_numbers_read' permis...",
+        # https://github.com/dj-stripe/dj-stripe/pull/1131
+        f"{REFUSED}account 'acct_1Named'. This is a restricted API key, but the required perm...",
+        f"{REFUSED}account acct_1Named.",
+        f'{REFUSED}account "acct_1Named"',
+        f"{REFUSED}account `acct_1Named`. See https://dashboard.stripe.com/acct_1Named/apikeys.",
+        "Permission denied. Account acct_1Named does not permit this key to read it.",
+    ],
+)
+async def test_the_account_that_a_refusal_names_is_the_one_of_a_restricted_key(
+    words: str,
+) -> None:
+    async with StripeSimulator(SeedPlan(counts={"products": 1})) as simulator:
+        refusal = errors.permission_denied(words)
+        simulator.faults.add(faults.refuse(refusal), path="/v1/account", times=None)
+        config = config_for(simulator, account_id=None)
+        reading = await read(config, [selected("products")])
+        [record] = reading.records.values()
+        assert record["_account_id"] == "acct_1Named"
+        [message] = [m async for m in StripeSource(QUICK).setup(config, [])]
+        assert MessageToDict(message.control.source_config)["account_id"] == "acct_1Named"
+        [checked] = [m async for m in StripeSource(QUICK).check(config, [])]
+    assert checked.connection_status.message == "reached account acct_1Named"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"{REFUSED}account 'acct_1*************3'.",
+        f"{REFUSED}account acct_1...",
+        f"{REFUSED}account.",
+        "Account acct_1 may not read account acct_2.",
+    ],
+)
+async def test_a_refusal_that_names_no_account_or_two_asks_for_account_id(words: str) -> None:
+    async with StripeSimulator() as simulator:
+        refusal = errors.permission_denied(words)
+        simulator.faults.add(faults.refuse(refusal), path="/v1/account", times=None)
+        with pytest.raises(ConnectionFailed, match="account_id can be configured instead"):
+            await read(config_for(simulator, account_id=None), [selected("products")])
+
+
+async def test_a_connected_account_that_is_configured_is_the_one_whatever_is_named() -> None:
+    async with StripeSimulator() as simulator:
+        simulator.connect("acct_connected", SeedPlan(counts={"products": 1}))
+        refusal = errors.permission_denied(f"{REFUSED}account 'acct_simulator'.")
+        simulator.faults.add(faults.refuse(refusal), path="/v1/account", times=None)
+        config = config_for(simulator, account_id=None, stripe_account="acct_connected")
+        reading = await read(config, [selected("products")])
+    [record] = reading.records.values()
+    assert record["_account_id"] == "acct_connected"
+
+
 async def test_an_account_that_the_key_may_not_see_fails_the_connection_with_a_way_out() -> None:
     async with StripeSimulator() as simulator:
         simulator.faults.add(faults.refuse(errors.permission_denied("no account for you")))
