@@ -1,6 +1,6 @@
 """Whether a webhook comes from whom it says it does."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from stripe import SignatureVerificationError, WebhookSignature
 
@@ -25,7 +25,7 @@ def verify(body: bytes, signature: str, secrets: Iterable[str]) -> None:
     Raises:
         BadSignature: None of them did. Its text holds nothing of the delivery or the secrets.
     """
-    reason = "there is no secret to verify it with"
+    said: list[str] = []
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -34,15 +34,28 @@ def verify(body: bytes, signature: str, secrets: Iterable[str]) -> None:
         try:
             WebhookSignature.verify_header(text, signature, secret, TOLERANCE_SECONDS)
         except SignatureVerificationError as error:
-            reason = _reason(str(error))
+            said.append(str(error))
+        except TypeError:
+            # The package compares signatures as ASCII text alone.
+            raise BadSignature(_NO_HEADER) from None
         else:
             return
-    raise BadSignature(reason)
+    raise BadSignature(_reason(said))
 
 
-def _reason(said: str) -> str:
-    if "tolerance" in said:
+_NO_HEADER = f"it has no valid {SIGNATURE_HEADER} header"
+
+
+def _reason(said: Sequence[str]) -> str:
+    """The reason that is nearest to a valid signature, of those that the secrets were refused for.
+
+    A secret that made a signature outside of the tolerance is the right one, whatever is said of
+    the others.
+    """
+    if not said:
+        return "there is no secret to verify it with"
+    if any("tolerance" in reason for reason in said):
         return f"it was signed more than {TOLERANCE_SECONDS} seconds ago"
-    if "No signatures found matching" in said:
+    if any("No signatures found matching" in reason for reason in said):
         return "it is signed with another secret, or was changed on its way"
-    return f"it has no valid {SIGNATURE_HEADER} header"
+    return _NO_HEADER

@@ -28,12 +28,40 @@ def test_one_of_several_secrets_is_enough(secrets: tuple[str, ...]) -> None:
         (BODY, signed("whsec_2"), ("whsec_1",), "another secret"),
         (BODY + b" ", signed("whsec_1"), ("whsec_1",), "changed on its way"),
         (BODY, signed("whsec_1", at=time.time() - 400), ("whsec_1",), "300 seconds ago"),
+        (BODY, signed("whsec_1", at=time.time() - 400), ("whsec_1", "whsec_2"), "300 seconds ago"),
+        (BODY, signed("whsec_1", at=time.time() - 400), ("whsec_2", "whsec_1"), "300 seconds ago"),
+        (BODY, signed("whsec_3", at=time.time() - 400), ("whsec_2", "whsec_1"), "another secret"),
         (BODY, "", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, "", ("whsec_1", "whsec_2"), "no valid stripe-signature header"),
         (BODY, "t=x,v1=y", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, "t=,v1=y", ("whsec_1", "whsec_2"), "no valid stripe-signature header"),
+        (BODY, "v1=y", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, f"t={int(time.time())}", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, f"t={int(time.time())},v0=y", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, f"t={int(time.time())},v1=ÿ", ("whsec_1",), "no valid stripe-signature header"),
+        (BODY, f"t={'9' * 5_000},v1=y", ("whsec_1",), "no valid stripe-signature header"),
         (BODY, signed("whsec_1"), (), "no secret"),
         (b"\xff", signed("whsec_1", body=b"\xff"), ("whsec_1",), "not UTF-8"),
     ],
-    ids=["secret", "body", "age", "no header", "bad header", "no secret", "no text"],
+    ids=[
+        "secret",
+        "body",
+        "age",
+        "age, first of two secrets",
+        "age, second of two secrets",
+        "age and two other secrets",
+        "no header",
+        "no header, two secrets",
+        "bad header",
+        "no time",
+        "no time at all",
+        "no signature",
+        "another scheme",
+        "no ASCII",
+        "a time without end",
+        "no secret",
+        "no text",
+    ],
 )
 def test_what_is_not_signed_rightly_is_refused_in_words_without_secrets(
     body: bytes, signature: str, secrets: tuple[str, ...], said: str
@@ -41,3 +69,14 @@ def test_what_is_not_signed_rightly_is_refused_in_words_without_secrets(
     with pytest.raises(BadSignature, match=said) as caught:
         verify(body, signature, secrets)
     assert "whsec" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ahead", [10, 1_000])
+def test_a_time_that_is_still_to_come_is_valid(ahead: float) -> None:
+    """The clock of this machine may be late; a signature that is not too old replays nothing."""
+    verify(BODY, signed("whsec_1", at=time.time() + ahead), ("whsec_0", "whsec_1"))
+
+
+def test_one_of_several_signatures_is_enough() -> None:
+    _, _, other = signed("whsec_0").partition("v1=")
+    verify(BODY, f"{signed('whsec_1')},v1={other},v0=legacy", ("whsec_2", "whsec_0"))
