@@ -7,11 +7,20 @@ from pipesync.v1.engine_service_pb2 import SyncOptions
 
 # Share of time_limit after which reading stops, unless the destination's spec says otherwise.
 DEFAULT_SOFT_LIMIT_FRACTION = 0.8
-# Below this there is no time worth dividing between reading and flushing.
-LEAST_TIME_LIMIT_WITH_SOFT_LIMIT = 2.0
-# What is kept of a gRPC deadline for the answer to travel: this share of it, a second at most.
+# Below this, only the time that a flush takes is kept for it: a page should fit into the rest.
+LEAST_TIME_LIMIT_WITH_FRACTION = 2.0
+# Seconds kept for the flush while none was measured, and at least.
+FIRST_FLUSH_GUESS = 0.2
+LEAST_FLUSH_SECONDS = 0.1
+# The largest share of the time limit that a slow destination gets: reading gets the rest.
+MOST_FLUSH_FRACTION = 0.5
+# What is kept of a gRPC deadline for the answer to travel: this share of it, a second at most, and
+# a quarter of a second at least unless that is more than half of it.
 DEADLINE_MARGIN_FRACTION = 0.25
 DEADLINE_MARGIN_SECONDS = 1.0
+LEAST_DEADLINE_MARGIN_SECONDS = 0.25
+# How long connectors may take to stop at the hard limit, in seconds.
+STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +31,16 @@ class Limits:
         hard_seconds: After this long it ends, whatever is blocked; None for no limit.
         soft_seconds: After this long it stops reading; None for no limit.
         states: After this many checkpoints it ends; None for no limit.
+        stop_seconds: How long connectors may take to stop at the hard limit.
+        description: The limits in time for the caller, each by its name and value; empty when there
+            is none.
     """
 
     hard_seconds: float | None
     soft_seconds: float | None
     states: int | None
+    stop_seconds: float = STOP_SECONDS
+    description: str = ""
 
 
 def check_options(options: SyncOptions, violations: Violations, *, has_inputs: bool) -> None:
@@ -48,6 +62,8 @@ def limits(
     soft_limit_fraction: float,
     default_state_limit: int | None,
     seconds_to_deadline: float | None,
+    flush_seconds: float | None = None,
+    follows_empty_request: bool = False,
 ) -> Limits:
     """The limits of a request.
 
@@ -57,21 +73,65 @@ def limits(
             engine's default.
         default_state_limit: What a state_limit of 0 means; None for no limit.
         seconds_to_deadline: The time left to the call's deadline; None when it has none.
+        flush_seconds: How long the destination's flushes take; None when none was measured.
+        follows_empty_request: Whether the limit ended the run's request before this one before
+            anything was committed: then only the time that a flush takes is kept for it.
     """
-    candidates = []
+    hard, hard_description = None, ""
+    stop_seconds = STOP_SECONDS
     if options.HasField("time_limit"):
-        candidates.append(options.time_limit.ToNanoseconds() / 1e9)
+        hard = options.time_limit.ToNanoseconds() / 1e9
+        hard_description = f"time_limit of {_in_words(hard)}"
     if seconds_to_deadline is not None:
-        margin = min(DEADLINE_MARGIN_SECONDS, seconds_to_deadline * DEADLINE_MARGIN_FRACTION)
-        candidates.append(max(0.0, seconds_to_deadline - margin))
-    hard = min(candidates, default=None)
-    soft = None
+        before_deadline = max(0.0, seconds_to_deadline - _deadline_margin(seconds_to_deadline))
+        if hard is None or before_deadline < hard:
+            hard = before_deadline
+            away = max(0.0, seconds_to_deadline)
+            hard_description = f"call's deadline, {_in_words(away)} after the request began"
+        stop_seconds = min(STOP_SECONDS, max(0.0, seconds_to_deadline - hard) / 2)
+    soft, descriptions = None, []
     if options.HasField("soft_time_limit"):
         soft = options.soft_time_limit.ToNanoseconds() / 1e9
-    elif hard is not None and hard >= LEAST_TIME_LIMIT_WITH_SOFT_LIMIT:
-        soft = hard * (soft_limit_fraction or DEFAULT_SOFT_LIMIT_FRACTION)
+        descriptions.append(f"soft_time_limit of {_in_words(soft)}")
+    if hard is not None:
+        kept = seconds_for_flush(hard, flush_seconds)
+        is_by_fraction = soft_limit_fraction or (
+            hard >= LEAST_TIME_LIMIT_WITH_FRACTION and not follows_empty_request
+        )
+        if soft is not None:
+            soft = min(soft, hard - kept)
+        elif is_by_fraction:
+            fraction = soft_limit_fraction or DEFAULT_SOFT_LIMIT_FRACTION
+            soft = min(hard * fraction, hard - kept)
+        else:
+            soft = hard - kept
+        descriptions.append(hard_description)
     return Limits(
         hard_seconds=hard,
         soft_seconds=soft,
         states=options.state_limit or default_state_limit,
+        stop_seconds=stop_seconds,
+        description=" and the ".join(descriptions),
     )
+
+
+def seconds_for_flush(hard_seconds: float, flush_seconds: float | None) -> float:
+    """How much of a time limit a flush needs, with a margin, at most half of it.
+
+    Args:
+        hard_seconds: The time limit.
+        flush_seconds: How long a flush took; None when none was measured.
+    """
+    needed = FIRST_FLUSH_GUESS
+    if flush_seconds is not None:
+        needed = max(LEAST_FLUSH_SECONDS, 1.5 * flush_seconds + 0.05)
+    return min(needed, hard_seconds * MOST_FLUSH_FRACTION)
+
+
+def _deadline_margin(seconds: float) -> float:
+    least = min(LEAST_DEADLINE_MARGIN_SECONDS, seconds / 2)
+    return max(least, min(DEADLINE_MARGIN_SECONDS, seconds * DEADLINE_MARGIN_FRACTION))
+
+
+def _in_words(seconds: float) -> str:
+    return f"{seconds:.3g} s"

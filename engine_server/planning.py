@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import Violations
+from engine_server.flush_times import FlushTimes
 from engine_server.inputs import check_inputs
 from engine_server.options import limits
 from engine_server.pipeline import ResolvedDestination, ResolvedSource, require_reconcile
@@ -26,6 +27,7 @@ def plan_sync(
     *,
     default_state_limit: int | None,
     seconds_to_deadline: float | None,
+    flush_times: FlushTimes,
     listens: bool = False,
 ) -> SyncPlan:
     """Puts a sync together; its time starts now.
@@ -37,6 +39,7 @@ def plan_sync(
         streams: The selected streams.
         default_state_limit: What a state_limit of 0 means; None for no limit.
         seconds_to_deadline: The time left to the call's deadline; None when it has none.
+        flush_times: How long destinations take to commit.
         listens: Whether the source may go on listening behind the history.
 
     Raises:
@@ -56,11 +59,14 @@ def plan_sync(
     if state.sync_run.reconcile and not is_beside_run:
         require_reconcile(source, destination)
     spec = destination.connector.spec() if destination is not None else None
+    recent_flushes = flush_times.of(request.pipeline.destination)
     bounds = limits(
         request.options,
         soft_limit_fraction=spec.soft_limit_fraction if spec is not None else 0,
         default_state_limit=default_state_limit,
         seconds_to_deadline=seconds_to_deadline,
+        flush_seconds=recent_flushes.estimate,
+        follows_empty_request=state.sync_run.empty_request_count > 0,
     )
     return SyncPlan(
         source=source,
@@ -74,6 +80,9 @@ def plan_sync(
         inputs=request.inputs,
         events_only=request.options.events_only,
         listen=listens,
+        stop_seconds=bounds.stop_seconds,
+        limits_description=bounds.description,
+        recent_flushes=recent_flushes,
     )
 
 

@@ -1,8 +1,8 @@
 """One sync: the list of its stages, from the source's first message to the eof."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,12 +15,16 @@ from engine_server.connectors.protocols import (
     ReadRequest,
     SelectedStream,
 )
+from engine_server.flush_times import RecentFlushes
+from engine_server.options import STOP_SECONDS
+from engine_server.pacing import Pacing
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
 from engine_server.stages.enforce_catalog import enforce_catalog
 from engine_server.stages.hard_limit import end_at
+from engine_server.stages.pacing import hurry_pages, measure_flushes, measure_pages
 from engine_server.stages.reduce import Ending, reduce
 from engine_server.stages.stamp import stamp
 from engine_server.stages.take_through_states import take_through_states
@@ -47,6 +51,10 @@ class SyncPlan:
         inputs: What the source is to handle instead of reading its history.
         events_only: Whether it is to read no history.
         listen: Whether the source may go on after that, until it is cut.
+        stop_seconds: How long connectors may take to stop at the hard limit.
+        limits_description: The limits in time by name and value, for the caller.
+        recent_flushes: How long the destination's flushes took lately; those of this sync are
+            added.
     """
 
     source: ResolvedSource
@@ -60,6 +68,9 @@ class SyncPlan:
     inputs: Sequence[SourceInput] = ()
     events_only: bool = False
     listen: bool = False
+    stop_seconds: float = STOP_SECONDS
+    limits_description: str = ""
+    recent_flushes: RecentFlushes = field(default_factory=RecentFlushes)
 
     @property
     def is_beside_run(self) -> bool:
@@ -73,8 +84,25 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
     Closing it closes every stage: it leaves no task, connection or socket.
     """
     streams = [] if plan.is_beside_run else _unfinished(plan)
-    ending = Ending(refused_streams=_errored(plan))
+    pacing = Pacing(
+        soft_limit=plan.soft_limit, hard_limit=plan.hard_limit, recent=plan.recent_flushes
+    )
+    ending = Ending(
+        refused_streams=_errored(plan),
+        describe_limit=lambda: f"{plan.limits_description}: {pacing.describe_pages()}",
+    )
     barriers = Barriers()
+
+    def stop_reading() -> None:
+        if plan.soft_limit.is_shutdown:
+            ending.shut_down()
+        else:
+            ending.run_out_of_time()
+
+    def listening() -> None:
+        if not pacing.has_pages:
+            ending.wait_for_events()
+
     async with AsyncExitStack() as stack:
         # A generator whose consumer fails is not closed by that; the stack closes each, last first.
         async def enter(stage: Messages) -> Messages:
@@ -83,18 +111,26 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
         messages = await enter(_nothing())
         if streams or plan.is_beside_run or not plan.state.sync_run.finished:
             inventory = await _inventory(plan, stack)
-            messages = await enter(_read(plan, streams, ending, barriers, inventory))
+            reading = _read(plan, streams, ending, barriers, inventory, listening)
+            messages = await enter(reading)
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
-            messages = await enter(until(messages, plan.soft_limit, ending.cut))
+            messages = await enter(until(messages, plan.soft_limit, stop_reading))
+            messages = await enter(measure_pages(messages, pacing))
             messages = await enter(stamp(messages, plan.source.name))
             messages = await enter(enforce_catalog(messages, plan.streams))
             messages = await enter(tap_log(messages, plan.source.name))
             if plan.destination is not None:
+                messages = await enter(hurry_pages(messages, pacing))
                 messages = await enter(_write(plan.destination, plan.streams, messages, ending))
+                messages = await enter(measure_flushes(messages, pacing))
                 messages = await enter(stamp(messages, plan.destination.name))
                 messages = await enter(tap_log(messages, plan.destination.name))
-            messages = await enter(end_at(messages, plan.hard_limit, ending.cut))
+            messages = await enter(
+                end_at(
+                    messages, plan.hard_limit, ending.run_out_of_time, patience=plan.stop_seconds
+                )
+            )
         messages = await enter(
             reduce(
                 messages,
@@ -164,6 +200,7 @@ def _read(
     ending: Ending,
     barriers: Barriers,
     inventory: Inventory | None,
+    on_listening: Callable[[], None],
 ) -> Messages:
     # The state grows while the sync goes on; the source sees it as it was handed in.
     checkpoints = SourceState()
@@ -181,6 +218,7 @@ def _read(
         barriers=barriers,
         inventory=inventory,
         reconcile=plan.state.sync_run.reconcile and not plan.is_beside_run,
+        on_listening=on_listening,
     )
     return contain_failure(
         lambda: plan.source.connector.read(plan.source.config, request),

@@ -10,6 +10,7 @@ from engine_server import operations
 from engine_server.connectors.protocols import Messages, SelectedStream
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import Violations
+from engine_server.flush_times import FlushTimes
 from engine_server.operations import Side
 from engine_server.options import check_options
 from engine_server.pipeline import (
@@ -32,11 +33,15 @@ SidesRequest = pb.PipelineCheckRequest | pb.PipelineSetupRequest | pb.PipelineTe
 
 
 class EngineServicer(EngineServiceServicer):
-    """Serves EngineService. Remembers nothing of a request once it has ended."""
+    """Serves EngineService.
+
+    Remembers nothing of a request once it has ended, but for how long its flushes took.
+    """
 
     def __init__(self, registry: ConnectorRegistry) -> None:
         self._registry = registry
         self._syncs = RunningSyncs()
+        self._flush_times = FlushTimes()
 
     def end_softly(self) -> None:
         """Has every sync stop reading now: it flushes, and answers with has_more.
@@ -112,6 +117,7 @@ class EngineServicer(EngineServiceServicer):
             streams,
             default_state_limit=None,
             seconds_to_deadline=context.time_remaining(),
+            flush_times=self._flush_times,
         )
         async with aclosing(self._syncs.run(plan)) as messages:
             async for message in messages:
@@ -188,6 +194,7 @@ class EngineServicer(EngineServiceServicer):
             streams,
             default_state_limit=default_state_limit,
             seconds_to_deadline=context.time_remaining(),
+            flush_times=self._flush_times,
             listens=listens,
         )
 

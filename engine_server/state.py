@@ -43,15 +43,44 @@ def ceiling(now_nanoseconds: int) -> Timestamp:
     return Timestamp(seconds=now_nanoseconds // 1_000_000_000 + 1)
 
 
-def apply_checkpoint(state: SyncState, message: Message) -> None:
-    """Puts a message's checkpoint, if it is one, in the place of the one before it."""
+# The request in a row that ends a run whose requests commit nothing before their limit.
+LAST_EMPTY_REQUEST = 3
+
+
+def apply_checkpoint(state: SyncState, message: Message) -> bool:
+    """Puts a message's checkpoint, if it is one, in the place of the one before it.
+
+    Returns:
+        Whether it differs from that.
+    """
     if not message.HasField("source_state"):
-        return
+        return False
     checkpoint = message.source_state
     if checkpoint.stream:
+        before = state.source.streams.get(checkpoint.stream)
         state.source.streams[checkpoint.stream] = checkpoint.data
     else:
+        before = getattr(state.source, "global")
         setattr(state.source, "global", checkpoint.data)
+    return before != checkpoint.data
+
+
+def count_empty_request(state: SyncState) -> bool:
+    """Counts a request that a limit in time ended before anything was committed.
+
+    Returns:
+        Whether it is the last in a row, so that the caller should not go on: the count then begins
+        anew.
+    """
+    count = state.sync_run.empty_request_count + 1
+    state.sync_run.empty_request_count = count if count < LAST_EMPTY_REQUEST else 0
+    return count >= LAST_EMPTY_REQUEST
+
+
+def end_row_of_empty_requests(state: SyncState) -> None:
+    """Begins the count anew, where there is one."""
+    if state.sync_run.empty_request_count:
+        state.sync_run.empty_request_count = 0
 
 
 def end_run(

@@ -82,6 +82,8 @@ class Recorder:
                 self.take_eof(message.eof)
             case _:
                 return
+        if message.HasField("source_state") and self.state.sync_run.empty_request_count:
+            self.state.sync_run.empty_request_count = 0
         self._state_is_new = True
         self._changed.set()
 

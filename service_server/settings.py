@@ -124,9 +124,10 @@ class ServiceSettings(StoreSettings, ServerSettings):
     )
     step_seconds: float = Field(
         default=10.0,
-        gt=0,
+        ge=0.1,
         description="The longest that one step of such a pipeline takes: pausing, changing and"
-        " deleting it waits for that.",
+        " deleting it waits for that. A page of the source and its flush should fit in; a step that"
+        " brings nothing is followed by longer ones, of up to eight times as long.",
     )
     poll_seconds: float = Field(
         default=30.0,

@@ -30,6 +30,8 @@ SyncRequest = pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest
 # What is kept of a caller's deadline to store and answer: this share of it, two seconds at most.
 _DEADLINE_MARGIN_FRACTION = 0.25
 _DEADLINE_MARGIN_SECONDS = 2.0
+# And at least, unless it is more than half of it: connectors may take half a second to stop.
+_LEAST_DEADLINE_MARGIN_SECONDS = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,9 @@ def _time_limit(request: SyncRequest, seconds_to_deadline: float | None) -> Dura
     limit = request.time_limit if request.HasField("time_limit") else None
     if seconds_to_deadline is None:
         return limit
+    least = min(_LEAST_DEADLINE_MARGIN_SECONDS, seconds_to_deadline / 2)
     margin = min(_DEADLINE_MARGIN_SECONDS, seconds_to_deadline * _DEADLINE_MARGIN_FRACTION)
+    margin = max(least, margin)
     before_deadline = Duration()
     before_deadline.FromNanoseconds(max(1, int((seconds_to_deadline - margin) * 1e9)))
     if limit is None or limit.ToNanoseconds() > before_deadline.ToNanoseconds():

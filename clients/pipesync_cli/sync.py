@@ -142,6 +142,8 @@ async def run_batches(
                     say_json(eof)
                 elif view is not None:
                     view.show(eof.run_progress)
+                    if eof.limit_message and eof.has_more:
+                        view.log(f"warning: {eof.limit_message}")
                 if not eof.has_more:
                     break
                 request.reset_state = False
@@ -170,6 +172,8 @@ async def follow(
                 view.show(message.progress)
             if message.HasField("eof"):
                 eof = message.eof
+                if view is not None and eof.limit_message and eof.has_more:
+                    view.log(f"warning: {eof.limit_message}")
     return eof
 
 

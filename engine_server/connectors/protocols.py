@@ -1,6 +1,6 @@
 """The seams of the engine: what it asks of a source and of a destination."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -107,6 +107,8 @@ class ReadRequest:
             reached for it before it is asked.
         reconcile: Whether what the destination holds of the history that is read, and the source
             has no more, is to be yielded as deleted. Then there is an inventory.
+        on_listening: To be called once the source has yielded all there is and waits for what
+            happens: a limit that is reached after that left nothing unread.
     """
 
     streams: Sequence[SelectedStream]
@@ -121,6 +123,7 @@ class ReadRequest:
     barriers: Barriers = field(default_factory=Barriers)
     inventory: Inventory | None = None
     reconcile: bool = False
+    on_listening: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

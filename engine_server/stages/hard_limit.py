@@ -5,19 +5,24 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
+from engine_server.options import STOP_SECONDS
 from engine_server.read_ahead import ReadAhead
 from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
 
 # How long connectors may tidy up once they are cancelled, in seconds, before they are left to it.
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = STOP_SECONDS
 
 
 async def end_at(
-    messages: AsyncIterator[Message], moment: float | None, on_limit_reached: Callable[[], None]
+    messages: AsyncIterator[Message],
+    moment: float | None,
+    on_limit_reached: Callable[[], None],
+    *,
+    patience: float | None = None,
 ) -> AsyncGenerator[Message, None]:
-    """Yields ``messages`` until ``moment``, then ends, half a second later at the most.
+    """Yields ``messages`` until ``moment``, then ends, ``patience`` later at the most.
 
     Unlike ``until`` it does not depend on the messages' good will: they are read in a task of their
     own, and if that does not heed its cancellation it is left behind, and that is logged.
@@ -26,6 +31,7 @@ async def end_at(
         messages: What the last connector yields.
         moment: On the event loop's clock, in seconds; None for no limit.
         on_limit_reached: Called at most once, and only when the limit cut the stream.
+        patience: How many seconds the messages may take to stop; None for half a second.
     """
     loop = asyncio.get_running_loop()
     if moment is not None and moment <= loop.time():
@@ -53,18 +59,18 @@ async def end_at(
     finally:
         if timer is not None:
             timer.cancel()
-        await _end(reading.stop())
+        await _end(reading.stop(), PATIENCE_SECONDS if patience is None else patience)
     # What the last connector had yielded is committed, and counts.
     while (message := reading.take()) is not None:
         yield message
     on_limit_reached()
 
 
-async def _end(reading: asyncio.Task[None]) -> None:
+async def _end(reading: asyncio.Task[None], patience: float) -> None:
     if reading.done():
         return
-    await asyncio.wait({reading}, timeout=PATIENCE_SECONDS)
+    await asyncio.wait({reading}, timeout=patience)
     if not reading.done():
-        log.error("connector_does_not_stop", patience_seconds=PATIENCE_SECONDS)
+        log.error("connector_does_not_stop", patience_seconds=patience)
     elif not reading.cancelled() and (error := reading.exception()) is not None:
         log.warning("connector_failed_while_stopping", exc_info=error)

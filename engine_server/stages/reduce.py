@@ -29,15 +29,37 @@ class Ending:
         failure_message: Why a connector could not go on; empty while none failed.
         refused_streams: The streams that errored, in the source or in the destination, or in an
             earlier request of the run.
+        is_out_of_time: A limit in time ended it, before any shutdown did.
+        is_shut_down: A shutdown ended it, before any limit in time did.
+        is_listening: The source had nothing to yield, and waited for what happens.
+        describe_limit: Names the limits in time, and how long the source took.
     """
 
     cut_short: bool = False
     failure_message: str = ""
     refused_streams: set[str] = field(default_factory=set)
+    is_out_of_time: bool = False
+    is_shut_down: bool = False
+    is_listening: bool = False
+    describe_limit: Callable[[], str] = lambda: "time limit"
 
     def cut(self) -> None:
         """Notes that a limit was reached."""
         self.cut_short = True
+
+    def run_out_of_time(self) -> None:
+        """Notes that a limit in time was reached."""
+        self.cut_short = True
+        self.is_out_of_time = not self.is_shut_down
+
+    def shut_down(self) -> None:
+        """Notes that a shutdown ended the reading."""
+        self.cut_short = True
+        self.is_shut_down = not self.is_out_of_time
+
+    def wait_for_events(self) -> None:
+        """Notes that the source had nothing to yield, and yields what happens from now on."""
+        self.is_listening = True
 
     def fail(self, message: str) -> None:
         """Notes a failure; the first one is the cause of those after it."""
@@ -75,6 +97,7 @@ async def reduce(
     previous = state.sync_run.progress if state.sync_run.HasField("progress") else None
     run = ProgressTracker(names, None if beside_run else previous, counts_others=True)
     request = ProgressTracker(names, counts_others=True)
+    committed_anything = False
     emitted_at = clock()
     if not beside_run:
         yield _engine_message(emitted_at, sync_run=state.sync_run)
@@ -90,9 +113,12 @@ async def reduce(
             continue
         if message.stream_status.HasField("errored"):
             ending.refused_streams.add(stream)
-        sync_state.apply_checkpoint(state, message)
+        is_new_checkpoint = sync_state.apply_checkpoint(state, message)
         request.observe(message)
         status_changed = run.observe(message)
+        is_final = status_changed and not message.stream_status.HasField("started")
+        if is_new_checkpoint or is_final or message.record_batch.records:
+            committed_anything = True
         yield message
         now = clock()
         if status_changed or now - emitted_at >= PROGRESS_INTERVAL_NANOSECONDS:
@@ -102,8 +128,10 @@ async def reduce(
     if ended_by_itself and request.status == RUN_STATUS_STARTED:
         left = ", ".join(request.unfinished())
         ending.fail(f"the source ended without finishing these streams: {left}")
+    limit_message = _limit_message(state, ending, committed_anything=committed_anything)
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
+    eof.limit_message = limit_message
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
 
@@ -112,6 +140,28 @@ def _accounts_for_refused(message: Message, ending: Ending) -> bool:
     if not message.HasField("source_state") or message.source_state.stream:
         return False
     return not ending.refused_streams.issubset(message.source_state.excluded_streams)
+
+
+def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool) -> str:
+    """Why a limit ended the request before anything was committed; empty when none did.
+
+    The last such request in a row fails: a caller that loops on has_more would never come to an
+    end.
+    """
+    if ending.is_shut_down and not (committed_anything or ending.failure_message):
+        # It tells nothing about the limit.
+        return ""
+    is_empty = ending.is_out_of_time and not (committed_anything or ending.is_listening)
+    if ending.failure_message or not is_empty:
+        sync_state.end_row_of_empty_requests(state)
+        return ""
+    message = (
+        f"nothing was committed within the {ending.describe_limit()}; allow more time than that"
+        " takes"
+    )
+    if sync_state.count_empty_request(state):
+        ending.fail(f"{sync_state.LAST_EMPTY_REQUEST} requests in a row ended like this: {message}")
+    return message
 
 
 def _eof(

@@ -15,10 +15,12 @@ class TimeLimit:
 
     Attributes:
         at: On the event loop's clock, in seconds; None while there is no limit.
+        is_shutdown: Whether ``end_now`` brought it forward, not the clock.
     """
 
     def __init__(self, at: float | None) -> None:
         self.at = at
+        self.is_shutdown = False
         self._waiting: set[asyncio.Timeout] = set()
 
     def reached(self) -> bool:
@@ -27,8 +29,13 @@ class TimeLimit:
 
     def end_now(self) -> None:
         """Brings the moment forward to now: whoever waits under this limit stops waiting."""
-        now = asyncio.get_running_loop().time()
-        self.at = now if self.at is None else min(self.at, now)
+        if not self.reached():
+            self.is_shutdown = True
+        self.bring_forward(asyncio.get_running_loop().time())
+
+    def bring_forward(self, at: float) -> None:
+        """Sets an earlier moment, on the event loop's clock; a later one changes nothing."""
+        self.at = at if self.at is None else min(self.at, at)
         for timeout in self._waiting:
             if not timeout.expired():
                 timeout.reschedule(self.at)

@@ -28,6 +28,7 @@ class Synced:
         finished: Nothing of the run is left to do.
         progressed: It brought something.
         failure: Why the run failed; empty when it did not.
+        stalled: Its time was over before it brought anything, and so often that it failed.
     """
 
     run_id: str
@@ -36,6 +37,7 @@ class Synced:
     finished: bool
     progressed: bool
     failure: str
+    stalled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class Failed:
         reason: Why, for a person.
         by_configuration: Whether trying again hardly helps before somebody changes something.
         needs_run: Of POLL: events cannot be followed from here, so a run must read what was missed.
+        stalled: Of POLL: its time was over before it brought anything.
         etag: Of SETUP: the pipeline's that was to be set up.
         lasts: Of a run: it was gone through.
     """
@@ -79,6 +82,7 @@ class Failed:
     reason: str
     by_configuration: bool = False
     needs_run: bool = False
+    stalled: bool = False
     etag: str = ""
     lasts: bool = False
 

@@ -147,8 +147,9 @@ def after(
         case Synced():
             return _after_sync(memory, happened, pace, now, jitter)
         case Polled():
-            done = _without(memory, Work.POLL)
             stalled = happened.has_more and not happened.progressed
+            # What brings nothing does not show that a trouble is over.
+            done = memory if stalled else _without(memory, Work.POLL)
             done = replace(done, poll_stalls=_counted(memory.poll_stalls, stalled))
             due = now if happened.has_more else now + pace.poll
             return _with_due(done, Work.POLL, due)
@@ -193,7 +194,7 @@ def _sync(memory: Memory, facts: Facts, now: datetime) -> Sync:
 
 
 def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitter: float) -> Memory:
-    stalled = synced.has_more and not synced.progressed
+    stalled = synced.stalled or (synced.has_more and not synced.progressed)
     memory = replace(
         memory,
         has_state=True,
@@ -208,7 +209,7 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
         return _after_failure(memory, failed, pace, now, jitter)
     if synced.has_more:
         trouble = memory.troubles.get(Work.RUN)
-        if trouble is not None and not trouble.lasts:
+        if trouble is not None and not trouble.lasts and not stalled:
             memory = _without(memory, Work.RUN)
         return _with_due(memory, Work.RUN, now)
     return memory
@@ -243,6 +244,8 @@ def _after_failure(
     pause = _pause(trouble, pace, jitter)
     memory = replace(memory, troubles={**memory.troubles, failed.work: trouble})
     memory = _with_due(memory, failed.work, now + pause)
+    if failed.stalled:
+        memory = replace(memory, poll_stalls=_counted(memory.poll_stalls, stalled=True))
     if failed.work is Work.SETUP:
         return replace(memory, phase=Phase.SETUP, etag=failed.etag)
     if failed.needs_run:

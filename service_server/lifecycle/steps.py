@@ -122,7 +122,8 @@ class Steps:
             has_more=eof.has_more,
             finished=not eof.has_more and (succeeded or eof.ending_state.sync_run.finished),
             progressed=_progressed(eof),
-            failure="" if eof.has_more else failure_of(eof),
+            failure="" if eof.has_more else _failure(eof),
+            stalled=_is_stalled(eof),
         )
         return Outcome(
             happened=synced,
@@ -141,8 +142,9 @@ class Steps:
             connection = eof.request_progress.connection_status.status
             happened = happenings.Failed(
                 work=Work.POLL,
-                reason=failure_of(eof),
-                needs_run=connection != ConnectionStatus.STATUS_FAILED,
+                reason=_failure(eof),
+                needs_run=not _is_stalled(eof) and connection != ConnectionStatus.STATUS_FAILED,
+                stalled=_is_stalled(eof),
             )
         is_new = eof.HasField("ending_state") and eof.ending_state != situation.state
         return Outcome(
@@ -200,6 +202,19 @@ def _failed(
     return Outcome(
         happened=failed, run_id=action.run_id if isinstance(action, actions.Sync) else ""
     )
+
+
+def _is_stalled(eof: Eof) -> bool:
+    """Whether it failed because nothing was committed within the limit, time and again."""
+    return bool(eof.limit_message) and not eof.has_more
+
+
+def _failure(eof: Eof) -> str:
+    """Why it failed; a time limit is the service's own."""
+    reason = failure_of(eof)
+    if _is_stalled(eof):
+        return f"{reason}. Longer steps (--step-seconds) may help"
+    return reason
 
 
 def _progressed(eof: Eof) -> bool:

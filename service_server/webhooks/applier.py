@@ -143,6 +143,9 @@ class InboxApplier:
             raise PipelinePaused(pipeline_id)
         async with self._database.connection() as connection:
             state = await states.get(connection, pipeline_id)
+        if state is not None and state.sync_run.empty_request_count:
+            # That is of requests for history: an event is at no fault for being slow.
+            state.sync_run.empty_request_count = 0
         await lease.last(_BATCH_TIME)
         clock = asyncio.get_running_loop().time
         began, timeout = clock(), lease.seconds_to_work()
@@ -212,7 +215,9 @@ def _fault(eof: Eof) -> str:
     if status.status == ConnectionStatus.STATUS_FAILED:
         raise ConnectionFailed(status.message)
     if eof.has_more:
-        raise EngineUnavailable("the engine is stopping, or too slow, and cut the call short")
+        raise EngineUnavailable(
+            eof.limit_message or "the engine is stopping, or too slow, and cut the call short"
+        )
     if eof.status == RUN_STATUS_SUCCEEDED:
         return ""
     return failure_of(eof) or "the engine did not finish the events"

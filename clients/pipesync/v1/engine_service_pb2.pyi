@@ -349,7 +349,7 @@ class SyncOptions(_message.Message):
     """Stop after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1000."""
     events_only: _builtins.bool
     """Read no history: only what happened since the checkpoint that all streams share, e.g. an events cursor. Like
-    inputs, this belongs to no run: state.sync_run is handed back as it came.
+    inputs, this belongs to no run: state.sync_run is handed back as it came, but for its empty_request_count.
     """
     reconcile: _builtins.bool
     """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
@@ -362,12 +362,15 @@ class SyncOptions(_message.Message):
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """Stop after this long, with has_more. Absent means no limit."""
+        """Stop after this long, with has_more. Absent means no limit. A limit that leaves no time for one page ends the run
+        FAILED with the third request in a row that commits nothing (Eof.limit_message).
+        """
 
     @_builtins.property
     def soft_time_limit(self) -> _duration_pb2.Duration:
-        """Stop reading the source after this long, leaving the rest of time_limit to the destination. Absent
-        means soft_limit_fraction of time_limit.
+        """Stop reading the source after this long, leaving the rest of time_limit to the destination: at least the time that
+        its flushes take, up to half of time_limit. Absent means soft_limit_fraction of time_limit, or less where flushes
+        take longer; of a time_limit below 2 s, all but the time that a flush takes.
         """
 
     def __init__(

@@ -106,7 +106,7 @@ class Barrier(_message.Message):
 
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Names it within its read."""
+    """Names it within its read. 0 is the engine's own, which has a destination commit before a limit is reached."""
     def __init__(
         self,
         *,

@@ -87,7 +87,7 @@ class SyncRun(_message.Message):
     """The run compares what the destination holds with what it reads."""
     empty_request_count: _builtins.int
     """How many requests of the run, the latest ones in a row, ended at a time limit before anything was committed. The
-    third of them ends FAILED; the count then begins anew.
+    third of them ends FAILED; the count then begins anew. Requests that belong to no run (inputs, events_only) count, too.
     """
     @_builtins.property
     def time_ceiling(self) -> _timestamp_pb2.Timestamp:

@@ -69,6 +69,7 @@ async def listen(
         open_ways.callback(inbox.close)
         async for message in history:
             yield message
+        request.on_listening()
         streams = request.selected or request.streams
         scope = EventScope.of(config, account, streams, request.inventory)
         async with Work(client, scope, inbox.wake) as work:
