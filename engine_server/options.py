@@ -9,9 +9,10 @@ from pipesync.v1.engine_service_pb2 import SyncOptions
 DEFAULT_SOFT_LIMIT_FRACTION = 0.8
 # Below this, only the time that a flush takes is kept for it: a page should fit into the rest.
 LEAST_TIME_LIMIT_WITH_FRACTION = 2.0
-# Seconds kept for the flush while none was measured, and at least.
-FIRST_FLUSH_GUESS = 0.2
-LEAST_FLUSH_SECONDS = 0.1
+# Seconds kept for the flush while none was measured.
+FIRST_FLUSH_GUESS = 0.1
+# Beyond the time that a flush takes, for its way through the engine and the answer's.
+FLUSH_MARGIN_SECONDS = 0.04
 # The largest share of the time limit that a slow destination gets: reading gets the rest.
 MOST_FLUSH_FRACTION = 0.5
 # What is kept of a gRPC deadline for the answer to travel: this share of it, a second at most, and
@@ -63,7 +64,7 @@ def limits(
     default_state_limit: int | None,
     seconds_to_deadline: float | None,
     flush_seconds: float | None = None,
-    follows_empty_request: bool = False,
+    empty_requests: int = 0,
 ) -> Limits:
     """The limits of a request.
 
@@ -74,8 +75,9 @@ def limits(
         default_state_limit: What a state_limit of 0 means; None for no limit.
         seconds_to_deadline: The time left to the call's deadline; None when it has none.
         flush_seconds: How long the destination's flushes take; None when none was measured.
-        follows_empty_request: Whether the limit ended the run's request before this one before
-            anything was committed: then only the time that a flush takes is kept for it.
+        empty_requests: How many requests before this one, in a row, a limit ended before anything
+            was committed. After one, no more is kept than a flush takes, and each halves that: a
+            page that cannot be committed in time is as good as one that was not read.
     """
     hard, hard_description = None, ""
     stop_seconds = STOP_SECONDS
@@ -94,9 +96,9 @@ def limits(
         soft = options.soft_time_limit.ToNanoseconds() / 1e9
         descriptions.append(f"soft_time_limit of {_in_words(soft)}")
     if hard is not None:
-        kept = seconds_for_flush(hard, flush_seconds)
+        kept = seconds_for_flush(hard, flush_seconds) / 2**empty_requests
         is_by_fraction = soft_limit_fraction or (
-            hard >= LEAST_TIME_LIMIT_WITH_FRACTION and not follows_empty_request
+            hard >= LEAST_TIME_LIMIT_WITH_FRACTION and not empty_requests
         )
         if soft is not None:
             soft = min(soft, hard - kept)
@@ -124,7 +126,7 @@ def seconds_for_flush(hard_seconds: float, flush_seconds: float | None) -> float
     """
     needed = FIRST_FLUSH_GUESS
     if flush_seconds is not None:
-        needed = max(LEAST_FLUSH_SECONDS, 1.5 * flush_seconds + 0.05)
+        needed = 1.25 * flush_seconds + FLUSH_MARGIN_SECONDS
     return min(needed, hard_seconds * MOST_FLUSH_FRACTION)
 
 

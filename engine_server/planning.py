@@ -66,7 +66,7 @@ def plan_sync(
         default_state_limit=default_state_limit,
         seconds_to_deadline=seconds_to_deadline,
         flush_seconds=recent_flushes.estimate,
-        follows_empty_request=state.sync_run.empty_request_count > 0,
+        empty_requests=state.sync_run.empty_request_count,
     )
     return SyncPlan(
         source=source,

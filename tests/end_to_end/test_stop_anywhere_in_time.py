@@ -36,8 +36,10 @@ async def test_stopped_by_one_short_limit_after_another(
             began = time.monotonic()
             eof = await sync_batch(client, config, state=state, **{option: limit})
             assert time.monotonic() - began < seconds + SLACK_SECONDS
-            assert not eof.failure_message
-            state, has_more = eof.ending_state, eof.has_more
+            # The third request in a row that is too short for a page ends a caller's loop.
+            is_too_short = bool(eof.limit_message)
+            assert is_too_short or not eof.failure_message
+            state, has_more = eof.ending_state, eof.has_more or is_too_short
         assert requests > 2
         assert eof.status == RUN_STATUS_SUCCEEDED
         await assert_tables_equal(simulator, database_url, PLAN.counts, schema=option)

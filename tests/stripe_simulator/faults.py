@@ -7,6 +7,7 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
+from weakref import WeakSet
 
 from aiohttp import web
 
@@ -142,6 +143,20 @@ def jittered_latency(shortest: float, longest: float, *, seed: int) -> Fault:
         return await serve(request)
 
     return fault
+
+
+def first_on_each_connection(fault: Fault) -> Fault:
+    """Meets the fault with the first request of every connection, so with those of a new client."""
+    connections: WeakSet[asyncio.BaseTransport] = WeakSet()
+
+    async def first(request: web.Request, serve: Serve) -> web.StreamResponse:
+        assert request.transport is not None
+        if request.transport in connections:
+            return await serve(request)
+        connections.add(request.transport)
+        return await fault(request, serve)
+
+    return first
 
 
 def at_random(some: Sequence[Fault], *, share: float, seed: int) -> Fault:
