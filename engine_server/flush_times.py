@@ -5,6 +5,13 @@ from hashlib import sha256
 
 from pipesync.v1.catalog_pb2 import Connector
 
+# Seconds kept for the flush while none was measured.
+FIRST_FLUSH_GUESS = 0.1
+# Beyond the time that a flush takes, for its way through the engine and the answer's.
+FLUSH_MARGIN_SECONDS = 0.04
+# The largest share of the time limit that a slow destination gets: reading gets the rest.
+MOST_FLUSH_FRACTION = 0.5
+
 _KEPT_FLUSHES = 8
 _KEPT_DESTINATIONS = 1000
 
@@ -54,3 +61,16 @@ class FlushTimes:
         if len(self._destinations) > _KEPT_DESTINATIONS:
             self._destinations.popitem(last=False)
         return recent
+
+
+def seconds_for_flush(hard_seconds: float, flush_seconds: float | None) -> float:
+    """How much of a time limit a flush needs, with a margin, at most half of it.
+
+    Args:
+        hard_seconds: The time limit.
+        flush_seconds: How long a flush took; None when none was measured.
+    """
+    needed = FIRST_FLUSH_GUESS
+    if flush_seconds is not None:
+        needed = 1.25 * flush_seconds + FLUSH_MARGIN_SECONDS
+    return min(needed, hard_seconds * MOST_FLUSH_FRACTION)

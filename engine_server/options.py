@@ -3,25 +3,19 @@
 from dataclasses import dataclass
 
 from engine_server.errors import Violations
+from engine_server.flush_times import seconds_for_flush
+from engine_server.stages.hard_limit import PATIENCE_SECONDS
 from pipesync.v1.engine_service_pb2 import SyncOptions
 
 # Share of time_limit after which reading stops, unless the destination's spec says otherwise.
 DEFAULT_SOFT_LIMIT_FRACTION = 0.8
 # Below this, only the time that a flush takes is kept for it: a page should fit into the rest.
 LEAST_TIME_LIMIT_WITH_FRACTION = 2.0
-# Seconds kept for the flush while none was measured.
-FIRST_FLUSH_GUESS = 0.1
-# Beyond the time that a flush takes, for its way through the engine and the answer's.
-FLUSH_MARGIN_SECONDS = 0.04
-# The largest share of the time limit that a slow destination gets: reading gets the rest.
-MOST_FLUSH_FRACTION = 0.5
 # What is kept of a gRPC deadline for the answer to travel: this share of it, a second at most, and
 # a quarter of a second at least unless that is more than half of it.
 DEADLINE_MARGIN_FRACTION = 0.25
 DEADLINE_MARGIN_SECONDS = 1.0
 LEAST_DEADLINE_MARGIN_SECONDS = 0.25
-# How long connectors may take to stop at the hard limit, in seconds.
-STOP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +34,7 @@ class Limits:
     hard_seconds: float | None
     soft_seconds: float | None
     states: int | None
-    stop_seconds: float = STOP_SECONDS
+    stop_seconds: float = PATIENCE_SECONDS
     description: str = ""
 
 
@@ -80,7 +74,7 @@ def limits(
             page that cannot be committed in time is as good as one that was not read.
     """
     hard, hard_description = None, ""
-    stop_seconds = STOP_SECONDS
+    stop_seconds = PATIENCE_SECONDS
     if options.HasField("time_limit"):
         hard = options.time_limit.ToNanoseconds() / 1e9
         hard_description = f"time_limit of {_in_words(hard)}"
@@ -90,7 +84,7 @@ def limits(
             hard = before_deadline
             away = max(0.0, seconds_to_deadline)
             hard_description = f"call's deadline, {_in_words(away)} after the request began"
-        stop_seconds = min(STOP_SECONDS, max(0.0, seconds_to_deadline - hard) / 2)
+        stop_seconds = min(PATIENCE_SECONDS, max(0.0, seconds_to_deadline - hard) / 2)
     soft, descriptions = None, []
     if options.HasField("soft_time_limit"):
         soft = options.soft_time_limit.ToNanoseconds() / 1e9
@@ -115,19 +109,6 @@ def limits(
         stop_seconds=stop_seconds,
         description=" and the ".join(descriptions),
     )
-
-
-def seconds_for_flush(hard_seconds: float, flush_seconds: float | None) -> float:
-    """How much of a time limit a flush needs, with a margin, at most half of it.
-
-    Args:
-        hard_seconds: The time limit.
-        flush_seconds: How long a flush took; None when none was measured.
-    """
-    needed = FIRST_FLUSH_GUESS
-    if flush_seconds is not None:
-        needed = 1.25 * flush_seconds + FLUSH_MARGIN_SECONDS
-    return min(needed, hard_seconds * MOST_FLUSH_FRACTION)
 
 
 def _deadline_margin(seconds: float) -> float:

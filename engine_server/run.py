@@ -16,15 +16,14 @@ from engine_server.connectors.protocols import (
     SelectedStream,
 )
 from engine_server.flush_times import RecentFlushes
-from engine_server.options import STOP_SECONDS
-from engine_server.pacing import Pacing
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
 from engine_server.stages.enforce_catalog import enforce_catalog
-from engine_server.stages.hard_limit import end_at
-from engine_server.stages.pacing import hurry_pages, measure_flushes, measure_pages
+from engine_server.stages.hard_limit import PATIENCE_SECONDS, end_at
+from engine_server.stages.hurry import hurry_pages, measure_flushes, measure_pages
+from engine_server.stages.pacing import Pacing
 from engine_server.stages.reduce import Ending, reduce
 from engine_server.stages.stamp import stamp
 from engine_server.stages.take_through_states import take_through_states
@@ -68,7 +67,7 @@ class SyncPlan:
     inputs: Sequence[SourceInput] = ()
     events_only: bool = False
     listen: bool = False
-    stop_seconds: float = STOP_SECONDS
+    stop_seconds: float = PATIENCE_SECONDS
     limits_description: str = ""
     recent_flushes: RecentFlushes = field(default_factory=RecentFlushes)
 

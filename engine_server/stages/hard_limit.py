@@ -5,14 +5,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import structlog
 
-from engine_server.options import STOP_SECONDS
 from engine_server.read_ahead import ReadAhead
 from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
 
 # How long connectors may tidy up once they are cancelled, in seconds, before they are left to it.
-PATIENCE_SECONDS = STOP_SECONDS
+PATIENCE_SECONDS = 0.5
 
 
 async def end_at(

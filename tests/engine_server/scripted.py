@@ -59,7 +59,7 @@ class DestinationScript:
     """How the destination commits; and what it committed.
 
     Attributes:
-        commit_every: How many messages it holds before it commits them.
+        commit_every: How many messages it holds before it commits them; a barrier has it commit.
         before_commit: Awaited before each commit: may block, or raise.
         refuses: The streams whose records it refuses.
         reads_in_tasks: Whether it awaits each message in a task of its own.
@@ -148,7 +148,7 @@ class ScriptedDestination:
             async with aclosing(read(messages)) as incoming:
                 async for message in incoming:
                     held.append(message)
-                    if len(held) >= script.commit_every:
+                    if len(held) >= script.commit_every or message.HasField("barrier"):
                         async for passed_on in _commit(script, held, refused):
                             yield passed_on
                         held.clear()

@@ -161,3 +161,20 @@ def test_a_loop_whose_timers_fire_early_does_not_mistake_the_limit_for_a_timeout
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(cut_at_odd_moments())
+
+
+async def test_only_what_is_ended_before_its_time_is_shut_down() -> None:
+    ended, reached, early = after(60), after(-1), after(60)
+    ended.end_now()
+    reached.end_now()
+    early.bring_forward(asyncio.get_running_loop().time())
+    assert [limit.is_shutdown for limit in (ended, reached, early)] == [True, False, False]
+    assert all(limit.reached() for limit in (ended, reached, early))
+
+
+async def test_a_limit_is_never_put_off() -> None:
+    limit = after(60)
+    at = limit.at
+    assert at is not None
+    limit.bring_forward(at + 60)
+    assert limit.at == at
