@@ -136,6 +136,20 @@ async def test_a_loop_of_0_goes_on_until_there_is_no_more() -> None:
     assert outcome.lines[-1].endswith("1 of 1 streams completed")
 
 
+async def test_a_loop_ends_with_the_call_that_says_that_its_limit_is_too_short() -> None:
+    service = scripted_service()
+    empty, last = more(), failed()
+    empty.limit_message = "no page arrived within the time_limit of 1 s"
+    last.limit_message = empty.limit_message
+    last.failure_message = f"3 requests in a row: {empty.limit_message}"
+    service.ends = [empty, empty, last]
+    outcome = await pipelines_of(service, "sync_batch", "orders", "--loop", "0")
+    assert outcome.code == 1
+    assert len(batch_requests(service)) == 3
+    assert outcome.stderr.count(f"warning: {empty.limit_message}\n") == 2
+    assert f"Error: 3 requests in a row: {empty.limit_message}\n" in outcome.stderr
+
+
 async def test_raw_prints_one_json_object_a_call_with_numbers_as_numbers() -> None:
     service = scripted_service()
     service.ends = [more(), done()]

@@ -176,6 +176,38 @@ async def test_the_callers_deadline_leaves_time_to_answer(
     assert 16 < limit.ToTimedelta().total_seconds() < 18.1
 
 
+async def test_a_short_deadline_leaves_time_for_connectors_to_stop(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="first"), timeout=2.4)
+    limit = engine.last(engine_pb.PipelineSyncBatchRequest).options.time_limit
+    assert 0 < limit.ToTimedelta().total_seconds() <= 2.43 - 0.75
+
+
+async def test_a_run_that_a_limit_ends_for_good_has_failed_and_goes_on_when_it_is_called_again(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    ended = state("where it was")
+    ended.sync_run.run_id = "two"
+    reason = "3 requests in a row ended like this: no page arrived"
+    engine.batch = ends(
+        "",
+        status=RunStatus.RUN_STATUS_FAILED,
+        ending_state=ended,
+        failure_message=reason,
+        limit_message="no page arrived",
+    )
+    answer = await client.sync_pipeline_batch(
+        pb.SyncPipelineBatchRequest(id="first", run_id="two", time_limit=Duration(seconds=1))
+    )
+    assert not answer.eof.has_more
+    assert answer.eof.limit_message == "no page arrived"
+    [run] = await runs(client)
+    assert (run.status, run.failure_message) == (RunStatus.RUN_STATUS_FAILED, reason)
+    await sync_batch(client, run_id="two")
+    assert engine.last(engine_pb.PipelineSyncBatchRequest).options.state == ended
+
+
 async def test_a_second_sync_of_the_same_pipeline_is_aborted(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:

@@ -63,6 +63,20 @@ async def test_a_stream_stores_its_checkpoints_as_they_pass(
     assert stored.sync_run.progress == progress
 
 
+async def test_a_checkpoint_that_passes_ends_the_row_of_requests_that_committed_nothing(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    run = SyncRun(run_id="run", empty_request_count=2)
+    run.time_ceiling.FromSeconds(1000)
+    engine.sync, _ = then_waits(Message(sync_run=run), checkpoint("one"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await anext(answers)
+    stored = await until_stored(database, "one")
+    assert stored.sync_run.run_id == "run"
+    assert not stored.sync_run.empty_request_count
+
+
 async def test_a_stream_ends_with_the_ending_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:

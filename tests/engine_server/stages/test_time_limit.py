@@ -156,7 +156,8 @@ def test_a_loop_whose_timers_fire_early_does_not_mistake_the_limit_for_a_timeout
         for tenths_of_milliseconds in range(10, 40):
             limit = after(tenths_of_milliseconds / 10_000)
             reached = Calls()
-            assert await gathered(until(Idle().messages(), limit, reached)) == [FIRST]
+            # On a busy machine the limit may be there before the first message.
+            assert await gathered(until(Idle().messages(), limit, reached)) in ([], [FIRST])
             assert reached.count == 1
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -59,6 +59,24 @@ def failed(request: Request, reason: str) -> Eof:
     return eof
 
 
+def empty(request: Request) -> Eof:
+    """The end of a request whose limit was over before anything was committed; the third fails."""
+    state = SyncState()
+    state.CopyFrom(request.options.state)
+    if not request.options.events_only:
+        state.sync_run.run_id = request.options.run_id
+    count = state.sync_run.empty_request_count + 1
+    state.sync_run.empty_request_count = count % 3
+    status = RunStatus.RUN_STATUS_FAILED if count == 3 else RunStatus.RUN_STATUS_STARTED
+    return Eof(
+        status=status,
+        has_more=count < 3,
+        ending_state=state,
+        limit_message="no page arrived",
+        failure_message="3 requests in a row: no page arrived" if count == 3 else "",
+    )
+
+
 def _ended(request: Request, status: RunStatus.ValueType) -> Eof:
     state = SyncState()
     state.CopyFrom(request.options.state)

@@ -282,6 +282,20 @@ def test_a_request_for_events_that_brings_nothing_gets_more_time_whatever_runs_d
     assert machine.time_limit(memory, Poll(), PACE) == PACE.step
 
 
+def test_a_request_that_brings_nothing_ends_no_trouble() -> None:
+    memory = lived(WasSetUp(etag="a"), Failed(work=Work.RUN, reason="down"))
+    stalled = synced(has_more=True, finished=False, progressed=False)
+    memory = after(memory, stalled, PACE, NOON, jitter=1)
+    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
+    assert decide(memory, known(), NOON) == RUN
+    memory = lived(*READY, Failed(work=Work.POLL, reason="down"))
+    memory = after(memory, Polled(has_more=True, progressed=False), PACE, NOON, jitter=1)
+    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
+    assert decide(memory, known(), NOON) == Poll()
+    memory = after(memory, Polled(has_more=False, progressed=False), PACE, NOON, jitter=1)
+    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
+
+
 def test_a_stream_that_failed_is_told_until_a_run_succeeds_and_events_go_on_meanwhile() -> None:
     memory = lived(WasSetUp(etag="a"), synced(failure="customers: refused"))
     assert memory.phase is Phase.READY

@@ -25,7 +25,14 @@ from service_server.store import lifecycles
 from service_server.store.database import Database
 from service_server.store.lifecycles import Claim
 from tests.service_server.conftest import KEY
-from tests.service_server.lifecycle.scripts import Batches, Request, continuous, cut, succeeded
+from tests.service_server.lifecycle.scripts import (
+    Batches,
+    Request,
+    continuous,
+    cut,
+    empty,
+    succeeded,
+)
 from tests.service_server.scripted_engine import ScriptedEngine
 
 PACE = Pace(
@@ -175,6 +182,60 @@ async def test_what_cannot_be_applied_is_shown_tried_again_and_stops_nothing_els
     await bench.end_pauses()
     await bench.wake()
     await bench.take_all()
+    assert (await bench.shown()).status == pb.PIPELINE_STATUS_READY
+
+
+async def test_steps_too_short_for_a_page_grow_and_the_third_shows_what_to_change(
+    bench: Bench, engine: ScriptedEngine
+) -> None:
+    engine.batch = batches = Batches([empty])
+    # The setup, and three requests of a run.
+    assert await bench.take_all() == 4
+    limits = [request.options.time_limit.ToSeconds() for request in batches.runs]
+    assert limits == [10, 20, 40]
+    shown = await bench.shown()
+    assert shown.status == pb.PIPELINE_STATUS_ERROR
+    assert shown.status_message.startswith("sync failed once, to be tried again at ")
+    assert "no page arrived" in shown.status_message
+    assert "--step-seconds" in shown.status_message
+    # The same run goes on once its pause is over, with as much time; and it is no better yet.
+    batches.script = [empty, empty, empty, cut]
+    await bench.end_pauses()
+    await bench.wake()
+    assert await bench.take_all() == 3
+    assert [request.options.time_limit.ToSeconds() for request in batches.runs[3:]] == [80] * 3
+    assert len({request.options.run_id for request in batches.runs}) == 1
+    shown = await bench.shown()
+    assert shown.status == pb.PIPELINE_STATUS_ERROR
+    assert shown.status_message.startswith("sync failed 2 times in a row")
+    batches.script = [cut, succeeded]
+    await bench.end_pauses()
+    await bench.wake()
+    await bench.take_all()
+    assert (await bench.shown()).status == pb.PIPELINE_STATUS_READY
+    assert batches.runs[-1].options.time_limit.ToSeconds() == 10
+
+
+async def test_polls_too_short_for_a_page_show_it_and_have_no_history_read_again(
+    bench: Bench, engine: ScriptedEngine
+) -> None:
+    engine.batch = batches = Batches([succeeded, empty])
+    await bench.take_all()
+    assert len(batches.runs) == 1
+    await bench.end_pauses()
+    await bench.wake()
+    await bench.take_all()
+    assert [request.options.time_limit.ToSeconds() for request in batches.polls] == [10, 20, 40]
+    assert len(batches.runs) == 1
+    shown = await bench.shown()
+    assert shown.status == pb.PIPELINE_STATUS_ERROR
+    assert shown.status_message.startswith("poll failed once")
+    assert "no page arrived" in shown.status_message
+    await bench.end_pauses()
+    await bench.wake()
+    batches.script = [succeeded]
+    await bench.take_all()
+    assert batches.polls[-1].options.time_limit.ToSeconds() == 80
     assert (await bench.shown()).status == pb.PIPELINE_STATUS_READY
 
 

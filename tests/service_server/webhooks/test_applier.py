@@ -84,6 +84,24 @@ async def test_the_stored_state_goes_along_and_stays(
         assert await states.get(connection, "hooked") == before
 
 
+async def test_requests_for_history_that_committed_nothing_do_not_count_against_events(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    before = SyncState()
+    before.source.streams["customers"] = '{"cursor": 1}'
+    before.sync_run.run_id = "run"
+    before.sync_run.empty_request_count = 2
+    async with database.connection() as connection:
+        await states.put(connection, "hooked", before)
+    await parts.take(event())
+    await parts.applier.apply("hooked")
+    sent = engine.last(engine_pb.PipelineSyncBatchRequest).options.state
+    assert not sent.sync_run.empty_request_count
+    assert sent.sync_run.run_id == "run"
+    async with database.connection() as connection:
+        assert await states.get(connection, "hooked") == before
+
+
 async def test_only_one_applies_at_a_time(parts: Parts, engine: ScriptedEngine) -> None:
     await parts.take(event())
     async with parts.leases.hold("hooked"):
@@ -148,6 +166,12 @@ OUTAGES: dict[str, tuple[Batch, type[RpcError]]] = {
             },
         ),
         ConnectionFailed,
+    ),
+    "too short a limit": (
+        answers(
+            status=RUN_STATUS_STARTED, has_more=True, limit_message="the destination was too slow"
+        ),
+        EngineUnavailable,
     ),
     "stopping engine": (answers(status=RUN_STATUS_STARTED, has_more=True), EngineUnavailable),
 }
