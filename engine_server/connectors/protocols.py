@@ -258,7 +258,8 @@ class Destination(Protocol[ConfigT]):
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
 
-        A ``barrier`` is yielded as a checkpoint is.
+        A ``barrier`` is yielded as a checkpoint is, and soon: what is before it is committed
+        without waiting for more.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over

@@ -89,8 +89,9 @@ class Pacing:
         """Notes that the destination ended, or was ended."""
         now = self._clock()
         if self._barriers:
-            # Cut in the middle of a flush, which takes at least as long as that.
-            self._measured(now - self._barriers[0])
+            if self._hard_limit is not None and now >= self._hard_limit:
+                # Cut in the middle of a flush, which takes at least as long as that.
+                self._measured(now - self._barriers[0])
         elif self._has_rows and self._reading_ended is not None and self._soft_limit.reached():
             self._measured(now - self._reading_ended)
         if not self.has_pages and self._soft_limit.reached():

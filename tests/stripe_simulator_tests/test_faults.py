@@ -121,6 +121,16 @@ async def test_jitter_lets_answers_overtake_each_other(
     assert answered != list(range(10))
 
 
+async def test_only_the_first_request_of_each_connection_meets_a_fault(
+    simulator: StripeSimulator, client: Client
+) -> None:
+    fault = faults.first_on_each_connection(faults.refuse(errors.server_error(500)))
+    simulator.faults.add(fault, times=None)
+    assert [await status(client) for _ in range(3)] == [500, 200, 200]
+    async with aiohttp.ClientSession(simulator.base_url, headers=client.headers) as another:
+        assert [await status(another) for _ in range(2)] == [500, 200]
+
+
 async def test_latency_and_a_refusal_combine(simulator: StripeSimulator, client: Client) -> None:
     simulator.faults.add(faults.latency(0.05))
     simulator.faults.add(faults.refuse(errors.server_error(500)))

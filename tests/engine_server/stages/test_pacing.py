@@ -100,10 +100,18 @@ async def test_a_fast_flush_leaves_the_soft_limit_where_it_is() -> None:
 async def test_a_flush_that_is_cut_takes_at_least_that_long() -> None:
     bench = Bench(soft=0.9, hard=1)
     await bench.handed_over()
-    bench.now += 0.8
+    bench.now += 1
     await bench.passed_on()
     assert bench.recent.estimate is not None
-    assert round(bench.recent.estimate, 6) == 0.8
+    assert round(bench.recent.estimate, 6) == 1
+
+
+async def test_a_flush_that_the_caller_ended_is_not_measured() -> None:
+    bench = Bench(soft=0.9, hard=1)
+    await bench.handed_over()
+    bench.now += 0.5
+    await bench.passed_on()
+    assert bench.recent.estimate is None
 
 
 async def test_the_flush_at_the_soft_limit_is_measured() -> None:
