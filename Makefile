@@ -6,7 +6,7 @@ TEST_PROCESSES ?= 3
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench measure soak chaos explain profile check format generate lock build clean
+.PHONY: help demo test bench measure soak chaos explain profile catalogs check format generate lock build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -50,6 +50,9 @@ explain: $(STAMP) ## Look how Postgres would run each query of the service over 
 profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by function
 	$(BIN)/python -m tests.benchmarks.hot_path
 
+catalogs: $(STAMP) ## Load the catalog of every allowed version of the stripe package, and compare them
+	$(BIN)/python -m tests.catalogs.compare
+
 check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -76,4 +79,4 @@ build: $(STAMP) ## The wheel and the source distribution, in dist/
 	$(BIN)/hatchling build
 
 clean: ## Remove what the commands above made
-	rm -rf $(VENV) .bench dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .bench .catalogs dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

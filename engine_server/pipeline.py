@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine_server.connectors.config import ConnectorConfig, parse_config
-from engine_server.connectors.protocols import Destination, SelectedStream, Source, StreamLookup
+from engine_server.connectors.protocols import (
+    Destination,
+    SelectedStream,
+    Source,
+    StreamExplainer,
+    StreamLookup,
+)
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import ConnectorError, InvalidRequest, ReconcileNotSupported
 from engine_server.selection import select_streams
@@ -93,7 +99,10 @@ async def resolve_streams(
         InvalidRequest: names every selection that cannot be met.
         ConnectorError: The source cannot say what it offers.
     """
-    return select_streams(await _offered(source, selections), selections, "pipeline.streams")
+    offered = await _offered(source, selections)
+    connector = source.connector
+    left_out = connector.left_out_streams() if isinstance(connector, StreamExplainer) else {}
+    return select_streams(offered, selections, "pipeline.streams", left_out)
 
 
 async def _offered(

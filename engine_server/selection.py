@@ -1,6 +1,7 @@
 """Which of the source's streams a pipeline syncs, and how."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,7 +14,10 @@ from pipesync_rpc.errors import FieldViolation
 
 
 def select_streams(
-    streams: Iterable[Stream], selections: Sequence[StreamSelection], path: str
+    streams: Iterable[Stream],
+    selections: Sequence[StreamSelection],
+    path: str,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> list[SelectedStream]:
     """The streams that ``selections`` names, in that order; all of them when it is empty.
 
@@ -21,6 +25,7 @@ def select_streams(
         streams: What the source offers.
         selections: What the pipeline wants.
         path: Where the selections stand in the request, e.g. ``pipeline.streams``.
+        left_out: Why the source does not offer streams that it otherwise would, by name.
 
     Raises:
         EmptyCatalog: The source offers nothing.
@@ -33,7 +38,7 @@ def select_streams(
     violations: list[FieldViolation] = []
     seen: set[str] = set()
     for index, selection in enumerate(selections):
-        violations += _violations(selection, f"{path}[{index}]", offered, seen)
+        violations += _violations(selection, f"{path}[{index}]", offered, left_out, seen)
         seen.add(selection.name)
     if violations:
         raise InvalidRequest(violations)
@@ -59,13 +64,20 @@ def with_ceiling(selected: SelectedStream, ceiling: Timestamp) -> SelectedStream
 
 
 def _violations(
-    selection: StreamSelection, path: str, offered: Mapping[str, Stream], seen: set[str]
+    selection: StreamSelection,
+    path: str,
+    offered: Mapping[str, Stream],
+    left_out: Mapping[str, str],
+    seen: set[str],
 ) -> list[FieldViolation]:
     name = selection.name
     if not name:
         return [FieldViolation(f"{path}.name", "is required")]
     if name in seen:
         return [FieldViolation(f"{path}.name", f"stream {name!r} is selected twice")]
+    if name in left_out and name not in offered:
+        sentence = f"the source cannot offer the stream {name!r} at present: {left_out[name]}"
+        return [FieldViolation(f"{path}.name", sentence)]
     if name not in offered:
         hint = did_you_mean(name, offered, otherwise="discover lists those it has")
         return [FieldViolation(f"{path}.name", f"the source has no stream {name!r}; {hint}")]

@@ -173,6 +173,17 @@ class StreamLookup(Protocol[ConfigT_contra]):
         """The streams of these names, as discover has them; without those that there are not."""
 
 
+@runtime_checkable
+class StreamExplainer(Protocol):
+    """A source that can say why it does not offer a stream that it otherwise would.
+
+    Optional: a selection of such a stream is then refused with that reason.
+    """
+
+    def left_out_streams(self) -> Mapping[str, str]:
+        """Why each such stream is missing, one sentence each, by name; once it has discovered."""
+
+
 class Source(Protocol[ConfigT]):
     """Where records come from. One object per process serves all requests at once.
 

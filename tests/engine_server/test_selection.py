@@ -127,3 +127,16 @@ def test_a_ceiling_does_not_change_the_request() -> None:
     wanted = selected("customers")
     with_ceiling(wanted, CEILING)
     assert not wanted.selection.HasField("time_range")
+
+
+def test_a_stream_that_the_source_leaves_out_is_refused_with_its_reason() -> None:
+    left_out = {"coupons": "its objects are of several classes", "customers": "not so"}
+    wanted = [StreamSelection(name="coupons"), StreamSelection(name="customers")]
+    with pytest.raises(InvalidRequest) as caught:
+        select_streams(OFFERED, wanted, "pipeline.streams", left_out)
+    [violation] = caught.value.field_violations
+    assert violation.field == "pipeline.streams[0].name"
+    assert violation.description == (
+        "the source cannot offer the stream 'coupons' at present: its objects are of several"
+        " classes"
+    )

@@ -1,8 +1,8 @@
 """The streams of the Stripe source, and how each is listed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from types import MappingProxyType
 from typing import Literal
@@ -20,6 +20,7 @@ from engine_server.connectors.stripe.catalog_exceptions import (
     NestedList,
 )
 from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
+from engine_server.connectors.stripe.catalog_omissions import OMISSIONS, UnknownForm
 from engine_server.connectors.stripe.catalog_schema import json_schema
 from pipesync.v1.catalog_pb2 import Stream
 
@@ -102,24 +103,52 @@ def load_resources() -> Mapping[str, Resource]:
         return _resources()
 
 
+def left_out_streams() -> Mapping[str, str]:
+    """Why each stream is missing that the installed package has in a form unknown here, by name."""
+    load_resources()
+    return OMISSIONS.streams
+
+
 @cache
 def _resources() -> Mapping[str, Resource]:
     endpoints = list_endpoints()
-    listed = [
-        _resource(stream_name(path), endpoint, endpoint)
-        for path, endpoint in endpoints.items()
-        if _can_be_asked_for(endpoint) and path not in LEFT_OUT
-    ]
-    nested = [
-        _resource(inside.stream, endpoints[inside.parent], endpoints[path], inside)
-        for path, inside in NESTED_LISTS.items()
-    ]
-    return MappingProxyType(
-        {
-            resource.stream.name: resource
-            for resource in sorted(listed + nested, key=lambda resource: resource.stream.name)
-        }
-    )
+    if endpoints:
+        try:
+            api_version()
+        except Exception as error:
+            OMISSIONS.add("stripe", error)
+            endpoints = {}
+    found: dict[str, Resource] = {}
+    # Lists inside objects first: their names are taken.
+    for path, inside in NESTED_LISTS.items() if endpoints else ():
+        _add(found, path, inside.stream, partial(_nested, endpoints, path, inside))
+    for path, endpoint in endpoints.items():
+        if _can_be_asked_for(endpoint) and path not in LEFT_OUT and path not in NESTED_LISTS:
+            name = stream_name(path)
+            _add(found, path, name, partial(_resource, name, endpoint, endpoint))
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def _add(found: dict[str, Resource], path: str, name: str, make: Callable[[], Resource]) -> None:
+    """Adds a stream, unless the package has it in a form unknown here."""
+    if name in found:
+        OMISSIONS.add(path, f"{found[name].path} has a stream of that name already")
+        return
+    try:
+        found[name] = make()
+    except Exception as error:
+        OMISSIONS.add(path, error, stream=name)
+
+
+def _nested(endpoints: Mapping[str, ListEndpoint], path: str, inside: NestedList) -> Resource:
+    """The stream of a list inside objects, which this package may not have."""
+    for one in (inside.parent, path):
+        if one not in endpoints:
+            raise UnknownForm(f"this version of the stripe package has no list {one}")
+    parent = endpoints[inside.parent]
+    if inside.field not in parent.object_class().__annotations__:
+        raise UnknownForm(f"the objects of {inside.parent} have no {inside.field}")
+    return _resource(inside.stream, parent, endpoints[path], inside)
 
 
 def _can_be_asked_for(endpoint: ListEndpoint) -> bool:
@@ -139,6 +168,8 @@ def _resource(
     tells_time = listing.object_class().__annotations__.get(created_field) is int
     in_windows = "created" in listing.optional_params and tells_time
     schema = json_schema(endpoint.object_class())
+    if "id" not in schema["properties"]:
+        raise UnknownForm("its objects have no id")
     # Few classes have it, but whatever Stripe no longer shows is said to be deleted.
     schema["properties"].setdefault(DELETED_FIELD, {"type": ["boolean", "null"]})
     owner_field = OWNERS.get(listing.path, "")

@@ -1,7 +1,8 @@
 """The list endpoints of the installed ``stripe`` package, read from its source.
 
-What a list takes and answers stands only in annotations whose imports no run executes
-(TYPE_CHECKING), so the service modules are parsed, and only what they name is imported.
+The parameters and the answer of a list stand only in annotations whose imports no run executes
+(TYPE_CHECKING), so the service modules are parsed, and only the classes named there are imported.
+A method or a module that is written in another way than these are today is left out.
 """
 
 import ast
@@ -12,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
+
+from engine_server.connectors.stripe.catalog_omissions import OMISSIONS, UnknownForm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,25 +36,39 @@ class ListEndpoint:
     object_name: str
 
     def object_class(self) -> type[Any]:
-        """The class of the listed objects, with annotated fields; imported only now."""
+        """The class of the listed objects, with annotated fields; imported only now.
+
+        Raises:
+            UnknownForm: The objects are of several classes, or the class is not to be found.
+        """
+        if not self.object_name:
+            raise UnknownForm("its objects are of several classes")
         return cast("type[Any]", _load(self.object_module, self.object_name))
 
 
 @cache
 def list_endpoints() -> Mapping[str, ListEndpoint]:
-    """Every list endpoint of the package by path, ordered by path."""
-    import stripe
+    """Every list endpoint of the package that could be read, by path, ordered by path."""
+    try:
+        import stripe
 
-    package = Path(stripe.__file__).parent
-    found = {
-        endpoint.path: endpoint
-        for module in package.rglob("*_service.py")
-        for endpoint in _endpoints_of(module)
-    }
+        package = Path(stripe.__file__).parent
+    except Exception as error:
+        OMISSIONS.add("stripe", error)
+        return MappingProxyType({})
+    found: dict[str, ListEndpoint] = {}
+    for module in sorted(package.rglob("*_service.py")):
+        place = module.relative_to(package.parent).as_posix()
+        try:
+            found.update((endpoint.path, endpoint) for endpoint in _endpoints_of(module, place))
+        except Exception as error:
+            OMISSIONS.add(place, error)
+    if not found:
+        OMISSIONS.add(package.as_posix(), "no service in it has a list that can be read")
     return MappingProxyType(dict(sorted(found.items())))
 
 
-def _endpoints_of(module: Path) -> Iterator[ListEndpoint]:
+def _endpoints_of(module: Path, place: str) -> Iterator[ListEndpoint]:
     source = module.read_text(encoding="utf-8")
     if "def list(" not in source:
         return
@@ -65,31 +82,53 @@ def _endpoints_of(module: Path) -> Iterator[ListEndpoint]:
     }
     for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name == "list":
-            [params_annotation] = (
-                argument.annotation for argument in node.args.args if argument.arg == "params"
-            )
-            params = _load(*homes[_innermost_name(params_annotation)])
-            name = _innermost_name(node.returns)
-            object_module, object_name = homes[name] if name else ("", "")
-            yield ListEndpoint(
-                path=_path(node),
-                required_params=params.__required_keys__,
-                optional_params=params.__optional_keys__ - _request_options(),
-                object_module=object_module,
-                object_name=object_name,
-            )
+            named = f"{place}:{node.lineno}"
+            try:
+                named = _path(node)
+                yield _endpoint(node, named, homes)
+            except Exception as error:
+                OMISSIONS.add(named, error, stream=_stream_of(named))
+
+
+def _endpoint(
+    method: ast.FunctionDef, path: str, homes: Mapping[str, tuple[str, str]]
+) -> ListEndpoint:
+    arguments = [*method.args.args, *method.args.kwonlyargs]
+    annotations = [one.annotation for one in arguments if one.arg == "params"]
+    if not annotations:
+        raise UnknownForm("its method takes no params")
+    params = _load(*_home(_innermost_name(annotations[0]), homes))
+    name = _innermost_name(method.returns)
+    object_module, object_name = _home(name, homes) if name else ("", "")
+    return ListEndpoint(
+        path=path,
+        required_params=frozenset(params.__required_keys__),
+        optional_params=params.__optional_keys__ - _request_options(),
+        object_module=object_module,
+        object_name=object_name,
+    )
 
 
 def _path(method: ast.FunctionDef) -> str:
     """The one URL path in a method."""
-    [path] = (
+    paths = {
         node.value
         for node in ast.walk(method)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith(("/v1/", "/v2/"))
-    )
-    return path
+    }
+    if len(paths) != 1:
+        listed = ", ".join(sorted(paths)) or "none"
+        raise UnknownForm(f"its method should hold one path, and holds: {listed}")
+    return paths.pop()
+
+
+def _stream_of(path: str) -> str:
+    """The name of the stream that a list would be; empty for a list below another object."""
+    if not path.startswith(("/v1/", "/v2/")) or "{" in path:
+        return ""
+    return path.removeprefix("/v1").strip("/").replace("/", "_")
 
 
 def _innermost_name(annotation: ast.expr | None) -> str:
@@ -100,19 +139,36 @@ def _innermost_name(annotation: ast.expr | None) -> str:
                 annotation = ast.parse(text, mode="eval").body
             case ast.Subscript(slice=inner):
                 annotation = inner
-            case ast.Tuple():
+            case ast.Tuple() | ast.BinOp(op=ast.BitOr()):
                 return ""
+            case None:
+                raise UnknownForm("its method lacks an annotation")
             case _:
-                raise TypeError(f"cannot read the annotation {ast.dump(annotation or ast.Pass())}")
+                raise UnknownForm(f"the annotation {ast.unparse(annotation)} is not understood")
     return annotation.id
 
 
+def _home(name: str, homes: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    if name not in homes:
+        raise UnknownForm(f"its module imports no {name or 'single class'}")
+    return homes[name]
+
+
 def _load(module: str, name: str) -> Any:
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownForm(f"{module} has no {name}: {error}") from error
 
 
+@cache
 def _request_options() -> frozenset[str]:
-    """What every call of the package takes besides its parameters, such as ``api_key``."""
-    from stripe._request_options import RequestOptions
+    """What every call of the package takes besides its parameters, such as ``api_key``.
 
-    return RequestOptions.__optional_keys__
+    None where this package does not say: nothing that the catalog looks for is called so.
+    """
+    try:
+        from stripe._request_options import RequestOptions
+    except ImportError:
+        return frozenset()
+    return frozenset(RequestOptions.__optional_keys__)

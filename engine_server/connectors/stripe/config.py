@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from engine_server.connectors.config import ConnectorConfig
 from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.version_name import is_version_name
 from engine_server.suggestion import did_you_mean
 
 STRIPE_URL = "https://api.stripe.com"
@@ -54,9 +55,10 @@ class StripeConfig(ConnectorConfig):
     )
     api_version: str | None = Field(
         default=None,
-        min_length=1,
-        description="The Stripe API version to read in. Defaults to the version of the installed "
-        "stripe package, which the catalog is made from.",
+        description="The Stripe API version to read in, such as 2024-06-20 or 2025-03-31.basil. "
+        "Defaults to the version of the installed stripe package, which the catalog is made from. "
+        "Rows hold the objects as another version renders them; the typed columns stay those of "
+        "the catalog.",
     )
     base_url: str = Field(
         default=STRIPE_URL,
@@ -162,6 +164,17 @@ class StripeConfig(ConnectorConfig):
                 "api_key", "must hold no white space, line ends or letters beyond ASCII"
             )
         return api_key
+
+    @field_validator("api_version")
+    @classmethod
+    def _is_version_name(cls, api_version: str | None) -> str | None:
+        if api_version is not None and not is_version_name(api_version):
+            raise PydanticCustomError(
+                "api_version",
+                "must be the name of a Stripe API version: a date and, after 2024-06-20, a release,"
+                " such as 2024-06-20 or 2025-03-31.basil",
+            )
+        return api_version
 
     @field_validator("revalidate_objects", mode="before")
     @classmethod

@@ -19,13 +19,12 @@ from engine_server.connectors.stripe.endpoint_errors import (
     is_full,
     refuse_for_want_of_room,
 )
-from engine_server.connectors.stripe.endpoint_events import event_types_for
+from engine_server.connectors.stripe.endpoint_events import ALL_EVENTS, event_types_for
 from engine_server.connectors.stripe.endpoint_list import PATH, Endpoint, list_own, metadata_of
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectorError
 
-_ALL_EVENTS = "*"
 _DESCRIPTION = "Made by pipesync for one of its pipelines, which removes it when it is torn down."
 
 
@@ -141,7 +140,7 @@ def _enabled_events(config: StripeConfig, streams: Iterable[str]) -> list[str]:
     events = event_types_for(list(streams))
     # Which types another API version has is not known here.
     is_ours = config.api_version in (None, api_version())
-    return events if is_ours or not events else [_ALL_EVENTS]
+    return events if is_ours or not events else [ALL_EVENTS]
 
 
 def _form(

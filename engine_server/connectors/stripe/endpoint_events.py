@@ -4,7 +4,11 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import get_args
 
+from engine_server.connectors.stripe.catalog_omissions import OMISSIONS
 from engine_server.connectors.stripe.events.object_types import object_types
+
+# Stripe's name for all types that an endpoint is sent without being asked for each.
+ALL_EVENTS = "*"
 
 # What the events of a resource hold, where it is called otherwise than they are: by all of the type
 # but its last part (https://docs.stripe.com/api/events/types).
@@ -38,13 +42,29 @@ def event_types_for(streams: Collection[str]) -> list[str]:
     """The types of the snapshot events whose objects are records of one of the streams, in order.
 
     They are named one by one: what Stripe only makes when it is asked for is not among ``*``, and
-    of what nobody selected nothing need be sent.
+    of what nobody selected nothing need be sent. A package that does not name its types has all
+    of them sent.
     """
-    from stripe import Event
-
-    known = get_args(Event.__annotations__["type"])
+    known = _known_types()
+    if not known:
+        return [ALL_EVENTS]
     wanted = set(streams)
     return sorted(name for name in known if not wanted.isdisjoint(streams_of(name)))
+
+
+def _known_types() -> tuple[str, ...]:
+    """The types that the installed package names; none where it does so in a form unknown here."""
+    try:
+        from stripe import Event
+
+        known = get_args(Event.__annotations__["type"])
+    except Exception as error:
+        OMISSIONS.add("the types of events", error)
+        return ()
+    if not known or not all(isinstance(name, str) for name in known):
+        OMISSIONS.add("the types of events", "the package does not list them")
+        return ()
+    return known
 
 
 def streams_of(event_type: str) -> set[str]:

@@ -1,7 +1,7 @@
 """The Stripe source, as the engine sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
@@ -15,7 +15,7 @@ from engine_server.connectors.protocols import (
 )
 from engine_server.connectors.stripe import check, endpoint
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog import left_out_streams, load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import RegisteredEndpoint, StripeConfig
@@ -84,6 +84,10 @@ class StripeSource:
             streams.append(stream)
         _name_account(streams, config)
         return streams
+
+    def left_out_streams(self) -> Mapping[str, str]:
+        """Why each stream is missing that the installed package has in a form unknown here."""
+        return left_out_streams()
 
     @asynccontextmanager
     async def kept_open(self) -> AsyncIterator[None]:

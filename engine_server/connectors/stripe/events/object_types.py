@@ -8,6 +8,7 @@ from types import MappingProxyType
 from engine_server.connectors.stripe.catalog import load_resources, stream_name
 from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
 from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
+from engine_server.connectors.stripe.catalog_omissions import OMISSIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,16 +37,25 @@ def object_types() -> Mapping[str, ObjectType]:
     The first call takes as long as that of ``load_resources``.
     """
     streams = load_resources()
-    found = {}
-    for path, endpoint in list_endpoints().items():
+    found: dict[str, ObjectType] = {}
+    # The shortest path first: where two lists hold objects of one type, it is the plain one.
+    for path, endpoint in sorted(list_endpoints().items(), key=lambda item: len(item[0])):
         inside = NESTED_LISTS.get(path)
         stream = inside.stream if inside else stream_name(path)
-        if stream in streams:
-            name = endpoint.object_class().OBJECT_NAME
-            items = {
-                nested.stream: nested.field
-                for nested in NESTED_LISTS.values()
-                if nested.parent == path
-            }
-            found[name] = ObjectType(name=name, stream=stream, path=path, items=items)
-    return MappingProxyType(found)
+        if stream not in streams:
+            continue
+        try:
+            name = str(endpoint.object_class().OBJECT_NAME)
+        except Exception as error:
+            OMISSIONS.add(f"events of {path}", error)
+            continue
+        if name in found:
+            OMISSIONS.add(f"events of {path}", f"those of {name} belong to {found[name].path}")
+            continue
+        items = {
+            nested.stream: nested.field
+            for nested in NESTED_LISTS.values()
+            if nested.parent == path and nested.stream in streams
+        }
+        found[name] = ObjectType(name=name, stream=stream, path=path, items=items)
+    return MappingProxyType(dict(sorted(found.items(), key=lambda item: item[1].path)))

@@ -151,3 +151,48 @@ def test_a_webhook_port_needs_a_secret_and_the_missing_field_is_named(
 def test_a_webhook_port_is_a_port() -> None:
     found = violations(api_key=SECRET, webhook_port=70_000, webhook_secret="whsec_1")
     assert set(found) == {"config.webhook_port"}
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "2014-08-20",
+        "2024-06-20",
+        "2024-09-30.acacia",
+        "2026-10-28.endive",
+        "2026-10-14.preview",
+        "2025-08-27.preview; some_feature=v1",
+        "2022-11-15;some_feature=v1;other=v2",
+    ],
+)
+def test_the_name_of_an_api_version_is_taken(version: str) -> None:
+    config = StripeConfig.model_validate({"api_key": SECRET, "api_version": version})
+    assert config.api_version == version
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "",
+        "latest",
+        "basil",
+        "2024-6-20",
+        "20240620",
+        "2024-02-30",
+        "2024-13-01.acacia",
+        "2025-03-31",
+        "2025-03-31.",
+        "2025-03-31.Basil",
+        "2025-03-31.basil ",
+        " 2025-03-31.basil",
+        "2025-03-31.basil\n",
+        "2025-03-31 basil",
+        "2025-03-31.basil; feature",
+        "٢٠٢٤-06-20",
+        "v1",
+    ],
+)
+def test_anything_else_is_no_api_version(version: str) -> None:
+    [(field, description)] = violations(api_key=SECRET, api_version=version).items()
+    assert field == "config.api_version"
+    assert description.endswith("such as 2024-06-20 or 2025-03-31.basil")

@@ -1,0 +1,141 @@
+"""A stripe package in a form unknown here: what is not understood is left out, the rest loads."""
+
+from pathlib import Path
+
+import pytest
+
+from engine_server.connectors.stripe.catalog import load_resources
+from tests.catalogs.altered import Edit, altered_package, replacing
+from tests.catalogs.loading import LoadedCatalog, load_catalog
+
+RETURNS = "ListObject[{}]"
+# By the stream that is lost: the edits, and what the log says of it.
+LOST: dict[str, tuple[dict[str, Edit], str, str]] = {
+    "coupons": (
+        {
+            "_coupon_service.py": replacing(
+                '"ListObject[Coupon]"', '"ListObject[Union[Coupon, Plan]]"'
+            )
+        },
+        "/v1/coupons",
+        "its objects are of several classes",
+    ),
+    "reviews": (
+        {"_review_service.py": replacing('"ListObject[Review]"', '"ListObject[Review | Charge]"')},
+        "/v1/reviews",
+        "its objects are of several classes",
+    ),
+    "plans": (
+        {"_plan_service.py": replacing("    def list(", "    def list(!")},
+        "stripe/_plan_service.py",
+        "SyntaxError",
+    ),
+    "payouts": (
+        {"_payout_service.py": replacing('"ListObject[Payout]"', '"ListObject[stripe.Payout]"')},
+        "/v1/payouts",
+        "annotation stripe.Payout is not understood",
+    ),
+    "refunds": (
+        {"params/_refund_list_params.py": replacing("class RefundListParams", "class Other")},
+        "/v1/refunds",
+        "has no RefundListParams",
+    ),
+    "tax_rates": (
+        {"_tax_rate_service.py": replacing('"/v1/tax_rates",', '"/v1/tax_rates" or "/v1/rates",')},
+        "_tax_rate_service.py",
+        "holds: /v1/rates, /v1/tax_rates",
+    ),
+    "topups": (
+        {"_topup_service.py": replacing("import Topup\n", "import Topup as Other\n")},
+        "/v1/topups",
+        "its module imports no Topup",
+    ),
+    "shipping_rates": (
+        {"_shipping_rate_service.py": replacing("        params: ", "        arguments: ")},
+        "/v1/shipping_rates",
+        "takes no params",
+    ),
+    "promotion_codes": (
+        {"_promotion_code.py": replacing("    id: str", "    key: str")},
+        "/v1/promotion_codes",
+        "its objects have no id",
+    ),
+    "transfer_reversals": (
+        {"_transfer.py": replacing("    reversals: ", "    returns: ")},
+        "/v1/transfers/{id}/reversals",
+        "the objects of /v1/transfers have no reversals",
+    ),
+    "subscription_items": (
+        {"_subscription_item_service.py": replacing("    def list(", "    def all(")},
+        "/v1/subscription_items",
+        "has no list /v1/subscription_items",
+    ),
+    "entitlements_features": (
+        {"entitlements/_feature.py": replacing("class Feature(", "class Entitled(")},
+        "/v1/entitlements/features",
+        "stripe.entitlements._feature has no Feature",
+    ),
+    "quotes": (
+        {"_quote.py": lambda text: text + "\nraise RuntimeError('not\\nhere')\n"},
+        "/v1/quotes",
+        "RuntimeError: not here",
+    ),
+}
+
+
+async def loaded(tmp_path: Path, edits: dict[str, Edit]) -> LoadedCatalog:
+    return await load_catalog(altered_package(tmp_path, edits), tmp_path)
+
+
+async def test_every_list_of_an_unknown_form_is_left_out_alone(tmp_path: Path) -> None:
+    edits = {name: edit for one, _, _ in LOST.values() for name, edit in one.items()}
+    catalog = await loaded(tmp_path, edits)
+    assert catalog.streams.keys() == load_resources().keys() - LOST.keys()
+    assert {*catalog.object_types.values()} == catalog.streams.keys()
+    for stream, (_, place, reason) in LOST.items():
+        [told] = [why for where, why in catalog.left_out.items() if place in where]
+        assert reason in told, stream
+    # Of a module that cannot be parsed, and a method with several paths, nobody knows the stream.
+    assert catalog.left_out_streams.keys() == LOST.keys() - {"plans", "tax_rates"}
+    assert len(catalog.left_out) == len(LOST)
+
+
+async def test_a_type_of_object_that_cannot_be_told_costs_its_events_alone(
+    tmp_path: Path,
+) -> None:
+    edits = {
+        "_coupon.py": replacing("    OBJECT_NAME", "    NAME"),
+        "_plan.py": replacing('    OBJECT_NAME: ClassVar[Literal["plan"]] = "plan"',
+                              '    OBJECT_NAME: ClassVar[Literal["price"]] = "price"'),
+    }  # fmt: skip
+    catalog = await loaded(tmp_path, edits)
+    assert catalog.streams.keys() == load_resources().keys()
+    assert catalog.streams.keys() - catalog.object_types.values() == {"coupons", "prices"}
+    assert "coupon.created" not in catalog.event_types
+    assert "customer.created" in catalog.event_types
+
+
+@pytest.mark.parametrize(
+    ("edits", "place"),
+    [
+        pytest.param({"*_service.py": lambda _: ""}, "no service", id="no services"),
+        pytest.param({"__init__.py": lambda _: "raise OSError('broken')"}, "OSError", id="broken"),
+        pytest.param({"_api_version.py": lambda _: ""}, "_ApiVersion", id="no API version"),
+    ],
+)
+async def test_a_package_that_tells_nothing_gives_no_streams(
+    tmp_path: Path, edits: dict[str, Edit], place: str
+) -> None:
+    catalog = await loaded(tmp_path, edits)
+    assert (catalog.streams, catalog.object_types) == ({}, {})
+    assert any(place in reason for reason in catalog.left_out.values())
+
+
+async def test_an_endpoint_is_sent_all_events_where_the_package_names_none(
+    tmp_path: Path,
+) -> None:
+    catalog = await loaded(
+        tmp_path, {"_event.py": replacing("    type: Literal", "    kind: Literal")}
+    )
+    assert catalog.event_types == ["*"]
+    assert catalog.streams.keys() == load_resources().keys()
