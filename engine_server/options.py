@@ -44,6 +44,8 @@ def check_options(options: SyncOptions, violations: Violations, *, has_inputs: b
         violations.add("options.events_only", "must be absent beside inputs, which are events")
     if options.reconcile and (has_inputs or options.events_only):
         violations.add("options.reconcile", "must be absent where no history is read")
+    if options.reread_outdated and (has_inputs or options.events_only):
+        violations.add("options.reread_outdated", "must be absent where no history is read")
     if options.state_limit < 0:
         violations.add("options.state_limit", "must be 1 or more, or 0 for the default")
     for name in ("time_limit", "soft_time_limit"):

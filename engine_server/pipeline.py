@@ -140,6 +140,15 @@ def require_reconcile(source: ResolvedSource, destination: ResolvedDestination |
         )
 
 
+def can_reconcile(source: ResolvedSource, destination: ResolvedDestination | None) -> bool:
+    """Whether ``require_reconcile`` passes."""
+    try:
+        require_reconcile(source, destination)
+    except ReconcileNotSupported:
+        return False
+    return True
+
+
 def _require_type(connector: Connector, path: str) -> None:
     if not connector.type:
         raise InvalidRequest([FieldViolation(f"{path}.type", "is required")])

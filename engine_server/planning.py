@@ -13,6 +13,7 @@ from engine_server.pipeline import ResolvedDestination, ResolvedSource, require_
 from engine_server.run import SyncPlan
 from engine_server.stages.time_limit import TimeLimit
 from engine_server.state import begin_run, ceiling
+from engine_server.stream_schemas import StreamSchemas, fingerprint
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.state_pb2 import SyncState
 
@@ -58,6 +59,10 @@ def plan_sync(
         violations.raise_if_any()
     if state.sync_run.reconcile and not is_beside_run:
         require_reconcile(source, destination)
+    schemas = None if is_beside_run else stream_schemas(state, streams)
+    begins_run = not state.sync_run.HasField("progress")
+    if schemas is not None and request.options.reread_outdated and begins_run:
+        schemas.forget_outdated()
     spec = destination.connector.spec() if destination is not None else None
     recent_flushes = flush_times.of(request.pipeline.destination)
     bounds = limits(
@@ -83,7 +88,14 @@ def plan_sync(
         stop_seconds=bounds.stop_seconds,
         limits_description=bounds.description,
         recent_flushes=recent_flushes,
+        schemas=schemas,
     )
+
+
+def stream_schemas(state: SyncState, streams: Sequence[SelectedStream]) -> StreamSchemas:
+    """What a state remembers of the fields of the selected streams, and what these are now."""
+    current = {one.name: fingerprint(one.stream, one.selection) for one in streams}
+    return StreamSchemas(state, current)
 
 
 def _moment_in(seconds: float | None) -> float | None:

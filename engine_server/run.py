@@ -16,7 +16,7 @@ from engine_server.connectors.protocols import (
     SelectedStream,
 )
 from engine_server.flush_times import RecentFlushes
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
+from engine_server.pipeline import ResolvedDestination, ResolvedSource, can_reconcile
 from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
@@ -29,6 +29,7 @@ from engine_server.stages.stamp import stamp
 from engine_server.stages.take_through_states import take_through_states
 from engine_server.stages.tap_log import tap_log
 from engine_server.stages.time_limit import TimeLimit, until
+from engine_server.stream_schemas import StreamSchemas
 from pipesync.v1.message_pb2 import Message, SourceInput
 from pipesync.v1.progress_pb2 import StreamProgress
 from pipesync.v1.state_pb2 import SourceState, SyncState
@@ -54,6 +55,7 @@ class SyncPlan:
         limits_description: The limits in time by name and value, for the caller.
         recent_flushes: How long the destination's flushes took lately; those of this sync are
             added.
+        schemas: What the state remembers of the streams' fields; None for a sync beside the runs.
     """
 
     source: ResolvedSource
@@ -70,6 +72,7 @@ class SyncPlan:
     stop_seconds: float = PATIENCE_SECONDS
     limits_description: str = ""
     recent_flushes: RecentFlushes = field(default_factory=RecentFlushes)
+    schemas: StreamSchemas | None = None
 
     @property
     def is_beside_run(self) -> bool:
@@ -83,6 +86,8 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
     Closing it closes every stage: it leaves no task, connection or socket.
     """
     streams = [] if plan.is_beside_run else _unfinished(plan)
+    if plan.schemas is not None:
+        plan.schemas.begin([stream.name for stream in streams])
     pacing = Pacing(
         soft_limit=plan.soft_limit, hard_limit=plan.hard_limit, recent=plan.recent_flushes
     )
@@ -138,6 +143,8 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
                 ending=ending,
                 barriers=barriers,
                 beside_run=plan.is_beside_run,
+                schemas=plan.schemas,
+                warning=_warning(plan),
             )
         )
         async for message in messages:
@@ -175,6 +182,13 @@ def _errored(plan: SyncPlan) -> set[str]:
         for name, stream in progress.streams.items()
         if stream.status == StreamProgress.STATUS_ERRORED
     }
+
+
+def _warning(plan: SyncPlan) -> Message | None:
+    """What the caller is told as the sync begins; None for most."""
+    if plan.schemas is None:
+        return None
+    return plan.schemas.warning(can_reconcile=can_reconcile(plan.source, plan.destination))
 
 
 async def _nothing() -> AsyncGenerator[Message, None]:

@@ -14,6 +14,9 @@ from pipesync.v1.state_pb2 import Eof
 
 log = structlog.get_logger()
 
+# More names than that make no line of a log.
+_MOST_NAMES = 10
+
 
 class RunningSyncs:
     """Runs syncs, and logs when each begins and how it ends."""
@@ -43,6 +46,9 @@ class RunningSyncs:
             streams=len(plan.streams),
             inputs=len(plan.inputs),
         )
+        outdated = plan.schemas.outdated() if plan.schemas is not None else []
+        if outdated:
+            log.warning("streams_outdated", count=len(outdated), streams=outdated[:_MOST_NAMES])
         try:
             async with aclosing(run_sync(plan)) as messages:
                 async for message in messages:

@@ -8,6 +8,7 @@ from engine_server import state as sync_state
 from engine_server.barriers import Barriers
 from engine_server.progress.tracker import ProgressTracker
 from engine_server.stream_name import stream_name
+from engine_server.stream_schemas import StreamSchemas
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -74,6 +75,8 @@ async def reduce(
     ending: Ending,
     barriers: Barriers | None = None,
     beside_run: bool = False,
+    schemas: StreamSchemas | None = None,
+    warning: Message | None = None,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
     """Yields the run, ``messages`` with progress among them, the last progress and the eof.
@@ -91,6 +94,8 @@ async def reduce(
         barriers: Told of those that pass.
         beside_run: The request belongs to no run: the one in ``state`` stays as it is, and progress
             is that of the request.
+        schemas: Told of what passes; part of the eof follows from it.
+        warning: Sent behind the run; None for none.
         clock: Unix time in nanoseconds.
     """
     names = list(streams)
@@ -101,6 +106,9 @@ async def reduce(
     emitted_at = clock()
     if not beside_run:
         yield _engine_message(emitted_at, sync_run=state.sync_run)
+    if warning is not None:
+        warning.ts.FromNanoseconds(emitted_at)
+        yield warning
     async for message in messages:
         stream = stream_name(message)
         if stream in ending.refused_streams:
@@ -114,6 +122,8 @@ async def reduce(
         if message.stream_status.HasField("errored"):
             ending.refused_streams.add(stream)
         is_new_checkpoint = sync_state.apply_checkpoint(state, message)
+        if schemas is not None:
+            schemas.observe(message)
         request.observe(message)
         status_changed = run.observe(message)
         is_final = status_changed and not message.stream_status.HasField("started")
@@ -132,6 +142,9 @@ async def reduce(
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
     eof.limit_message = limit_message
+    if schemas is not None:
+        eof.outdated_streams.extend(schemas.outdated())
+        eof.renewed_streams.extend(schemas.renewed)
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
 

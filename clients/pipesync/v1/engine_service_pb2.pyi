@@ -340,6 +340,7 @@ class SyncOptions(_message.Message):
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     EVENTS_ONLY_FIELD_NUMBER: _builtins.int
     RECONCILE_FIELD_NUMBER: _builtins.int
+    REREAD_OUTDATED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Names a finite run. The same id as in state continues that run; another one starts a new run. A request
     without an id is a run of its own, but continues one without an id that was cut short: calling again
@@ -355,6 +356,10 @@ class SyncOptions(_message.Message):
     """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
     it, so that what is gone at the source is deleted. The run's later requests do so whatever they say here.
     FAILED_PRECONDITION when a connector cannot.
+    """
+    reread_outdated: _builtins.bool
+    """Of a request that begins a run: read the streams again from the start that have fields which their history was not
+    read with (Eof.outdated_streams), without comparing anything. For connectors that cannot reconcile.
     """
     @_builtins.property
     def state(self) -> _state_pb2.SyncState:
@@ -383,10 +388,11 @@ class SyncOptions(_message.Message):
         state_limit: _builtins.int = ...,
         events_only: _builtins.bool = ...,
         reconcile: _builtins.bool = ...,
+        reread_outdated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["soft_time_limit", b"soft_time_limit", "state", b"state", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_only", b"events_only", "reconcile", b"reconcile", "run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_only", b"events_only", "reconcile", b"reconcile", "reread_outdated", b"reread_outdated", "run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,10 +71,15 @@ class StateCheckpoint(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     EXCLUDED_STREAMS_FIELD_NUMBER: _builtins.int
+    STREAM_SCHEMA_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """Empty for a checkpoint shared by all streams."""
     data: _builtins.str
     """One JSON object."""
+    stream_schema: _builtins.str
+    """Set by the engine on a stream's first checkpoint of a request, and stored with it: what SyncState.stream_schemas then
+    holds of the stream. Empty leaves what is stored.
+    """
     @_builtins.property
     def excluded_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only of a checkpoint shared by all streams: those that it does not account for. It is dropped when a stream that
@@ -87,10 +92,11 @@ class StateCheckpoint(_message.Message):
         stream: _builtins.str = ...,
         data: _builtins.str = ...,
         excluded_streams: _abc.Iterable[_builtins.str] | None = ...,
+        stream_schema: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "excluded_streams", b"excluded_streams", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "excluded_streams", b"excluded_streams", "stream", b"stream", "stream_schema", b"stream_schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -153,8 +153,9 @@ class SyncState(_message.Message):
     def sync_run(self) -> Global___SyncRun: ...
     @_builtins.property
     def stream_schemas(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """By stream name, a fingerprint of the fields that the stream had when its history was read. A stream without an entry
-        counts as read with the current fields.
+        """By stream name, a fingerprint of the fields that the stream had when its history was read, and of those that it is
+        being read with. Only the engine knows what is in it. A stream without an entry counts as read with the current
+        fields.
         """
 
     def __init__(
@@ -232,6 +233,8 @@ class Eof(_message.Message):
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     LIMIT_MESSAGE_FIELD_NUMBER: _builtins.int
     HELD_REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    OUTDATED_STREAMS_FIELD_NUMBER: _builtins.int
+    RENEWED_STREAMS_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
     has_more: _builtins.bool
     """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
@@ -257,6 +260,19 @@ class Eof(_message.Message):
     def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
         """Events that were given up during this request."""
 
+    @_builtins.property
+    def outdated_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Selected streams that have fields which their history was not read with, in the order of the selection: their older
+        rows lack these until a run with SyncOptions.reconcile or reread_outdated has read them again. Empty for a request
+        that belongs to no run.
+        """
+
+    @_builtins.property
+    def renewed_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Streams whose history this request finished reading again, with fields that it was not read with before: the
+        destination has a place for these once setup has run with the same catalog.
+        """
+
     def __init__(
         self,
         *,
@@ -269,10 +285,12 @@ class Eof(_message.Message):
         dead_letters: _abc.Iterable[Global___DeadLetter] | None = ...,
         limit_message: _builtins.str = ...,
         held_rejected_record_count: _builtins.int = ...,
+        outdated_streams: _abc.Iterable[_builtins.str] | None = ...,
+        renewed_streams: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "request_progress", b"request_progress", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,202 @@
+"""What a state remembers of the fields of its streams."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from engine_server.stream_schemas import StreamSchemas, fingerprint
+from pipesync.v1.catalog_pb2 import Stream, StreamSelection
+from pipesync.v1.state_pb2 import SyncState
+from tests.messages import checkpoint, completed, errored, skipped, stream, struct
+
+TEXT = {"type": ["string", "null"]}
+
+
+def offered(*fields: str, **schemas: Any) -> Stream:
+    """A stream with these fields: of text, or as they are said to be."""
+    properties = {**dict.fromkeys(fields, TEXT), **schemas}
+    return stream("a", json_schema=struct({"type": "object", "properties": properties}))
+
+
+def of(*fields: str, selected: Sequence[str] = (), **schemas: Any) -> str:
+    return fingerprint(offered(*fields, **schemas), StreamSelection(name="a", fields=selected))
+
+
+ONE, TWO, THREE = of("id"), of("id", "name"), of("id", "name", "tax")
+
+
+def schemas(state: SyncState, current: str = TWO) -> StreamSchemas:
+    return StreamSchemas(state, {"a": current})
+
+
+def state_of(entry: str = "", *, has_checkpoint: bool = True) -> SyncState:
+    state = SyncState()
+    if has_checkpoint:
+        state.source.streams["a"] = "{}"
+    if entry:
+        state.stream_schemas["a"] = entry
+    return state
+
+
+def test_a_fingerprint_is_three_characters_a_field_in_any_order() -> None:
+    names = [f"field_{number}" for number in range(80)]
+    assert len(of(*names)) == 240
+    assert of(*names) == of(*reversed(names))
+    assert set(of(*names)).isdisjoint(">")
+
+
+def test_a_fingerprint_is_of_the_selected_fields() -> None:
+    assert of("id", "name", "tax", selected=["name", "id"]) == TWO
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_same"),
+    [
+        ({"type": "string"}, True),
+        ({"type": ["null", "string"], "description": "a name"}, True),
+        ({"type": ["integer", "null"]}, False),
+        ({}, False),
+    ],
+)
+def test_a_field_of_another_type_is_another_field(schema: dict[str, Any], is_same: bool) -> None:
+    assert (of("id", name=schema) == TWO) is is_same
+
+
+@pytest.mark.parametrize("json_schema", [{}, {"type": "object"}, {"properties": "none"}])
+def test_a_stream_that_lists_no_fields_is_never_outdated(json_schema: dict[str, Any]) -> None:
+    silent = stream("a", json_schema=struct(json_schema))
+    assert fingerprint(silent, StreamSelection(name="a")) == ""
+    state = state_of()
+    assert schemas(state, "").outdated() == []
+    assert not state.stream_schemas
+
+
+def test_a_stream_without_an_entry_counts_as_read_with_the_fields_of_now() -> None:
+    state = state_of()
+    assert schemas(state).outdated() == []
+    assert state.stream_schemas == {"a": TWO}
+    assert schemas(state, THREE).outdated() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "outdated"),
+    [
+        pytest.param(TWO, TWO, [], id="the same"),
+        pytest.param(ONE, TWO, ["a"], id="a field was added"),
+        pytest.param(THREE, TWO, [], id="a field was removed"),
+        pytest.param(of("id", "name", "vat"), THREE, ["a"], id="a field was renamed"),
+        pytest.param(f">{ONE}", TWO, ["a"], id="added during the first read"),
+        pytest.param(f"{ONE}>{TWO}", TWO, ["a"], id="being read again"),
+        pytest.param(f"{TWO}>{ONE}", TWO, [], id="being read again with fewer"),
+    ],
+)
+def test_only_added_fields_outdate_a_stream(before: str, now: str, outdated: list[str]) -> None:
+    assert schemas(state_of(before), now).outdated() == outdated
+
+
+def test_a_read_from_the_start_counts_once_it_is_complete() -> None:
+    state = state_of(ONE, has_checkpoint=False)
+    kept = schemas(state)
+    kept.begin(["a"])
+    kept.observe(checkpoint("a"))
+    state.source.streams["a"] = "{}"
+    assert (kept.outdated(), state.stream_schemas["a"]) == (["a"], f"{ONE}>{TWO}")
+    # It is cut here, and goes on in another request.
+    kept = schemas(state)
+    kept.begin(["a"])
+    assert kept.outdated() == ["a"]
+    kept.observe(completed("a"))
+    assert (kept.outdated(), kept.renewed) == ([], ["a"])
+    assert state.stream_schemas["a"] == TWO
+
+
+def test_a_read_that_goes_on_from_a_checkpoint_renews_nothing() -> None:
+    state = state_of(ONE)
+    kept = schemas(state)
+    kept.begin(["a"])
+    kept.observe(completed("a"))
+    assert (kept.outdated(), kept.renewed, state.stream_schemas["a"]) == (["a"], [], ONE)
+
+
+def test_a_first_read_renews_nothing_either() -> None:
+    state = state_of(has_checkpoint=False)
+    kept = schemas(state)
+    kept.begin(["a"])
+    assert state.stream_schemas["a"] == f">{TWO}"
+    kept.observe(completed("a"))
+    assert (kept.outdated(), kept.renewed, state.stream_schemas["a"]) == ([], [], TWO)
+
+
+def test_a_field_that_is_added_while_a_stream_is_read_again_outdates_it_once_more() -> None:
+    state = state_of(f"{ONE}>{TWO}")
+    kept = schemas(state, THREE)
+    kept.begin(["a"])
+    kept.observe(completed("a"))
+    assert (kept.outdated(), state.stream_schemas["a"]) == (["a"], TWO)
+
+
+def test_a_removed_field_that_comes_back_was_not_read_in_between() -> None:
+    state = state_of(THREE, has_checkpoint=False)
+    kept = schemas(state, TWO)
+    kept.begin(["a"])
+    kept.observe(completed("a"))
+    assert schemas(state, THREE).outdated() == ["a"]
+
+
+def test_a_stream_that_failed_is_not_done() -> None:
+    state = state_of(ONE, has_checkpoint=False)
+    kept = schemas(state)
+    kept.begin(["a"])
+    kept.observe(errored("a"))
+    assert kept.outdated() == ["a"]
+
+
+@pytest.mark.parametrize(("has_checkpoint", "outdated"), [(True, ["a"]), (False, [])])
+def test_of_a_stream_that_cannot_be_read_nothing_is_left_to_read_again(
+    has_checkpoint: bool, outdated: list[str]
+) -> None:
+    state = state_of(ONE, has_checkpoint=has_checkpoint)
+    kept = schemas(state)
+    kept.begin(["a"])
+    kept.observe(skipped("a"))
+    assert kept.outdated() == outdated
+
+
+def test_a_stream_s_first_checkpoint_carries_its_entry() -> None:
+    state = state_of(has_checkpoint=False)
+    kept = schemas(state)
+    kept.begin(["a"])
+    first, second = checkpoint("a"), checkpoint("a")
+    kept.observe(first)
+    kept.observe(second)
+    assert first.source_state.stream_schema == f">{TWO}"
+    assert second.source_state.stream_schema == ""
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_forgotten"), [(ONE, True), (TWO, False), (f"{ONE}>{TWO}", False)]
+)
+def test_only_outdated_streams_that_are_not_read_again_yet_lose_their_checkpoint(
+    entry: str, is_forgotten: bool
+) -> None:
+    state = state_of(entry)
+    schemas(state).forget_outdated()
+    assert ("a" not in state.source.streams) is is_forgotten
+
+
+def test_a_warning_names_ten_streams_and_the_way_to_read_them_again() -> None:
+    state = SyncState()
+    names = [f"s{number}" for number in range(12)]
+    for name in names:
+        state.source.streams[name] = "{}"
+        state.stream_schemas[name] = ONE
+    kept = StreamSchemas(state, dict.fromkeys(names, TWO))
+    warning = kept.warning(can_reconcile=True)
+    assert warning is not None
+    assert "s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 and 2 more" in warning.log.message
+    assert "options.reconcile" in warning.log.message
+    other = kept.warning(can_reconcile=False)
+    assert other is not None
+    assert "options.reread_outdated" in other.log.message
+    assert schemas(state_of(TWO)).warning(can_reconcile=True) is None
