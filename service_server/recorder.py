@@ -24,6 +24,8 @@ Beside = Callable[[Connection], Awaitable[None]]
 _INTERVAL = 1.0
 # How long the last store waits between attempts while the database is away, in seconds.
 _RETRY_DELAY = 0.5
+# More names of streams than that make no line of a log.
+_MOST_NAMES = 10
 
 _PIPELINE_STATUS = {
     RunStatus.RUN_STATUS_UNSPECIFIED: PipelineStatus.PIPELINE_STATUS_BACKFILL,
@@ -71,6 +73,8 @@ class Recorder:
             case "source_state" if message.source_state.stream:
                 checkpoint = message.source_state
                 self.state.source.streams[checkpoint.stream] = checkpoint.data
+                if checkpoint.stream_schema:
+                    self.state.stream_schemas[checkpoint.stream] = checkpoint.stream_schema
             case "source_state":
                 setattr(self.state.source, "global", message.source_state.data)
             case "sync_run":
@@ -89,6 +93,9 @@ class Recorder:
 
     def take_eof(self, eof: Eof) -> None:
         """Takes in how the sync ended."""
+        if eof.outdated_streams:
+            outdated = eof.outdated_streams
+            _log.warning("streams_outdated", count=len(outdated), streams=outdated[:_MOST_NAMES])
         if eof.HasField("ending_state"):
             self.state.CopyFrom(eof.ending_state)
             self._state_is_new = True

@@ -9,6 +9,7 @@ import typer
 from pipesync.v1.pipeline_service_pb2 import SyncPipelineBatchRequest
 from pipesync.v1.progress_pb2 import RowCounts
 from pipesync_cli.app import awaited
+from pipesync_cli.outdated import tell_outdated, tell_renewed
 from pipesync_cli.output import note, say
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.rows import records
@@ -52,6 +53,8 @@ async def reconcile(
         for name, stream in sorted(eof.run_progress.streams.items()):
             if _has_changes(stream.rows):
                 say(f"{name}: {records(stream)}")
+    tell_renewed(pipeline_id, eof, raw)
+    tell_outdated(pipeline_id, eof, raw)
     finish(eof, raw)
 
 

@@ -20,6 +20,7 @@ from pipesync.v1.progress_pb2 import (
 from pipesync.v1.state_pb2 import Eof
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.numbers import seconds, whole_number
+from pipesync_cli.outdated import tell_outdated
 from pipesync_cli.output import complain, log_line, say, say_json
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
@@ -79,6 +80,7 @@ async def sync(
     with view_of(pipeline_id, raw, LINE_INTERVAL) as view:
         async with open_client(command) as client:
             eof = await follow(client.sync_pipeline(request), view, raw=raw)
+    tell_outdated(pipeline_id, eof, raw)
     finish(eof, raw)
 
 
@@ -116,7 +118,9 @@ async def sync_batch(
         reset_state=reset_state,
     )
     calls = range(1) if loop is None else range(loop) if loop else count()
-    finish(await run_batches(command, request, calls, raw), raw)
+    eof = await run_batches(command, request, calls, raw)
+    tell_outdated(pipeline_id, eof, raw)
+    finish(eof, raw)
 
 
 async def run_batches(

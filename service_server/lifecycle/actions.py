@@ -7,7 +7,13 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetUp:
-    """Have the connectors set up."""
+    """Have the connectors set up.
+
+    Attributes:
+        renews: They were before, and the streams have got new fields since.
+    """
+
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +22,8 @@ class Sync:
 
     Attributes:
         run_id: Empty to begin one.
-        reconciles: Whether the run does.
+        reconciles: Whether the run reads everything again and compares it; where the connectors
+            cannot compare, it reads the outdated streams again.
     """
 
     run_id: str

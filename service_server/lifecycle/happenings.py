@@ -12,9 +12,11 @@ class WasSetUp:
 
     Attributes:
         etag: Of the pipeline as it was set up, with what the connectors changed of it.
+        renews: It was set up before: what is going on goes on.
     """
 
     etag: str
+    renews: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,9 @@ class Synced:
         progressed: It brought something.
         failure: Why the run failed; empty when it did not.
         stalled: Its time was over before it brought anything, and so often that it failed.
+        outdated: Streams have fields that their history was not read with.
+        renewed: Such streams were read again to the end.
+        can_reconcile: Both connectors can.
     """
 
     run_id: str
@@ -38,6 +43,9 @@ class Synced:
     progressed: bool
     failure: str
     stalled: bool = False
+    outdated: bool = False
+    renewed: bool = False
+    can_reconcile: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +84,7 @@ class Failed:
         stalled: Of POLL: its time was over before it brought anything.
         etag: Of SETUP: the pipeline's that was to be set up.
         lasts: Of a run: it was gone through.
+        renews: Of SETUP: the pipeline was set up before, and goes on as it was.
     """
 
     work: Work
@@ -85,6 +94,7 @@ class Failed:
     stalled: bool = False
     etag: str = ""
     lasts: bool = False
+    renews: bool = False
 
 
 Happening: TypeAlias = WasSetUp | Synced | Polled | InboxApplied | Failed

@@ -93,10 +93,14 @@ def decide(memory: Memory, facts: Facts, now: datetime) -> Action:
     polls = facts.follows_events and facts.has_cursor
     if polls and _is_past(memory.due.get(Work.POLL), now):
         return Poll()
+    if _wants_columns(memory, now) and _is_past(memory.due.get(Work.SETUP), now):
+        return SetUp(renews=True)
     next_run = _next_run(memory, facts)
     if next_run is not None and next_run <= now:
         return _sync(memory, facts, now)
     dues = [next_run, memory.due.get(Work.POLL) if polls else None]
+    if _wants_columns(memory, now):
+        dues.append(memory.due.get(Work.SETUP))
     return Rest(until=min((due for due in dues if due is not None), default=None))
 
 
@@ -135,6 +139,8 @@ def after(
         jitter: From 0 to 1: where in the latter half of its length a pause ends.
     """
     match happened:
+        case WasSetUp(renews=True):
+            return replace(_without(memory, Work.SETUP), etag=happened.etag, columns_due=False)
         case WasSetUp():
             return replace(
                 memory,
@@ -143,6 +149,7 @@ def after(
                 has_state=False,
                 due={},
                 troubles={},
+                columns_due=False,
             )
         case Synced():
             return _after_sync(memory, happened, pace, now, jitter)
@@ -181,7 +188,7 @@ def _next_run(memory: Memory, facts: Facts) -> datetime | None:
     run_due = memory.due.get(Work.RUN)
     if memory.run_id or Work.RUN in memory.troubles:
         return run_due
-    if facts.can_reconcile and memory.reconcile_due is not None:
+    if (facts.can_reconcile or memory.outdated) and memory.reconcile_due is not None:
         return min(memory.reconcile_due, run_due or memory.reconcile_due)
     return run_due
 
@@ -190,7 +197,16 @@ def _sync(memory: Memory, facts: Facts, now: datetime) -> Sync:
     if memory.run_id:
         return Sync(run_id=memory.run_id, reconciles=memory.reconciles)
     is_due = memory.reconcile_due is not None and memory.reconcile_due <= now
-    return Sync(run_id="", reconciles=facts.can_reconcile and is_due)
+    return Sync(run_id="", reconciles=is_due and (facts.can_reconcile or memory.outdated))
+
+
+def _wants_columns(memory: Memory, now: datetime) -> bool:
+    """Whether setup is to make room for new fields: as they are about to be read, not before.
+
+    An upgrade meets all pipelines at once, and a new column may have a large table written anew.
+    """
+    is_read = memory.reconciles or not memory.outdated
+    return memory.columns_due and (is_read or _is_past(memory.reconcile_due, now))
 
 
 def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitter: float) -> Memory:
@@ -202,6 +218,7 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
         reconciles=synced.reconciles and not synced.finished,
         stalls=_counted(memory.stalls, stalled),
     )
+    memory = _after_fields(memory, synced, pace, now, jitter)
     if synced.finished:
         memory = _after_run(memory, synced, pace, now)
     if synced.failure:
@@ -213,6 +230,25 @@ def _after_sync(memory: Memory, synced: Synced, pace: Pace, now: datetime, jitte
             memory = _without(memory, Work.RUN)
         return _with_due(memory, Work.RUN, now)
     return memory
+
+
+def _after_fields(
+    memory: Memory, synced: Synced, pace: Pace, now: datetime, jitter: float
+) -> Memory:
+    """What follows from fields that were added to streams which had been read before."""
+    is_new = (synced.outdated or synced.renewed) and not memory.outdated
+    # What was read again to the end and is outdated still has got fields meanwhile.
+    is_more = synced.outdated and synced.reconciles and synced.finished
+    reconcile_due = memory.reconcile_due
+    if is_new and not synced.can_reconcile and _is_past(reconcile_due, now):
+        # Nothing was read again until now, so that this is long past for all pipelines alike.
+        reconcile_due = now + pace.reconcile * jitter
+    return replace(
+        memory,
+        outdated=synced.outdated,
+        columns_due=memory.columns_due or is_new or is_more,
+        reconcile_due=reconcile_due,
+    )
 
 
 def _counted(stalls: int, stalled: bool) -> int:
@@ -246,7 +282,7 @@ def _after_failure(
     memory = _with_due(memory, failed.work, now + pause)
     if failed.stalled:
         memory = replace(memory, poll_stalls=_counted(memory.poll_stalls, stalled=True))
-    if failed.work is Work.SETUP:
+    if failed.work is Work.SETUP and not failed.renews:
         return replace(memory, phase=Phase.SETUP, etag=failed.etag)
     if failed.needs_run:
         # Not at once when the one before did not help.

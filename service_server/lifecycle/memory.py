@@ -56,6 +56,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         due: When work is to be done next; what is absent is due now, but for a run in READY.
         reconcile_due: When the next run is to reconcile; None before the first run has ended.
         troubles: The work that does not succeed.
+        outdated: Streams have fields that their history was not read with, said the latest run.
+        columns_due: The destination has not been set up for these fields yet.
     """
 
     phase: Phase = Phase.SETUP
@@ -68,6 +70,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     due: Mapping[Work, datetime] = msgspec.field(default_factory=dict)
     reconcile_due: datetime | None = None
     troubles: Mapping[Work, Trouble] = msgspec.field(default_factory=dict)
+    outdated: bool = False
+    columns_due: bool = False
 
     @classmethod
     def from_json(cls, text: str | None) -> Self:

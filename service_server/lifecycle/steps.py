@@ -25,6 +25,8 @@ from service_server.store.database import Database
 
 # How long a setup may take, in seconds.
 _SETUP_TIMEOUT = 120.0
+# How long one may take that makes columns for new fields: large tables are written anew.
+_RENEWAL_TIMEOUT = 1800.0
 # What the engine gets at least beyond a request's own limit before it counts as gone.
 _ANSWER_TIMEOUT = timedelta(seconds=3)
 # Trying the same again hardly helps.
@@ -85,7 +87,7 @@ class Steps:
                 raise situation.engine_error
             match action:
                 case actions.SetUp():
-                    return await self._set_up(situation)
+                    return await self._set_up(action, situation)
                 case actions.Sync():
                     return await self._sync(action, situation, lease)
                 case actions.Poll():
@@ -99,19 +101,26 @@ class Steps:
         except _NoAnswer as error:
             return _failed(action, situation, str(error), by_configuration=False)
 
-    async def _set_up(self, situation: Situation) -> Outcome:
+    async def _set_up(self, setup: actions.SetUp, situation: Situation) -> Outcome:
         pipeline_id, etag = situation.stored.pipeline.id, situation.facts.etag
         config = self._pipelines.open_config(situation.stored)
         both = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
-        async with _answering(_SETUP_TIMEOUT), aclosing(self._engine.setup(config, both)) as said:
+        seconds = _RENEWAL_TIMEOUT if setup.renews else _SETUP_TIMEOUT
+        async with _answering(seconds), aclosing(self._engine.setup(config, both)) as said:
             async for message in said:
                 if message.HasField("control"):
                     etag = await self._pipelines.apply_control(pipeline_id, message.control)
-        return Outcome(happened=happenings.WasSetUp(etag=etag))
+        return Outcome(happened=happenings.WasSetUp(etag=etag, renews=setup.renews))
 
     async def _sync(self, sync: actions.Sync, situation: Situation, lease: Lease) -> Outcome:
         run_id = sync.run_id or uuid.uuid4().hex
-        options = SyncOptions(run_id=run_id, reconcile=sync.reconciles, state=situation.state)
+        reconcile = sync.reconciles and _compares(run_id, situation)
+        options = SyncOptions(
+            run_id=run_id,
+            reconcile=reconcile,
+            reread_outdated=sync.reconciles and not reconcile,
+            state=situation.state,
+        )
         recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
         eof = await self._batch(sync, situation, options, lease)
         recorder.take_eof(eof)
@@ -124,6 +133,9 @@ class Steps:
             progressed=_progressed(eof),
             failure="" if eof.has_more else _failure(eof),
             stalled=_is_stalled(eof),
+            outdated=bool(eof.outdated_streams),
+            renewed=bool(eof.renewed_streams),
+            can_reconcile=situation.facts.can_reconcile,
         )
         return Outcome(
             happened=synced,
@@ -169,6 +181,14 @@ class Steps:
         )
 
 
+def _compares(run_id: str, situation: Situation) -> bool:
+    """Whether a run that reads everything again also compares: as it began, when it has begun."""
+    state = situation.state
+    if state is not None and state.sync_run.run_id == run_id:
+        return state.sync_run.reconcile
+    return situation.facts.can_reconcile
+
+
 class _NoAnswer(Exception):
     """The engine did not answer in time."""
 
@@ -198,6 +218,7 @@ def _failed(
         by_configuration=by_configuration,
         needs_run=work is Work.POLL and by_configuration,
         etag=situation.facts.etag,
+        renews=isinstance(action, actions.SetUp) and action.renews,
     )
     return Outcome(
         happened=failed, run_id=action.run_id if isinstance(action, actions.Sync) else ""

@@ -257,6 +257,7 @@ async def test_raw_sync_prints_every_message() -> None:
         "stream": "customers",
         "data": '{"x": 1.0}',
         "excluded_streams": [],
+        "stream_schema": "",
     }
     assert eof["eof"]["status"] == "failed"
 

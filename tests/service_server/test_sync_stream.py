@@ -77,6 +77,21 @@ async def test_a_checkpoint_that_passes_ends_the_row_of_requests_that_committed_
     assert not stored.sync_run.empty_request_count
 
 
+async def test_a_checkpoint_is_stored_with_the_fields_that_its_stream_is_read_with(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    first = checkpoint("one")
+    first.source_state.stream_schema = "abc>abcdef"
+    engine.sync, _ = then_waits(first, checkpoint("two"))
+    async with aclosing(sync(client)) as answers:
+        await anext(answers)
+        await anext(answers)
+    await until_stored(database, "two")
+    stored = (await get(client)).sync_state
+    assert stored.stream_schemas == {first.source_state.stream: "abc>abcdef"}
+    await until_free(database)
+
+
 async def test_a_stream_ends_with_the_ending_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:

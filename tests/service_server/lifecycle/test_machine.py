@@ -76,11 +76,15 @@ def what_comes_of(draw: st.DrawFn, action: Action, etag: str) -> Happening:
     """Anything that may come of an action."""
     by_configuration = draw(st.booleans())
     match action:
-        case SetUp():
+        case SetUp(renews=renews):
             if draw(st.booleans()):
-                return WasSetUp(etag=etag)
+                return WasSetUp(etag=etag, renews=renews)
             return Failed(
-                work=Work.SETUP, reason="no", by_configuration=by_configuration, etag=etag
+                work=Work.SETUP,
+                reason="no",
+                by_configuration=by_configuration,
+                etag=etag,
+                renews=renews,
             )
         case Sync(run_id=run_id, reconciles=reconciles):
             if draw(st.booleans()):
@@ -94,6 +98,9 @@ def what_comes_of(draw: st.DrawFn, action: Action, etag: str) -> Happening:
                 finished=not has_more and (not failure or draw(st.booleans())),
                 progressed=draw(st.booleans()),
                 failure=failure,
+                outdated=draw(st.booleans()),
+                renewed=draw(st.booleans()),
+                can_reconcile=draw(st.booleans()),
             )
         case _:
             if draw(st.booleans()):
@@ -147,7 +154,7 @@ def test_nothing_is_read_before_the_setup_of_what_is_wanted_now(
         if isinstance(action, Sync | Poll):
             assert set_up_for == one.etag
         happened = data.draw(what_comes_of(action, one.etag))
-        if isinstance(action, SetUp):
+        if isinstance(action, SetUp) and not action.renews:
             set_up_for = one.etag if isinstance(happened, WasSetUp) else ""
         memory = after(memory, happened, PACE, now, jitter=jitter)
 
