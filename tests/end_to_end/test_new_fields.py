@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
@@ -20,6 +21,9 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 PLAN = SeedPlan(counts={"customers": 350, "products": 20})
+# Two engines and a service are started one after the other, beside other tests.
+pytestmark = pytest.mark.timeout(300)
+
 FIELD = "loyalty_tier"
 NEW_FIELD = replacing(
     "    preferred_locales: ", f"    {FIELD}: Optional[str]\n    preferred_locales: "
@@ -86,7 +90,7 @@ async def test_a_continuous_pipeline_fills_the_new_column_of_old_rows_by_itself(
         await replace_engine(engine, simulator)
         async with newer_engine(tmp_path, engine.address):
             request = pb.WatchPipelineRequest(id="first")
-            async with asyncio.timeout(60), aclosing(client.watch_pipeline(request)) as changes:
+            async with asyncio.timeout(120), aclosing(client.watch_pipeline(request)) as changes:
                 async for _ in changes:
                     if await tiers(database_url) == {"gold": 350}:
                         break
