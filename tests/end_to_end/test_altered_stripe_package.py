@@ -37,7 +37,7 @@ async def test_the_engine_starts_and_syncs_all_but_the_list_that_it_cannot_under
         EngineClient(server.address) as client,
     ):
         left_out = await server.wait_for("catalog_list_left_out")
-        assert (left_out["path"], left_out["stream"]) == ("/v1/coupons", "coupons")
+        assert (left_out["path"], left_out["streams"]) == ("/v1/coupons", ["coupons"])
         assert left_out["reason"] == "its objects are of several classes"
         config = {"api_key": simulator.api_key, "base_url": simulator.base_url}
         pipeline = PipelineConfig(

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
+import asyncpg
+
 from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
@@ -24,6 +26,9 @@ from engine_server.errors import ConnectorError
 
 _CREATE_TABLE = files(__package__).joinpath("create_table.sql").read_text()
 _VIRTUAL_COLUMNS_SINCE = 18
+# A larger one may take longer to be written anew than a sync has in all.
+_LARGE_TABLE = 256 << 20
+_TABLE_SIZE = "SELECT pg_catalog.pg_table_size($1::text::regclass)"
 # Asked of the table itself: to_regnamespace() may answer from a cache that is behind the lock.
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 
@@ -35,10 +40,12 @@ class Differences:
     Attributes:
         missing: What is to be made, in order: a sentence that says so → the statement that does.
         warnings: A sentence for each column that exists and is not what its field needs.
+        columns: The table that each sentence is about which only adds columns.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    columns: dict[str, Table] = field(default_factory=dict)
 
 
 async def make_missing(
@@ -48,12 +55,17 @@ async def make_missing(
     columns: ColumnMode | None,
     *,
     hard_delete: bool,
+    columns_can_wait: bool = False,
 ) -> Differences:
     """Makes the schema, tables and columns that are not there yet, all of them or none.
 
     Safe to repeat, and to run twice at once. When nothing is missing it only reads. Nothing that
     is there is changed or dropped: not a column whose field is gone, nor one whose field has
     another type now. Where rows are deleted for good, there is a table that says which.
+
+    A row is written whole without a column that is missing. So for a sync it can wait: one that its
+    role may not add, or that would have a large table written anew within the sync's time limit,
+    is left to setup, with a warning.
 
     Returns:
         What was made, and what stays other than it should be.
@@ -70,9 +82,31 @@ async def make_missing(
     async with connection.transaction():
         await lock(connection, schema)
         differences = await _differences(connection, schema, tables, mode, hard_delete)
-        for statement in differences.missing.values():
-            await connection.execute(statement)
+        for sentence, statement in list(differences.missing.items()):
+            if not columns_can_wait or sentence not in differences.columns:
+                await connection.execute(statement)
+            elif reason := await _left_to_setup(
+                connection, differences.columns[sentence], statement, mode
+            ):
+                del differences.missing[sentence]
+                differences.warnings.append(f"not yet {sentence}: {reason}; setup adds them")
     return differences
+
+
+async def _left_to_setup(
+    connection: Connection, table: Table, statement: str, mode: ColumnMode
+) -> str:
+    """Adds columns to a table, or says why that is left to setup; empty when it is done."""
+    if mode == "stored":
+        size = await connection.fetchval(_TABLE_SIZE, table.quoted)
+        if size > _LARGE_TABLE:
+            return f"the table of {size >> 20} MiB would be written anew"
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+    except asyncpg.InsufficientPrivilegeError as error:
+        return error.args[0] if error.args else "the role may not"
+    return ""
 
 
 async def is_complete(
@@ -107,7 +141,9 @@ async def _differences(
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
-            found.missing.update(_missing_columns(table, existing[table.name], mode))
+            added = _missing_columns(table, existing[table.name], mode)
+            found.missing.update(added)
+            found.columns.update(dict.fromkeys(added, table))
             found.warnings.extend(_warnings(table, existing[table.name]))
     if hard_delete and not await deleted_rows.exists(connection, schema):
         name = deleted_rows.quoted(schema)

@@ -76,7 +76,9 @@ class PostgresDestination:
             )
             # The source is at its first page while the tables are looked at.
             async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
-                for log in await _make_missing(pool, config, tables, patience=retry.SYNC_PATIENCE):
+                for log in await _make_missing(
+                    pool, config, tables, patience=retry.SYNC_PATIENCE, columns_can_wait=True
+                ):
                     yield Message(log=log)
                 if config.deletes_for_good:
                     await ask(
@@ -134,7 +136,12 @@ def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[T
 
 
 async def _make_missing(
-    pool: Pool, config: PostgresConfig, tables: Sequence[Table], *, patience: float
+    pool: Pool,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    *,
+    patience: float,
+    columns_can_wait: bool = False,
 ) -> list[Log]:
     differences = await ask(
         pool,
@@ -145,6 +152,7 @@ async def _make_missing(
             tables,
             config.columns,
             hard_delete=config.deletes_for_good,
+            columns_can_wait=columns_can_wait,
         ),
         patience=patience,
     )

@@ -9,7 +9,13 @@ from typing import Literal
 
 from google.protobuf.json_format import ParseDict
 
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
+from engine_server.connectors.stripe.catalog_endpoints import (
+    ListEndpoint,
+    list_endpoints,
+)
+from engine_server.connectors.stripe.catalog_endpoints import (
+    stream_name as stream_name,
+)
 from engine_server.connectors.stripe.catalog_exceptions import (
     CREATED_FIELDS,
     NESTED_LISTS,
@@ -85,14 +91,6 @@ def api_version() -> str:
     return _ApiVersion.CURRENT
 
 
-def stream_name(path: str) -> str:
-    """The stream of a list: ``/v1/checkout/sessions`` is ``checkout_sessions``.
-
-    A v2 list keeps its version in its name (``v2_core_accounts``), so that names stay unique.
-    """
-    return path.removeprefix("/v1").strip("/").replace("/", "_")
-
-
 def load_resources() -> Mapping[str, Resource]:
     """Every stream by name, ordered by name; worked out once per process, without the network.
 
@@ -137,7 +135,7 @@ def _add(found: dict[str, Resource], path: str, name: str, make: Callable[[], Re
     try:
         found[name] = make()
     except Exception as error:
-        OMISSIONS.add(path, error, stream=name)
+        OMISSIONS.add(path, error, streams=[name])
 
 
 def _nested(endpoints: Mapping[str, ListEndpoint], path: str, inside: NestedList) -> Resource:

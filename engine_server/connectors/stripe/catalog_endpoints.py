@@ -7,7 +7,8 @@ A method or a module that is written in another way than these are today is left
 
 import ast
 import importlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from engine_server.connectors.stripe.catalog_omissions import OMISSIONS, UnknownForm
+
+_QUOTED_PATH = re.compile(r"""["'](/v[12]/[^"'{}]+)["']""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,7 @@ def list_endpoints() -> Mapping[str, ListEndpoint]:
         try:
             found.update((endpoint.path, endpoint) for endpoint in _endpoints_of(module, place))
         except Exception as error:
-            OMISSIONS.add(place, error)
+            OMISSIONS.add(place, error, streams=_streams_named_in(module))
     if not found:
         OMISSIONS.add(package.as_posix(), "no service in it has a list that can be read")
     return MappingProxyType(dict(sorted(found.items())))
@@ -82,12 +85,12 @@ def _endpoints_of(module: Path, place: str) -> Iterator[ListEndpoint]:
     }
     for node in nodes:
         if isinstance(node, ast.FunctionDef) and node.name == "list":
-            named = f"{place}:{node.lineno}"
+            paths = _paths(node)
             try:
-                named = _path(node)
-                yield _endpoint(node, named, homes)
+                yield _endpoint(node, _only(paths), homes)
             except Exception as error:
-                OMISSIONS.add(named, error, stream=_stream_of(named))
+                named = paths[0] if len(paths) == 1 else f"{place}:{node.lineno}"
+                OMISSIONS.add(named, error, streams=_streams_of(paths))
 
 
 def _endpoint(
@@ -109,26 +112,42 @@ def _endpoint(
     )
 
 
-def _path(method: ast.FunctionDef) -> str:
-    """The one URL path in a method."""
-    paths = {
+def _paths(method: ast.FunctionDef) -> list[str]:
+    """The URL paths in a method."""
+    found = {
         node.value
         for node in ast.walk(method)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith(("/v1/", "/v2/"))
     }
+    return sorted(found)
+
+
+def _only(paths: list[str]) -> str:
     if len(paths) != 1:
-        listed = ", ".join(sorted(paths)) or "none"
+        listed = ", ".join(paths) or "none"
         raise UnknownForm(f"its method should hold one path, and holds: {listed}")
-    return paths.pop()
+    return paths[0]
 
 
-def _stream_of(path: str) -> str:
-    """The name of the stream that a list would be; empty for a list below another object."""
-    if not path.startswith(("/v1/", "/v2/")) or "{" in path:
-        return ""
+def stream_name(path: str) -> str:
+    """The stream of a list: ``/v1/checkout/sessions`` is ``checkout_sessions``.
+
+    A v2 list keeps its version in its name (``v2_core_accounts``), so that names stay unique.
+    """
     return path.removeprefix("/v1").strip("/").replace("/", "_")
+
+
+def _streams_of(paths: Iterable[str]) -> list[str]:
+    """The streams that lists would be; a list below another object is none of its own."""
+    return [stream_name(path) for path in paths if "{" not in path]
+
+
+def _streams_named_in(module: Path) -> list[str]:
+    """The streams that a module which cannot be parsed may be about."""
+    text = module.read_text(encoding="utf-8", errors="replace")
+    return _streams_of(sorted(set(_QUOTED_PATH.findall(text))))
 
 
 def _innermost_name(annotation: ast.expr | None) -> str:

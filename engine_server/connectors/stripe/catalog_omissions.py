@@ -1,6 +1,6 @@
 """The lists of the installed ``stripe`` package that the catalog could not understand, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from threading import Lock
 from types import MappingProxyType
 
@@ -25,22 +25,22 @@ class Omissions:
         self._reasons: dict[str, str] = {}
         self._streams: dict[str, str] = {}
 
-    def add(self, place: str, reason: str | Exception, *, stream: str = "") -> None:
+    def add(self, place: str, reason: str | Exception, *, streams: Collection[str] = ()) -> None:
         """Notes one omission, and logs it unless the same place was noted before.
 
         Args:
             place: The list's path, or the module that could not be read.
             reason: Why, in one sentence, or the exception that says so.
-            stream: The stream that is missing for it; empty when its name is not known.
+            streams: Those that may be missing for it.
         """
         text = reason if isinstance(reason, str) else _sentence(reason)
         with self._lock:
             is_new = place not in self._reasons
             self._reasons.setdefault(place, text)
-            if stream:
+            for stream in streams:
                 self._streams.setdefault(stream, text)
         if is_new:
-            log.warning("catalog_list_left_out", path=place, stream=stream or None, reason=text)
+            log.warning("catalog_list_left_out", path=place, streams=[*streams], reason=text)
 
     @property
     def reasons(self) -> Mapping[str, str]:
@@ -49,7 +49,7 @@ class Omissions:
 
     @property
     def streams(self) -> Mapping[str, str]:
-        """Why each stream that is missing was left out, by name."""
+        """Why each stream was left out that is missing, by name; some may be there all the same."""
         return MappingProxyType(self._streams)
 
 

@@ -11,6 +11,7 @@ from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Log
 from tests.engine_server.connectors.postgres.builders import (
     customer,
+    given,
     records,
     stream,
     write,
@@ -71,6 +72,34 @@ async def test_a_sync_adds_what_is_missing_and_keeps_what_is_gone(
         rows = await database.fetch("SELECT name, balance FROM stripe.customers ORDER BY id")
         assert [tuple(row) for row in rows] == [("Ada", None), ("Bob", 5)]
         assert columns["rate"] == f"numeric {mode[0]}"
+
+
+@pytest.mark.parametrize(("mode", "is_added"), [("virtual", True), ("stored", False)])
+async def test_a_sync_leaves_columns_to_setup_that_would_have_a_large_table_written_anew(
+    database_url: str,
+    database: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    is_added: bool,
+) -> None:
+    monkeypatch.setattr("engine_server.connectors.postgres.definition._LARGE_TABLE", 4096)
+    config = PostgresConfig.model_validate({"url": database_url, "columns": mode})
+    await write(config, [stream(properties=ID)], [records("customers", customer(1, balance=5))])
+    newer = stream(properties={**ID, "balance": {"type": "integer"}})
+    page = [records("customers", customer(2, balance=6))]
+    yielded = PostgresDestination().write(config, [newer], given(*page))
+    passed = [message async for message in yielded]
+    assert page[0] in passed
+    columns = await columns_of(database, "stripe.customers")
+    assert ("balance" in columns) is is_added
+    warned = [one.log for one in passed if one.log.level == Log.LEVEL_WARN]
+    if not is_added:
+        [warning] = warned
+        assert 'not yet added to table "stripe"."customers": "balance": ' in warning.message
+        assert warning.message.endswith("; setup adds them")
+        assert await set_up(config, newer) == ['added to table "stripe"."customers": "balance"']
+    rows = await database.fetch("SELECT balance FROM stripe.customers ORDER BY id")
+    assert [row["balance"] for row in rows] == [5, 6]
 
 
 @pytest.mark.parametrize(("mode", "rewritten"), [("virtual", False), ("stored", True)])

@@ -7,9 +7,11 @@ import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.message_pb2 import Log
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.postgres.builders import (
     customer,
+    given,
     logs,
     records,
     stream,
@@ -65,3 +67,37 @@ async def test_one_role_makes_the_tables_and_another_fills_them(
     rows = await database.fetchval("SELECT count(*) FROM stripe.customers")
     assert rows == (1 if delete_mode == "soft" else 0)
     assert len(await logs(destination.teardown(maker, streams))) == made
+
+
+async def test_a_field_that_is_new_stops_no_sync_whose_role_may_not_add_its_column(
+    database_url: str, database: asyncpg.Connection, roles: tuple[str, str]
+) -> None:
+    destination = PostgresDestination()
+    maker, writer = (
+        PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{role}@")})
+        for role in roles
+    )
+    text = {"type": ["string", "null"]}
+    old = stream(properties={"id": text, "name": text})
+    new = stream(properties={"id": text, "name": text, "tier": text})
+    await logs(destination.setup(maker, [old]))
+    await database.execute(
+        f"""
+        GRANT USAGE ON SCHEMA stripe TO {roles[1]};
+        GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA stripe TO {roles[1]};
+        """
+    )
+    page = [records("customers", customer(1, name="Ada", tier="gold"))]
+    yielded = destination.write(writer, [new], given(*page))
+    passed = [message async for message in yielded]
+    assert page[0] in passed
+    [warning] = [one.log for one in passed if one.HasField("log")]
+    assert warning.level == Log.LEVEL_WARN
+    assert warning.message == (
+        'not yet added to table "stripe"."customers": "tier": must be owner of table customers;'
+        " setup adds them"
+    )
+    assert await logs(destination.setup(maker, [new])) == [
+        'added to table "stripe"."customers": "tier"'
+    ]
+    assert await database.fetchval("SELECT tier FROM stripe.customers") == "gold"
