@@ -24,6 +24,8 @@ from pipesync.v1.state_pb2 import SyncState
 
 _FIELD_LENGTH = 3
 _READING = ">"
+# The fingerprint of no field: it is not in the alphabet of those of fields.
+_NO_FIELD = "-" * _FIELD_LENGTH
 # More names than that make no sentence.
 _MOST_NAMES = 10
 
@@ -69,12 +71,17 @@ class StreamSchemas:
         """Notes which streams are read from here on: those without a checkpoint from the start."""
         for name in streams:
             current = self._current.get(name)
-            if current is None or name in self._state.source.streams:
+            if current is None:
                 continue
-            read, _ = self._entry(name)
-            # Where nothing changes, nothing is to be noted.
-            if read != current:
-                self._entries[name] = f"{read}{_READING}{current}"
+            read, reading = self._entry(name)
+            # From here on rows are written without the fields that were removed.
+            read = _common(read, current)
+            if name in self._state.source.streams:
+                reading = _common(reading, current)
+            else:
+                # Where nothing changes, nothing is to be noted.
+                reading = current if read != current else ""
+            self._entries[name] = f"{read}{_READING}{reading}" if reading else read
 
     def observe(self, message: Message) -> None:
         """Takes in a message that the destination passed on; a checkpoint is given its entry."""
@@ -149,6 +156,13 @@ class StreamSchemas:
 def _added(now: str, before: str) -> bool:
     """Whether there are fields now that there were not before."""
     return now != before and not _fields(now) <= _fields(before)
+
+
+def _common(before: str, now: str) -> str:
+    """The fields that there were before and are now; empty where nothing was noted before."""
+    if not before or before == now:
+        return before
+    return "".join(sorted(_fields(before) & _fields(now))) or _NO_FIELD
 
 
 def _fields(text: str) -> set[str]:

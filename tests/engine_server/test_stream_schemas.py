@@ -144,6 +144,24 @@ def test_a_removed_field_that_comes_back_was_not_read_in_between() -> None:
     assert schemas(state, THREE).outdated() == ["a"]
 
 
+def test_a_read_that_goes_on_without_a_removed_field_was_not_read_with_it() -> None:
+    state = state_of(f">{THREE}")
+    schemas(state, TWO).begin(["a"])
+    assert state.stream_schemas["a"] == f">{TWO}"
+    state = state_of(THREE)
+    schemas(state, TWO).begin(["a"])
+    assert schemas(state, THREE).outdated() == ["a"]
+
+
+def test_fields_that_are_all_other_ones_outdate_a_stream_until_it_is_read_again() -> None:
+    state = state_of(of("old"), has_checkpoint=False)
+    kept = schemas(state, TWO)
+    kept.begin(["a"])
+    assert kept.outdated() == ["a"]
+    kept.observe(completed("a"))
+    assert (kept.outdated(), kept.renewed) == ([], ["a"])
+
+
 def test_a_stream_that_failed_is_not_done() -> None:
     state = state_of(ONE, has_checkpoint=False)
     kept = schemas(state)
