@@ -74,9 +74,12 @@ class StreamSchemas:
             if current is None:
                 continue
             read, reading = self._entry(name)
+            has_checkpoint = name in self._state.source.streams
+            # A first read that begins anew may have left rows already.
+            read = read if has_checkpoint else read or reading
             # From here on rows are written without the fields that were removed.
             read = _common(read, current)
-            if name in self._state.source.streams:
+            if has_checkpoint:
                 reading = _common(reading, current)
             else:
                 # Where nothing changes, nothing is to be noted.
