@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
+from engine_server.flush_times import FlushTimes
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
 from engine_server.planning import plan_sync
 from engine_server.run import run_sync
@@ -64,6 +65,7 @@ class Account:
             [SelectedStream(stream=offered, selection=StreamSelection(name="a"))],
             default_state_limit=limit,
             seconds_to_deadline=None,
+            flush_times=FlushTimes(),
         )
         try:
             async with aclosing(run_sync(plan)) as messages:
