@@ -225,6 +225,7 @@ def _read(
         until=plan.until,
         state_limit=plan.state_limit,
         refused_streams=ending.refused_streams,
+        begins_run=not plan.is_beside_run and not plan.state.sync_run.HasField("progress"),
         events_only=plan.events_only,
         inputs=plan.inputs,
         listen=plan.listen,

@@ -13,6 +13,7 @@ import structlog
 
 from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.clock import ServerClock
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.latency import Latency
@@ -84,6 +85,11 @@ class StripeClient:
         traceback: TracebackType | None,
     ) -> None:
         await self._resources.aclose()
+
+    @property
+    def clock(self) -> ServerClock:
+        """Stripe's clock, as far as answers have shown it."""
+        return self._transport.clock
 
     @property
     def is_paced(self) -> bool:

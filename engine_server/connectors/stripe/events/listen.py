@@ -1,7 +1,6 @@
 """Reads a history while the ways in for events are open, and then goes on with what comes."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -50,7 +49,8 @@ async def listen(
         request: What is read.
         account: Whose events are wanted.
         history: What comes first; closed here.
-        poll: Called with the present Unix second every so often; what it yields goes in between.
+        poll: Called with Stripe's present Unix second every so often; what it yields goes in
+            between.
         pace: How often, and how patiently.
 
     Raises:
@@ -73,7 +73,7 @@ async def listen(
         streams = request.selected or request.streams
         scope = EventScope.of(config, account, streams, request.inventory)
         async with Work(client, scope, inbox.wake) as work:
-            follow = _Follow(request, inbox, work, pace)
+            follow = _Follow(request, inbox, work, pace, client.clock.second)
             async with aclosing(follow.messages(poll)) as messages:
                 async for message in messages:
                     yield message
@@ -82,7 +82,15 @@ async def listen(
 class _Follow:
     """What becomes of the events of one read."""
 
-    def __init__(self, request: ReadRequest, inbox: Inbox, work: Work, pace: ListeningPace) -> None:
+    def __init__(
+        self,
+        request: ReadRequest,
+        inbox: Inbox,
+        work: Work,
+        pace: ListeningPace,
+        now: Callable[[], int],
+    ) -> None:
+        self._now = now
         self._request = request
         self._inbox = inbox
         self._work = work
@@ -99,7 +107,7 @@ class _Follow:
                 yield message
             if poll is None or loop.time() < next_poll:
                 continue
-            async with aclosing(poll(int(time.time()))) as polled:
+            async with aclosing(poll(self._now())) as polled:
                 async for message in polled:
                     yield message
                     # A long poll keeps nobody waiting.

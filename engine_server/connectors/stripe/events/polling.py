@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import time
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 
@@ -76,7 +75,7 @@ class Poller:
         names = {selected.name for selected in self._request.streams}
         if not names:
             return
-        now = int(time.time())
+        now = self._client.clock.second()
         cursor = self._cursor
         if cursor is not None and cursor.is_too_old(now):
             yield _error(
@@ -93,7 +92,7 @@ class Poller:
             name = selected.name
             stored = self._state.streams.get(name, "")
             if name not in cursor.followed and not accounts_for_nothing(name, stored):
-                untouched = untouched_checkpoint(selected, self._request)
+                untouched = untouched_checkpoint(selected, self._request, now)
                 self._state.streams[name] = untouched
                 yield self._counted(StateCheckpoint(stream=name, data=untouched))
         cursor = cursor.following((cursor.followed & self._scope.streams.keys()) | names)
@@ -116,7 +115,7 @@ class Poller:
             ConnectionFailed: see ``StripeClient.get`` and ``process_events``.
             ConnectorError: the same, or there is no cursor that events could be read from.
         """
-        now = int(time.time())
+        now = self._client.clock.second()
         cursor = self._followable(now)
         if cursor is None:
             return

@@ -1,6 +1,5 @@
 """The events that Stripe still has, fetched on demand."""
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ async def recent_events(
     """
     if asked.limit < 0:
         raise ConnectorError("recent_events.limit must be 0, for all, or more")
-    now = int(time.time())
+    now = client.clock.second()
     since = oldest = now - KEPT_DAYS * _DAY
     if asked.HasField("created_after"):
         since = whole_seconds(asked.created_after)

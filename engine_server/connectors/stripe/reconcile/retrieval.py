@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,8 @@ class Retrieval:
         if answer is None or answer.body.get("deleted") is True:
             self.gone += 1
             fields = {"id": held.id, "deleted": True} if answer is None else answer.body
-            return record_of(fields, account_id=self._account_id, created=int(time.time()))
+            now = int(self._client.clock.earliest())
+            return record_of(fields, account_id=self._account_id, created=now)
         [record] = await records_to_emit(self._client, self._resource, [answer.body])
         self.found += 1
         stamps = Stamps(account_id=self._account_id, known_until=answer.known_until)
