@@ -163,6 +163,18 @@ def first_on_each_connection(fault: Fault) -> Fault:
     return first
 
 
+def after_read(act: Callable[[], object], *, seconds: float = 0.0) -> Fault:
+    """Lets something happen once the data were read, and answers so many seconds after that."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        response = await serve(request)
+        act()
+        await asyncio.sleep(seconds)
+        return response
+
+    return fault
+
+
 def with_headers(headers: Mapping[str, str | None]) -> Fault:
     """Answers with other headers than usual; None leaves one out."""
 

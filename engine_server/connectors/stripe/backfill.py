@@ -189,13 +189,12 @@ def _end(
 ) -> WindowEnd:
     asked = selected.selection.time_range
     is_asked = bool(resource.created_param) and asked.HasField("lt")
-    if is_asked and until is not None and whole_seconds(asked.lt) < whole_seconds(until):
-        return WindowEnd.ASKED
-    if until is not None and is_guess(until, clock):
-        return WindowEnd.GUESSED
-    if until is None and not is_asked and not clock.is_known:
-        return WindowEnd.GUESSED
-    return WindowEnd.CEILING
+    if until is None:
+        is_guessed = not is_asked and not clock.is_known
+        return WindowEnd.GUESSED if is_guessed else WindowEnd.PRESENT
+    is_earlier = is_asked and whole_seconds(asked.lt) < whole_seconds(until)
+    is_guessed = not is_earlier and is_guess(until, clock)
+    return WindowEnd.GUESSED if is_guessed else WindowEnd.GIVEN
 
 
 def is_guess(until: Timestamp, clock: ServerClock) -> bool:

@@ -15,7 +15,7 @@ log = structlog.get_logger()
 # So many recent answers are compared, none of them older than so many seconds: a monotonic clock
 # drifts, and stands still while a machine is suspended.
 _MOST_ANSWERS = 16
-_LONGEST_MEMORY = 600.0
+_LONGEST_MEMORY = 3_600.0
 # A greater difference between the two clocks is worth a warning, in seconds.
 NOTABLE_SKEW = 2.0
 # More addresses than one process reads; those that were not heard of for long are forgotten.

@@ -20,22 +20,22 @@ from engine_server.connectors.stripe.reconcile.listing import Listing
 from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
 
-# So many seconds a run's end lies at most behind the second that was surely over when a page was
-# asked for, if both are by the same clock: the second that was cut, the one that had begun.
-_AHEAD_OF_READ = 2
+# Without a run, an end may lie so many seconds ahead: a read with a later end begins earlier yet,
+# by ``SETTLING_SECONDS``.
+_AHEAD_OF_READ = 5
 
 
 class WindowEnd(enum.Enum):
     """Where the end of a stream's window comes from.
 
     Attributes:
-        ASKED: The user: a later run may have the same.
-        CEILING: The run: a later run has a later one.
-        GUESSED: The run, by the engine's own clock, as it had not heard from Stripe yet.
+        GIVEN: The run, or the user: a later run may have the same.
+        PRESENT: The read, which belongs to no run: a later one has a later end.
+        GUESSED: The engine's own clock, as it had not heard from Stripe yet.
     """
 
-    ASKED = enum.auto()
-    CEILING = enum.auto()
+    GIVEN = enum.auto()
+    PRESENT = enum.auto()
     GUESSED = enum.auto()
 
 
@@ -71,7 +71,7 @@ class StreamFetch:
         since: int,
         limit: int | None,
         reconciles: bool = False,
-        end: WindowEnd = WindowEnd.ASKED,
+        end: WindowEnd = WindowEnd.GIVEN,
     ) -> None:
         """Begins where the checkpoint ends.
 
@@ -205,8 +205,7 @@ class StreamFetch:
         if part.cursor is not None or part.lt is None or part.lt != self._window.lt:
             return None
         end = page.known_until + 1
-        # With a later end, the next run reads the last seconds before this one again.
-        allowed = 0 if self._end is WindowEnd.ASKED else _AHEAD_OF_READ
+        allowed = _AHEAD_OF_READ if self._end is WindowEnd.PRESENT else 0
         return end if part.lt > end + allowed else None
 
     def _listing(self, page: Page, scope: Range, items: list[Any], incomplete: set[Any]) -> Listing:

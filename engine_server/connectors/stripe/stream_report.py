@@ -12,6 +12,10 @@ from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.catalog_pb2 import Stream, TimeRange
 from pipesync.v1.message_pb2 import Message, StateCheckpoint, StreamStatus
 
+# A run ends with the second that has begun, and a page shows what was over when it was asked for:
+# that one, the one before it and the time of the request are no gap worth telling of.
+_PRESENT_SECONDS = 3
+
 
 class StreamReport:
     """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
@@ -60,7 +64,7 @@ class StreamReport:
         )
         yield self._state(self._checkpoint)
         if not page.left:
-            scope = page.part if page.part.is_bounded else self._checkpoint.accounted
+            scope = page.part if page.part.is_bounded else self._checkpoint.window
             yield from self._ranges_completed(scope)
 
     def leave_out(self) -> Iterator[Message]:
@@ -93,11 +97,15 @@ class StreamReport:
         return Message(source_state=StateCheckpoint(stream=self._stream, data=checkpoint.to_json()))
 
     def _ranges_completed(self, scope: Range) -> Iterator[Message]:
-        """What of ``scope`` is accounted for."""
-        accounted = intersection(scope, self._checkpoint.accounted)
-        if accounted is None:
+        """What of ``scope`` is accounted for, in whole seconds as they were asked for."""
+        window, accounted = self._checkpoint.window, self._checkpoint.accounted
+        if window.lt is not None and accounted.lt is not None:
+            is_present = window.lt - accounted.lt <= _PRESENT_SECONDS
+            accounted = window if is_present else accounted
+        told = intersection(scope, accounted)
+        if told is None:
             return
-        for part in difference(accounted, self._checkpoint.unread):
+        for part in difference(told, self._checkpoint.unread):
             if self._has_ranges and part.is_bounded:
                 completed = StreamStatus.RangeCompleted(range=_time_range(part))
                 yield self._status(StreamStatus(range_completed=completed))
