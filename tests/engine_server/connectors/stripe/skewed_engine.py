@@ -10,6 +10,7 @@ import pytest
 
 from engine_server.connectors.stripe.clock import CLOCKS
 from engine_server.connectors.stripe.source import StripeSource
+from engine_server.flush_times import FlushTimes
 from engine_server.pipeline import ResolvedSource, resolve_streams
 from engine_server.planning import plan_sync
 from engine_server.run import run_sync
@@ -81,6 +82,7 @@ class Skewed:
                 await resolve_streams(source, selections),
                 default_state_limit=None,
                 seconds_to_deadline=None,
+                flush_times=FlushTimes(),
             )
             eof = Eof()
             async with aclosing(run_sync(plan)) as messages:
