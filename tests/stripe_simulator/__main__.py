@@ -26,6 +26,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests a second, of the whole account")
     parser.add_argument("--endpoint-rate", type=float, help="requests a second, of each endpoint")
     parser.add_argument("--latency", type=float, default=0, help="seconds that an answer takes")
+    parser.add_argument(
+        "--default-version",
+        help="the account's API version, which polled events are rendered in; else the latest",
+    )
     for stream in SEEDED_STREAMS:
         parser.add_argument(
             f"--{stream.replace('_', '-')}", type=int, default=0, metavar="N", dest=stream
@@ -66,6 +70,8 @@ async def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
+    if options.default_version:
+        simulator.set_default_version(options.default_version)
     for history in options.histories:
         objects = simulator.objects(history.stream)
         for object_id, created, body in history.objects(until=int(time.time())):

@@ -1,9 +1,11 @@
 """What Stripe answers: which URL means what, in which account, and who may ask."""
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from engine_server.connectors.stripe.catalog import stream_name
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
+from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
 from tests.stripe_simulator import (
     errors,
     events_list,
@@ -119,6 +121,10 @@ class Api:
         if list_path in self._endpoints:
             self._admit(key, list_path, account)
             return _retrieve(account, list_path, object_id)
+        for nested_path, nested_list in NESTED_LISTS.items():
+            if fnmatchcase(list_path, nested_path.replace("{id}", "*")):
+                self._admit(key, nested_path, account)
+                return _retrieve(account, f"/v1/{nested_list.stream}", object_id)
         raise errors.unknown_url("GET", path)
 
     def _list(self, endpoint: ListEndpoint, account: Account, query: Mapping[str, str]) -> bytes:

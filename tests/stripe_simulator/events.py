@@ -19,6 +19,7 @@ import orjson
 from engine_server.connectors.stripe.catalog import api_version
 from tests.stripe_simulator.clock import Clock
 from tests.stripe_simulator.objects import ObjectList, StoredObject, created_second, encoded
+from tests.stripe_simulator.renderings import rendered
 
 KEPT_SECONDS = 30 * 86_400
 # Before it, ``request`` was the id alone (https://docs.stripe.com/changelog).
@@ -51,6 +52,7 @@ class Event:
         created: Unix seconds.
         account: The connected account that it is of; None for the key's own.
         body: Its JSON in the API version that the account has by default.
+        latest: The same in the latest version; empty when that is ``body``.
         thin: Whether it is one of API v2, which names its object instead of telling it
             (https://docs.stripe.com/event-destinations).
     """
@@ -60,17 +62,26 @@ class Event:
     created: int
     account: str | None
     body: bytes
+    latest: bytes = b""
     thin: bool = False
 
     def rendered(self, version: str | None) -> bytes:
         """Its JSON as an endpoint of another API version gets it; the object itself is the same."""
-        if self.thin or version is None or version == api_version():
+        if self.thin or version is None:
             return self.body
-        document = orjson.loads(self.body)
-        document["api_version"] = version
-        if version < _REQUEST_IS_AN_OBJECT_SINCE and isinstance(document.get("request"), dict):
-            document["request"] = document["request"]["id"]
-        return orjson.dumps(document)
+        return _in_version(self.latest or self.body, version)
+
+
+def _in_version(latest: bytes, version: str) -> bytes:
+    if version == api_version():
+        return latest
+    document = orjson.loads(latest)
+    document["api_version"] = version
+    if version < _REQUEST_IS_AN_OBJECT_SINCE and isinstance(document.get("request"), dict):
+        document["request"] = document["request"]["id"]
+    if "data" in document:
+        document["data"]["object"] = rendered(document["data"]["object"], version)
+    return orjson.dumps(document)
 
 
 class EventLag:
@@ -96,12 +107,14 @@ class EventLog:
         listed: Those that lists show, as of when ``catch_up`` was called last.
         thin: Those of API v2, which have a list of their own.
         listeners: Called with each event as it is made.
+        default_version: The API version of the account, in which further events are rendered.
     """
 
     def __init__(self, account_id: str, clock: Clock, lag: EventLag, *, connected: bool) -> None:
         self.listed = ObjectList()
         self.thin = ObjectList()
         self.listeners: list[Callable[[Event], None]] = []
+        self.default_version = api_version()
         self._account_id = account_id
         self._account = account_id if connected else None
         self._clock = clock
@@ -147,12 +160,16 @@ class EventLog:
 
     def publish(self, document: Mapping[str, Any]) -> None:
         """Takes an event that is made, lists it in its time, and tells the listeners at once."""
+        latest = encoded(document)
+        # What was rendered elsewhere stays as it is.
+        is_ours = document.get("api_version") == api_version()
         event = Event(
             id=document["id"],
             type=document["type"],
             created=created_second(document),
             account=document.get("account"),
-            body=encoded(document),
+            body=_in_version(latest, self.default_version) if is_ours else latest,
+            latest=latest,
             thin=document.get("object") == "v2.core.event",
         )
         if event.thin:

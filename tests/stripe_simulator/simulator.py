@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
+import orjson
 from aiohttp import web
 
 from tests.stripe_simulator import entitlements, mutations, subscription_items
@@ -17,7 +18,7 @@ from tests.stripe_simulator.api import Api
 from tests.stripe_simulator.cli_sessions import SOCKET_PATH
 from tests.stripe_simulator.cli_sockets import CliSockets
 from tests.stripe_simulator.errors import Refusal
-from tests.stripe_simulator.events import Event
+from tests.stripe_simulator.events import AUTOMATIC, Event
 from tests.stripe_simulator.faults import OTHER_HEADERS, Faults
 from tests.stripe_simulator.lists import OutsideCursor
 from tests.stripe_simulator.objects import ObjectList
@@ -125,6 +126,33 @@ class StripeSimulator:
             account: The connected account that it is of; None for the key's own.
         """
         self._account(account).events.publish(event)
+
+    def tell(
+        self,
+        event_type: str,
+        about: Mapping[str, Any],
+        *,
+        previous: Mapping[str, Any] | None = None,
+        account: str | None = None,
+    ) -> None:
+        """Makes an event of a change of which no list shows the object, such as that of a part.
+
+        Args:
+            event_type: e.g. ``customer.source.updated``.
+            about: The object of the event.
+            previous: What ``previous_attributes`` says; None leaves it out.
+            account: The connected account that it is of; None for the key's own.
+        """
+        events = self._account(account).events
+        events.record(event_type, orjson.dumps(about), previous, AUTOMATIC)
+
+    def set_default_version(self, version: str, *, account: str | None = None) -> None:
+        """Gives an account another API version: further events are rendered in it.
+
+        It is what requests without ``Stripe-Version`` are answered in. Lists show each event as it
+        was rendered when it was made.
+        """
+        self._account(account).events.default_version = version
 
     def on_event(self, listener: Callable[[Event], None], *, account: str | None = None) -> None:
         """Calls the listener with each further event as it is made."""
@@ -249,6 +277,9 @@ class StripeSimulator:
 
     async def _name_request(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Request-Id"] = request.get(_REQUEST_ID) or self._next_request_id()
+        # https://docs.stripe.com/api/versioning
+        default = self._api.account.events.default_version
+        response.headers["Stripe-Version"] = request.headers.get("Stripe-Version", default)
         response.headers["Date"] = formatdate(self.clock.date(), usegmt=True)
         for name, value in request.get(OTHER_HEADERS, {}).items():
             response.headers.pop(name, None)

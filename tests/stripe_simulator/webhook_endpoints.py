@@ -85,7 +85,7 @@ class WebhookEndpoints:
         self.receivers[document["id"]] = Receiver(
             url=document["url"],
             secret=secret,
-            api_version=document["api_version"] or api_version(),
+            api_version=document["api_version"] or self._account.events.default_version,
             enabled_events=frozenset(document["enabled_events"]),
             connect=fields.get("connect") in (True, "true"),
         )

@@ -6,6 +6,7 @@ from typing import get_args
 
 from engine_server.connectors.stripe.catalog_omissions import OMISSIONS
 from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.events.parts import wholes_shown_by
 
 # Stripe's name for all types that an endpoint is sent without being asked for each.
 ALL_EVENTS = "*"
@@ -75,4 +76,5 @@ def streams_of(event_type: str) -> set[str]:
     # issuing_card.created holds an issuing.card.
     names = _HELD.get(resource, (resource, resource.replace("issuing_", "issuing.", 1)))
     kinds = [kind for name in names if (kind := object_types().get(name)) is not None]
-    return {stream for kind in kinds for stream in (kind.stream, *kind.items)}
+    wholes = {object_types()[name].stream for name in wholes_shown_by(resource)}
+    return wholes.union(*((kind.stream, *kind.items) for kind in kinds))

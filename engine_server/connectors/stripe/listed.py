@@ -24,13 +24,11 @@ class Head(msgspec.Struct, gc=False, frozen=True):
         id: Its id, a text.
         created: When it was made, in Unix seconds; in v2 a text.
         date: The same, for the few that call it so.
-        updated: When it was last changed.
     """
 
     id: Any = None
     created: Any = None
     date: Any = None
-    updated: Any = None
 
 
 class ListedObject(msgspec.Struct, gc=False, frozen=True):

@@ -10,37 +10,28 @@ class Stamps:
     """What the records of one answer are stamped with.
 
     ``_account_id`` is the account that they are from, ``_updated_at`` the last Unix second whose
-    changes are all in the answer, or an earlier one when the object was ``updated``, if it tells.
-    An event that the answer may have missed, as it was on its way, is then newer than the record.
+    changes are all in the answer, whatever an object says of its own last update. An event that the
+    answer may have missed, as it was on its way, is then newer than the record.
     """
 
     def __init__(self, *, account_id: str, known_until: int) -> None:
         self._account_id = account_id
         self._known_until = known_until
-        self._text = self._as_text(known_until)
+        self._text = b',"_account_id":%b,"_updated_at":%d}' % (
+            exact_json.encode(account_id),
+            known_until,
+        )
 
     def on_text(self, listed: ListedObject) -> bytes:
         """The record of an object as it was sent: UTF-8 JSON."""
-        updated = listed.head.updated
-        stamps = self._as_text(updated) if self._is_earlier(updated) else self._text
         text = memoryview(listed.text)
         if listed.head.id is None and not bytes(text[1:-1]).strip():
-            return stamps.replace(b",", b"{", 1)
+            return self._text.replace(b",", b"{", 1)
         # The stamps end the object in place of its own bracket.
-        return b"".join((text[:-1], stamps))
+        return b"".join((text[:-1], self._text))
 
     def on_object(self, record: dict[str, Any]) -> bytes:
         """The same of an object that was read; the stamps are added to it."""
-        updated = record.get("updated")
         record["_account_id"] = self._account_id
-        record["_updated_at"] = updated if self._is_earlier(updated) else self._known_until
+        record["_updated_at"] = self._known_until
         return exact_json.encode(record)
-
-    def _is_earlier(self, updated: object) -> bool:
-        return type(updated) is int and updated < self._known_until
-
-    def _as_text(self, updated_at: int) -> bytes:
-        return b',"_account_id":%b,"_updated_at":%d}' % (
-            exact_json.encode(self._account_id),
-            updated_at,
-        )

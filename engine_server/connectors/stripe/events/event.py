@@ -1,5 +1,6 @@
 """One event, in whatever shape Stripe sent it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +9,7 @@ from typing import Any, Self
 import structlog
 
 from engine_server import exact_json
+from engine_server.connectors.stripe.events.ids_only import ids_only
 
 log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ class Event:
         id: ``evt_...``
         type: As Stripe sent it, e.g. ``customer.updated`` or ``v1.customer.updated``.
         created: The Unix second in which it was made.
+        api_version: What its object is rendered in; None when it does not say, as a thin event.
         account: The account that it is of, ``acct_...``; None when it does not say, as one of the
             account itself.
         livemode: None when it does not say.
@@ -57,6 +60,7 @@ class Event:
     id: str
     type: str
     created: int
+    api_version: str | None
     account: str | None
     livemode: bool | None
     object: dict[str, Any] | None
@@ -82,11 +86,12 @@ class Event:
         data = fields.get("data")
         data = data if isinstance(data, dict) else {}
         held, previous = data.get("object"), data.get("previous_attributes")
-        livemode = fields.get("livemode")
+        livemode, api_version = fields.get("livemode"), fields.get("api_version")
         return cls(
             id=event_id,
             type=event_type,
             created=created,
+            api_version=api_version if isinstance(api_version, str) else None,
             account=_account(fields),
             livemode=livemode if isinstance(livemode, bool) else None,
             object=held if isinstance(held, dict) else None,
@@ -98,6 +103,18 @@ class Event:
     def happening(self) -> str:
         """What happened, called the same in snapshot and thin events: ``customer.updated``."""
         return self.type.removeprefix(_THIN_PREFIX)
+
+    def without_object(self) -> Self:
+        """Return the event with nothing of the object that it holds."""
+        return dataclasses.replace(self, object=None, previous={})
+
+    def with_ids_only(self) -> Self:
+        """Return the event with what of its object is the same in every API version."""
+        return dataclasses.replace(
+            self,
+            object=None if self.object is None else ids_only(self.object),
+            previous=ids_only(self.previous),
+        )
 
 
 def log_event(ingress: str, event: Event) -> None:

@@ -3,11 +3,15 @@
 import asyncio
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from engine_server import exact_json
+from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.pages import fetch_page, page_size
+from engine_server.connectors.stripe.ranges import Range
 
 # https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
 _GONE = frozenset({"resource_missing", "not_found"})
@@ -37,18 +41,53 @@ class Fetches:
             ConnectionFailed: see ``StripeClient.get``.
             RequestFailed: the same, and an answer that is no object.
         """
-        async with self._turns[path]:
+        return await self._once(path, lambda: self._fetch(path, params, endpoint))
+
+    async def find(
+        self, resource: Resource, object_id: str, created: int | None
+    ) -> dict[str, Any] | None:
+        """Return an object that is read from its list; None when it is not in it.
+
+        Args:
+            resource: How the list is read.
+            object_id: The id of the object.
+            created: When the object was made, in Unix seconds; None where that is not known. It
+                spares reading the whole list where that can be filtered.
+
+        Raises:
+            ConnectionFailed: see ``StripeClient.get``.
+            RequestFailed: the same, and an answer that is no list.
+        """
+        part = Range() if created is None else Range(gte=created, lt=created + 1)
+        key = f"{resource.path}?{part.gte}/{object_id}"
+        return await self._once(key, lambda: self._find(resource, object_id, part))
+
+    async def _once(
+        self, key: str, fetch: Callable[[], Awaitable[dict[str, Any] | None]]
+    ) -> dict[str, Any] | None:
+        async with self._turns[key]:
             # What fails for one event would keep every other one waiting just as long.
-            if path in self._failures:
-                raise self._failures[path]
-            if path not in self._objects:
+            if key in self._failures:
+                raise self._failures[key]
+            if key not in self._objects:
                 try:
-                    self._objects[path] = await self._fetch(path, params, endpoint)
+                    self._objects[key] = await fetch()
                 except RequestFailed as error:
-                    self._failures[path] = error
+                    self._failures[key] = error
                     raise
         # Each event completes the lists in its own.
-        return copy.deepcopy(self._objects[path])
+        return copy.deepcopy(self._objects[key])
+
+    async def _find(self, resource: Resource, object_id: str, part: Range) -> dict[str, Any] | None:
+        while True:
+            page = await fetch_page(self._client, resource, part, page_size(resource))
+            for listed in page.objects:
+                if listed.head.id == object_id:
+                    found: dict[str, Any] = exact_json.decode(bytes(listed.text))
+                    return found
+            if page.next_cursor is None:
+                return None
+            part = part.with_cursor(page.next_cursor)
 
     async def _fetch(
         self, path: str, params: Mapping[str, str], endpoint: str

@@ -9,6 +9,7 @@ from engine_server.connectors.stripe.catalog import load_resources, stream_name
 from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
 from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
 from engine_server.connectors.stripe.catalog_omissions import OMISSIONS
+from engine_server.connectors.stripe.catalog_retrieval import retrieve_paths, without_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class ObjectType:
         stream: The stream that they are records of.
         path: Where they are listed, and retrieved by their id. It holds ``{id}`` where that of
             another object belongs.
+        is_retrievable: Whether a call retrieves one by its id.
         items: The streams of what lists inside them hold, each with the field of the list:
             ``{"subscription_items": "items"}`` for subscriptions.
     """
@@ -28,6 +30,7 @@ class ObjectType:
     stream: str
     path: str
     items: Mapping[str, str]
+    is_retrievable: bool = True
 
 
 @cache
@@ -57,5 +60,11 @@ def object_types() -> Mapping[str, ObjectType]:
             for nested in NESTED_LISTS.values()
             if nested.parent == path and nested.stream in streams
         }
-        found[name] = ObjectType(name=name, stream=stream, path=path, items=items)
+        found[name] = ObjectType(
+            name=name,
+            stream=stream,
+            path=path,
+            items=items,
+            is_retrievable=f"{without_names(path)}/{{id}}" in retrieve_paths(),
+        )
     return MappingProxyType(dict(sorted(found.items(), key=lambda item: item[1].path)))

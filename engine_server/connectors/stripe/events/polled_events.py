@@ -16,6 +16,7 @@ from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_
 from engine_server.connectors.stripe.events.event_windows import EventGroup
 from engine_server.connectors.stripe.events.poll_round import PollRound
 from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
 
@@ -52,7 +53,7 @@ def chosen_events(
             continue
         kind = subject.kind
         streams = poll_round.apply(
-            event.created, event.id, (kind.name, subject.id), (kind.stream, *kind.items)
+            event.created, event.id, (kind.name, subject.id), subject.streams
         )
         if streams:
             log_event(_INGRESS, event)
@@ -60,9 +61,18 @@ def chosen_events(
 
 
 async def apply_events(
-    client: StripeClient, events: Sequence[ChosenEvent], scope: EventScope
+    client: StripeClient,
+    events: Sequence[ChosenEvent],
+    scope: EventScope,
+    same_second: SameSecond,
 ) -> Messages:
     """Yields the record batches that the events make, in their order.
+
+    Args:
+        client: The way to Stripe.
+        events: What ``chosen_events`` chose.
+        scope: What of the events is wanted.
+        same_second: Has the objects looked up of which events of one second tell.
 
     Raises:
         ConnectionFailed: see ``process_events``.
@@ -70,6 +80,7 @@ async def apply_events(
     """
     for streams, some in groupby(events, key=attrgetter("streams")):
         sent = [event.sent for event in some]
-        async with aclosing(process_events(client, scope.only(streams), sent)) as messages:
+        processed = process_events(client, scope.only(streams), sent, same_second)
+        async with aclosing(processed) as messages:
             async for message in messages:
                 yield message

@@ -16,6 +16,7 @@ from engine_server.connectors.stripe.events.event_pages import EventsUnreadable,
 from engine_server.connectors.stripe.events.event_windows import AHEAD, EventWindows
 from engine_server.connectors.stripe.events.poll_round import PollRound
 from engine_server.connectors.stripe.events.polled_events import apply_events, chosen_events
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Log, Message, StateCheckpoint
@@ -131,7 +132,10 @@ class Poller:
             return
         windows = EventWindows(self._client, gte=poll_round.start, lt=until)
         try:
-            async with aclosing(self._rounds(poll_round, windows)) as messages:
+            async with (
+                SameSecond(self._scope) as same_second,
+                aclosing(self._rounds(poll_round, windows, same_second)) as messages,
+            ):
                 async for message in messages:
                     yield message
         except EventsUnreadable as error:
@@ -139,14 +143,17 @@ class Poller:
         finally:
             await windows.close()
 
-    async def _rounds(self, poll_round: PollRound, windows: EventWindows) -> Messages:
+    async def _rounds(
+        self, poll_round: PollRound, windows: EventWindows, same_second: SameSecond
+    ) -> Messages:
         accounted = None
         # Whose events were applied since the last checkpoint.
         news: set[str] = set()
         while (group := await windows.next(self._ahead())) is not None:
             applied = list(chosen_events(group, poll_round, self._scope))
             news.update(*(event.streams for event in applied))
-            async with aclosing(apply_events(self._client, applied, self._scope)) as messages:
+            records = apply_events(self._client, applied, self._scope, same_second)
+            async with aclosing(records) as messages:
                 async for message in messages:
                     # It may have been refused meanwhile.
                     if message.record_batch.stream not in self._request.refused_streams:

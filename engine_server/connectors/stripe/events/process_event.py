@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Any
+from contextlib import ExitStack, nullcontext
+from itertools import groupby, zip_longest
+from typing import Any, TypeAlias
 
 import structlog
 
 from engine_server.connectors.record_message import record_message
-from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.api_version import is_safe
 from engine_server.connectors.stripe.events.entitlements import entitlement_records
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.gone_items import gone_items
+from engine_server.connectors.stripe.events.ids_only import ids_only
+from engine_server.connectors.stripe.events.look_up import look_up, with_whole
 from engine_server.connectors.stripe.events.records import StreamRecord, record_of
-from engine_server.connectors.stripe.events.revalidation import is_final, retrieve_path
+from engine_server.connectors.stripe.events.revalidation import is_final
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
@@ -25,6 +29,9 @@ from engine_server.connectors.stripe.nested_lists import records_to_emit
 from pipesync.v1.message_pb2 import Message
 
 log = structlog.get_logger()
+
+# The name of a stream, and a record of it that is not stamped yet.
+StreamFields: TypeAlias = tuple[str, dict[str, Any]]
 
 # How many events are worked on side by side: a page of them. Most need no request.
 _EVENTS_AT_ONCE = 100
@@ -104,12 +111,14 @@ async def process_event(
         return []
     named = {"event_id": event.id, "event_type": event.type}
     try:
-        subject = Subject.of(event, scope)
-        wanted = {subject.kind.stream, *subject.kind.items} & scope.streams.keys()
+        subject = await with_whole(fetches, scope, event, Subject.of(event, scope))
+        wanted = subject.wanted(scope)
         if not wanted:
             log.debug("event_not_selected", **named, stream=subject.kind.stream)
             return []
-        made = await _made(client, fetches, scope, event, subject, same_second)
+        if not is_safe(event.api_version, scope.api_version):
+            event = event.with_ids_only()
+        made = await _made(client, fetches, scope, event, wanted, same_second)
     except Ignored as reason:
         log.info("event_ignored", **named, reason=str(reason))
         return []
@@ -126,14 +135,38 @@ async def _made(
     fetches: Fetches,
     scope: EventScope,
     event: Event,
-    subject: Subject,
+    subjects: Sequence[Subject],
     same_second: SameSecond | None,
-) -> list[tuple[str, dict[str, Any]]]:
-    """The records that an event makes, of the object as it is now where that is unsure."""
-    if same_second is None:
-        return await _records_of(client, fetches, scope, event, subject, is_unsure=False)
-    async with same_second.turn(subject.kind.stream, subject.id, event.created) as is_unsure:
-        return await _records_of(client, fetches, scope, event, subject, is_unsure=is_unsure)
+) -> list[StreamFields]:
+    """The records that an event makes: of the object that it tells of, then of the whole."""
+    made: list[StreamFields] = []
+    with ExitStack() as numbers:
+        turns = []
+        for subject in subjects:
+            if same_second is None:
+                break
+            # All at once: what comes after this event then waits for its place in each of them.
+            turn = same_second.turn(
+                subject.kind.stream, subject.id, event.created, items=subject.items
+            )
+            numbers.callback(turn.release)
+            turns.append(turn)
+        for subject, turn in zip_longest(subjects, turns):
+            told = event if subject.is_told else event.without_object()
+            async with turn or nullcontext(False) as is_unsure:
+                try:
+                    records = await _records_of(
+                        client, fetches, scope, told, subject, is_unsure=is_unsure
+                    )
+                except Ignored as reason:
+                    if subject is subjects[0]:
+                        raise
+                    log.warning("event_whole_not_refreshed", event_id=event.id, reason=str(reason))
+                    continue
+                if turn is not None:
+                    turn.made((stream, str(record.get("id"))) for stream, record in records)
+            made += records
+    return made
 
 
 async def _records_of(
@@ -144,7 +177,7 @@ async def _records_of(
     subject: Subject,
     *,
     is_unsure: bool,
-) -> list[tuple[str, dict[str, Any]]]:
+) -> list[StreamFields]:
     """The records that an event makes, each with its stream.
 
     Raises:
@@ -165,34 +198,27 @@ async def _current(
     ``is_unsure``: whether what the event tells may be outdated by another one of its second.
     """
     fields, kind = subject.fields, subject.kind
-    endpoint = f"{kind.path}/:id"
+    gone = {"id": subject.id, "object": kind.name, "deleted": True}
     if fields is None:
-        location = split_api_url(subject.url)
-        if location is None:
-            raise Ignored(f"its object is at {subject.url!r}, which is no path of the API")
-        path, params = location
         try:
-            found = await fetches.fetch(path, params, endpoint=endpoint)
+            return await look_up(fetches, subject) or gone
         except RequestFailed as error:
             if error.is_unavailable:
                 raise Ignored(error.message) from error
             raise
-        if found is None:
-            return {"id": subject.id, "object": kind.name, "deleted": True}
-        if found.get("id") != subject.id:
-            raise Ignored(f"GET {path} was answered with another object")
-        return found
     is_gone = fields.get("deleted") is True
     if not is_unsure and (is_gone or is_final(fields) or not scope.revalidates(kind.name)):
         return fields
-    again = retrieve_path(kind, fields)
-    if again is None:
+    if not subject.path and not is_unsure:
         return fields
     try:
-        found = await fetches.fetch(again, {}, endpoint=endpoint)
+        found = await look_up(fetches, subject)
+    except EventFailed as error:
+        log.warning("event_not_revalidated", object_id=subject.id, error=error.message)
+        return fields
     except RequestFailed as error:
         if error.is_unavailable:
-            log.warning("event_not_revalidated", path=again, error=error.message)
+            log.warning("event_not_revalidated", path=subject.path, error=error.message)
             return fields
         raise
     # Of a deleted customer an answer is left that says no more than that.
@@ -201,8 +227,7 @@ async def _current(
     # What it was like when it went, its row may know better than a change that was overtaken. What
     # tells of its end knows best.
     is_overtaken = is_unsure and not is_gone
-    last = {"id": subject.id, "object": kind.name} if is_overtaken else fields
-    return {**last, "deleted": True}
+    return gone if is_overtaken else {**fields, "deleted": True}
 
 
 async def _records(
@@ -221,7 +246,8 @@ async def _records(
         if resource is None:
             continue
         if is_gone:
-            items, gone = [], gone_items(fields.get(field), {"data": []})
+            held = fields.get(field) or ids_only(event.object or {}).get(field)
+            items, gone = [], gone_items(held, {"data": []})
         else:
             items = await _complete(client, resource, fields)
             gone = gone_items(event.previous.get(field), fields.get(field))

@@ -47,11 +47,11 @@ def is_final(record: Mapping[str, Any]) -> bool:
 def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
     """Where an object is retrieved, e.g. ``/v1/customers/cus_1``.
 
-    None when no URL does it: it takes the id of another object, which this one does not name, or
-    the id, which people choose for some objects, would lead elsewhere.
+    None when no URL does it: there is no such call, it takes the id of another object, which this
+    one does not name, or the id, which people choose for some objects, would lead elsewhere.
     """
     object_id, path = record["id"], kind.path
-    if object_id in (".", ".."):
+    if object_id in (".", "..") or not kind.is_retrievable:
         return None
     if "{id}" in path:
         parent = record.get(_PARENT_FIELDS[kind.name])

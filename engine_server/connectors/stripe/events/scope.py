@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from engine_server.connectors.protocols import Inventory, SelectedStream
 from engine_server.connectors.stripe.account import Account
-from engine_server.connectors.stripe.catalog import Resource, load_resources
+from engine_server.connectors.stripe.catalog import Resource, api_version, load_resources
 from engine_server.connectors.stripe.config import StripeConfig
 
 Revalidated = AbstractSet[str] | Literal["all"]
@@ -26,6 +26,7 @@ class EventScope:
         streams: The selected streams by name.
         revalidated: The types of object that are fetched again.
         inventory: What the destination holds, where it can be asked.
+        api_version: What rows are rendered in, whichever way their objects are read.
     """
 
     account_id: str
@@ -34,6 +35,7 @@ class EventScope:
     streams: Mapping[str, Resource]
     revalidated: Revalidated = frozenset()
     inventory: Inventory | None = None
+    api_version: str = field(default_factory=api_version)
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class EventScope:
             streams={selected.name: resources[selected.name] for selected in streams},
             revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
             inventory=inventory,
+            api_version=config.api_version or api_version(),
         )
 
     def only(self, streams: AbstractSet[str]) -> "EventScope":

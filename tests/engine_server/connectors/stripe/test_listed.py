@@ -34,13 +34,13 @@ def test_every_object_is_what_was_sent(objects: list[dict[str, Any]], indent: in
 def test_of_an_object_only_what_reading_goes_by_is_read() -> None:
     answer = decode_list(
         b'{"object":"list","url":"/v1/a","has_more":true,"data":'
-        b'[{"lines":{"has_more":true},"id":"in_1","created":5,"updated":7},{"id":"in_2","date":6}]}'
+        b'[{"lines":{"has_more":true},"id":"in_1","created":5},{"id":"in_2","date":6}]}'
     )
     assert answer is not None
     assert answer.has_more is True
     assert answer.open_lists == 2
     first, second = answer.objects
-    assert (first.head.id, first.head.created, first.head.updated) == ("in_1", 5, 7)
+    assert (first.head.id, first.head.created) == ("in_1", 5)
     assert (second.head.id, second.head.created, second.head.date) == ("in_2", None, 6)
     assert [first.has_open_list, second.has_open_list] == [True, False]
 

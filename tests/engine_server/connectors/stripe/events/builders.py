@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog import api_version, load_resources
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope, Revalidated
@@ -43,7 +43,7 @@ def event(
     return {
         "id": f"evt_{next(_numbers)}",
         "object": "event",
-        "api_version": "2025-09-30.clover",
+        "api_version": api_version(),
         "created": created,
         "data": data,
         "livemode": False,

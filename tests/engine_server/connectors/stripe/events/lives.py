@@ -22,6 +22,8 @@ class Life:
         born: What it was first.
         turns: The events in order: the type, and what of the object it changed.
         is_ended: Whether it is deleted at the end.
+        parts: Events of parts that the object shows, which come last: their types and objects.
+        shown: What it shows of its parts at the end, which no event of its own tells.
         also: The rows of other streams that its events bring, as they are at the end.
     """
 
@@ -29,24 +31,57 @@ class Life:
     born: Document
     turns: list[tuple[str, Document]]
     is_ended: bool = False
+    parts: list[tuple[str, Document]] = field(default_factory=list)
+    shown: Document = field(default_factory=dict)
     also: list[tuple[str, Document]] = field(default_factory=list)
 
-    def events(self) -> list[Document]:
-        """Its events, one a second."""
+    def events(self, api_version: str | None = "") -> list[Document]:
+        """Its events, one a second, then those of its parts.
+
+        Args:
+            api_version: What they are rendered in: by default as rows are. In any other, fields are
+                called otherwise; None leaves the version out.
+        """
         told = []
         current = self.born
         for second, (event_type, changes) in enumerate(self.turns):
             previous = {name: current.get(name) for name in changes}
             current = {**current, **changes}
             told.append(event(event_type, current, created=NOW + second, previous=previous or None))
-        return told
+        for second, (event_type, part) in enumerate(self.parts, start=len(told)):
+            told.append(event(event_type, part, created=NOW + second))
+        return told if api_version == "" else [_rendered(one, api_version) for one in told]
 
     def end(self) -> Document:
         """What it is at the end."""
         last = self.born
         for _, changes in self.turns:
             last = {**last, **changes}
-        return {**last, "deleted": True} if self.is_ended else last
+        return {**last, "deleted": True} if self.is_ended else {**last, **self.shown}
+
+
+def _rendered(told: Document, api_version: str | None) -> Document:
+    data = {name: _of_another_version(fields) for name, fields in told["data"].items()}
+    return {**told, "api_version": api_version, "data": data}
+
+
+def _of_another_version(fields: Document) -> Document:
+    """Every field but ids and lists is called otherwise; items of lists, too."""
+    renamed: Document = {}
+    for name, value in fields.items():
+        if isinstance(value, dict) and isinstance(value.get("data"), list):
+            renamed[name] = {**value, "data": [_of_another_version(one) for one in value["data"]]}
+        elif name in _IN_EVERY_VERSION:
+            renamed[name] = value
+        else:
+            renamed[f"old_{name}"] = value
+    return renamed
+
+
+# Among them the fields that parts name their wholes by.
+_IN_EVERY_VERSION = frozenset(
+    {"id", "object", "created", "deleted", "account", "charge", "customer", "fee", "transfer"}
+)
 
 
 def _object(object_type: str, object_id: str, **fields: Any) -> Document:
@@ -66,6 +101,7 @@ def _money(amount: int) -> Document:
 
 _REVERSAL = _object("transfer_reversal", "trr_1", transfer="tr_1", **_money(300))
 _FEE_REFUND = _object("fee_refund", "fr_1", fee="fee_1", **_money(20))
+_LATER_FEE_REFUND = {**_FEE_REFUND, "metadata": {"why": "late"}}
 _LINE = _object("line_item", "il_1", invoice="in_1", quantity=1, **_money(2000))
 
 LIVES = [
@@ -73,6 +109,23 @@ LIVES = [
         stream="customers",
         born=_object("customer", "cus_1", balance=0, email="ada@example.com", shipping=None),
         turns=[("customer.created", {}), ("customer.updated", {"balance": -500})],
+        parts=[
+            ("customer.source.created", _object("card", "card_1", customer="cus_1")),
+            ("customer.source.deleted", _object("card", "card_1", customer="cus_1")),
+            ("cash_balance.funds_available", {"object": "cash_balance", "customer": "cus_1"}),
+        ],
+        shown={"default_source": "card_1"},
+    ),
+    Life(
+        stream="accounts",
+        born=_object("account", "acct_2", charges_enabled=True),
+        turns=[],
+        parts=[
+            ("capability.updated", _object("capability", "transfers", account="acct_2")),
+            ("person.created", _object("person", "person_1", account="acct_2")),
+            ("account.external_account.created", _object("card", "card_2", account="acct_2")),
+        ],
+        shown={"capabilities": {"transfers": "active"}},
     ),
     Life(
         stream="customers",
@@ -218,7 +271,7 @@ LIVES = [
     ),
     Life(
         stream="tax_ids",
-        born=_object("tax_id", "txi_1", type="eu_vat", value="DE123456789"),
+        born=_object("tax_id", "txi_1", customer="cus_1", type="eu_vat", value="DE1"),
         turns=[("customer.tax_id.created", {}), ("customer.tax_id.deleted", {})],
         is_ended=True,
     ),
@@ -281,6 +334,8 @@ LIVES = [
                 {"refunds": whole_list("/v1/application_fees/fee_1/refunds", [_FEE_REFUND])},
             ),
         ],
+        # By the later events of the refund.
+        shown={"refunds": whole_list("/v1/application_fees/fee_1/refunds", [_LATER_FEE_REFUND])},
     ),
     Life(
         stream="application_fee_refunds",

@@ -6,6 +6,7 @@ import orjson
 import pytest
 import structlog
 
+from engine_server.connectors.stripe.catalog import api_version
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
 from tests.engine_server.connectors.stripe.events.builders import NOW, Document, event, thin
 
@@ -19,6 +20,7 @@ def test_a_snapshot_event_holds_its_object_and_what_it_was_before() -> None:
         id=sent["id"],
         type="customer.updated",
         created=NOW,
+        api_version=api_version(),
         account="acct_1",
         livemode=False,
         object=CUSTOMER,

@@ -1,0 +1,27 @@
+"""The ``retrieve`` calls of the installed ``stripe`` package, read from its source."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+_PARAMETER = re.compile(r"\{\w+\}")
+# The first path behind the name of the method is the one that it asks for.
+_RETRIEVE = re.compile(r'def retrieve\(.*?"(/v[12]/[^"]+)"', re.DOTALL)
+
+
+@cache
+def retrieve_paths() -> frozenset[str]:
+    """Return the path of every ``retrieve`` call, e.g. ``/v1/transfers/{id}/reversals/{id}``."""
+    import stripe
+
+    package = Path(stripe.__file__).parent
+    return frozenset(
+        without_names(path)
+        for module in package.rglob("*_service.py")
+        for path in _RETRIEVE.findall(module.read_text(encoding="utf-8"))
+    )
+
+
+def without_names(path: str) -> str:
+    """Call every parameter of a path ``{id}``."""
+    return _PARAMETER.sub("{id}", path)

@@ -1,0 +1,30 @@
+"""What an event says whichever API version it was rendered in: ids."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def ids_only(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce an object, or its previous attributes, to its id and those of the items of its lists.
+
+    Args:
+        fields: Of any API version. Left as they are.
+
+    Returns:
+        ``{"id": "sub_1", "object": "subscription", "items": {"data": [{"id": "si_1", ...}]}}``
+    """
+    lists = {
+        name: _ids_of_list(value)
+        for name, value in fields.items()
+        if isinstance(value, Mapping) and isinstance(value.get("data"), list)
+    }
+    return {**_identity(fields), **lists}
+
+
+def _ids_of_list(found: Mapping[str, Any]) -> dict[str, Any]:
+    items = [_identity(item) for item in found["data"] if isinstance(item, Mapping)]
+    return {"data": items, "has_more": found.get("has_more") is True}
+
+
+def _identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in ("id", "object") if isinstance(fields.get(name), str)}
