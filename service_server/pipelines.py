@@ -9,7 +9,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
 from pipesync.v1.message_pb2 import Control
-from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
+from pipesync.v1.progress_pb2 import ConnectionStatus
 from service_server import checks, paging
 from service_server.connectors import SIDES, Connectors, controlled_side
 from service_server.engine import Engine
@@ -73,11 +73,11 @@ class Pipelines:
             stored=None,
             field="pipeline.config",
         )
-        unreadable: list[UnreadableStream] = []
+        found = ConnectionStatus()
         if request.skip_check:
             await self._engine.validate(config.plain)
         else:
-            unreadable = await self._require_connections(config.plain)
+            found = await self._require_connections(config.plain)
         pipeline = pb.Pipeline(
             id=pipeline_id,
             config=config.masked,
@@ -92,7 +92,8 @@ class Pipelines:
                 await lifecycles.start(connection, pipeline_id)
         return pb.CreatePipelineResponse(
             pipeline=await self.get(pipeline_id, pb.PIPELINE_VIEW_BASIC),
-            unreadable_streams=unreadable,
+            unreadable_streams=found.unreadable_streams,
+            notices=found.notices,
         )
 
     async def get(self, pipeline_id: str, view: pb.PipelineView.ValueType) -> pb.Pipeline:
@@ -200,22 +201,23 @@ class Pipelines:
             await _follow_policy(connection, changed.pipeline)
         return etag
 
-    async def _require_connections(self, config: PipelineConfig) -> list[UnreadableStream]:
-        """The streams that cannot be read.
+    async def _require_connections(self, config: PipelineConfig) -> ConnectionStatus:
+        """The streams that cannot be read, and the notices, of both connectors together.
 
         Raises:
             ConnectionFailed: a connector cannot be reached, or no stream can be read.
         """
         failures: list[str] = []
-        unreadable: list[UnreadableStream] = []
+        found = ConnectionStatus()
         async for message in self._engine.check(config, ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED):
             status = message.connection_status
             if status.status == ConnectionStatus.STATUS_FAILED:
                 failures.append(f"{message.emitted_by}: {status.message}")
-            unreadable.extend(status.unreadable_streams)
+            found.unreadable_streams.extend(status.unreadable_streams)
+            found.notices.extend(status.notices)
         if failures:
             raise ConnectionFailed("; ".join(failures))
-        return unreadable
+        return found
 
     def _sealed(self, pipeline: pb.Pipeline, plain: PipelineConfig) -> StoredPipeline:
         envelope = self._vault.seal(plain.SerializeToString(), pipeline_id=pipeline.id)

@@ -117,6 +117,8 @@ async def create(
         answer = await client.create_pipeline(request, timeout=_TIMEOUT)
     for unreadable in answer.unreadable_streams:
         note(f"warning: {unreadable_line(unreadable)}")
+    for notice in answer.notices:
+        note(f"notice: {notice}")
     _say_pipeline(answer.pipeline, raw)
 
 

@@ -372,21 +372,27 @@ class CreatePipelineResponse(_message.Message):
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def pipeline(self) -> Global___Pipeline: ...
     @_builtins.property
     def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[_progress_pb2.UnreadableStream]:
         """The selected streams that the check could not read; the pipeline is created all the same."""
 
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the check found that a user should know and that is no failure, one sentence each."""
+
     def __init__(
         self,
         *,
         pipeline: Global___Pipeline | None = ...,
         unreadable_streams: _abc.Iterable[_progress_pb2.UnreadableStream] | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notices", b"notices", "pipeline", b"pipeline", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

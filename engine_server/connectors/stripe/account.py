@@ -1,7 +1,7 @@
 """The account that is read: the key's own, or one that is connected to it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
@@ -23,10 +23,13 @@ class Account:
     Attributes:
         id: ``acct_...``.
         created: When it was made, in Unix seconds; None when it is not known.
+        default_version: The API version of requests that name none, in which its events are
+            rendered; empty when it is not known.
     """
 
     id: str
     created: int | None
+    default_version: str = field(default="", compare=False)
 
 
 async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
@@ -99,9 +102,14 @@ def _named_account(error: RequestFailed) -> Account | None:
 
 async def _shown_account(client: StripeClient) -> Account | None:
     """The account that the API shows; None when what it answers is none."""
-    answer = await client.get(_ACCOUNT_PATH, {})
+    # What is read of it is the same in every version.
+    answer = await client.get_in_default_version(_ACCOUNT_PATH, {})
     fields = answer.body if isinstance(answer.body, dict) else {}
     account_id, created = fields.get("id"), fields.get("created")
     if not isinstance(account_id, str):
         return None
-    return Account(id=account_id, created=created if type(created) is int else None)
+    return Account(
+        id=account_id,
+        created=created if type(created) is int else None,
+        default_version=answer.stripe_version,
+    )

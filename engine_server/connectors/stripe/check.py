@@ -16,6 +16,7 @@ from engine_server.connectors.stripe.events.polling import confirm_readable
 from engine_server.connectors.stripe.range_reader import RangeReader
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.version_notice import default_version, version_notice
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
 
@@ -56,10 +57,12 @@ async def check(
             if config.poll_events:
                 # A sync would end before its first page, so this is a failure as a whole.
                 await confirm_readable(client)
+            notice = version_notice(config, await default_version(client, config, account))
     except ConnectorError as error:
         status = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
     else:
         status = _status(f"reached account {account.id}", len(streams), unreadable)
+        status.notices.extend(filter(None, [notice]))
     _add_skew(status, CLOCKS.of(config.base_url).skew())
     return status
 

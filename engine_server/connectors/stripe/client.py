@@ -20,7 +20,13 @@ from engine_server.connectors.stripe.latency import Latency
 from engine_server.connectors.stripe.limiters import LIMITERS
 from engine_server.connectors.stripe.rate_limit import RateLimiter, rates_for
 from engine_server.connectors.stripe.retry import RetryPolicy
-from engine_server.connectors.stripe.transport import Answer, Fault, Request, Transport
+from engine_server.connectors.stripe.transport import (
+    VERSION_HEADER,
+    Answer,
+    Fault,
+    Request,
+    Transport,
+)
 from engine_server.errors import ConnectionFailed
 
 T = TypeVar("T")
@@ -58,7 +64,7 @@ class StripeClient:
         config, policy = self._config, self._policy
         api_key = config.api_key.get_secret_value()
         headers = {
-            "Stripe-Version": config.api_version or api_version(),
+            VERSION_HEADER: config.api_version or api_version(),
             **IDENTITY,
         }
         if config.stripe_account:
@@ -117,7 +123,11 @@ class StripeClient:
 
     @overload
     async def get(
-        self, path: str, params: Mapping[str, str], *, endpoint: str | None = None
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        endpoint: str | None = None,
     ) -> Answer[Any]: ...
 
     @overload
@@ -151,6 +161,14 @@ class StripeClient:
             RequestFailed: Stripe refused the request, or it kept failing.
         """
         return await self._send(Request(method="GET", path=path, params=params), endpoint, decode)
+
+    async def get_in_default_version(self, path: str, params: Mapping[str, str]) -> Answer[Any]:
+        """Read a resource or page in the account's own API version, which the answer names.
+
+        Args and errors as of ``get``.
+        """
+        request = Request(method="GET", path=path, params=params, names_version=False)
+        return await self._send(request, None, exact_json.decode)
 
     async def post(
         self,

@@ -25,6 +25,7 @@ from engine_server.connectors.stripe.events.inputs import apply_inputs, input_sc
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.reading import read_and_follow
 from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.version_notice import default_version, version_notice
 from pipesync.v1.catalog_pb2 import Spec, Stream
 from pipesync.v1.message_pb2 import Control, Log, Message, SourceInput
 
@@ -134,7 +135,7 @@ class StripeSource:
         """Looks the account up, and keeps a webhook endpoint for ``webhook_url``.
 
         Asks to store what was not configured of both, in one message. An endpoint that is replaced
-        is removed after that.
+        is removed after that. Last, it says what the account's API version means for polling.
 
         Raises:
             ConnectionFailed: the API cannot be reached, refuses the key, or the key reads another
@@ -143,6 +144,7 @@ class StripeSource:
         """
         async with StripeClient(config, self._policy) as client:
             account = await confirm_account(client, config)
+            notice = version_notice(config, await default_version(client, config, account))
         async with endpoint.platform_client(config, self._policy) as client:
             names = [selected.name for selected in streams]
             made = endpoint.SetUp()
@@ -153,6 +155,8 @@ class StripeSource:
                 yield Message(control=Control(source_config=stored))
             for sentence in [*made.done, *await endpoint.remove(client, made.superseded)]:
                 yield _log(sentence)
+            if notice:
+                yield _log(notice)
 
     async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Removes the webhook endpoint that setup made.

@@ -16,6 +16,8 @@ from engine_server.connectors.stripe.retry import is_retriable, retry_after
 
 T = TypeVar("T")
 
+VERSION_HEADER = "Stripe-Version"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[T]):
@@ -26,11 +28,13 @@ class Answer(Generic[T]):
         known_until: The last second of Stripe's clock that was surely over when it was asked for,
             in Unix time. All that changed by then is in it; what changes later may not be.
         request_id: What Stripe calls the request; empty when it did not say.
+        stripe_version: The API version that the answer is in; empty when it did not say.
     """
 
     body: T
     known_until: int
     request_id: str
+    stripe_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class Request:
         form: The fields of the body; None when there is no body.
         idempotency_key: With it, Stripe does what is asked once, however often it is sent
             (https://docs.stripe.com/api/idempotent_requests).
+        names_version: Whether it names an API version; else the account's default is answered in
+            (https://docs.stripe.com/api/versioning).
     """
 
     method: str
@@ -51,6 +57,7 @@ class Request:
     params: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] | None = None
     idempotency_key: str | None = None
+    names_version: bool = True
 
     @property
     def may_be_repeated(self) -> bool:
@@ -187,6 +194,8 @@ class Transport:
         headers = self._headers
         if request.idempotency_key is not None:
             headers = {**headers, "Idempotency-Key": request.idempotency_key}
+        if not request.names_version:
+            headers = {name: headers[name] for name in headers if name != VERSION_HEADER}
         try:
             async with self._session.request(
                 request.method,
@@ -222,6 +231,7 @@ class Transport:
             body=value,
             known_until=self.clock.time_of_read(response.headers, sent=sent, received=received),
             request_id=request_id,
+            stripe_version=response.headers.get(VERSION_HEADER, ""),
         )
 
     def _fault(self, error: Exception, request_id: str) -> Fault:
