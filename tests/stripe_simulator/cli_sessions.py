@@ -81,7 +81,7 @@ class CliSession:
         if event is None:
             return None
         own_version = self._own_versions.get(conversation)
-        body = event.rendered(own_version)
+        body = event.rendered(own_version or api_version())
         text, headers = body.decode(), delivery_headers(body, self.secret)
         if event.thin:
             return orjson.dumps(
@@ -147,11 +147,13 @@ class CliSessions:
         reconnect_delay: After how many seconds a client is told to connect anew.
         own_version: The accounts' own API version. When it is another than the latest, each event
             is sent as either has it: pkg/proxy/webhook_event_processor.go picks one of them.
+        sends_latest: Whether events are sent in the latest version at all.
         made: All that were made so far, expired ones included.
     """
 
     def __init__(self) -> None:
         self.own_version: str | None = None
+        self.sends_latest = True
         self.reconnect_delay = 60
         self.made: list[CliSession] = []
         self._sessions: dict[str, CliSession] = {}
@@ -205,7 +207,8 @@ class CliSessions:
                 continue
             if self.own_version is not None and not event.thin:
                 session.put(event, self.own_version)
-            session.put(event)
+            if self.sends_latest or event.thin:
+                session.put(event)
 
     async def settled(self) -> None:
         """Waits until all is acknowledged."""

@@ -1,0 +1,148 @@
+"""Events in another API version than the rows: no payload of theirs is ever written."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import structlog
+
+from pipesync_client import EngineClient
+from tests.end_to_end.listening import quick_engine
+from tests.end_to_end.stripe_pipeline import StripePipeline, selections
+from tests.end_to_end.tables import assert_tables_equal, documents
+from tests.end_to_end.ways_in import WAYS_IN, WayIn, following
+from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.seeds.plan import SeedPlan
+from tests.stripe_simulator.simulator import StripeSimulator
+
+STREAMS = ("customers", "invoices", "products", "subscriptions", "subscription_items")
+PLAN = SeedPlan(
+    counts={"customers": 3, "invoices": 2, "prices": 3, "products": 2, "subscriptions": 2}
+)
+OLD = "2020-08-27"
+TAXES: list[dict[str, Any]] = [{"amount": 7, "tax_behavior": "exclusive"}]
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[StripeSimulator]:
+    async with StripeSimulator(PLAN) as simulator:
+        simulator.set_default_version(OLD)
+        simulator.cli_sessions.own_version = OLD
+        simulator.cli_sessions.sends_latest = False
+        yield simulator
+
+
+@pytest.fixture
+def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
+    return StripePipeline(
+        simulator=simulator, database_url=database_url, streams=selections(*STREAMS)
+    )
+
+
+def _invoice(simulator: StripeSimulator) -> str:
+    """An invoice with fields that the old version tells otherwise."""
+    subscription = next(iter(sorted(simulator.objects("subscriptions").ids())))
+    parent = {"subscription_details": {"subscription": subscription}}
+    made: dict[str, Any] = simulator.create("invoices", {"parent": parent, "total_taxes": TAXES})
+    object_id: str = made["id"]
+    return object_id
+
+
+def _object_of(simulator: StripeSimulator, stream: str, **fields: Any) -> dict[str, Any]:
+    return next(
+        one
+        for one in simulator.objects(stream).documents()
+        if all(one.get(name) == value for name, value in fields.items())
+    )
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[EngineClient]:
+    async with quick_engine() as client:
+        yield client
+
+
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_rows_are_as_lists_show_them_whatever_version_events_come_in(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline, way_in: WayIn
+) -> None:
+    invoice = _invoice(simulator)
+    ended = _object_of(simulator, "customers")
+    active = _object_of(simulator, "subscriptions", status="active")
+    async with following(client, pipeline, way_in) as apply:
+        asked = len(simulator.requests)
+        # A state that is never left, and so is not fetched again but for this.
+        simulator.update("invoices", invoice, {"status": "open"})
+        simulator.update("invoices", invoice, {"status": "void"})
+        simulator.update("products", _object_of(simulator, "products")["id"], {"name": "New"})
+        simulator.update("subscriptions", active["id"], {"metadata": {"seats": "3"}})
+        simulator.delete("customers", ended["id"])
+        await apply()
+        looked_up = [
+            request.path
+            for request in list(simulator.requests)[asked:]
+            if request.path.startswith(("/v1/invoices/", "/v1/products/", "/v1/customers/"))
+        ]
+    if way_in not in ("listener", "websocket"):
+        # Once for all events of the batch; what is deleted needs no look-up.
+        assert sorted(looked_up) == sorted(
+            [f"/v1/invoices/{invoice}", f"/v1/products/{_object_of(simulator, 'products')['id']}"]
+        )
+    await assert_tables_equal(simulator, pipeline.database_url, STREAMS[1:])
+    rows = {row["id"]: row for row in await documents(pipeline.database_url, "customers")}
+    assert rows[ended["id"]] == {**ended, "deleted": True}
+    [voided] = [
+        row for row in await documents(pipeline.database_url, "invoices") if row["id"] == invoice
+    ]
+    assert (voided["status"], voided["total_taxes"], "tax" in voided) == ("void", TAXES, False)
+
+
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_items_that_a_subscription_has_no_more_are_deleted_with_all_that_is_known(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline, way_in: WayIn
+) -> None:
+    active = _object_of(simulator, "subscriptions", status="active")
+    [item] = active["items"]["data"]
+    price = _object_of(simulator, "prices")["id"]
+    async with following(client, pipeline, way_in) as apply:
+        changes = [{"id": item["id"], "deleted": True}, {"price": price}]
+        simulator.update("subscriptions", active["id"], {"items": changes})
+        await apply()
+    rows = {row["id"]: row for row in await documents(pipeline.database_url, "subscription_items")}
+    assert rows[item["id"]] == {**item, "deleted": True}
+    alive = {name: row for name, row in rows.items() if "deleted" not in row}
+    shown = simulator.objects("subscription_items").documents()
+    assert alive == {one["id"]: one for one in shown}
+
+
+@pytest.mark.parametrize("way_in", WAYS_IN)
+async def test_a_row_stays_as_it_is_where_the_key_may_not_look_its_object_up(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline, way_in: WayIn
+) -> None:
+    invoice = _invoice(simulator)
+    refused = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/invoices", "read")
+    async with following(client, pipeline, way_in) as apply:
+        before = await documents(pipeline.database_url, "invoices")
+        simulator.faults.add(faults.refuse(refused), path="/v1/invoices*", times=None)
+        with structlog.testing.capture_logs() as logs:
+            simulator.update("invoices", invoice, {"status": "void"})
+            product = _object_of(simulator, "products")["id"]
+            simulator.update("products", product, {"name": "New"})
+            await apply()
+    assert await documents(pipeline.database_url, "invoices") == before
+    await assert_tables_equal(simulator, pipeline.database_url, ["products"])
+    assert any("does not have the required permissions" in str(line) for line in logs)
+
+
+async def test_a_later_version_of_the_same_release_needs_no_look_up(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline
+) -> None:
+    simulator.set_default_version("2099-01-01.endive")
+    async with following(client, pipeline, "poll") as apply:
+        asked = len(simulator.requests)
+        product = _object_of(simulator, "products")["id"]
+        simulator.update("products", product, {"name": "New"})
+        await apply()
+        later = list(simulator.requests)[asked:]
+    assert {request.path for request in later} == {"/v1/events"}
+    await assert_tables_equal(simulator, pipeline.database_url, ["products"])
