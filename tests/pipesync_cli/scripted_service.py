@@ -40,6 +40,7 @@ class ScriptedService(PipelineServiceServicer):
     webhook_events: list[contract.WebhookEvent] = field(default_factory=list)
     # What creating a pipeline finds out.
     unreadable_streams: list[UnreadableStream] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     # What each batch call answers, in turn.
     ends: list[Eof] = field(default_factory=list)
     # What the next watches show, each up to an error.
@@ -74,7 +75,9 @@ class ScriptedService(PipelineServiceServicer):
         self._saw(request, context)
         self.pipelines[request.pipeline.id] = request.pipeline
         return contract.CreatePipelineResponse(
-            pipeline=request.pipeline, unreadable_streams=self.unreadable_streams
+            pipeline=request.pipeline,
+            unreadable_streams=self.unreadable_streams,
+            notices=self.notices,
         )
 
     async def GetPipeline(

@@ -140,6 +140,7 @@ async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
             UnreadableStream(stream="issuing_cards", reason="Issuing is not\nset up."),
             UnreadableStream(stream="payouts", reason="The key may not."),
         ],
+        notices=["events are rendered in 2020-08-27"],
     )
     service.messages = [Message(emitted_by="source/stripe", connection_status=status)]
     outcome = await pipelines_of(service, "check", "orders")
@@ -148,6 +149,7 @@ async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
         "source/stripe succeeded: may read 1 of 3 selected streams",
         "source/stripe cannot read issuing_cards: Issuing is not set up.",
         "source/stripe cannot read payouts: The key may not.",
+        "source/stripe notice: events are rendered in 2020-08-27",
     ]
 
 

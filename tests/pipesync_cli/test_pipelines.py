@@ -74,9 +74,13 @@ async def test_flags_make_a_pipeline_and_secrets_stay_off_the_command_line(tmp_p
 async def test_create_warns_of_streams_that_cannot_be_read() -> None:
     service = scripted_service()
     service.unreadable_streams = [UnreadableStream(stream="payouts", reason="The key may not.")]
+    service.notices = ["events are rendered in 2020-08-27"]
     outcome = await pipelines_of(service, "create", "orders", "--source", "stripe")
     assert outcome.code == 0
-    assert outcome.stderr == "warning: cannot read payouts: The key may not.\n"
+    assert outcome.stderr == (
+        "warning: cannot read payouts: The key may not.\n"
+        "notice: events are rendered in 2020-08-27\n"
+    )
     assert yaml.safe_load(outcome.stdout)["id"] == "orders"
 
 

@@ -75,6 +75,7 @@ class ScriptedEngine(EngineServiceServicer):
         seconds_to_deadline: Of the latest call; None when it had none.
         failing_check: What a failed connection says; empty when connections are good.
         unreadable_streams: What a good connection says of its streams.
+        notices: What else it says, for each connector.
         error: Raised by every call but those for specs, when set.
         is_away_for_specs: Whether calls for one spec fail.
         setup_messages: What setup answers.
@@ -90,6 +91,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.seconds_to_deadline: float | None = None
         self.failing_check = ""
         self.unreadable_streams: Sequence[UnreadableStream] = ()
+        self.notices: Sequence[str] = ()
         self.error: RpcError | None = None
         self.is_away_for_specs = False
         self.setup_messages: Sequence[Message] = ()
@@ -150,7 +152,9 @@ class ScriptedEngine(EngineServiceServicer):
         if request.validate_only:
             return
         status = ConnectionStatus(
-            status=ConnectionStatus.STATUS_SUCCEEDED, unreadable_streams=self.unreadable_streams
+            status=ConnectionStatus.STATUS_SUCCEEDED,
+            unreadable_streams=self.unreadable_streams,
+            notices=self.notices,
         )
         if self.failing_check:
             status = ConnectionStatus(

@@ -137,8 +137,10 @@ async def test_a_pipeline_is_created_with_streams_that_cannot_be_read_and_says_s
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     engine.unreadable_streams = [UnreadableStream(stream="payouts", reason="The key may not.")]
+    engine.notices = ["events are rendered in 2020-08-27"]
     answer = await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline()))
     assert list(answer.unreadable_streams) == engine.unreadable_streams
+    assert set(answer.notices) == {*engine.notices}
     assert (await get(client)).id == answer.pipeline.id == "first"
 
 

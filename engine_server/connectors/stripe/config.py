@@ -99,8 +99,8 @@ class StripeConfig(ConnectorConfig):
         default=[],
         description="The types of object (customer, invoice, checkout.session), or all, that are "
         "fetched again when an event brings one, unless its state is final. An event holds its "
-        "object as it was, in the API version of the account or the endpoint: what is fetched is "
-        "of now and in api_version, and costs a request.",
+        "object as it was: what is fetched is of now, and costs a request. An object in another "
+        "API version than the rows is fetched whatever is said here.",
     )
 
     poll_events: bool = Field(

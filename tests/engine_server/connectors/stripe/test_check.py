@@ -315,3 +315,53 @@ async def test_a_key_that_is_refused_tells_of_the_clock_too(simulator: StripeSim
     status = await check(simulator, ["customers"], api_key="sk_test_unknown")
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert -61.5 < status.clock_skew.ToMilliseconds() / 1_000 < -58.5
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "said"),
+    [
+        ("2020-08-27", {"poll_events": True}, "each costs a look-up of its object"),
+        ("2020-08-27", {}, "with poll_events, each event would cost a look-up"),
+        (
+            "2020-08-27",
+            {"poll_events": True, "webhook_url": "https://example.com/x"},
+            "webhooks to webhook_url are spared that, as their endpoint is pinned to",
+        ),
+        ("2099-01-01.endive", {"poll_events": True}, "they need no look-ups"),
+    ],
+)
+async def test_it_says_what_the_version_of_the_account_means_for_polling(
+    simulator: StripeSimulator, version: str, config: dict[str, object], said: str
+) -> None:
+    simulator.set_default_version(version)
+    status = await check(simulator, ["customers"], **config)
+    assert status.status == ConnectionStatus.STATUS_SUCCEEDED
+    [notice] = status.notices
+    assert said in notice
+    assert f"default API version {version}" in notice.replace("version is ", "version ")
+    messages = StripeSource(QUICK).setup(config_for(simulator, **config), [])
+    logs = [message.log.message async for message in messages if message.HasField("log")]
+    assert logs[-1] == notice
+
+
+async def test_a_key_that_may_not_see_its_account_learns_the_version_from_events(
+    simulator: StripeSimulator,
+) -> None:
+    simulator.set_default_version("2020-08-27")
+    simulator.restrict_key(RESTRICTED, may_read=["/v1/events", "/v1/customers"])
+    config = {"api_key": RESTRICTED, "account_id": simulator.account_id}
+    status = await check(simulator, ["customers"], poll_events=True, **config)
+    assert "default API version is 2020-08-27" in status.notices[0]
+    # Nothing else asks for events.
+    assert not (await check(simulator, ["customers"], **config)).notices
+    no_events = errors.permission_missing(RESTRICTED, simulator.account_id, "/v1/events", "read")
+    simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
+    status = await check(simulator, ["customers"], poll_events=True, **config)
+    assert str(no_events) in status.message
+
+
+async def test_of_a_version_that_means_nothing_nothing_is_said(simulator: StripeSimulator) -> None:
+    assert not (await check(simulator)).notices
+    simulator.set_default_version("2020-08-27")
+    assert not (await check(simulator, webhook_url="https://example.com/x")).notices
+    assert not (await check(simulator, api_version="2020-08-27")).notices

@@ -1,0 +1,173 @@
+"""Events about a part of an object: the whole is fetched."""
+
+from typing import Any, get_args
+
+import pytest
+import stripe
+import structlog
+
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.events.parts import PARTS, Whole, whole_at, whole_of
+from tests.engine_server.connectors.stripe.events.builders import (
+    CUSTOMER,
+    Document,
+    event,
+    records,
+    scope,
+    stamped,
+    thin,
+)
+from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.simulator import StripeSimulator
+
+ACCOUNT = {"id": "acct_2", "object": "account", "charges_enabled": True}
+DISPUTE = {"id": "du_1", "object": "dispute", "charge": "ch_1"}
+CHARGE = {"id": "ch_1", "object": "charge", "disputed": True}
+
+
+def test_every_rule_is_about_events_and_wholes_that_there_are() -> None:
+    resources = {name.rpartition(".")[0] for name in get_args(stripe.Event.__annotations__["type"])}
+    assert resources >= PARTS.keys()
+    wholes = {reference.whole for references in PARTS.values() for reference in references}
+    assert wholes <= object_types().keys()
+
+
+@pytest.mark.parametrize(
+    ("event_type", "part", "whole"),
+    [
+        ("customer.source.expiring", {"object": "card", "customer": "cus_1"}, CUSTOMER),
+        ("source.chargeable", {"object": "source", "customer": "cus_1"}, CUSTOMER),
+        ("cash_balance.funds_available", {"object": "cash_balance", "customer": "cus_1"}, CUSTOMER),
+        (
+            "customer_cash_balance_transaction.created",
+            {"object": "customer_cash_balance_transaction", "customer": {"id": "cus_1"}},
+            CUSTOMER,
+        ),
+        ("account.external_account.deleted", {"object": "card", "account": "acct_2"}, ACCOUNT),
+        ("capability.updated", {"object": "capability", "account": "acct_2"}, ACCOUNT),
+        ("person.deleted", {"object": "person", "account": "acct_2"}, ACCOUNT),
+        (
+            "billing.alert.triggered",
+            {"object": "billing.alert_triggered", "alert": {"id": "alrt_1"}},
+            {"id": "alrt_1", "object": "billing.alert"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("fields", [{}, {"api_version": "2020-08-27"}], ids=["safe", "other"])
+async def test_a_part_that_is_no_record_itself_has_the_whole_fetched(
+    simulator: StripeSimulator,
+    client: StripeClient,
+    event_type: str,
+    part: Document,
+    whole: Document,
+    fields: dict[str, Any],
+) -> None:
+    stream = object_types()[whole["object"]].stream
+    simulator.objects(stream).put(whole)
+    sent = [event(event_type, {"id": "part_1", **part}, **fields) for _ in range(2)]
+    assert await records(client, scope(stream), *sent) == [(stream, stamped(whole))] * 2
+    assert len(simulator.requests) == 1
+    assert await records(client, scope("prices"), *sent) == []
+    assert len(simulator.requests) == 1
+
+
+async def test_the_account_of_the_event_is_the_whole_where_the_part_does_not_name_it(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    simulator.objects("accounts").put(ACCOUNT)
+    bank = {"id": "ba_1", "object": "bank_account"}
+    sent = event("account.external_account.created", bank, account="acct_2")
+    assert await records(client, scope("accounts"), sent) == [("accounts", stamped(ACCOUNT))]
+    # Of the own account there is no row.
+    own = event("account.external_account.created", {**bank, "account": "acct_simulator"})
+    assert await records(client, scope("accounts"), own) == []
+    # Nor is a customer of another account one of ours.
+    theirs = event("customer.source.created", {"customer": "cus_1"}, account="acct_2")
+    assert await records(client, scope("accounts", "customers"), theirs) == []
+
+
+async def test_a_part_that_is_a_record_comes_with_the_whole(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    simulator.objects("charges").put(CHARGE)
+    sent = event("charge.dispute.created", DISPUTE)
+    assert await records(client, scope("charges", "disputes"), sent) == [
+        ("disputes", stamped(DISPUTE)),
+        ("charges", stamped(CHARGE)),
+    ]
+    assert await records(client, scope("charges"), sent) == [("charges", stamped(CHARGE))]
+    assert len(simulator.requests) == 2
+    assert await records(client, scope("disputes"), sent) == [("disputes", stamped(DISPUTE))]
+    assert len(simulator.requests) == 2
+
+
+async def test_a_part_is_written_where_the_whole_may_not_be_read(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    refused = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/charges", "read")
+    simulator.faults.add(faults.refuse(refused), path="/v1/charges/*", times=None)
+    with structlog.testing.capture_logs() as logs:
+        found = await records(
+            client, scope("charges", "disputes"), event("charge.dispute.created", DISPUTE)
+        )
+    assert found == [("disputes", stamped(DISPUTE))]
+    assert "event_whole_not_refreshed" in {line["event"] for line in logs}
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole"),
+    [
+        (
+            thin(
+                "v2.core.account_person.updated",
+                "v2.core.account_person",
+                "person_1",
+                "/v2/core/accounts/acct_2/persons/person_1",
+            ),
+            {"id": "acct_2", "object": "v2.core.account"},
+        ),
+        (
+            thin("v1.person.updated", "person", "person_1", "/v1/accounts/acct_2/persons/person_1"),
+            ACCOUNT,
+        ),
+        (
+            thin("v1.customer.source.created", "card", "card_1", "/v1/customers/cus_1/sources/c"),
+            CUSTOMER,
+        ),
+        # Which charge it is stands in the dispute alone.
+        (thin("v1.charge.dispute.closed", "dispute", "du_1", "/v1/disputes/du_1"), CHARGE),
+    ],
+)
+async def test_thin_events_about_a_part_have_the_whole_fetched(
+    simulator: StripeSimulator, client: StripeClient, sent: Document, whole: Document
+) -> None:
+    stream = object_types()[whole["object"]].stream
+    simulator.objects(stream).put(whole)
+    simulator.objects("disputes").put(DISPUTE)
+    assert await records(client, scope(stream), sent) == [(stream, stamped(whole))]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        event("customer.source.created", {"id": "card_1", "object": "card", "customer": None}),
+        event("source.transaction.created", {"id": "t_1", "object": "source_transaction"}),
+        event("mandate.updated", {"id": "mandate_1", "object": "mandate"}),
+        thin(
+            "v2.core.account_link.returned", "v2.core.account_link", "l", "/v2/core/account_links/l"
+        ),
+    ],
+)
+async def test_a_part_whose_whole_cannot_be_told_is_ignored(
+    simulator: StripeSimulator, client: StripeClient, sent: Document
+) -> None:
+    assert await records(client, scope("customers", "accounts", "v2_core_accounts"), sent) == []
+    assert len(simulator.requests) == 0
+
+
+def test_an_object_of_a_list_is_no_part() -> None:
+    assert whole_at("/v1/customers/cus_1") is None
+    assert whole_at("/v1/customers/cus_1/discount") == Whole(type="customer", id="cus_1")
+    assert whole_at("/v1/elsewhere/cus_1/sources/card_1") is None
+    assert whole_of("customer.source.deleted", {**CUSTOMER, "customer": "cus_2"}) is None
