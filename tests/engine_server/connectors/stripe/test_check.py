@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -331,7 +332,7 @@ async def test_a_key_that_is_refused_tells_of_the_clock_too(simulator: StripeSim
     ],
 )
 async def test_it_says_what_the_version_of_the_account_means_for_polling(
-    simulator: StripeSimulator, version: str, config: dict[str, object], said: str
+    simulator: StripeSimulator, version: str, config: dict[str, Any], said: str
 ) -> None:
     simulator.set_default_version(version)
     status = await check(simulator, ["customers"], **config)
@@ -349,7 +350,7 @@ async def test_a_key_that_may_not_see_its_account_learns_the_version_from_events
 ) -> None:
     simulator.set_default_version("2020-08-27")
     simulator.restrict_key(RESTRICTED, may_read=["/v1/events", "/v1/customers"])
-    config = {"api_key": RESTRICTED, "account_id": simulator.account_id}
+    config: dict[str, Any] = {"api_key": RESTRICTED, "account_id": simulator.account_id}
     status = await check(simulator, ["customers"], poll_events=True, **config)
     assert "default API version is 2020-08-27" in status.notices[0]
     # Nothing else asks for events.

@@ -25,7 +25,7 @@ from tests.engine_server.connectors.stripe.events.builders import (
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
-OLD = {"api_version": "2020-08-27"}
+OLD: Document = {"api_version": "2020-08-27"}
 COUPON: Document = {"id": "..", "object": "coupon", "created": NOW, "percent_off": 5}
 
 
