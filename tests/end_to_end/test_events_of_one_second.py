@@ -137,3 +137,27 @@ async def test_webhooks_out_of_order_leave_the_newer_state(
         await simulator.deliveries.settled()
     await released(port)
     await assert_tables_equal(simulator, pipeline.database_url, STREAMS)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "out of order"])
+async def test_items_whose_subscriptions_are_not_selected_are_as_they_are_in_the_end(
+    client: EngineClient, database_url: str, order: tuple[int, int]
+) -> None:
+    counts = {"customers": 1, "prices": 1, "products": 1, "subscriptions": 1}
+    async with StripeSimulator(SeedPlan(counts=counts)) as simulator:
+        pipeline = StripePipeline(
+            simulator=simulator,
+            database_url=database_url,
+            streams=selections("subscription_items"),
+        )
+        await pipeline.sync_to_the_end(client)
+        [held] = simulator.objects("subscription_items").documents()
+        bodies: list[bytes] = []
+        simulator.on_event(lambda event: bodies.append(event.body))
+        simulator.clock.advance(5)
+        for quantity in (7, 8):
+            simulator.update("subscription_items", held["id"], {"quantity": quantity})
+        for number in order:
+            await push(client, pipeline, pushed_as("event_json", bodies[number]))
+        [row] = await documents(database_url, "subscription_items")
+        assert row == {**held, "quantity": 8}

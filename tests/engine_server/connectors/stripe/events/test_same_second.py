@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engine_server.connectors.stripe.events.same_second import SameSecond
+from engine_server.connectors.stripe.events.same_second import SameSecond, Turn
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.message_pb2 import SourceInput
 from pipesync_client import EngineClient
@@ -165,3 +165,57 @@ async def test_the_events_of_one_object_have_their_turns_in_order_and_others_go_
         assert began == ["first", "other"]
         answered.set()
     assert began == ["first", "other", "second"]
+
+
+async def test_a_row_that_an_item_makes_is_of_that_second_too() -> None:
+    async with SameSecond(scope("subscription_items")) as same_second:
+        items = [("subscription_items", "si_1"), ("subscription_items", "si_2")]
+        async with same_second.turn("subscriptions", "sub_1", 100, items=items) as is_unsure:
+            assert not is_unsure
+        async with same_second.turn("subscription_items", "si_2", 100) as is_unsure:
+            assert is_unsure
+        turn = same_second.turn("subscriptions", "sub_2", 100)
+        async with turn as is_unsure:
+            assert not is_unsure
+            # It was not told that there is this one, too.
+            turn.made([("subscription_items", "si_3")])
+        async with same_second.turn("subscription_items", "si_3", 100) as is_unsure:
+            assert is_unsure
+
+
+async def test_a_turn_that_is_given_up_lets_nothing_pass_those_before_it() -> None:
+    async with SameSecond(scope("customers")) as same_second:
+        began: list[str] = []
+
+        async def take(turn: Turn, name: str) -> None:
+            async with turn:
+                began.append(name)
+
+        first, given_up, last = (same_second.turn("customers", "cus_1", 100) for _ in range(3))
+        await first.__aenter__()
+        waiting = asyncio.create_task(take(last, "last"))
+        given_up.release()
+        await asyncio.sleep(0)
+        assert began == []
+        await first.__aexit__(None, None, None)
+        await waiting
+        assert began == ["last"]
+
+
+async def test_turns_of_several_rows_come_in_their_order_for_each_row() -> None:
+    async with SameSecond(scope("customers", "tax_ids")) as same_second:
+        began: list[str] = []
+        # A part and its whole, then each of them by itself: all numbers are taken at once.
+        part = same_second.turn("tax_ids", "txi_1", 100)
+        whole = same_second.turn("customers", "cus_1", 100)
+        later = same_second.turn("customers", "cus_1", 100)
+
+        async def take(name: str, *turns: Turn) -> None:
+            for turn in turns:
+                async with turn:
+                    began.append(name)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(take("later", later))
+            tasks.create_task(take("first", part, whole))
+        assert began == ["first", "first", "later"]
