@@ -118,7 +118,7 @@ async def create(
     for unreadable in answer.unreadable_streams:
         note(f"warning: {unreadable_line(unreadable)}")
     for notice in answer.notices:
-        note(f"notice: {notice}")
+        note(f"note: {notice}")
     _say_pipeline(answer.pipeline, raw)
 
 

@@ -149,7 +149,7 @@ async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
         "source/stripe succeeded: may read 1 of 3 selected streams",
         "source/stripe cannot read issuing_cards: Issuing is not set up.",
         "source/stripe cannot read payouts: The key may not.",
-        "source/stripe notice: events are rendered in 2020-08-27",
+        "source/stripe note: events are rendered in 2020-08-27",
     ]
 
 

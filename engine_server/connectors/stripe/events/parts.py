@@ -128,7 +128,9 @@ def wholes_shown_by(resource: str) -> Iterator[str]:
         resource: All of an event's type but its last part, e.g. ``customer.source``.
     """
     for reference in PARTS.get(resource, ()):
-        yield reference.whole
+        # Another version of the package need not have every list.
+        if reference.whole in object_types():
+            yield reference.whole
 
 
 def _paths() -> Mapping[str, str]:
