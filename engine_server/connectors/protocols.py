@@ -294,6 +294,10 @@ class Destination(Protocol[ConfigT]):
         behind the last record batch that it counts, so before what may follow of the stream. Over
         a whole write, the counts of each stream add up to its records that were yielded.
 
+        A destination may keep single records that it cannot write for a retry instead, in the
+        transaction that writes the others: it counts them as ``rejected``, and yields
+        ``rejected_records`` as its last message. See ``RejectedRecordKeeper``.
+
         ``messages`` is the caller's to close, but a destination that reads it from a task of its
         own ends that task before it ends itself.
         """
@@ -329,4 +333,35 @@ class InventoryKeeper(Protocol[ConfigT_contra]):
 
         Opening it reaches for nothing: the first question does. What ``write`` has yielded is in
         the answers. A question raises as ``write`` does.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryResult:
+    """What became of records that were written once more.
+
+    Attributes:
+        retried: How many there were.
+        written: Those of them that are in their table now.
+        rejected: Those that the destination still rejects; the others were outdated.
+    """
+
+    retried: int
+    written: int
+    rejected: int
+
+
+@runtime_checkable
+class RejectedRecordKeeper(Protocol[ConfigT_contra]):
+    """A destination that keeps the records which it rejects.
+
+    Optional: others report a stream with such a record as errored.
+    """
+
+    async def retry_rejected(
+        self, config: ConfigT_contra, streams: Sequence[SelectedStream]
+    ) -> RetryResult:
+        """Writes the kept records of these streams once more, and keeps those that it rejects.
+
+        A record never takes the place of a newer one. Raises as ``write`` does.
         """

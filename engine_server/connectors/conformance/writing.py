@@ -121,12 +121,9 @@ def records_of(messages: Iterable[Message], stream: str) -> list[Record]:
 
 
 def as_given(messages: Iterable[Message]) -> list[Message]:
-    """The messages that keep their order: no logs, and no counts of rows, which nobody sends."""
-    return [
-        message
-        for message in messages
-        if not (message.HasField("log") or message.HasField("rows_written"))
-    ]
+    """The messages that keep their order: no logs, and none that a destination adds."""
+    added = ("log", "rows_written", "rejected_records")
+    return [message for message in messages if message.WhichOneof("payload") not in added]
 
 
 async def invisible(subject: DestinationSubject, messages: Sequence[Message]) -> list[Record]:

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, rejected_table
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
@@ -55,6 +55,7 @@ async def make_missing(
     columns: ColumnMode | None,
     *,
     hard_delete: bool,
+    keeps_rejected: bool,
     columns_can_wait: bool = False,
 ) -> Differences:
     """Makes the schema, tables and columns that are not there yet, all of them or none.
@@ -67,6 +68,16 @@ async def make_missing(
     role may not add, or that would have a large table written anew within the sync's time limit,
     is left to setup, with a warning.
 
+    Args:
+        connection: Where to make them.
+        schema: The schema.
+        tables: The tables that streams are written to.
+        columns: How typed columns are made.
+        hard_delete: Whether deleted rows are removed.
+        keeps_rejected: Whether the table of rejected records is made although nothing else is
+            missing: a sync can do without, and its role may not be allowed to make it.
+        columns_can_wait: Whether columns may be left to setup.
+
     Returns:
         What was made, and what stays other than it should be.
 
@@ -76,12 +87,17 @@ async def make_missing(
     """
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
-    differences = await _differences(connection, schema, tables, mode, hard_delete)
+    wanted = tables, mode, hard_delete
+    differences = await _differences(connection, schema, *wanted)
+    if keeps_rejected:
+        differences.missing.update(await _missing_rejected(connection, schema))
     if not differences.missing:
         return differences
     async with connection.transaction():
         await lock(connection, schema)
-        differences = await _differences(connection, schema, tables, mode, hard_delete)
+        differences = await _differences(connection, schema, *wanted)
+        if keeps_rejected or not differences.missing.keys() <= differences.columns.keys():
+            differences.missing.update(await _missing_rejected(connection, schema))
         for sentence, statement in list(differences.missing.items()):
             if not columns_can_wait or sentence not in differences.columns:
                 await connection.execute(statement)
@@ -149,6 +165,13 @@ async def _differences(
         name = deleted_rows.quoted(schema)
         found.missing[f"created table {name}"] = deleted_rows.create_statement(schema)
     return found
+
+
+async def _missing_rejected(connection: Connection, schema: str) -> Mapping[str, str]:
+    if await rejected_table.is_usable(connection, schema) is not None:
+        return {}
+    name = rejected_table.quoted(schema)
+    return {f"created table {name}": rejected_table.create_statement(schema)}
 
 
 def _refuse_foreign(table: Table, existing: ExistingTable) -> None:

@@ -1,6 +1,6 @@
 """Rows on their way to a table: records that are taken apart, but not read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -46,12 +46,13 @@ class StreamRows:
         else:
             self.keys |= keys
 
-    def part(self, first: int, end: int) -> "StreamRows":
-        """The rows from the place ``first`` up to ``end``."""
+    def picked(self, places: Iterable[int]) -> "StreamRows":
+        """The rows at these places, in this order."""
+        places = list(places)
         return StreamRows(
-            objects=self.objects[first:end],
-            account_ids=self.account_ids[first:end],
-            updated_ats=self.updated_ats[first:end],
+            objects=[self.objects[place] for place in places],
+            account_ids=[self.account_ids[place] for place in places],
+            updated_ats=[self.updated_ats[place] for place in places],
             keys=None,
             are_changes=self.are_changes,
         )
