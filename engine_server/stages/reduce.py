@@ -9,7 +9,7 @@ from engine_server.barriers import Barriers
 from engine_server.progress.tracker import ProgressTracker
 from engine_server.stream_name import stream_name
 from engine_server.stream_schemas import StreamSchemas
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, StreamStatus
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
@@ -19,6 +19,8 @@ from pipesync.v1.progress_pb2 import (
 from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
+# When more records of a stream are rejected in one run, its table is wrong, and not the records.
+MOST_REJECTED_RECORDS = 1000
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class Ending:
         is_shut_down: A shutdown ended it, before any limit in time did.
         is_listening: The source had nothing to yield, and waited for what happens.
         describe_limit: Names the limits in time, and how long the source took.
+        held_rejected_record_count: How many rejected records the destination says it keeps.
     """
 
     cut_short: bool = False
@@ -43,6 +46,7 @@ class Ending:
     is_shut_down: bool = False
     is_listening: bool = False
     describe_limit: Callable[[], str] = lambda: "time limit"
+    held_rejected_record_count: int = 0
 
     def cut(self) -> None:
         """Notes that a limit was reached."""
@@ -83,7 +87,11 @@ async def reduce(
 
     Progress is yielded five times a second at most, and whenever a stream changes status. What
     comes of a stream after it errored is dropped: no later checkpoint or status hides an error, and
-    no checkpoint of all streams accounts for it. Barriers end here.
+    no checkpoint of all streams accounts for it. Barriers end here, and so does the count of
+    rejected records that are kept.
+
+    A stream of which too many records are rejected errors here: a destination counts those of one
+    write, and a run may take many requests.
 
     Args:
         messages: What the destination passed on: all of it is committed.
@@ -117,6 +125,9 @@ async def reduce(
             if barriers is not None:
                 barriers.passed(message.barrier)
             continue
+        if message.HasField("rejected_records"):
+            ending.held_rejected_record_count = message.rejected_records.held_record_count
+            continue
         if _accounts_for_refused(message, ending):
             continue
         if message.stream_status.HasField("errored"):
@@ -131,6 +142,12 @@ async def reduce(
             committed_anything = True
         yield message
         now = clock()
+        if run.rejected_record_count(stream) > MOST_REJECTED_RECORDS:
+            errored = _too_many_rejected(stream, now, message.emitted_by)
+            ending.refused_streams.add(stream)
+            request.observe(errored)
+            status_changed |= run.observe(errored)
+            yield errored
         if status_changed or now - emitted_at >= PROGRESS_INTERVAL_NANOSECONDS:
             emitted_at = now
             yield _engine_message(now, progress=run.snapshot(now))
@@ -147,6 +164,17 @@ async def reduce(
         eof.renewed_streams.extend(schemas.renewed)
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
+
+
+def _too_many_rejected(stream: str, now: int, emitted_by: str) -> Message:
+    reason = (
+        f"more than {MOST_REJECTED_RECORDS:,} records of {stream} were rejected in this run, so "
+        "its table seems wrong: the destination keeps them, and says why"
+    )
+    status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
+    message = Message(emitted_by=emitted_by, stream_status=status)
+    message.ts.FromNanoseconds(now)
+    return message
 
 
 def _accounts_for_refused(message: Message, ending: Ending) -> bool:
@@ -202,6 +230,7 @@ def _eof(
         run_progress=run_progress,
         request_progress=request_progress,
         failure_message=ending.failure_message,
+        held_rejected_record_count=ending.held_rejected_record_count,
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine_server.barriers import Barriers
 from engine_server.stages.reduce import PROGRESS_INTERVAL_NANOSECONDS, Ending, reduce
 from engine_server.stream_name import stream_name
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, RejectedRecords
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
@@ -375,3 +375,65 @@ async def test_a_failure_is_the_reason_why_streams_are_unfinished() -> None:
     ending = Ending(failure_message="the connector's own words")
     eof = await eof_of(started("a"), ending=ending)
     assert eof.failure_message == "the connector's own words"
+
+
+async def test_rejected_records_are_counted_and_the_run_succeeds() -> None:
+    held = Message(rejected_records=RejectedRecords(held_record_count=5))
+    messages = await reduced(
+        started("a"),
+        record_batch("a", *[b"{}"] * 4),
+        rows_written("a", inserted=1, rejected=3),
+        checkpoint("a"),
+        completed("a"),
+        skipped("b"),
+        held,
+    )
+    eof = messages[-1].eof
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    assert eof.held_rejected_record_count == 5
+    assert held not in messages
+    for progress in (eof.run_progress, eof.request_progress):
+        assert progress.streams["a"].rejected_record_count == 3
+        assert progress.streams["a"].rows == RowCounts(inserted=1, rejected=3)
+        assert progress.derived.total_rejected_record_count == 3
+        assert progress.derived.total_rows.rejected == 3
+
+
+@pytest.mark.parametrize("rejected", [1000, 1001])
+async def test_too_many_rejected_records_of_a_run_err_their_stream(rejected: int) -> None:
+    state = new_run()
+    first = await eof_of(
+        started("a"),
+        record_batch("a", *[b"{}"] * 999),
+        rows_written("a", rejected=999),
+        checkpoint("a", "1"),
+        state=state,
+        ending=Ending(cut_short=True),
+    )
+    assert first.has_more
+    last = rejected - 999
+    ending = Ending()
+    messages = await reduced(
+        record_batch("a", *[b"{}"] * last),
+        rows_written("a", rejected=last),
+        checkpoint("a", "2"),
+        completed("a"),
+        skipped("b"),
+        state=first.ending_state,
+        ending=ending,
+    )
+    eof = messages[-1].eof
+    stream = eof.run_progress.streams["a"]
+    assert stream.rejected_record_count == rejected
+    assert eof.run_progress.derived.total_rejected_record_count == rejected
+    if rejected == 1000:
+        assert eof.status == RUN_STATUS_SUCCEEDED
+        assert eof.ending_state.source.streams["a"] == "2"
+        return
+    assert stream.status == StreamProgress.STATUS_ERRORED
+    assert "more than 1,000 records" in stream.message
+    assert eof.status == RUN_STATUS_FAILED
+    assert ending.refused_streams == {"a"}
+    assert eof.ending_state.source.streams["a"] == "1"
+    [told] = [one for one in messages if one.stream_status.HasField("errored")]
+    assert told.ts.seconds > 0
