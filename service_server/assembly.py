@@ -27,6 +27,7 @@ from service_server.operations import Operations
 from service_server.parts import Parts
 from service_server.pipelines import Pipelines
 from service_server.pruning import pruning
+from service_server.rejected_records import RejectedRecords
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
 from service_server.settings import ServiceSettings, StoreSettings
@@ -164,6 +165,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             intake=intake,
             webhook_events=WebhookEvents(database, pipelines),
             simulations=simulations,
+            rejected_records=RejectedRecords(parts, patience=settings.patience),
             watches=watches,
         )
 

@@ -11,6 +11,7 @@ from pipesync.v1.pipeline_service_pb2 import PipelineStatus, Run
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
 from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.held_rejected import describe_held, store_held
 from service_server.leases import Lease
 from service_server.store import pipelines, runs, states
 from service_server.store.database import Connection, Database
@@ -65,6 +66,7 @@ class Recorder:
         self._run_is_known = False
         # What the sync starts from may be of its caller's making: it is not stored by itself.
         self._state_is_new = False
+        self._eof: Eof | None = None
         self._changed = asyncio.Event()
 
     def take(self, message: Message) -> None:
@@ -99,6 +101,7 @@ class Recorder:
         if eof.HasField("ending_state"):
             self.state.CopyFrom(eof.ending_state)
             self._state_is_new = True
+        self._eof = eof
         self._run.status = eof.status
         self._run.progress.CopyFrom(eof.run_progress)
         self._run.failure_message = failure_of(eof)
@@ -140,11 +143,15 @@ class Recorder:
             if self._state_is_new:
                 await states.put(connection, self._run.pipeline_id, self.state)
             await runs.put(connection, self._run)
+            message = self._run.failure_message
+            if self._eof is not None:
+                await store_held(connection, self._run.pipeline_id, self._eof)
+                message = message or describe_held(self._eof.held_rejected_record_count)
             if beside is not None:
                 await beside(connection)
             else:
                 await pipelines.set_status_after_sync(
-                    connection, self._run.pipeline_id, status, self._run.failure_message
+                    connection, self._run.pipeline_id, status, message
                 )
 
     async def store_at_last(self, beside: Beside | None = None) -> None:

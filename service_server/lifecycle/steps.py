@@ -53,6 +53,7 @@ class Outcome:
         state: To be stored, where no run was; None leaves what is stored.
         run_id: Of the run.
         records: How many the destination committed.
+        eof: How the sync ended; None when there was none.
     """
 
     happened: happenings.Happening | None
@@ -60,6 +61,7 @@ class Outcome:
     state: SyncState | None = None
     run_id: str = ""
     records: int = 0
+    eof: Eof | None = None
 
 
 class Steps:
@@ -142,6 +144,7 @@ class Steps:
             recorder=recorder,
             run_id=run_id,
             records=eof.request_progress.derived.total_record_count,
+            eof=eof,
         )
 
     async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
@@ -163,6 +166,7 @@ class Steps:
             happened=happened,
             state=eof.ending_state if is_new else None,
             records=eof.request_progress.derived.total_record_count,
+            eof=eof,
         )
 
     async def _batch(

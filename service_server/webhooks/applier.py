@@ -21,11 +21,12 @@ from service_server.errors import (
     EventRefused,
     PipelinePaused,
 )
+from service_server.held_rejected import store_held
 from service_server.leases import Lease, LeaseKeeper
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import failure_of
-from service_server.store import inbox, states
+from service_server.store import inbox, lifecycles, states
 from service_server.store.database import Database
 from service_server.store.inbox import PendingEvent
 
@@ -163,7 +164,14 @@ class InboxApplier:
             raise
         if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
             return "the engine did not finish the events in time"
-        return _fault(eof)
+        failure = _fault(eof)
+        # An event whose record the destination rejected is applied: it keeps the record.
+        if not failure and eof.held_rejected_record_count != stored.held_rejected_record_count:
+            async with self._database.transaction() as connection:
+                await lease.require(connection)
+                await store_held(connection, pipeline_id, eof)
+                await lifecycles.wake(connection, pipeline_id)
+        return failure
 
     async def _mark_applied(self, lease: Lease, events: Sequence[PendingEvent]) -> None:
         async with self._database.transaction() as connection:
