@@ -21,9 +21,10 @@ from pipesync.v1.state_pb2 import Eof
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.numbers import seconds, whole_number
 from pipesync_cli.outdated import tell_outdated
-from pipesync_cli.output import complain, log_line, say, say_json
+from pipesync_cli.output import complain, log_line, say, say_json, warn
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
+from pipesync_cli.rejected import rejected_warnings
 
 # Seconds between two lines of totals where no table can be drawn.
 LINE_INTERVAL = 5.0
@@ -81,7 +82,7 @@ async def sync(
         async with open_client(command) as client:
             eof = await follow(client.sync_pipeline(request), view, raw=raw)
     tell_outdated(pipeline_id, eof, raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 async def sync_batch(
@@ -120,7 +121,7 @@ async def sync_batch(
     calls = range(1) if loop is None else range(loop) if loop else count()
     eof = await run_batches(command, request, calls, raw)
     tell_outdated(pipeline_id, eof, raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 async def run_batches(
@@ -197,11 +198,11 @@ def duration(limit: float | None) -> Duration | None:
     return found
 
 
-def finish(eof: Eof | None, raw: bool) -> None:
-    """Says how it ended; the last status decides on the exit code.
+def finish(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
+    """Says how it ended; the last status decides on the exit code, and so do rejected records.
 
     Raises:
-        typer.Exit: It failed.
+        typer.Exit: It failed, or the destination keeps records that it rejected.
     """
     if eof is None:
         complain("the sync ended without saying how")
@@ -212,7 +213,11 @@ def finish(eof: Eof | None, raw: bool) -> None:
         if eof.failure_message:
             complain(eof.failure_message)
         say(f"{totals(eof.run_progress)}{'; there is more' if eof.has_more else ''}")
-    if eof.status == RUN_STATUS_FAILED:
+    # Also with --raw: stdout is for JSON alone, and this is not on it.
+    warnings = rejected_warnings(pipeline_id, eof)
+    for sentence in warnings:
+        warn(sentence)
+    if eof.status == RUN_STATUS_FAILED or warnings:
         raise typer.Exit(1)
 
 
