@@ -19,6 +19,7 @@ from engine_server.errors import ConnectorError
 
 # Of each transaction.
 _PAGE_ROWS = 500
+_MOST_PASSES = 5
 
 
 async def retry_rejected(
@@ -36,6 +37,31 @@ async def retry_rejected(
         ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
         ConnectorError: Postgres does not take a stream for a reason that lies in its table.
     """
+    total = await _pass(pool, config, tables, writer, rejected)
+    latest = total
+    # What refers to a row of a later stream is written once that one is.
+    for _ in range(_MOST_PASSES):
+        if not (latest.written and latest.rejected):
+            break
+        latest = await _pass(pool, config, tables, writer, rejected, only_orphans=True)
+        settled = latest.retried - latest.rejected
+        total = RetryResult(
+            retried=total.retried,
+            written=total.written + latest.written,
+            rejected=total.rejected - settled,
+        )
+    return total
+
+
+async def _pass(
+    pool: Pool,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    writer: Writer,
+    rejected: RejectedRecords,
+    *,
+    only_orphans: bool = False,
+) -> RetryResult:
     retried = written = still_rejected = 0
     for table in tables:
         if not rejected.has_entries(table.stream):
@@ -44,7 +70,7 @@ async def retry_rejected(
         while page := await ask(
             pool,
             config,
-            partial(_page, config.schema_name, table, after),
+            partial(_page, config.schema_name, table, after, only_orphans),
             patience=retry.CALL_PATIENCE,
         ):
             # As changes, so that a row that is equal takes their time on.
@@ -63,7 +89,7 @@ async def retry_rejected(
 
 
 async def _page(
-    schema: str, table: Table, after: bytes, connection: Connection
+    schema: str, table: Table, after: bytes, only_orphans: bool, connection: Connection
 ) -> list[asyncpg.Record]:
     page: list[asyncpg.Record] = await connection.fetch(
         rejected_table.page_statement(schema),
@@ -72,5 +98,6 @@ async def _page(
         after,
         _PAGE_ROWS,
         MAX_BYTES,
+        only_orphans,
     )
     return page

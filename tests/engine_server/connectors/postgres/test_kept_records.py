@@ -209,6 +209,23 @@ async def test_a_retry_splits_as_a_sync_does_and_goes_page_by_page(
     assert (await _retry(config, stream("products", account_id="acct_2"))).retried == 0
 
 
+async def test_a_retry_writes_what_refers_to_another_kept_record(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await database.execute(
+        "ALTER TABLE stripe.products ADD UNIQUE (id); ALTER TABLE stripe.customers ADD product "
+        "text GENERATED ALWAYS AS (_raw_data ->> 'product') STORED REFERENCES stripe.products (id)"
+    )
+    both = [stream(), stream("products")]
+    children = [customer(1, product="cus_7"), customer(2, product="cus_8")]
+    messages = [records("customers", *children), records("products", customer(7, bad=True))]
+    await write(config, both, messages)
+    assert len(await rejected_rows(database)) == 3
+    await database.execute("DROP TRIGGER refuses ON stripe.products")
+    assert await _retry(config, *both) == RetryResult(retried=3, written=2, rejected=1)
+    assert [id_ for id_, _ in await _kept(database)] == ["cus_2"]
+
+
 async def test_a_retry_of_twenty_that_are_all_refused_blames_no_table(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
