@@ -80,7 +80,9 @@ WHERE id = $1
         <> CASE WHEN $3 THEN $2 ELSE greatest($2, held_rejected_record_count) END;
 
 -- name: all_held_rejected
-SELECT coalesce(sum(held_rejected_record_count), 0)::bigint FROM pipesync.pipelines;
+SELECT coalesce(sum(held_rejected_record_count), 0)::bigint
+FROM pipesync.pipelines
+WHERE held_rejected_record_count > 0;
 
 -- name: set_desired_status
 UPDATE pipesync.pipelines
