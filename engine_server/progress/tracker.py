@@ -65,11 +65,13 @@ class ProgressTracker:
         derived = self._progress.derived
         derived.total_record_count = derived.total_state_count = 0
         derived.ClearField("total_rows")
+        derived.total_replaced_record_count = 0
         for name, stream in self._progress.streams.items():
             self._statuses[stream.status] += 1
             self._ranges[name] = RangeSet(stream.completed_ranges)
             derived.total_record_count += stream.record_count
             derived.total_state_count += stream.state_count
+            derived.total_replaced_record_count += stream.replaced_record_count
             if stream.HasField("rows"):
                 _add(stream.rows, derived.total_rows)
 
@@ -117,6 +119,9 @@ class ProgressTracker:
             case "rows_written":
                 written = message.rows_written
                 if written.stream in self._ranges:
+                    replaced = written.replaced_record_count
+                    self._progress.streams[written.stream].replaced_record_count += replaced
+                    self._progress.derived.total_replaced_record_count += replaced
                     _add(written.rows, self._progress.streams[written.stream].rows)
                     _add(written.rows, self._progress.derived.total_rows)
             case "stream_status":

@@ -16,6 +16,7 @@ from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
+from engine_server.connectors.postgres.unstorable import key_in_words
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
@@ -60,6 +61,10 @@ class Writer:
         self._statements = {
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
         }
+
+    def key_of(self, stream: str, record: bytes) -> str:
+        """The key of a record in words, for a log."""
+        return key_in_words(self._tables[stream], record)
 
     async def commit(self, rows: Rows) -> Outcome:
         """Commits all rows, but for those of the streams that Postgres refuses.
