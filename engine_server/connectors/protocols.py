@@ -79,6 +79,20 @@ class Inventory(Protocol):
         """
 
 
+@runtime_checkable
+class QuickInventory(Protocol):
+    """An inventory that can be asked amid events.
+
+    Optional: other inventories are asked by ``belonging_to``, which may first prepare for many such
+    questions, and take long.
+    """
+
+    async def belonging_to_at_once(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        """The same as ``Inventory.belonging_to``, and nothing is prepared for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
     """What one read is to do.

@@ -13,6 +13,7 @@ from engine_server.connectors.postgres.existing import (
     lock,
     refuse_protected,
 )
+from engine_server.connectors.postgres.inventory_questions import owner_index
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -201,13 +202,17 @@ def _create_table(table: Table, mode: ColumnMode) -> str:
     key = [quote(column.name) for column in table.key]
     account_is_key = any(column.name == ACCOUNT_ID for column in table.key)
     generated = () if mode == "none" else table.generated
-    return _CREATE_TABLE.format(
+    statement = _CREATE_TABLE.format(
         table=table.quoted,
         key_columns=", ".join(f"{name} text" for name in key),
         account_id="" if account_is_key else f"{quote(ACCOUNT_ID)} text,",
         generated_columns="".join(f"{_column(column, mode)}, " for column in generated),
         key=", ".join(key),
     )
+    if not table.owner_field:
+        return statement
+    # Made now, it costs nothing; events ask by it which items their object had.
+    return f"{statement};\n{owner_index(table, table.owner_field).statement}"
 
 
 def _column(column: GeneratedColumn, mode: ColumnMode) -> str:

@@ -48,9 +48,10 @@ async def open_inventory(
 class PostgresInventory:
     """See ``protocols.Inventory``.
 
-    Each kind of question goes by an index, which is made when a large table is first asked it. Who
-    never asks pays for none. Making one takes as long as reading the table, and keeps others from
-    writing to it meanwhile. Where it cannot be made, the table is read whole for each answer.
+    Each kind of question goes by an index, which is made when a large table is first asked it, but
+    for ``belonging_to_at_once``. Who never asks pays for none. Making one takes as long as reading
+    the table, and keeps others from writing to it meanwhile. Where it cannot be made, the table is
+    read whole for each answer.
     """
 
     def __init__(
@@ -101,6 +102,13 @@ class PostgresInventory:
         """
         table = self._table(stream)
         await self._look_for(table, questions.owner_index(table, field))
+        return await self.belonging_to_at_once(stream, field, owners, account_id=account_id)
+
+    async def belonging_to_at_once(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        """The same, and no index is made for it; see ``protocols.QuickInventory``."""
+        table = self._table(stream)
         account_id = account_id or table.account_id
         asked = {storable(owner): owner for owner in owners}
         rows = await self._answer(questions.belonging(table, account_id, field, [*asked]))

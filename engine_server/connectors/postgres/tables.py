@@ -83,6 +83,7 @@ class Table:
         newer_than_field: As the stream says; empty when it says none.
         soft_delete_field: As the stream says; empty when it says none.
         time_range_field: As the stream says; empty when it says none.
+        owner_field: The same.
     """
 
     stream: str
@@ -94,6 +95,7 @@ class Table:
     newer_than_field: str
     soft_delete_field: str
     time_range_field: str
+    owner_field: str = ""
 
     @property
     def quoted(self) -> str:
@@ -129,6 +131,7 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
         newer_than_field=stream.newer_than_field,
         soft_delete_field=stream.soft_delete_field,
         time_range_field=stream.time_range_field,
+        owner_field=stream.owner_field,
     )
 
 

@@ -188,6 +188,7 @@ def _resource(
             "soft_delete_field": DELETED_FIELD,
             "supports_time_range": in_windows,
             "time_range_field": created_field if tells_time and not nested_field else "",
+            "owner_field": inside.parent_field if inside else owner_field,
         },
         Stream(),
     )

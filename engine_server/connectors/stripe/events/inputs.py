@@ -80,7 +80,7 @@ async def apply_inputs(
         ConnectorError: the same, and events that are to be fetched cannot be.
     """
     streams = request.selected or request.streams
-    scope = EventScope.of(config, account, streams, request.inventory)
+    scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
     async with (
         SameSecond(scope) as same_second,
         aclosing(_groups(client, request.inputs)) as groups,

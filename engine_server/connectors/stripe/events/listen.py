@@ -71,7 +71,7 @@ async def listen(
             yield message
         request.on_listening()
         streams = request.selected or request.streams
-        scope = EventScope.of(config, account, streams, request.inventory)
+        scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
         async with Work(client, scope, inbox.wake) as work:
             follow = _Follow(request, inbox, work, pace)
             async with aclosing(follow.messages(poll)) as messages:
@@ -126,7 +126,7 @@ class _Follow:
         ]
         if applied:
             messages.append(self._request.barriers.put(partial(self._acknowledge, applied)))
-        return messages
+        return messages + self._work.take_barriers()
 
     def _acknowledge(self, applied: Sequence[tuple[Waiting, frozenset[str]]]) -> None:
         for waiting, streams in applied:

@@ -37,7 +37,7 @@ class Poller:
         self._client = client
         self._request = request
         streams = request.selected or request.streams
-        self._scope = EventScope.of(config, account, streams, request.inventory)
+        self._scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
         self._state = SourceState()
         self._state.CopyFrom(request.state)
         self._cursor = EventCursor.parse(getattr(request.state, "global"))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +13,7 @@ from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.cut_lists import missing_items, stored_items
 from engine_server.connectors.stripe.events.entitlements import entitlement_records
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent
 from engine_server.connectors.stripe.events.fetch import Fetches
@@ -56,7 +58,19 @@ async def process_events(
     """
     for start in range(0, len(events), _EVENTS_AT_ONCE):
         together = events[start : start + _EVENTS_AT_ONCE]
-        records = await _process_together(client, scope, together, same_second)
+        async with scope.batch() as stored:
+            shared = scope.sharing(stored)
+            processing = asyncio.create_task(
+                _process_together(client, shared, together, same_second)
+            )
+            try:
+                async with aclosing(stored.barriers_until(processing)) as barriers:
+                    async for barrier in barriers:
+                        yield barrier
+                records = await processing
+            finally:
+                processing.cancel()
+                await asyncio.gather(processing, return_exceptions=True)
         for message in record_batches(records):
             yield message
 
@@ -212,6 +226,8 @@ async def _records(
     kind = subject.kind
     records: list[tuple[str, dict[str, Any]]] = []
     is_gone = fields.get("deleted") is True
+    # Before the lists of the object are completed, which then say no longer that they were cut.
+    stored = await stored_items(client, scope, event, subject, fields)
     if own := scope.streams.get(kind.stream):
         if not is_gone:
             await _complete(client, own, fields)
@@ -221,10 +237,11 @@ async def _records(
         if resource is None:
             continue
         if is_gone:
-            items, gone = [], gone_items(fields.get(field), {"data": []})
+            items, gone = [], list(gone_items(fields.get(field), {"data": []}))
         else:
             items = await _complete(client, resource, fields)
-            gone = gone_items(event.previous.get(field), fields.get(field))
+            gone = list(gone_items(event.previous.get(field), fields.get(field)))
+        gone += missing_items(stored.get(stream, ()), (*items, *gone), resource, fields)
         records += [(stream, item) for item in (*items, *gone)]
     return records
 
