@@ -46,7 +46,10 @@ async def followed(pipeline: StripePipeline, way: WayIn) -> AsyncIterator[Follow
         async with _listening(pipeline, way) as applied:
             yield applied
         return
-    options = {"polling": {"poll_events": True}, "webhook": {"webhook_secret": SECRET}}
+    options: dict[str, dict[str, Any]] = {
+        "polling": {"poll_events": True},
+        "webhook": {"webhook_secret": SECRET},
+    }
     configured = replace(pipeline, source={**pipeline.source, **options.get(way, {})})
     simulator = pipeline.simulator
     made: list[bytes] = []
@@ -88,7 +91,7 @@ def _inputs(way: WayIn, made: list[bytes]) -> list[SourceInput]:
 @asynccontextmanager
 async def _listening(pipeline: StripePipeline, way: WayIn) -> AsyncIterator[Followed]:
     port, simulator = free_port(), pipeline.simulator
-    options = {"webhook_port": port, "webhook_secret": SECRET}
+    options: dict[str, Any] = {"webhook_port": port, "webhook_secret": SECRET}
     if way == "websocket":
         options = {"websocket": True}
     configured = replace(pipeline, source={**pipeline.source, **options})

@@ -4,6 +4,15 @@ SELECT
     array_agg(attribute.attname::text) AS columns,
     array_agg(format_type(attribute.atttypid, attribute.atttypmod)) AS types,
     array_agg(attribute.attgenerated <> '') AS generated,
+    -- What costs nothing to change: what a virtual column is worked out by.
+    array_agg(
+        CASE attribute.attgenerated::text WHEN 'v' THEN (
+            SELECT pg_get_expr(expression.adbin, expression.adrelid)
+            FROM pg_catalog.pg_attrdef AS expression
+            WHERE expression.adrelid = attribute.attrelid
+                AND expression.adnum = attribute.attnum
+        ) END
+    ) AS virtual_expressions,
     ARRAY(
         SELECT key_attribute.attname::text
         FROM pg_catalog.pg_index AS key

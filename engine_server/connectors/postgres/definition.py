@@ -142,7 +142,10 @@ async def _differences(
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
-            added = _missing_columns(table, existing[table.name], mode)
+            added = {
+                **_missing_columns(table, existing[table.name], mode),
+                **_outdated_columns(table, existing[table.name]),
+            }
             found.missing.update(added)
             found.columns.update(dict.fromkeys(added, table))
             found.warnings.extend(_warnings(table, existing[table.name]))
@@ -174,6 +177,34 @@ def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) ->
     clauses = ", ".join(f"ADD COLUMN {_column(column, mode)}" for column in added)
     names = _names(column.name for column in added)
     return {f"added to table {table.quoted}: {names}": f"ALTER TABLE {table.quoted} {clauses}"}
+
+
+def _outdated_columns(table: Table, existing: ExistingTable) -> Mapping[str, str]:
+    """Has virtual columns hold the ids of expanded references where they were made to hold JSON.
+
+    Stored ones would have the whole table rewritten, for what hardly any row has.
+    """
+    outdated = [
+        column
+        for column in table.generated
+        if column.is_reference
+        and (found := existing.columns.get(column.name)) is not None
+        and found.type == column.type
+        and found.virtual_expression is not None
+        and "'id'" not in found.virtual_expression
+    ]
+    if not outdated:
+        return {}
+    clauses = ", ".join(
+        f"ALTER COLUMN {quote(column.name)} SET EXPRESSION AS ({column.expression})"
+        for column in outdated
+    )
+    names = _names(column.name for column in outdated)
+    return {
+        f"table {table.quoted} holds the id of expanded references: {names}": (
+            f"ALTER TABLE {table.quoted} {clauses}"
+        )
+    }
 
 
 def _warnings(table: Table, existing: ExistingTable) -> list[str]:

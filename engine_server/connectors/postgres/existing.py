@@ -26,10 +26,12 @@ class ExistingColumn:
     Attributes:
         type: Its SQL type.
         generated: Whether Postgres works its value out.
+        virtual_expression: What it does so by, each time that it is read; None where it is stored.
     """
 
     type: str
     generated: bool
+    virtual_expression: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,15 @@ async def existing_tables(
     return {
         row["name"]: ExistingTable(
             columns={
-                name: ExistingColumn(type=sql_type, generated=generated)
-                for name, sql_type, generated in zip(
-                    row["columns"], row["types"], row["generated"], strict=True
+                name: ExistingColumn(
+                    type=sql_type, generated=generated, virtual_expression=virtual_expression
+                )
+                for name, sql_type, generated, virtual_expression in zip(
+                    row["columns"],
+                    row["types"],
+                    row["generated"],
+                    row["virtual_expressions"],
+                    strict=True,
                 )
             },
             key=frozenset(row["key"]),

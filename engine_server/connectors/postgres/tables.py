@@ -38,6 +38,11 @@ _COLUMN_TYPES: Mapping[str, tuple[str, str]] = {
     "boolean": ("boolean", "CASE jsonb_typeof({value}) WHEN 'boolean' THEN {value}::boolean END"),
     "string": ("text", "{text}"),
 }
+# A reference came expanded where its object stands in place of its id.
+_REFERENCE_COLUMN = (
+    "text",
+    "CASE jsonb_typeof({value}) WHEN 'object' THEN {value} ->> 'id' ELSE {text} END",
+)
 _JSON_COLUMN = ("jsonb", "nullif({value}, 'null')")
 
 
@@ -62,11 +67,13 @@ class GeneratedColumn:
         name: The column.
         type: Its SQL type.
         expression: SQL over ``_raw_data``, immutable, that fails for no record.
+        is_reference: Whether it holds the id of an object that may stand in its place.
     """
 
     name: str
     type: str
     expression: str
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,14 +164,17 @@ def literal(text: str) -> str:
     return f"'{escaped}'"
 
 
-def typed_value(field: str, json_type: str) -> tuple[str, str]:
+def typed_value(field: str, json_type: str, *, is_reference: bool = False) -> tuple[str, str]:
     """The SQL type of a field, and an expression over ``_raw_data`` that is immutable.
 
     Args:
         field: A top-level field.
         json_type: The one JSON type that it has besides null; empty when it has several.
+        is_reference: Whether it may be an object with an id in place of a text.
     """
     sql_type, expression = _COLUMN_TYPES.get(json_type, _JSON_COLUMN)
+    if is_reference:
+        sql_type, expression = _REFERENCE_COLUMN
     raw_data, key = quote(RAW_DATA), literal(field)
     return sql_type, expression.format(
         value=f"({raw_data} -> {key})", text=f"({raw_data} ->> {key})"
@@ -183,8 +193,14 @@ def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
 
 
 def _generated_column(field: str, declared: Mapping[str, Any]) -> GeneratedColumn:
-    sql_type, expression = typed_value(field, _json_type(declared))
-    return GeneratedColumn(name=_column_name(field), type=sql_type, expression=expression)
+    is_reference = declared.get("expandable") is True and _json_type(declared) == "string"
+    sql_type, expression = typed_value(field, _json_type(declared), is_reference=is_reference)
+    return GeneratedColumn(
+        name=_column_name(field),
+        type=sql_type,
+        expression=expression,
+        is_reference=is_reference,
+    )
 
 
 def _json_type(declared: Mapping[str, Any]) -> str:

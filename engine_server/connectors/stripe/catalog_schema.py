@@ -18,7 +18,8 @@ _JSON_TYPES: dict[type[Any], str] = {
 def json_schema(resource: type[Any]) -> dict[str, Any]:
     """The schema of one record: one level deep, every field nullable.
 
-    What is deeper is ``object`` or ``array``; a reference that can be expanded is its id.
+    What is deeper is ``object`` or ``array``; a reference that can be expanded is its id, and
+    ``expandable``: it may be the whole object instead.
     """
     # Python keywords have another name in the class than in the API: "from_" is "from".
     wire_names: dict[str, str] = resource._field_remappings
@@ -28,7 +29,8 @@ def json_schema(resource: type[Any]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             wire_names.get(field, field): {
-                "type": ["string" if field in encoded else _json_type(annotation), "null"]
+                "type": ["string" if field in encoded else _json_type(annotation), "null"],
+                **({"expandable": True} if _is_reference(annotation) else {}),
             }
             for field, annotation in resource.__annotations__.items()
             if not _is_class_variable(annotation)
@@ -39,6 +41,16 @@ def json_schema(resource: type[Any]) -> dict[str, Any]:
 def _is_class_variable(annotation: Any) -> bool:
     origin: Any = get_origin(annotation)
     return origin is ClassVar
+
+
+def _is_reference(annotation: Any) -> bool:
+    """Whether it is an id or, expanded, an object (https://docs.stripe.com/api/expanding_objects).
+
+    A list of references is none: it stays a list of what was sent.
+    """
+    return get_origin(annotation) in (Union, UnionType) and {"string", "object"} <= {
+        _json_type(arm) for arm in get_args(annotation) if arm is not NoneType
+    }
 
 
 def _json_type(annotation: Any) -> str:
