@@ -190,8 +190,7 @@ def _outdated_columns(table: Table, existing: ExistingTable) -> Mapping[str, str
         if column.is_reference
         and (found := existing.columns.get(column.name)) is not None
         and found.type == column.type
-        and found.virtual_expression is not None
-        and "'id'" not in found.virtual_expression
+        and found.unconditional
     ]
     if not outdated:
         return {}

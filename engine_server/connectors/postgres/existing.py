@@ -26,12 +26,12 @@ class ExistingColumn:
     Attributes:
         type: Its SQL type.
         generated: Whether Postgres works its value out.
-        virtual_expression: What it does so by, each time that it is read; None where it is stored.
+        unconditional: Whether it is a virtual column that takes a field as it is, whatever it is.
     """
 
     type: str
     generated: bool
-    virtual_expression: str | None = None
+    unconditional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +61,13 @@ async def existing_tables(
         row["name"]: ExistingTable(
             columns={
                 name: ExistingColumn(
-                    type=sql_type, generated=generated, virtual_expression=virtual_expression
+                    type=sql_type, generated=generated, unconditional=unconditional
                 )
-                for name, sql_type, generated, virtual_expression in zip(
+                for name, sql_type, generated, unconditional in zip(
                     row["columns"],
                     row["types"],
                     row["generated"],
-                    row["virtual_expressions"],
+                    row["unconditional"],
                     strict=True,
                 )
             },
