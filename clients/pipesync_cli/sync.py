@@ -21,7 +21,7 @@ from pipesync.v1.state_pb2 import Eof
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.numbers import seconds, whole_number
 from pipesync_cli.outdated import tell_outdated
-from pipesync_cli.output import complain, log_line, say, say_json
+from pipesync_cli.output import complain, log_line, say, say_json, warn
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
 
@@ -207,6 +207,8 @@ def finish(eof: Eof | None, raw: bool) -> None:
         complain("the sync ended without saying how")
         raise typer.Exit(1)
     if not raw:
+        for sentence in _replaced(eof.run_progress):
+            warn(sentence)
         for sentence in _failures(eof.run_progress):
             complain(sentence)
         if eof.failure_message:
@@ -214,6 +216,15 @@ def finish(eof: Eof | None, raw: bool) -> None:
         say(f"{totals(eof.run_progress)}{'; there is more' if eof.has_more else ''}")
     if eof.status == RUN_STATUS_FAILED:
         raise typer.Exit(1)
+
+
+def _replaced(progress: Progress) -> list[str]:
+    return [
+        f"{name}: {stream.replaced_record_count:,} records held characters that the destination "
+        "cannot hold; U+FFFD is in their place"
+        for name, stream in sorted(progress.streams.items())
+        if stream.replaced_record_count
+    ]
 
 
 def _failures(progress: Progress) -> list[str]:
