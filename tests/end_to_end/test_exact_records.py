@@ -109,9 +109,8 @@ async def test_a_list_is_read_with_all_its_records(
     simulator: StripeSimulator, pipeline: StripePipeline
 ) -> None:
     names = [str(simulator.create("customers")["id"]) for _ in range(3)]
-    body = (
-        f'{{"id":"cus_odd","object":"customer","created":{simulator.clock.second()},"odd":{ODD}}}'
-    )
+    now = simulator.clock.second()
+    body = f'{{"id":"cus_odd","object":"customer","created":{now},"odd":{ODD}}}'
     simulator.objects("customers").put_encoded("cus_odd", now, body.encode())
     async with served_engine() as client:
         eof = await pipeline.sync(client)

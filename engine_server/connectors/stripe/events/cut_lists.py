@@ -15,6 +15,7 @@ from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.event import Event
 from engine_server.connectors.stripe.events.gone_items import is_cut
 from engine_server.connectors.stripe.events.scope import EventScope
+from engine_server.connectors.stripe.events.stored_items import StoredItems
 from engine_server.connectors.stripe.events.subject import Subject
 from engine_server.connectors.stripe.nested_pages import complete
 
@@ -52,7 +53,9 @@ async def stored_items(
         stored = await scope.stored_items.of(
             stream, resource.parent_field, subject.id, account_id=scope.account_id
         )
-        if fields.get("deleted") is True or await _read_anew(client, fields.get(field)):
+        if fields.get("deleted") is True or await _read_anew(
+            client, scope.stored_items, fields.get(field)
+        ):
             found[stream] = stored
     return found
 
@@ -88,18 +91,28 @@ def _may_lack_items(event: Event, fields: Mapping[str, Any], field: str) -> bool
     return any(map(is_cut, told))
 
 
-async def _read_anew(client: StripeClient, nested: object) -> bool:
+async def _read_anew(client: StripeClient, batch: StoredItems, nested: object) -> bool:
     """Reads a list from its beginning, in place; False when it stays as it was, and cut."""
-    if not isinstance(nested, dict) or not isinstance(nested.get("data"), list):
-        return False
-    anew: dict[str, Any] = {"url": nested.get("url"), "data": [], "has_more": True}
-    try:
+    match nested:
+        case {"url": str(url), "data": list()} if isinstance(nested, dict):
+            pass
+        case _:
+            return False
+
+    async def read() -> dict[str, Any]:
+        anew: dict[str, Any] = {"url": url, "data": [], "has_more": True}
         await complete(client, anew)
+        return anew
+
+    try:
+        anew = await batch.shared(url, read)
     except RequestFailed as error:
         if error.status is None or error.status in (409, 429) or error.status >= 500:
             raise
-        log.warning("event_lists_incomplete", url=nested.get("url"), error=error.message)
+        log.warning("event_lists_incomplete", url=url, error=error.message)
+        return not is_cut(nested)
     if anew["has_more"]:
-        return nested.get("has_more") is False
+        # The object is there no more.
+        return not is_cut(nested)
     nested.update(data=anew["data"], has_more=False)
     return True

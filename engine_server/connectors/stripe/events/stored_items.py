@@ -1,12 +1,13 @@
-"""The items that the destination stores of objects, asked for by all events of a batch at once.
+"""The items that the destination stores of objects, asked for once for all events of a batch.
 
 An inventory may lack rows that are on their way to the destination. So a barrier goes ahead of each
 question: once it has passed, all that was yielded before is in the answer.
 """
 
 import asyncio
+import copy
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -66,6 +67,8 @@ class StoredItems:
         self._rounds: list[_Round] = []
         self._waiting: list[_Round] = []
         self._news = asyncio.Event()
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lists: dict[str, dict[str, Any]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,6 +121,15 @@ class StoredItems:
         # One that was cancelled is not to take the answer from the others.
         answers = await asyncio.shield(self._known[key].answers)
         return answers.get(key, frozenset())
+
+    async def shared(
+        self, url: str, read: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """A list as it is now, read once for all events of the batch; a copy for each."""
+        async with self._turns[url]:
+            if url not in self._lists:
+                self._lists[url] = await read()
+        return copy.deepcopy(self._lists[url])
 
     def take_barriers(self) -> list[Message]:
         """The barriers to yield now, behind all that was yielded."""
