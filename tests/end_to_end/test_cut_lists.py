@@ -1,15 +1,19 @@
 """Items that left a list of which an event shows only the first ten, by every way in."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
+from tests.end_to_end.listening import open_sync, quick_engine
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.end_to_end.tables import documents
 from tests.end_to_end.ways_in import WAYS, WayIn, followed
 from tests.engine_server.connectors.stripe.events.builders import Document
+from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
 MANY = 25
@@ -126,3 +130,29 @@ async def test_what_left_a_list_bears_the_second_of_the_event(
         await connection.close()
     # What is known of it stays.
     assert tuple(row) == (events[-1]["created"], 1, subscription)
+
+
+async def test_items_that_were_read_a_moment_ago_are_compared_though_not_yet_committed(
+    simulator: StripeSimulator, pipeline: StripePipeline
+) -> None:
+    """The history is on its way to the tables when the events behind it are applied."""
+    subscription = subscribe(simulator, MANY)
+    gone = items_of(simulator, subscription)[20]["id"]
+    released = asyncio.Event()
+    simulator.create("products")
+    simulator.faults.add(faults.stall(released), path="/v1/products")
+    pipeline = replace(
+        pipeline.selecting(*selections("subscription_items", "products")),
+        source={"websocket": True},
+        destination={"batch_size": 50_000},
+    )
+    async with quick_engine() as client:
+        async with open_sync(client, pipeline):
+            await simulator.requests.wait_for("/v1/products")
+            await simulator.requests.wait_for("/v1/subscription_items")
+            simulator.delete("subscription_items", gone)
+            released.set()
+            await simulator.cli_sessions.settled()
+            found = await held(pipeline)
+        await simulator.cli_sockets.connected(0)
+    assert [name for name, is_deleted in found.items() if is_deleted] == [gone]

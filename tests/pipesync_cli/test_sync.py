@@ -284,3 +284,15 @@ async def test_an_interrupt_exits_130_without_a_traceback() -> None:
         _, errors = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in errors
+
+
+async def test_records_with_replaced_characters_are_a_warning_and_no_failure() -> None:
+    service, end = scripted_service(), done()
+    end.run_progress.streams["customers"].replaced_record_count = 1200
+    service.ends = [end]
+    outcome = await pipelines_of(service, "sync_batch", "orders")
+    assert outcome.code == 0
+    assert (
+        "Warning: customers: 1,200 records held characters that the destination cannot hold; "
+        "U+FFFD is in their place\n"
+    ) in outcome.stderr
