@@ -111,6 +111,22 @@ async def test_changes_of_many_subscriptions_at_once_end_as_the_account_is(
     assert {name for name, is_deleted in found.items() if not is_deleted} == kept
 
 
+@pytest.mark.parametrize("way", ["polling", "listener"])
+async def test_a_list_need_not_say_that_it_was_cut(
+    simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn
+) -> None:
+    simulator.tell_bare_lists()
+    subscription = subscribe(simulator, MANY)
+    gone = [item["id"] for item in items_of(simulator, subscription)[4:]]
+    changes = [{"id": one, "deleted": True} for one in gone]
+    async with followed(pipeline, way) as follow:
+        await follow.apply(
+            lambda: simulator.update("subscriptions", subscription, {"items": changes})
+        )
+        found = await held(pipeline)
+    assert {name for name, is_deleted in found.items() if is_deleted} == set(gone)
+
+
 async def test_what_left_a_list_bears_the_second_of_the_event(
     simulator: StripeSimulator, pipeline: StripePipeline
 ) -> None:

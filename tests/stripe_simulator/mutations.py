@@ -9,7 +9,12 @@ from typing import Any
 from engine_server import exact_json
 from tests.stripe_simulator import errors, subscription_items
 from tests.stripe_simulator.accounts import Account
-from tests.stripe_simulator.changes import Document, merged, previous_attributes
+from tests.stripe_simulator.changes import (
+    Document,
+    merged,
+    previous_attributes,
+    without_list_facts,
+)
 from tests.stripe_simulator.creation import new_document, object_name
 from tests.stripe_simulator.event_types import event_types
 from tests.stripe_simulator.events import AUTOMATIC, Cause
@@ -141,6 +146,8 @@ def _replace(
         after["updated"] = account.clock.second()
         previous = previous_attributes(before, after)
     _put(account, stream, after)
+    if account.tells_bare_lists:
+        previous = without_list_facts(previous)
     body = exact_json.encode(after)
     for event_type in event_types("updated", before, after):
         told = previous if event_type.endswith(".updated") else None

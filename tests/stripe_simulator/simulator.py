@@ -132,6 +132,10 @@ class StripeSimulator:
         """Lets further events show up in lists at random within so many seconds, out of order."""
         self._api.lag.spread(longest, seed=seed)
 
+    def tell_bare_lists(self, *, account: str | None = None) -> None:
+        """Lets lists in ``previous_attributes`` hold the first items, and not say so."""
+        self._account(account).tells_bare_lists = True
+
     def register_webhook(
         self,
         url: str,
