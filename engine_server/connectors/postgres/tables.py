@@ -123,13 +123,14 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
     taken = {*_BOOKKEEPING, *(column.name for column in key)}
     fields: Mapping[str, Any] = MessageToDict(stream.json_schema).get("properties", {})
     wanted = selected.selection.fields or fields
+    references = frozenset(stream.reference_fields)
     return Table(
         stream=stream.name,
         schema=schema,
         name=identifier(stream.name),
         key=key,
         generated=tuple(
-            _generated_column(field, declared)
+            _generated_column(field, declared, is_reference=field in references)
             # A Struct has no order of its own.
             for field, declared in sorted(fields.items())
             if field in wanted and _column_name(field) not in taken
@@ -192,8 +193,10 @@ def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
     )
 
 
-def _generated_column(field: str, declared: Mapping[str, Any]) -> GeneratedColumn:
-    is_reference = declared.get("expandable") is True and _json_type(declared) == "string"
+def _generated_column(
+    field: str, declared: Mapping[str, Any], *, is_reference: bool
+) -> GeneratedColumn:
+    is_reference = is_reference and _json_type(declared) == "string"
     sql_type, expression = typed_value(field, _json_type(declared), is_reference=is_reference)
     return GeneratedColumn(
         name=_column_name(field),

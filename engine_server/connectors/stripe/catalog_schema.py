@@ -18,8 +18,7 @@ _JSON_TYPES: dict[type[Any], str] = {
 def json_schema(resource: type[Any]) -> dict[str, Any]:
     """The schema of one record: one level deep, every field nullable.
 
-    What is deeper is ``object`` or ``array``; a reference that can be expanded is its id, and
-    ``expandable``: it may be the whole object instead.
+    What is deeper is ``object`` or ``array``; a reference that can be expanded is its id.
     """
     # Python keywords have another name in the class than in the API: "from_" is "from".
     wire_names: dict[str, str] = resource._field_remappings
@@ -29,13 +28,22 @@ def json_schema(resource: type[Any]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             wire_names.get(field, field): {
-                "type": ["string" if field in encoded else _json_type(annotation), "null"],
-                **({"expandable": True} if _is_reference(annotation) else {}),
+                "type": ["string" if field in encoded else _json_type(annotation), "null"]
             }
             for field, annotation in resource.__annotations__.items()
             if not _is_class_variable(annotation)
         },
     }
+
+
+def reference_fields(resource: type[Any]) -> list[str]:
+    """Return the fields of a record that are an id or, expanded, an object, by name."""
+    wire_names: dict[str, str] = resource._field_remappings
+    return sorted(
+        wire_names.get(field, field)
+        for field, annotation in resource.__annotations__.items()
+        if _is_reference(annotation)
+    )
 
 
 def _is_class_variable(annotation: Any) -> bool:

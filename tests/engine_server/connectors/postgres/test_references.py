@@ -17,11 +17,13 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 
-REFERENCE = {"type": ["string", "null"], "expandable": True}
+REFERENCE = {"type": ["string", "null"]}
 
 
-def charges(**properties: object) -> SelectedStream:
-    return stream(properties={**CUSTOMER_FIELDS, "customer": REFERENCE, **properties})
+def charges(*references: str) -> SelectedStream:
+    selected = stream(properties={**CUSTOMER_FIELDS, "customer": REFERENCE})
+    selected.stream.reference_fields.extend(references)
+    return selected
 
 
 SENT = {
@@ -45,7 +47,7 @@ async def test_the_column_holds_the_id(
     held: str | None,
 ) -> None:
     config = config.model_copy(update={"columns": columns})
-    await write(config, [charges()], [records("customers", customer(1, customer=sent))])
+    await write(config, [charges("customer")], [records("customers", customer(1, customer=sent))])
     [row] = await database.fetch(
         "SELECT customer, _raw_data -> 'customer' = $1::jsonb AS is_as_sent FROM stripe.customers",
         json.dumps(sent),
@@ -56,7 +58,9 @@ async def test_the_column_holds_the_id(
 async def test_a_field_that_is_no_reference_keeps_the_text_of_an_object(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
-    await write(config, [charges()], [records("customers", customer(1, name={"id": "x"}))])
+    await write(
+        config, [charges("customer")], [records("customers", customer(1, name={"id": "x"}))]
+    )
     assert await database.fetchval("SELECT name FROM stripe.customers") == '{"id": "x"}'
 
 
@@ -64,23 +68,23 @@ async def test_virtual_columns_of_a_table_that_exists_hold_ids_after_the_next_se
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
     config = config.model_copy(update={"columns": "virtual"})
-    before = charges(customer={"type": ["string", "null"]})
+    before = charges()
     expanded = customer(1, customer={"id": "cus_9"}, name="Ada")
     await write(config, [before], [records("customers", expanded)])
     assert await database.fetchval("SELECT customer FROM stripe.customers") == '{"id": "cus_9"}'
-    said = await logs(PostgresDestination().setup(config, [charges()]))
+    said = await logs(PostgresDestination().setup(config, [charges("customer")]))
     assert said == ['table "stripe"."customers" holds the id of expanded references: "customer"']
     assert await database.fetchval("SELECT customer FROM stripe.customers") == "cus_9"
-    assert await logs(PostgresDestination().setup(config, [charges()])) == []
+    assert await logs(PostgresDestination().setup(config, [charges("customer")])) == []
 
 
 async def test_stored_columns_of_a_table_that_exists_stay_until_they_are_dropped(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
     config = config.model_copy(update={"columns": "stored"})
-    before = charges(customer={"type": ["string", "null"]})
+    before = charges()
     await write(config, [before], [records("customers", customer(1, customer={"id": "cus_9"}))])
-    assert await logs(PostgresDestination().setup(config, [charges()])) == []
+    assert await logs(PostgresDestination().setup(config, [charges("customer")])) == []
     await database.execute("ALTER TABLE stripe.customers DROP COLUMN customer")
-    await logs(PostgresDestination().setup(config, [charges()]))
+    await logs(PostgresDestination().setup(config, [charges("customer")]))
     assert await database.fetchval("SELECT customer FROM stripe.customers") == "cus_9"
