@@ -41,12 +41,14 @@ class Differences:
     Attributes:
         missing: What is to be made, in order: a sentence that says so → the statement that does.
         warnings: A sentence for each column that exists and is not what its field needs.
-        columns: The table that each sentence is about which only adds columns.
+        columns: The table that each sentence is about which only adds or changes columns.
+        optional: The sentences about what a table can do without for good.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, Table] = field(default_factory=dict)
+    optional: set[str] = field(default_factory=set)
 
 
 async def make_missing(
@@ -122,7 +124,7 @@ async def is_complete(
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
     found = await _differences(connection, schema, tables, mode, hard_delete)
-    return not found.missing
+    return found.optional.issuperset(found.missing)
 
 
 async def _differences(
@@ -142,11 +144,10 @@ async def _differences(
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
-            added = {
-                **_missing_columns(table, existing[table.name], mode),
-                **_outdated_columns(table, existing[table.name]),
-            }
+            outdated = _outdated_columns(table, existing[table.name])
+            added = {**_missing_columns(table, existing[table.name], mode), **outdated}
             found.missing.update(added)
+            found.optional.update(outdated)
             found.columns.update(dict.fromkeys(added, table))
             found.warnings.extend(_warnings(table, existing[table.name]))
     if hard_delete and not await deleted_rows.exists(connection, schema):
@@ -200,7 +201,7 @@ def _outdated_columns(table: Table, existing: ExistingTable) -> Mapping[str, str
     )
     names = _names(column.name for column in outdated)
     return {
-        f"table {table.quoted} holds the id of expanded references: {names}": (
+        f"changed in table {table.quoted}, to hold ids of expanded references: {names}": (
             f"ALTER TABLE {table.quoted} {clauses}"
         )
     }

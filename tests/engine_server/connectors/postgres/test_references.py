@@ -73,7 +73,9 @@ async def test_virtual_columns_of_a_table_that_exists_hold_ids_after_the_next_se
     await write(config, [before], [records("customers", expanded)])
     assert await database.fetchval("SELECT customer FROM stripe.customers") == '{"id": "cus_9"}'
     said = await logs(PostgresDestination().setup(config, [charges("customer")]))
-    assert said == ['table "stripe"."customers" holds the id of expanded references: "customer"']
+    assert said == [
+        'changed in table "stripe"."customers", to hold ids of expanded references: "customer"'
+    ]
     assert await database.fetchval("SELECT customer FROM stripe.customers") == "cus_9"
     assert await logs(PostgresDestination().setup(config, [charges("customer")])) == []
 
