@@ -238,6 +238,11 @@ class Source(Protocol[ConfigT]):
         accounts for all of them but those that it says it does not. ``streams`` may be empty when
         nothing but that is left.
 
+        What of that fails for a reason of its own, as often as the source tries, is yielded as a
+        ``dead_letter``, ahead of the checkpoint that passes it. With as many of them as
+        ``engine_server.dead_letters`` lets one request list, that checkpoint follows at once: the
+        request ends with it. Of ``inputs``, they come behind all records.
+
         Each message may be awaited in another task: nothing that belongs to one task, such as an
         ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
 
@@ -287,8 +292,8 @@ class Destination(Protocol[ConfigT]):
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
 
-        A ``barrier`` is yielded as a checkpoint is, and soon: what is before it is committed
-        without waiting for more.
+        A ``barrier`` and a ``dead_letter`` are yielded as a checkpoint is. A ``barrier`` is yielded
+        soon: what is before it is committed without waiting for more.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over

@@ -95,6 +95,10 @@ class StripeSimulator:
         plan = plan or SeedPlan()
         _fill(self._api.connect(account_id, plan.created_from), plan)
 
+    def disconnect(self, account_id: str) -> None:
+        """Disconnects an account: requests for it, and for the account itself, answer 403."""
+        self._api.disconnect(account_id)
+
     def create(
         self, stream: str, fields: Mapping[str, Any] | None = None, *, account: str | None = None
     ) -> dict[str, Any]:
