@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from engine_server.connectors.protocols import SelectedStream
+from engine_server.connectors.protocols import SelectedStream, SourceClock
 from engine_server.errors import Violations
 from engine_server.flush_times import FlushTimes
 from engine_server.inputs import check_inputs
@@ -49,7 +49,7 @@ def plan_sync(
         ReconcileNotSupported: It is to reconcile, and a connector cannot.
     """
     check_inputs(source, request.inputs)
-    now = time.time_ns()
+    now = _now(source)
     is_beside_run = bool(request.inputs) or request.options.events_only
     state = SyncState()
     state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
@@ -96,6 +96,14 @@ def stream_schemas(state: SyncState, streams: Sequence[SelectedStream]) -> Strea
     """What a state remembers of the fields of the selected streams, and what these are now."""
     current = {one.name: fingerprint(one.stream, one.selection) for one in streams}
     return StreamSchemas(state, current)
+
+
+def _now(source: ResolvedSource) -> int:
+    """The source's time where it can tell, in Unix nanoseconds: records are stamped by that."""
+    told = (
+        source.connector.now(source.config) if isinstance(source.connector, SourceClock) else None
+    )
+    return time.time_ns() if told is None else told
 
 
 def _moment_in(seconds: float | None) -> float | None:

@@ -118,6 +118,8 @@ async def check(command: typer.Context, pipeline_id: PipelineId, only: Only = No
             say(f"{message.emitted_by} {outcome}{detail}")
             for unreadable in result.unreadable_streams:
                 say(f"{message.emitted_by} {unreadable_line(unreadable)}")
+            for notice in result.notices:
+                say(f"{message.emitted_by} note: {notice}")
             failed = failed or result.status == ConnectionStatus.STATUS_FAILED
     if failed:
         raise typer.Exit(1)

@@ -1,5 +1,7 @@
 """Whether a webhook comes from whom it says it does."""
 
+import re
+import time
 from collections.abc import Iterable, Sequence
 
 from stripe import SignatureVerificationError, WebhookSignature
@@ -40,13 +42,13 @@ def verify(body: bytes, signature: str, secrets: Iterable[str]) -> None:
             raise BadSignature(_NO_HEADER) from None
         else:
             return
-    raise BadSignature(_reason(said))
+    raise BadSignature(_reason(said, signature))
 
 
 _NO_HEADER = f"it has no valid {SIGNATURE_HEADER} header"
 
 
-def _reason(said: Sequence[str]) -> str:
+def _reason(said: Sequence[str], signature: str) -> str:
     """The reason that is nearest to a valid signature, of those that the secrets were refused for.
 
     A secret that made a signature outside of the tolerance is the right one, whatever is said of
@@ -55,7 +57,18 @@ def _reason(said: Sequence[str]) -> str:
     if not said:
         return "there is no secret to verify it with"
     if any("tolerance" in reason for reason in said):
-        return f"it was signed more than {TOLERANCE_SECONDS} seconds ago"
+        return (
+            f"by the clock of this service, which is {_seconds_since(signature)}, it was signed "
+            f"more than {TOLERANCE_SECONDS} seconds ago"
+        )
     if any("No signatures found matching" in reason for reason in said):
         return "it is signed with another secret, or was changed on its way"
     return _NO_HEADER
+
+
+def _seconds_since(signature: str) -> str:
+    """Return how far the own clock is ahead of the time in a signature that was verified."""
+    signed_at = re.search(r"(?:^|,)\s*t=(\d{1,15})", signature)
+    if signed_at is None:
+        return "ahead of the signature's time"
+    return f"{time.time() - int(signed_at[1]):.0f} seconds ahead of the signature's time"

@@ -111,6 +111,8 @@ class ReadRequest:
             while the read goes on: a source looks before each fetch and reads these no further. A
             checkpoint of all streams that accounts for one of them is dropped
             (``StateCheckpoint.excluded_streams``).
+        begins_run: Whether it is the first request of its run: then what an earlier read found to
+            lie ahead in time is to be read, even if the same is asked for again.
         events_only: No history is to be read, whatever is left of it: only what happened since the
             checkpoint of all streams.
         inputs: When there are any, the source handles these instead of reading its history.
@@ -130,6 +132,7 @@ class ReadRequest:
     until: Timestamp | None = None
     state_limit: int | None = None
     refused_streams: AbstractSet[str] = frozenset()
+    begins_run: bool = False
     events_only: bool = False
     inputs: Sequence[SourceInput] = ()
     selected: Sequence[SelectedStream] = ()
@@ -198,6 +201,20 @@ class StreamExplainer(Protocol):
         """Why each such stream is missing, one sentence each, by name; once it has discovered."""
 
 
+@runtime_checkable
+class SourceClock(Protocol[ConfigT_contra]):
+    """A source that knows what time it is at its far side.
+
+    Optional: runs end in time by the engine's own clock otherwise, which may be ahead or behind.
+    """
+
+    def now(self, config: ConfigT_contra) -> int | None:
+        """Return the far side's time in Unix nanoseconds; None when nothing has told it yet.
+
+        Without network, and at once: other requests wait meanwhile.
+        """
+
+
 class Source(Protocol[ConfigT]):
     """Where records come from. One object per process serves all requests at once.
 
@@ -235,12 +252,18 @@ class Source(Protocol[ConfigT]):
         accounts for all of them but those that it says it does not. ``streams`` may be empty when
         nothing but that is left.
 
+        What of that fails for a reason of its own, as often as the source tries, is yielded as a
+        ``dead_letter``, ahead of the checkpoint that passes it. With as many of them as
+        ``engine_server.dead_letters`` lets one request list, that checkpoint follows at once: the
+        request ends with it. Of ``inputs``, they come behind all records.
+
         Each message may be awaited in another task: nothing that belongs to one task, such as an
         ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
 
-        ``time_range.lt`` may lie up to a second ahead, so records may still come up before it when
-        the read is over: with a later bound, a source reads the last seconds before the former one
-        again.
+        ``until`` and ``time_range.lt`` may lie ahead by any time, as clocks differ and users may
+        ask for it, so records may still come up before them when the read is over. The stream
+        completes all the same, but no checkpoint accounts for anything later than the time of the
+        read: the next run reads what came up since, and the last seconds before it again.
         """
 
     def setup(self, config: ConfigT, streams: Sequence[SelectedStream]) -> Messages:
@@ -283,8 +306,8 @@ class Destination(Protocol[ConfigT]):
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
 
-        A ``barrier`` is yielded as a checkpoint is, and soon: what is before it is committed
-        without waiting for more.
+        A ``barrier`` and a ``dead_letter`` are yielded as a checkpoint is. A ``barrier`` is yielded
+        soon: what is before it is committed without waiting for more.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over

@@ -115,6 +115,22 @@ async def test_check_fails_when_a_connection_does() -> None:
     ]
 
 
+async def test_check_has_a_line_for_each_notice() -> None:
+    service = scripted_service()
+    status = ConnectionStatus(
+        status=ConnectionStatus.STATUS_SUCCEEDED,
+        message="reached account acct_1",
+        notices=["The engine's clock is 15 s ahead of Stripe's."],
+    )
+    service.messages = [Message(emitted_by="source/stripe", connection_status=status)]
+    outcome = await pipelines_of(service, "check", "orders")
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert outcome.lines == [
+        "source/stripe succeeded: reached account acct_1",
+        "source/stripe note: The engine's clock is 15 s ahead of Stripe's.",
+    ]
+
+
 async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
     service = scripted_service()
     status = ConnectionStatus(

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import time
 
 import pytest
@@ -80,3 +81,13 @@ def test_a_time_that_is_still_to_come_is_valid(ahead: float) -> None:
 def test_one_of_several_signatures_is_enough() -> None:
     _, _, other = signed("whsec_0").partition("v1=")
     verify(BODY, f"{signed('whsec_1')},v1={other},v0=legacy", ("whsec_2", "whsec_0"))
+
+
+def test_a_refusal_for_age_names_the_clock_that_it_goes_by() -> None:
+    with pytest.raises(BadSignature) as caught:
+        verify(BODY, signed("whsec_1", at=time.time() - 3_600), ["whsec_1"])
+    assert re.fullmatch(
+        r"by the clock of this service, which is \d{4} seconds ahead of the signature's time, it "
+        r"was signed more than 300 seconds ago",
+        str(caught.value),
+    )

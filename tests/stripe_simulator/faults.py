@@ -4,7 +4,8 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from email.utils import formatdate
 from fnmatch import fnmatchcase
 from functools import partial
 from weakref import WeakSet
@@ -12,6 +13,9 @@ from weakref import WeakSet
 from aiohttp import web
 
 from tests.stripe_simulator.errors import Refusal
+
+# Headers that an answer bears in the place of its own; None for one that it lacks.
+OTHER_HEADERS = web.RequestKey("other_headers", dict[str, str | None])
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Answers in the place of ``serve``, or calls it, earlier or later.
@@ -157,6 +161,43 @@ def first_on_each_connection(fault: Fault) -> Fault:
         return await fault(request, serve)
 
     return first
+
+
+def after_read(act: Callable[[], object], *, seconds: float = 0.0) -> Fault:
+    """Lets something happen once the data were read, and answers so many seconds after that."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        response = await serve(request)
+        act()
+        await asyncio.sleep(seconds)
+        return response
+
+    return fault
+
+
+def with_headers(headers: Mapping[str, str | None]) -> Fault:
+    """Answers with other headers than usual; None leaves one out."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        request[OTHER_HEADERS] = {**request.get(OTHER_HEADERS, {}), **headers}
+        return await serve(request)
+
+    return fault
+
+
+def without_date() -> Fault:
+    """Answers without the header ``Date``."""
+    return with_headers({"Date": None})
+
+
+def from_cache(age: int) -> Fault:
+    """Answers as a cache would that has had the answer for so many seconds."""
+    return with_headers({"Age": str(age)})
+
+
+def stray_date(unix_seconds: float) -> Fault:
+    """Answers with a ``Date`` that is not the clock's."""
+    return with_headers({"Date": formatdate(unix_seconds, usegmt=True)})
 
 
 def at_random(some: Sequence[Fault], *, share: float, seed: int) -> Fault:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -17,7 +18,7 @@ from tests.stripe_simulator.cli_sessions import SOCKET_PATH
 from tests.stripe_simulator.cli_sockets import CliSockets
 from tests.stripe_simulator.errors import Refusal
 from tests.stripe_simulator.events import Event
-from tests.stripe_simulator.faults import Faults
+from tests.stripe_simulator.faults import OTHER_HEADERS, Faults
 from tests.stripe_simulator.lists import OutsideCursor
 from tests.stripe_simulator.objects import ObjectList
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
@@ -40,7 +41,8 @@ class StripeSimulator:
         base_url: Where it is reached, without a slash at the end; set once it is entered.
         requests: What was asked so far.
         faults: What goes wrong, and where.
-        clock: What time it is for objects and events; deliveries are signed in real time.
+        clock: What time it is for objects, events and the header ``Date``; deliveries are signed in
+            real time.
         deliveries: What goes out by webhook, to look at, to disturb and to wait for.
         cli_sessions: The sessions of the Stripe CLI, to look at and to wait for.
         cli_sockets: Their connections, to wait for and to cut.
@@ -92,6 +94,10 @@ class StripeSimulator:
         """Connects an account to the key's own, which makes that a Connect platform."""
         plan = plan or SeedPlan()
         _fill(self._api.connect(account_id, plan.created_from), plan)
+
+    def disconnect(self, account_id: str) -> None:
+        """Disconnects an account: requests for it, and for the account itself, answer 403."""
+        self._api.disconnect(account_id)
 
     def create(
         self, stream: str, fields: Mapping[str, Any] | None = None, *, account: str | None = None
@@ -251,6 +257,11 @@ class StripeSimulator:
 
     async def _name_request(self, request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Request-Id"] = request.get(_REQUEST_ID) or self._next_request_id()
+        response.headers["Date"] = formatdate(self.clock.date(), usegmt=True)
+        for name, value in request.get(OTHER_HEADERS, {}).items():
+            response.headers.pop(name, None)
+            if value is not None:
+                response.headers[name] = value
 
     def _next_request_id(self) -> str:
         return f"req_simulator{next(self._request_numbers):06}"

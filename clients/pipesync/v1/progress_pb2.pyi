@@ -109,7 +109,9 @@ class ConnectionStatus(_message.Message):
 
     @_builtins.property
     def clock_skew(self) -> _duration_pb2.Duration:
-        """How far the engine's clock is ahead of the source's; negative when it is behind. Absent when it is not known."""
+        """How far the engine's clock is ahead of the source's; negative when it is behind. Absent when it is not known, or too
+        little to matter.
+        """
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

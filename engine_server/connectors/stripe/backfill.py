@@ -13,13 +13,17 @@ from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.checkpoint import resume
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.clock import ServerClock
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.fetches import Failed, Fetched, Fetches, Opened, Outcome
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.reconcile.comparison import Comparison
-from engine_server.connectors.stripe.stream_fetch import StreamFetch
+from engine_server.connectors.stripe.stream_fetch import StreamFetch, WindowEnd
 from engine_server.connectors.stripe.stream_report import StreamReport
 from pipesync.v1.message_pb2 import Message
+
+# Seconds from the planning of a read to its first page, with some patience.
+_MOMENT = 60
 
 # Stripe took its first payment in 2011: where a history is taken to begin when nothing tells.
 _NOTHING_BEFORE = 1_293_840_000
@@ -49,7 +53,7 @@ async def backfill(
         ConnectionFailed: the API cannot be reached, or refuses the key.
         ConnectorError: a checkpoint is not one of this source; see ``Inventory``.
     """
-    now = int(time.time())
+    now = client.clock.second()
     streams = {
         selected.name: _open(selected, client, config, request, account, now)
         for selected in request.streams
@@ -140,6 +144,7 @@ def _open(
         selected.name,
         request.state.streams.get(selected.name, ""),
         _window(resource, selected, request.until, now),
+        begins_run=request.begins_run,
     )
     limit = selected.selection.backfill_limit or config.backfill_limit
     return _Stream(
@@ -150,6 +155,7 @@ def _open(
             since=account.created or _NOTHING_BEFORE,
             limit=limit,
             reconciles=request.reconcile,
+            end=_end(resource, selected, request.until, client.clock),
         ),
         report=StreamReport(selected.stream, checkpoint, limit=limit),
         comparison=(
@@ -178,9 +184,31 @@ def _window(
     )
 
 
-def untouched_checkpoint(selected: SelectedStream, request: ReadRequest) -> str:
-    """The checkpoint of a stream of which nothing is read yet: the next read begins anew."""
-    window = _window(load_resources()[selected.name], selected, request.until, int(time.time()))
+def _end(
+    resource: Resource, selected: SelectedStream, until: Timestamp | None, clock: ServerClock
+) -> WindowEnd:
+    asked = selected.selection.time_range
+    is_asked = bool(resource.created_param) and asked.HasField("lt")
+    if until is None:
+        is_guessed = not is_asked and not clock.is_known
+        return WindowEnd.GUESSED if is_guessed else WindowEnd.PRESENT
+    is_earlier = is_asked and whole_seconds(asked.lt) < whole_seconds(until)
+    is_guessed = not is_earlier and is_guess(until, clock)
+    return WindowEnd.GUESSED if is_guessed else WindowEnd.GIVEN
+
+
+def is_guess(until: Timestamp, clock: ServerClock) -> bool:
+    """Whether a run's end is by the engine's own clock, a moment ago, and may be too early."""
+    end = whole_seconds(until)
+    return abs(time.time() - end) <= _MOMENT and (not clock.is_known or clock.latest() > end)
+
+
+def untouched_checkpoint(selected: SelectedStream, request: ReadRequest, now: int) -> str:
+    """The checkpoint of a stream of which nothing is read yet: the next read begins anew.
+
+    ``now`` is the Unix second by Stripe's clock.
+    """
+    window = _window(load_resources()[selected.name], selected, request.until, now)
     return resume(selected.name, "", window).to_json()
 
 

@@ -9,6 +9,7 @@ from engine_server.connectors.protocols import SelectedStream
 from engine_server.connectors.stripe.account import confirm_account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.clock import CLOCKS, NOTABLE_SKEW, skew_sentence
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.polling import confirm_readable
@@ -56,8 +57,18 @@ async def check(
                 # A sync would end before its first page, so this is a failure as a whole.
                 await confirm_readable(client)
     except ConnectorError as error:
-        return ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
-    return _status(f"reached account {account.id}", len(streams), unreadable)
+        status = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
+    else:
+        status = _status(f"reached account {account.id}", len(streams), unreadable)
+    _add_skew(status, CLOCKS.of(config.base_url).skew())
+    return status
+
+
+def _add_skew(status: ConnectionStatus, skew: float | None) -> None:
+    """Tell of a difference between the clocks, if it is more than answers can be wrong by."""
+    if skew is not None and abs(skew) > NOTABLE_SKEW:
+        status.clock_skew.FromMilliseconds(round(skew * 1_000))
+        status.notices.append(skew_sentence(skew))
 
 
 def _status(

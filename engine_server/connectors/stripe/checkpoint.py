@@ -38,14 +38,16 @@ CHECKPOINT_SCHEMA = {
     "properties": {
         "accounted_range": {
             "type": "object",
-            "description": "The time that the backfill covers, by creation of the objects.",
+            "description": "The time that the backfill covers, by creation of the objects. Where "
+            "more was asked for, it ends when the newest objects were read.",
             "properties": _RANGE_FIELDS,
             "additionalProperties": False,
         },
         "remaining": {
             "type": "array",
             "description": "What is still to be read. A range without bounds is the list as it is, "
-            "not filtered by time.",
+            "not filtered by time. One that ends after accounted_range lay ahead in time: it is "
+            "left to the next run.",
             "items": {
                 "type": "object",
                 "properties": {
@@ -92,9 +94,9 @@ class Checkpoint:
     It is a value: what is fetched ahead cannot change one that was emitted.
 
     Attributes:
-        accounted: The window that the backfill covers; without bounds for a list that cannot be
-            filtered by time.
-        remaining: What is still to be read of it.
+        accounted: The window that the backfill covers. It ends where its newest objects were read,
+            if that was earlier than asked: ``remaining`` then has the part that lay ahead.
+        remaining: What is still to be read.
         record_count: Records read so far, of those made before ``backfill_lt``.
         backfill_lt: Where the first window ended; None when it had no end.
     """
@@ -103,6 +105,35 @@ class Checkpoint:
     remaining: tuple[Range, ...]
     record_count: int = 0
     backfill_lt: int | None = None
+
+    @property
+    def ahead(self) -> Range | None:
+        """The part that lay ahead in time when the newest objects were read; None without one.
+
+        It begins with the last seconds before, in which objects may still have come up. What has a
+        cursor may end as late, but is past that time.
+        """
+        end = self.accounted.lt
+        if end is None:
+            return None
+        for part in self.remaining:
+            if part.cursor is None and part.lt is not None and part.lt > end:
+                return part
+        return None
+
+    @property
+    def unread(self) -> tuple[Range, ...]:
+        """The parts that are to be read now."""
+        ahead = self.ahead
+        if ahead is None:
+            return self.remaining
+        return tuple(part for part in self.remaining if part is not ahead)
+
+    @property
+    def window(self) -> Range:
+        """What was asked for, whether it lies ahead or not."""
+        ahead = self.ahead
+        return self.accounted if ahead is None else Range(gte=self.accounted.gte, lt=ahead.lt)
 
     @property
     def is_untouched(self) -> bool:
@@ -115,19 +146,43 @@ class Checkpoint:
             return True
         return part.gte < self.backfill_lt - SETTLING_SECONDS
 
-    def after(self, part: Range, left: Sequence[Range], record_count: int) -> "Checkpoint":
+    def after(
+        self,
+        part: Range,
+        left: Sequence[Range],
+        record_count: int,
+        read_until: int | None = None,
+    ) -> "Checkpoint":
         """The checkpoint after a page of ``part``.
 
         Args:
             part: The range whose page it was, one of ``remaining``.
             left: What of it is still to be read.
             record_count: The records on the page.
+            read_until: The Unix second of which the page shows nothing any more, if that may be
+                before the end of the window.
         """
         at = self.remaining.index(part)
-        return dataclasses.replace(
+        after = dataclasses.replace(
             self,
             remaining=(*self.remaining[:at], *left, *self.remaining[at + 1 :]),
             record_count=self.record_count + (record_count if self.is_history(part) else 0),
+        )
+        return after if read_until is None else after._ending_at(read_until)
+
+    def _ending_at(self, end: int) -> "Checkpoint":
+        gte, lt = self.accounted.gte, self.accounted.lt
+        if lt is None or end >= lt:
+            return self
+        begin = end - SETTLING_SECONDS
+        if gte is not None:
+            begin, end = max(begin, gte), max(end, gte)
+        return dataclasses.replace(
+            self,
+            accounted=Range(gte=gte, lt=end),
+            remaining=(Range(gte=begin, lt=lt), *self.remaining),
+            # What is made later counts towards no limit, as if the window had ended there.
+            backfill_lt=None if self.backfill_lt is None else min(self.backfill_lt, end),
         )
 
     def to_json(self) -> str:
@@ -142,13 +197,15 @@ class Checkpoint:
         return msgspec.json.encode(fields).decode()
 
 
-def resume(stream: str, data: str, window: Range) -> Checkpoint:
+def resume(stream: str, data: str, window: Range, *, begins_run: bool = False) -> Checkpoint:
     """The checkpoint to go on from.
 
     Args:
         stream: Whose it is, for the error.
         data: The stored JSON text; empty at the start.
         window: What is to be read now, perhaps not what was asked before.
+        begins_run: Whether what lay ahead is read now. If not, and the same window is asked for, it
+            is left to the next run: else no run whose end lies ahead would come to an end.
 
     Raises:
         ConnectorError: ``data`` is not a checkpoint of this source.
@@ -157,9 +214,16 @@ def resume(stream: str, data: str, window: Range) -> Checkpoint:
     if stored is None or stored.is_untouched:
         remaining = () if window.is_empty else (window,)
         return Checkpoint(accounted=window, remaining=remaining, backfill_lt=window.lt)
+    ahead = stored.ahead
+    if ahead is not None and ahead.lt == window.lt and not begins_run:
+        left = (ahead, *reconcile(stored.window, stored.unread, window))
+        accounted = Range(gte=window.gte, lt=stored.accounted.lt)
+    else:
+        left = reconcile(stored.accounted, stored.unread, window)
+        accounted = window
     return Checkpoint(
-        accounted=window,
-        remaining=reconcile(stored.accounted, stored.remaining, window),
+        accounted=accounted,
+        remaining=left,
         record_count=stored.record_count,
         backfill_lt=stored.backfill_lt,
     )

@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
-import time
 from operator import attrgetter
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.clock import ServerClock
 from engine_server.connectors.stripe.empty_pages import EmptyPage
 from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.listed import ListedObject
@@ -25,10 +25,17 @@ _OPEN_OBJECTS_AT_ONCE = 10
 class RangeReader:
     """Reads the ranges of one list."""
 
-    def __init__(self, resource: Resource, window: Range) -> None:
-        """``window`` is what the ranges are parts of."""
+    def __init__(self, resource: Resource, window: Range, *, is_open: bool = False) -> None:
+        """Reads nothing yet.
+
+        Args:
+            resource: How the list is read.
+            window: What the ranges are parts of.
+            is_open: Whether what is newer than the window is welcome, too.
+        """
         self._resource = resource
         self._window = window
+        self._is_open = is_open
         self._created = attrgetter(resource.created_field)
         # Ranges that were begun anew and have not come further than their first page since.
         self._restarted: set[Range] = set()
@@ -65,7 +72,8 @@ class RangeReader:
         return first, asked
 
     async def _fetch(self, client: StripeClient, part: Range, size: int) -> tuple[Page, Range]:
-        if self._holds_newest(part):
+        holds_newest = self._holds_newest(part, client.clock)
+        if holds_newest:
             newest = await self._newest(client, size)
             # A later window is small. If it is not, its own filter serves it better.
             if newest is not None and (
@@ -73,7 +81,8 @@ class RangeReader:
             ):
                 return self._noted(newest), Range()
         if part.cursor is None:
-            return self._noted(await fetch_page(client, self._resource, part, size)), part
+            asked = Range(gte=part.gte) if holds_newest and self._is_open else part
+            return self._noted(await fetch_page(client, self._resource, asked, size)), asked
         try:
             page, asked = await self._page_after_cursor(client, part, part.cursor, size), part
         except EmptyPage as error:
@@ -157,13 +166,13 @@ class RangeReader:
                 status=200,
             )
 
-    def _holds_newest(self, part: Range) -> bool:
+    def _holds_newest(self, part: Range, clock: ServerClock) -> bool:
         return (
             bool(self._resource.created_param)
             and part.cursor is None
             and part.lt is not None
             and part.lt == self._window.lt
-            and part.lt > time.time() - _NEWEST_SECONDS
+            and (self._is_open or part.lt > clock.earliest() - _NEWEST_SECONDS)
         )
 
     def _goes_on(self, part: Range, newest: Page) -> bool:

@@ -1,17 +1,20 @@
 """One read of an account: its history, the events around it, and those that come afterwards."""
 
-import time
 from contextlib import aclosing
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
-from engine_server.connectors.stripe.backfill import backfill, whole_seconds
+from engine_server.connectors.stripe.backfill import backfill, is_guess, whole_seconds
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.clock import ServerClock
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.events.listen import listen
 from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.connectors.stripe.events.polling import Poller
 from engine_server.errors import ConnectorError
+
+# Seconds that a clock may be behind before it is first compared with Stripe's.
+_UNKNOWN_SKEW = 86_400
 
 
 def read_and_follow(
@@ -69,7 +72,17 @@ async def _history(
         async for message in messages:
             poller.note(message)
             yield message
-    end = whole_seconds(request.until) if request.until is not None else int(time.time()) + 1
-    async with aclosing(poller.poll(end)) as messages:
+    async with aclosing(poller.poll(_end(request, client.clock))) as messages:
         async for message in messages:
             yield message
+
+
+def _end(request: ReadRequest, clock: ServerClock) -> int:
+    """The Unix second up to which events count, exclusive."""
+    if request.until is None:
+        return clock.second() + 1
+    end = whole_seconds(request.until)
+    if not is_guess(request.until, clock):
+        return end
+    # By a clock that is behind, none of the events since the last poll would count, for ever.
+    return max(end, clock.second() + 1) if clock.is_known else end + _UNKNOWN_SKEW

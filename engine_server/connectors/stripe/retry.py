@@ -5,8 +5,8 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+
+from engine_server.connectors.stripe.clock import unix_time
 
 # A server that asks for more patience than this gets the next attempt sooner than it asked for.
 _LONGEST_RETRY_AFTER = 60.0
@@ -76,20 +76,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        moment = _unix_time(value)
+        moment = unix_time(value)
         if moment is None:
             return None
-        now = _unix_time(headers.get("Date", ""))
+        now = unix_time(headers.get("Date", ""))
         return max(0.0, moment - (time.time() if now is None else now))
     return seconds if 0 <= seconds < math.inf else None
-
-
-def _unix_time(http_date: str) -> float | None:
-    try:
-        moment = parsedate_to_datetime(http_date)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _between(shortest: float, longest: float) -> float:

@@ -18,6 +18,7 @@ from engine_server.connectors.stripe.account import Account, confirm_account, fe
 from engine_server.connectors.stripe.catalog import left_out_streams, load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.clock import CLOCKS
 from engine_server.connectors.stripe.config import RegisteredEndpoint, StripeConfig
 from engine_server.connectors.stripe.events.deliveries import check_deliveries
 from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
@@ -94,6 +95,11 @@ class StripeSource:
         """Has loaded the catalog when it begins, so that no call has to wait for that."""
         await asyncio.to_thread(load_resources)
         yield
+
+    def now(self, config: StripeConfig) -> int | None:
+        """Stripe's time in Unix nanoseconds, as recent answers show it; None before the first."""
+        clock = CLOCKS.of(config.base_url)
+        return int(clock.latest() * 1_000_000_000) if clock.is_known else None
 
     def check_inputs(
         self, config: StripeConfig, inputs: Sequence[SourceInput]

@@ -1,5 +1,6 @@
 """The fetching side of one stream's backfill: which page comes next, and what it leaves to read."""
 
+import enum
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,24 @@ from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
 from engine_server.text import storable
 
+# Without a run, an end may lie so many seconds ahead: a read with a later end begins earlier yet,
+# by ``SETTLING_SECONDS``.
+_AHEAD_OF_READ = 5
+
+
+class WindowEnd(enum.Enum):
+    """Where the end of a stream's window comes from.
+
+    Attributes:
+        GIVEN: The run, or the user: a later run may have the same.
+        PRESENT: The read, which belongs to no run: a later one has a later end.
+        GUESSED: The engine's own clock, as it had not heard from Stripe yet.
+    """
+
+    GIVEN = enum.auto()
+    PRESENT = enum.auto()
+    GUESSED = enum.auto()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedPage:
@@ -29,6 +48,8 @@ class FetchedPage:
         part: The range as it was before the page.
         left: What of it is still to be read after the page, newest first.
         records: The page's objects that lie in the stream's window, as they are to be emitted.
+        read_until: Where the stream ends in time as the page shows it, in Unix seconds, if it is
+            the newest one and more of the window may come up later.
         listing: What it shows to be there; None unless the run reconciles.
     """
 
@@ -36,6 +57,7 @@ class FetchedPage:
     left: tuple[Range, ...]
     records: list[bytes]
     listing: Listing | None = None
+    read_until: int | None = None
 
 
 class StreamFetch:
@@ -50,6 +72,7 @@ class StreamFetch:
         since: int,
         limit: int | None,
         reconciles: bool = False,
+        end: WindowEnd = WindowEnd.GIVEN,
     ) -> None:
         """Begins where the checkpoint ends.
 
@@ -60,6 +83,7 @@ class StreamFetch:
             since: When its history is thought to begin, in Unix seconds.
             limit: How many records of its history are enough; None for all.
             reconciles: Whether what the pages show is compared with what the destination holds.
+            end: Where the end of its window comes from.
         """
         self.resource = resource
         self.in_flight = 0
@@ -67,12 +91,13 @@ class StreamFetch:
         self._reconciles = reconciles
         self._is_stopped = False
         self._is_history = checkpoint.is_history
-        self._window = checkpoint.accounted
-        self._pending = deque(checkpoint.remaining)
+        self._window = checkpoint.window
+        self._end = end
+        self._pending = deque(checkpoint.unread)
         self._size = page_size(resource)
         self._limit_left = math.inf if limit is None else limit - checkpoint.record_count
         self._drop_history_beyond_limit()
-        self._reader = RangeReader(resource, self._window)
+        self._reader = RangeReader(resource, self._window, is_open=end is WindowEnd.GUESSED)
         self._splitting = Splitting(page_size=self._size, since=since)
 
     @property
@@ -133,7 +158,13 @@ class StreamFetch:
             self._limit_left -= len(records)
             self._drop_history_beyond_limit()
         listing = self._listing(page, scope, items, incomplete) if self._reconciles else None
-        return FetchedPage(part=part, left=left, records=records, listing=listing)
+        return FetchedPage(
+            part=part,
+            left=left,
+            records=records,
+            listing=listing,
+            read_until=self._read_until(part, page),
+        )
 
     async def _records(
         self, client: StripeClient, page: Page, scope: Range
@@ -142,7 +173,7 @@ class StreamFetch:
 
         The first are the items', the second those of the objects whose lists are still incomplete.
         """
-        listed = self._reader.objects_in(scope, page)
+        listed = self._reader.objects_in(self._shown_scope(scope, page), page)
         stamps = Stamps(account_id=self._account_id, known_until=page.known_until)
         if not self.resource.nested_field and not page.has_open_lists:
             return [stamps.on_text(found) for found in listed], [], set()
@@ -159,6 +190,24 @@ class StreamFetch:
     def _is_incomplete(self, parent: dict[str, Any]) -> bool:
         nested = parent.get(self.resource.nested_field)
         return isinstance(nested, dict) and nested.get("has_more") is True
+
+    def _shown_scope(self, scope: Range, page: Page) -> Range:
+        """Where in time the page's objects are to be emitted from.
+
+        Those made after a guessed end are not accounted for, and emitted all the same: a clock that
+        is behind would keep them from a run that begins after they were made.
+        """
+        end = self._window.lt
+        if self._end is not WindowEnd.GUESSED or end is None or scope.lt != end:
+            return scope
+        return Range(gte=scope.gte) if page.known_until >= end else scope
+
+    def _read_until(self, part: Range, page: Page) -> int | None:
+        if part.cursor is not None or part.lt is None or part.lt != self._window.lt:
+            return None
+        end = page.known_until + 1
+        allowed = _AHEAD_OF_READ if self._end is WindowEnd.PRESENT else 0
+        return end if part.lt > end + allowed else None
 
     def _listing(self, page: Page, scope: Range, items: list[Any], incomplete: set[Any]) -> Listing:
         created = attrgetter(self.resource.created_field)

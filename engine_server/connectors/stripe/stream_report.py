@@ -7,10 +7,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from engine_server.connectors.record_message import record_message
 from engine_server.connectors.stripe.checkpoint import Checkpoint
 from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.ranges import Range, difference
+from engine_server.connectors.stripe.ranges import Range, difference, intersection
 from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.catalog_pb2 import Stream, TimeRange
 from pipesync.v1.message_pb2 import Message, StateCheckpoint, StreamStatus
+
+# A run ends with the second that has begun, and a page shows what was over when it was asked for:
+# that one, the one before it and the time of the request are no gap worth telling of.
+_PRESENT_SECONDS = 3
 
 
 class StreamReport:
@@ -28,21 +32,20 @@ class StreamReport:
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to read, or enough was."""
-        left = self._checkpoint.remaining
+        left = self._checkpoint.unread
         if self._limit is not None and self._checkpoint.record_count >= self._limit:
             return all(self._checkpoint.is_history(part) for part in left)
         return not left
 
     def start(self) -> Iterator[Message]:
         """The stream begins; what earlier requests completed is told again."""
-        window = self._checkpoint.accounted
+        window = self._checkpoint.window
         started = StreamStatus.Started()
         if self._has_ranges and window.is_bounded:
             started.time_range.CopyFrom(_time_range(window))
         yield self._status(StreamStatus(started=started))
-        remaining = self._checkpoint.remaining
-        if all(part.is_bounded for part in remaining):
-            yield from self._ranges_completed(difference(window, remaining))
+        if all(part.is_bounded for part in self._checkpoint.unread):
+            yield from self._ranges_completed(window)
 
     def compared(self, page: FetchedPage, compared_from: int) -> Iterator[Message]:
         """What was created from then on is compared: a checkpoint that accounts for no page.
@@ -56,11 +59,13 @@ class StreamReport:
     def page(self, page: FetchedPage) -> Iterator[Message]:
         """A page was read: its records, then the checkpoint that accounts for them."""
         yield from self._records(page)
-        self._checkpoint = self._checkpoint.after(page.part, page.left, len(page.records))
+        self._checkpoint = self._checkpoint.after(
+            page.part, page.left, len(page.records), page.read_until
+        )
         yield self._state(self._checkpoint)
         if not page.left:
-            scope = page.part if page.part.is_bounded else self._checkpoint.accounted
-            yield from self._ranges_completed(difference(scope, self._checkpoint.remaining))
+            scope = page.part if page.part.is_bounded else self._checkpoint.window
+            yield from self._ranges_completed(scope)
 
     def leave_out(self) -> Iterator[Message]:
         """There is no history to read: what is asked for is accounted for as it is."""
@@ -91,8 +96,16 @@ class StreamReport:
     def _state(self, checkpoint: Checkpoint) -> Message:
         return Message(source_state=StateCheckpoint(stream=self._stream, data=checkpoint.to_json()))
 
-    def _ranges_completed(self, parts: tuple[Range, ...]) -> Iterator[Message]:
-        for part in parts:
+    def _ranges_completed(self, scope: Range) -> Iterator[Message]:
+        """What of ``scope`` is accounted for, in whole seconds as they were asked for."""
+        window, accounted = self._checkpoint.window, self._checkpoint.accounted
+        if window.lt is not None and accounted.lt is not None:
+            is_present = window.lt - accounted.lt <= _PRESENT_SECONDS
+            accounted = window if is_present else accounted
+        told = intersection(scope, accounted)
+        if told is None:
+            return
+        for part in difference(told, self._checkpoint.unread):
             if self._has_ranges and part.is_bounded:
                 completed = StreamStatus.RangeCompleted(range=_time_range(part))
                 yield self._status(StreamStatus(range_completed=completed))

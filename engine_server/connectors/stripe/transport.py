@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from engine_server import exact_json
+from engine_server.connectors.stripe.clock import CLOCKS, ServerClock
 from engine_server.connectors.stripe.proxy import Proxy, proxy_for
 from engine_server.connectors.stripe.retry import is_retriable, retry_after
 from engine_server.text import storable
@@ -23,8 +24,8 @@ class Answer(Generic[T]):
 
     Attributes:
         body: What the JSON was decoded to.
-        known_until: The last Unix second that was over when it was asked for. All that changed by
-            then is in it; what changes later may not be.
+        known_until: The last second of Stripe's clock that was surely over when it was asked for,
+            in Unix time. All that changed by then is in it; what changes later may not be.
         request_id: What Stripe calls the request; empty when it did not say.
     """
 
@@ -145,6 +146,11 @@ class Transport:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._proxy: Proxy | None = None
 
+    @property
+    def clock(self) -> ServerClock:
+        """The clock of the API, which every answer tells of."""
+        return CLOCKS.of(self._base_url)
+
     async def __aenter__(self) -> Self:
         """Makes ready to send.
 
@@ -177,7 +183,7 @@ class Transport:
         ``decode`` raises ValueError for what is not whole JSON.
         """
         request_id = ""
-        known_until = int(time.time()) - 1
+        sent = time.monotonic()
         # Not the session's: those would be shown to the proxy that makes a tunnel.
         headers = self._headers
         if request.idempotency_key is not None:
@@ -195,11 +201,16 @@ class Transport:
                 proxy_headers=self._proxy.headers if self._proxy else None,
             ) as response:
                 request_id = response.headers.get("Request-Id", "")
+                # The body may take long, and its data were read before the headers were made.
+                received = time.monotonic()
                 body = await response.read()
         except _Disconnected as error:
             return self._fault(error.reason, request_id)
         except (aiohttp.ClientError, OSError) as error:
             return self._fault(error, request_id)
+        if response.status == 200 or request_id:
+            # Without an id, a refusal may be somebody's in between.
+            self.clock.hear(response.headers, sent=sent, received=received)
         if response.status == 407 and self._proxy:
             return self._refusal_of_proxy(response.status, response.reason)
         if response.status != 200:
@@ -210,7 +221,7 @@ class Transport:
             return Fault(message="the body is not whole JSON", status=200, request_id=request_id)
         return Answer(
             body=value,
-            known_until=known_until,
+            known_until=self.clock.time_of_read(response.headers, sent=sent, received=received),
             request_id=request_id,
         )
 

@@ -11,7 +11,7 @@ import structlog
 
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
 from engine_server.connectors.stripe.events.event import Event
 from engine_server.connectors.stripe.events.gone_items import is_cut
 from engine_server.connectors.stripe.events.scope import EventScope
@@ -107,7 +107,7 @@ async def _read_anew(client: StripeClient, batch: StoredItems, nested: object) -
     try:
         anew = await batch.shared(url, read)
     except RequestFailed as error:
-        if error.status is None or error.status in (409, 429) or error.status >= 500:
+        if error.scope is FailureScope.STRIPE:
             raise
         log.warning("event_lists_incomplete", url=url, error=error.message)
         return not is_cut(nested)

@@ -1,7 +1,6 @@
 """Reads a history while the ways in for events are open, and then goes on with what comes."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
@@ -12,6 +11,9 @@ from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.dead_letter import dead_letter
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.inbox import Inbox, Waiting
 from engine_server.connectors.stripe.events.listener import WebhookListener
 from engine_server.connectors.stripe.events.pace import ListeningPace
@@ -50,7 +52,8 @@ async def listen(
         request: What is read.
         account: Whose events are wanted.
         history: What comes first; closed here.
-        poll: Called with the present Unix second every so often; what it yields goes in between.
+        poll: Called with Stripe's present Unix second every so often; what it yields goes in
+            between.
         pace: How often, and how patiently.
 
     Raises:
@@ -73,7 +76,7 @@ async def listen(
         streams = request.selected or request.streams
         scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
         async with Work(client, scope, inbox.wake) as work:
-            follow = _Follow(request, inbox, work, pace)
+            follow = _Follow(request, inbox, work, pace, client.clock.second)
             async with aclosing(follow.messages(poll)) as messages:
                 async for message in messages:
                     yield message
@@ -82,7 +85,15 @@ async def listen(
 class _Follow:
     """What becomes of the events of one read."""
 
-    def __init__(self, request: ReadRequest, inbox: Inbox, work: Work, pace: ListeningPace) -> None:
+    def __init__(
+        self,
+        request: ReadRequest,
+        inbox: Inbox,
+        work: Work,
+        pace: ListeningPace,
+        now: Callable[[], int],
+    ) -> None:
+        self._now = now
         self._request = request
         self._inbox = inbox
         self._work = work
@@ -99,7 +110,7 @@ class _Follow:
                 yield message
             if poll is None or loop.time() < next_poll:
                 continue
-            async with aclosing(poll(int(time.time()))) as polled:
+            async with aclosing(poll(self._now())) as polled:
                 async for message in polled:
                     yield message
                     # A long poll keeps nobody waiting.
@@ -113,9 +124,16 @@ class _Follow:
         self._work.begin(await self._inbox.take(_MOST_AT_ONCE - len(self._work), at_most=at_most))
         records: list[StreamRecord] = []
         applied: list[tuple[Waiting, frozenset[str]]] = []
+        given_up: list[Message] = []
         for waiting, outcome in await self._work.finished(self._pace.work_patience):
-            if isinstance(outcome, Exception):
-                self._inbox.put_off(waiting, outcome)
+            if isinstance(outcome, EventFailed):
+                tries = self._inbox.put_off(waiting, outcome)
+                if tries is not None:
+                    given_up.append(
+                        dead_letter(waiting.body, attempts=tries, reason=outcome.message)
+                    )
+            elif isinstance(outcome, RequestFailed):
+                self._inbox.put_off(waiting, outcome, counts=False)
             else:
                 records += outcome
                 applied.append((waiting, frozenset(stream for stream, _ in outcome)))
@@ -124,6 +142,7 @@ class _Follow:
             for message in record_batches(records)
             if message.record_batch.stream not in self._request.refused_streams
         ]
+        messages += [*self._work.skipped.reports(), *given_up]
         if applied:
             messages.append(self._request.barriers.put(partial(self._acknowledge, applied)))
         return messages + self._work.take_barriers()

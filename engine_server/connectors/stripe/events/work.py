@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self, TypeAlias
 
-import structlog
-
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.events.failed_events import SkippedStreams, attempt
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.inbox import Waiting
 from engine_server.connectors.stripe.events.process_event import process_event
@@ -20,14 +20,17 @@ from engine_server.connectors.stripe.events.stored_items import StoredItems
 from engine_server.errors import ConnectionFailed
 from pipesync.v1.message_pb2 import Message
 
-log = structlog.get_logger()
-
-# What it makes, or why it makes nothing.
-Outcome: TypeAlias = list[StreamRecord] | Exception
+_STRIPE = FailureScope.STRIPE
+# What it makes, or why it makes nothing: for a reason of its own, or as Stripe fails.
+Outcome: TypeAlias = list[StreamRecord] | EventFailed | RequestFailed
 
 
 class Work:
-    """An async context manager; nothing is worked on any more once it is closed."""
+    """An async context manager; nothing is worked on any more once it is closed.
+
+    Attributes:
+        skipped: The streams whose events are skipped.
+    """
 
     def __init__(
         self, client: StripeClient, scope: EventScope, on_late: Callable[[], None]
@@ -40,6 +43,7 @@ class Work:
             on_late: Called when an event is done that ``finished`` did not wait for, or wants what
                 ``take_barriers`` has.
         """
+        self.skipped = SkippedStreams()
         self._client = client
         self._scope = scope
         self._on_late = on_late
@@ -133,15 +137,11 @@ class Work:
         self._on_late()
 
     async def _process(self, fetches: Fetches, scope: EventScope, waiting: Waiting) -> Outcome:
+        making = process_event(self._client, fetches, scope, waiting.body, self._same_second)
         try:
-            return await process_event(
-                self._client, fetches, scope, waiting.body, self._same_second
-            )
-        except ConnectionFailed:
+            return await attempt(making, self.skipped)
+        except ConnectionFailed as error:
+            # That one request keeps failing does not end the others.
+            if isinstance(cause := error.__cause__, RequestFailed) and cause.scope is _STRIPE:
+                return cause
             raise
-        except RequestFailed as error:
-            return error
-        except Exception as error:
-            # Of a shape that nobody thought of: the others are not to suffer for it.
-            log.exception("event_threw", event_id=waiting.id)
-            return error

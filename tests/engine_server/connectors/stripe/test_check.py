@@ -296,3 +296,22 @@ async def test_a_key_that_may_not_read_the_events_that_are_to_be_polled_fails(
     # Whoever does not poll needs no such permission.
     status = await check(simulator, ["customers"], api_key=RESTRICTED)
     assert status.status == ConnectionStatus.STATUS_SUCCEEDED
+
+
+@pytest.mark.parametrize("skew", [15.0, -3_600.0])
+async def test_a_clock_that_is_off_is_told_with_its_skew(
+    simulator: StripeSimulator, skew: float
+) -> None:
+    simulator.clock.skew = -skew
+    status = await check(simulator, ["customers"])
+    assert status.status == ConnectionStatus.STATUS_SUCCEEDED
+    assert abs(status.clock_skew.ToMilliseconds() / 1_000 - skew) < 1.5
+    [notice] = status.notices
+    assert ("ahead of" if skew > 0 else "behind") in notice
+
+
+async def test_a_key_that_is_refused_tells_of_the_clock_too(simulator: StripeSimulator) -> None:
+    simulator.clock.skew = 60
+    status = await check(simulator, ["customers"], api_key="sk_test_unknown")
+    assert status.status == ConnectionStatus.STATUS_FAILED
+    assert -61.5 < status.clock_skew.ToMilliseconds() / 1_000 < -58.5

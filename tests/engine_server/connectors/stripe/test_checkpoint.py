@@ -134,3 +134,44 @@ def test_records_of_later_windows_do_not_count() -> None:
 def test_a_foreign_checkpoint_is_refused_naming_the_stream(data: str) -> None:
     with pytest.raises(ConnectorError, match=r"checkpoint of stream customers"):
         resume("customers", data, WINDOW)
+
+
+def read_at(end: int, *, gte: int | None = 100, lt: int = 200) -> Checkpoint:
+    """The checkpoint of a window once its only page is read."""
+    window = Range(gte=gte, lt=lt)
+    return resume("customers", "", window).after(window, (), 1, end)
+
+
+@pytest.mark.parametrize(("end", "begin"), [(150, 140), (105, 100), (90, 100)])
+def test_a_window_that_lies_ahead_is_accounted_for_up_to_the_read(end: int, begin: int) -> None:
+    checkpoint = read_at(end)
+    assert checkpoint.accounted == Range(gte=100, lt=max(end, 100))
+    assert checkpoint.remaining == (checkpoint.ahead,) == (Range(gte=begin, lt=200),)
+    assert (checkpoint.window, checkpoint.unread) == (Range(gte=100, lt=200), ())
+    jsonschema.validate(orjson.loads(checkpoint.to_json()), CHECKPOINT_SCHEMA)
+
+
+def test_what_lay_ahead_is_left_alone_until_the_next_run_or_a_later_end() -> None:
+    stored = read_at(150).to_json()
+    same = Range(gte=100, lt=200)
+    assert resume("customers", stored, same).unread == ()
+    assert resume("customers", stored, same, begins_run=True).unread == (Range(gte=140, lt=200),)
+    later = Range(gte=100, lt=260)
+    assert resume("customers", stored, later).unread == (Range(gte=140, lt=260),)
+    earlier = Range(gte=100, lt=160)
+    assert resume("customers", stored, earlier).unread == (Range(gte=140, lt=160),)
+
+
+def test_a_cursor_outlives_what_lay_ahead() -> None:
+    window = Range(gte=100, lt=200)
+    rest = window.with_cursor("cus_1")
+    checkpoint = resume("customers", "", window).after(window, (rest,), 100, 150)
+    assert checkpoint.unread == (rest,)
+    again = resume("customers", checkpoint.to_json(), window)
+    assert again == checkpoint
+    assert again.after(rest, (), 100).accounted == Range(gte=100, lt=150)
+
+
+def test_a_window_that_was_over_when_it_was_read_is_accounted_for_whole() -> None:
+    assert read_at(200) == read_at(300)
+    assert read_at(200).remaining == ()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine_server.connectors.stripe import client
+from engine_server.connectors.stripe.clock import CLOCKS
 from engine_server.connectors.stripe.limiters import Limiters
 
 # Real seconds that what was sent may take to arrive, and the most that are waited for it where a
@@ -78,6 +79,11 @@ def run(
         monkeypatch.setattr(time, "monotonic", loop.time)
         # What was paced by the one clock would wait for ever by the other.
         monkeypatch.setattr(client, "LIMITERS", Limiters())
+        CLOCKS.forget()
         began = loop.time()
-        runner.run(main)
-        return loop.time() - began
+        try:
+            runner.run(main)
+            return loop.time() - began
+        finally:
+            # Nor would it tell the time.
+            CLOCKS.forget()

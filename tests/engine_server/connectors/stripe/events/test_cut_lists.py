@@ -12,6 +12,7 @@ import structlog
 from engine_server.barriers import Barriers
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.failed_events import FailedEvents
 from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope
 from pipesync.v1.message_pb2 import Message
@@ -257,7 +258,7 @@ async def test_what_was_yielded_before_is_committed_when_the_question_is_asked(
     sent = [orjson.dumps(updated("sub_1", now, None)) for _ in range(101)]
     uncommitted: deque[Message] = deque()
     asked_at: list[int] = []
-    async with aclosing(process_events(client, wanted, sent)) as messages:
+    async with aclosing(process_events(client, wanted, sent, failed=FailedEvents())) as messages:
         async for message in messages:
             uncommitted.append(message)
             if not message.HasField("barrier"):
