@@ -21,6 +21,7 @@ from engine_server.progress.tracker import FINAL_STATUSES
 from engine_server.rejected import retry_before_reconcile
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
+from engine_server.stages.end_at_dead_letters import end_at_dead_letters
 from engine_server.stages.enforce_catalog import enforce_catalog
 from engine_server.stages.hard_limit import PATIENCE_SECONDS, end_at
 from engine_server.stages.hurry import hurry_pages, measure_flushes, measure_pages
@@ -80,6 +81,11 @@ class SyncPlan:
         """Whether it belongs to no run: then ``state`` is what the caller handed in."""
         return bool(self.inputs) or self.events_only
 
+    @property
+    def has_pushed_events(self) -> bool:
+        """Whether the caller sent events, which it has to send again when they fail."""
+        return any(not pushed.HasField("recent_events") for pushed in self.inputs)
+
 
 async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
     """Yields the sync's messages: the run first, last the eof.
@@ -120,6 +126,12 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
             messages = await enter(reading)
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
+            if not plan.inputs:
+                messages = await enter(
+                    end_at_dead_letters(
+                        messages, on_limit_reached=ending.cut, on_failure=ending.fail
+                    )
+                )
             messages = await enter(until(messages, plan.soft_limit, stop_reading))
             messages = await enter(measure_pages(messages, pacing))
             messages = await enter(stamp(messages, plan.source.name))
@@ -146,6 +158,7 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
                 beside_run=plan.is_beside_run,
                 schemas=plan.schemas,
                 warning=_warning(plan),
+                senders_keep_events=plan.has_pushed_events,
             )
         )
         async for message in messages:

@@ -152,7 +152,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         notifications = Notifications(database.url)
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
-        runner = _runner(settings, pipelines, engine, database, leases, applier)
+        runner = _runner(settings, pipelines, engine, database, leases, applier, metrics)
         if runner is not None:
             await stack.enter_async_context(runner.running(settings.drain_seconds))
             notifications.listen(DUE_CHANNEL, runner.look)
@@ -200,6 +200,7 @@ def _runner(
     database: Database,
     leases: LeaseKeeper,
     inbox: InboxApplier,
+    metrics: Metrics,
 ) -> Runner | None:
     if not settings.max_running_pipelines:
         return None
@@ -213,7 +214,9 @@ def _runner(
     )
     turns = Turns(
         situations=Situations(pipelines=pipelines, engine=engine, database=database),
-        steps=Steps(pipelines=pipelines, engine=engine, database=database, pace=pace),
+        steps=Steps(
+            pipelines=pipelines, engine=engine, database=database, pace=pace, metrics=metrics
+        ),
         database=database,
         leases=leases,
         pace=pace,

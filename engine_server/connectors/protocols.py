@@ -79,6 +79,20 @@ class Inventory(Protocol):
         """
 
 
+@runtime_checkable
+class QuickInventory(Protocol):
+    """An inventory that can be asked amid events.
+
+    Optional: other inventories are asked by ``belonging_to``, which may first prepare for many such
+    questions, and take long.
+    """
+
+    async def belonging_to_at_once(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        """The same as ``Inventory.belonging_to``, and nothing is prepared for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
     """What one read is to do.
@@ -238,6 +252,11 @@ class Source(Protocol[ConfigT]):
         accounts for all of them but those that it says it does not. ``streams`` may be empty when
         nothing but that is left.
 
+        What of that fails for a reason of its own, as often as the source tries, is yielded as a
+        ``dead_letter``, ahead of the checkpoint that passes it. With as many of them as
+        ``engine_server.dead_letters`` lets one request list, that checkpoint follows at once: the
+        request ends with it. Of ``inputs``, they come behind all records.
+
         Each message may be awaited in another task: nothing that belongs to one task, such as an
         ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
 
@@ -287,8 +306,8 @@ class Destination(Protocol[ConfigT]):
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
 
-        A ``barrier`` is yielded as a checkpoint is, and soon: what is before it is committed
-        without waiting for more.
+        A ``barrier`` and a ``dead_letter`` are yielded as a checkpoint is. A ``barrier`` is yielded
+        soon: what is before it is committed without waiting for more.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over

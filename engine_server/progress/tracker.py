@@ -66,12 +66,14 @@ class ProgressTracker:
         derived.total_record_count = derived.total_state_count = 0
         derived.total_rejected_record_count = 0
         derived.ClearField("total_rows")
+        derived.total_replaced_record_count = 0
         for name, stream in self._progress.streams.items():
             self._statuses[stream.status] += 1
             self._ranges[name] = RangeSet(stream.completed_ranges)
             derived.total_record_count += stream.record_count
             derived.total_state_count += stream.state_count
             derived.total_rejected_record_count += stream.rejected_record_count
+            derived.total_replaced_record_count += stream.replaced_record_count
             if stream.HasField("rows"):
                 _add(stream.rows, derived.total_rows)
 
@@ -126,6 +128,10 @@ class ProgressTracker:
                 written = message.rows_written
                 if written.stream in self._ranges:
                     progress = self._progress.streams[written.stream]
+                    progress.replaced_record_count += written.replaced_record_count
+                    self._progress.derived.total_replaced_record_count += (
+                        written.replaced_record_count
+                    )
                     _add(written.rows, progress.rows)
                     _add(written.rows, self._progress.derived.total_rows)
                     progress.rejected_record_count += written.rows.rejected

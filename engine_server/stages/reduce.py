@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
+from engine_server import dead_letters
 from engine_server import state as sync_state
 from engine_server.barriers import Barriers
 from engine_server.progress.tracker import ProgressTracker
@@ -16,7 +17,7 @@ from pipesync.v1.progress_pb2 import (
     ConnectionStatus,
     Progress,
 )
-from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
+from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
 # When more records of a stream are rejected in one run, its table is wrong, and not the records.
@@ -81,6 +82,7 @@ async def reduce(
     beside_run: bool = False,
     schemas: StreamSchemas | None = None,
     warning: Message | None = None,
+    senders_keep_events: bool = False,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
     """Yields the run, ``messages`` with progress among them, the last progress and the eof.
@@ -104,6 +106,8 @@ async def reduce(
             is that of the request.
         schemas: Told of what passes; part of the eof follows from it.
         warning: Sent behind the run; None for none.
+        senders_keep_events: The caller pushed events, and has those that failed by themselves: the
+            request fails, and the eof lists them only where all others are committed.
         clock: Unix time in nanoseconds.
     """
     names = list(streams)
@@ -111,6 +115,7 @@ async def reduce(
     run = ProgressTracker(names, None if beside_run else previous, counts_others=True)
     request = ProgressTracker(names, counts_others=True)
     committed_anything = False
+    letters: list[DeadLetter] = []
     emitted_at = clock()
     if not beside_run:
         yield _engine_message(emitted_at, sync_run=state.sync_run)
@@ -132,6 +137,8 @@ async def reduce(
             continue
         if message.stream_status.HasField("errored"):
             ending.refused_streams.add(stream)
+        if message.HasField("dead_letter"):
+            letters.append(message.dead_letter)
         is_new_checkpoint = sync_state.apply_checkpoint(state, message)
         if schemas is not None:
             schemas.observe(message)
@@ -155,6 +162,8 @@ async def reduce(
     if ended_by_itself and request.status == RUN_STATUS_STARTED:
         left = ", ".join(request.unfinished())
         ending.fail(f"the source ended without finishing these streams: {left}")
+    if senders_keep_events:
+        letters = _returned(letters, request, ending)
     limit_message = _limit_message(state, ending, committed_anything=committed_anything)
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
@@ -162,6 +171,7 @@ async def reduce(
     if schemas is not None:
         eof.outdated_streams.extend(schemas.outdated())
         eof.renewed_streams.extend(schemas.renewed)
+    eof.dead_letters.extend(dead_letters.listed(letters))
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
 
@@ -203,6 +213,25 @@ def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool
     if sync_state.count_empty_request(state):
         ending.fail(f"{sync_state.LAST_EMPTY_REQUEST} requests in a row ended like this: {message}")
     return message
+
+
+def _returned(
+    letters: list[DeadLetter], request: ProgressTracker, ending: Ending
+) -> list[DeadLetter]:
+    """The pushed events that failed by themselves: none where it is unsure what became of others.
+
+    An older caller, which looks at the failure alone, sends all of them again.
+    """
+    is_unsure = ending.cut_short or ending.failure_message or request.status == RUN_STATUS_FAILED
+    if is_unsure or not letters:
+        return []
+    first, count = letters[0], len(letters)
+    ending.fail(
+        f"event {first.event_id} failed: {first.reason}"
+        if count == 1
+        else f"{count} events failed, the first of them {first.event_id}: {first.reason}"
+    )
+    return letters
 
 
 def _eof(

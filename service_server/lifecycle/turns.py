@@ -140,11 +140,16 @@ class Turns:
             await lifecycles.put(connection, claim, memory.to_json(), delay)
 
         async def store() -> None:
+            letters = outcome.dead_letters and outcome.dead_letters.unstored()
             async with self._database.transaction() as connection:
                 await lease.require(connection)
+                if letters:
+                    await letters.store(connection)
                 if outcome.state is not None:
                     await states.put(connection, claim.pipeline_id, outcome.state)
                 await store_lifecycle(connection)
+            if letters:
+                letters.done()
 
         if outcome.recorder is not None:
             await outcome.recorder.store_at_last(store_lifecycle)

@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from tests.stripe_simulator.clock import Clock
 from tests.stripe_simulator.objects import ObjectList, StoredObject, created_second, encoded
@@ -66,11 +67,11 @@ class Event:
         """Its JSON as an endpoint of another API version gets it; the object itself is the same."""
         if self.thin or version is None or version == api_version():
             return self.body
-        document = orjson.loads(self.body)
+        document = exact_json.decode(self.body)
         document["api_version"] = version
         if version < _REQUEST_IS_AN_OBJECT_SINCE and isinstance(document.get("request"), dict):
             document["request"] = document["request"]["id"]
-        return orjson.dumps(document)
+        return exact_json.encode(document)
 
 
 class EventLag:
@@ -136,7 +137,11 @@ class EventLog:
             "created": created,
             "data": {
                 "object": orjson.Fragment(body),
-                **({} if previous is None else {"previous_attributes": previous}),
+                **(
+                    {}
+                    if previous is None
+                    else {"previous_attributes": orjson.Fragment(encoded(previous))}
+                ),
             },
             "livemode": False,
             "pending_webhooks": 0,
@@ -178,7 +183,7 @@ class EventLog:
 
     def type_of(self, listed: StoredObject) -> str:
         """What a listed event is about, read from it only if it was put there by hand."""
-        return self._types.get(listed.id) or orjson.loads(listed.body)["type"]
+        return self._types.get(listed.id) or exact_json.decode(listed.body)["type"]
 
     def get(self, event_id: str) -> bytes | None:
         """An event's JSON, whether lists show it yet or not."""

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.postgres import definition, deleted_rows, retry
+from engine_server.connectors.postgres import definition, deleted_rows, owner_index, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
@@ -123,11 +123,11 @@ class PostgresDestination:
         return open_inventory(config, streams)
 
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Makes the schema, the tables and their columns where they are missing."""
+        """Makes the schema, the tables, their columns and indexes where they are missing."""
+        tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            logs = await _make_missing(
-                pool, config, _tables(config, streams), patience=retry.CALL_PATIENCE
-            )
+            logs = await _make_missing(pool, config, tables, patience=retry.CALL_PATIENCE)
+            logs += await owner_index.make_missing(pool, config, tables)
         for log in logs:
             yield Message(log=log)
 

@@ -25,6 +25,7 @@ from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.splitter import StreamRefused
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
+from engine_server.connectors.postgres.unstorable import key_in_words
 from engine_server.connectors.postgres.upsert import upsert_statement
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
@@ -78,6 +79,10 @@ class Writer:
 
         # Made where they are needed.
         self._clearing_statements: dict[str, str] = {}
+
+    def key_of(self, stream: str, record: bytes) -> str:
+        """The key of a record in words, for a log."""
+        return key_in_words(self._tables[stream], record)
 
     async def commit(self, rows: Rows, retried: Retried | None = None) -> Outcome:
         """Commits all rows, but for refused records, which are kept, and for refused streams.

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from engine_server.connectors.stripe.events.object_types import ObjectType
+from engine_server.text import is_storable
 
 # The states after which an object does not change any more, by type:
 # https://docs.stripe.com/api/checkout/sessions/object
@@ -51,7 +52,7 @@ def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
     the id, which people choose for some objects, would lead elsewhere.
     """
     object_id, path = record["id"], kind.path
-    if object_id in (".", ".."):
+    if object_id in (".", "..") or not is_storable(object_id):
         return None
     if "{id}" in path:
         parent = record.get(_PARENT_FIELDS[kind.name])

@@ -1,15 +1,17 @@
 """Which events concern a pipeline, and what is made of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from engine_server.barriers import Barriers
 from engine_server.connectors.protocols import Inventory, SelectedStream
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import Resource, load_resources
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.stored_items import StoredItems
 
 Revalidated = AbstractSet[str] | Literal["all"]
 
@@ -26,6 +28,8 @@ class EventScope:
         streams: The selected streams by name.
         revalidated: The types of object that are fetched again.
         inventory: What the destination holds, where it can be asked.
+        barriers: Tells when what was yielded is committed; None where nothing is on its way.
+        stored_items: Asks the inventory for the items of lists, for the events of one batch.
     """
 
     account_id: str
@@ -34,6 +38,8 @@ class EventScope:
     streams: Mapping[str, Resource]
     revalidated: Revalidated = frozenset()
     inventory: Inventory | None = None
+    barriers: Barriers | None = None
+    stored_items: StoredItems | None = None
 
     @classmethod
     def of(
@@ -42,6 +48,7 @@ class EventScope:
         account: Account,
         streams: Sequence[SelectedStream],
         inventory: Inventory | None = None,
+        barriers: Barriers | None = None,
     ) -> Self:
         """What a configured pipeline wants."""
         resources = load_resources()
@@ -56,7 +63,16 @@ class EventScope:
             streams={selected.name: resources[selected.name] for selected in streams},
             revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
             inventory=inventory,
+            barriers=barriers,
         )
+
+    def batch(self, on_barrier: Callable[[], None] = lambda: None) -> StoredItems:
+        """What the events of one batch, which share it, learn of the destination's items."""
+        return StoredItems(self.inventory, self.barriers, on_barrier=on_barrier)
+
+    def sharing(self, stored_items: StoredItems) -> "EventScope":
+        """The same for the events of one batch."""
+        return dataclasses.replace(self, stored_items=stored_items)
 
     def only(self, streams: AbstractSet[str]) -> "EventScope":
         """The same of some of the streams alone."""

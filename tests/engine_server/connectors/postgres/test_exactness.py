@@ -46,9 +46,6 @@ async def test_any_object_is_stored_as_it_was_sent(
 
 
 REFUSED = {
-    "a NUL character deep inside": '"n": [{"a": "\\u0000"}]',
-    "a NUL character in a name": '"a\\u0000": 1',
-    "half a surrogate pair": '"n": "\\udc00"',
     "a number that is too large": '"n": 1e131073',
     "a number that is too small": '"n": 1e-20000',
     "a time beyond all calendars": '"_updated_at": 1e40',
