@@ -103,6 +103,13 @@ class ReconcileNotSupported(EngineError):
     default_reason = Reason.RECONCILE_NOT_SUPPORTED
 
 
+class RejectedNotKept(EngineError):
+    """A destination keeps no rejected records that could be written once more."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.REJECTED_NOT_KEPT
+
+
 class ConnectorError(EngineError):
     """What a connector raises when it cannot go on.
 

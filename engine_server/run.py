@@ -1,7 +1,7 @@
 """One sync: the list of its stages, from the source's first message to the eof."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,8 +18,10 @@ from engine_server.connectors.protocols import (
 from engine_server.flush_times import RecentFlushes
 from engine_server.pipeline import ResolvedDestination, ResolvedSource, can_reconcile
 from engine_server.progress.tracker import FINAL_STATUSES
+from engine_server.rejected import retry_before_reconcile
 from engine_server.selection import with_ceiling
 from engine_server.stages.contain_failure import contain_failure
+from engine_server.stages.end_at_dead_letters import end_at_dead_letters
 from engine_server.stages.enforce_catalog import enforce_catalog
 from engine_server.stages.hard_limit import PATIENCE_SECONDS, end_at
 from engine_server.stages.hurry import hurry_pages, measure_flushes, measure_pages
@@ -79,6 +81,11 @@ class SyncPlan:
         """Whether it belongs to no run: then ``state`` is what the caller handed in."""
         return bool(self.inputs) or self.events_only
 
+    @property
+    def has_pushed_events(self) -> bool:
+        """Whether the caller sent events, which it has to send again when they fail."""
+        return any(not pushed.HasField("recent_events") for pushed in self.inputs)
+
 
 async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
     """Yields the sync's messages: the run first, last the eof.
@@ -119,6 +126,12 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
             messages = await enter(reading)
             if plan.state_limit is not None:
                 messages = await enter(take_through_states(messages, plan.state_limit, ending.cut))
+            if not plan.inputs:
+                messages = await enter(
+                    end_at_dead_letters(
+                        messages, on_limit_reached=ending.cut, on_failure=ending.fail
+                    )
+                )
             messages = await enter(until(messages, plan.soft_limit, stop_reading))
             messages = await enter(measure_pages(messages, pacing))
             messages = await enter(stamp(messages, plan.source.name))
@@ -126,7 +139,7 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
             messages = await enter(tap_log(messages, plan.source.name))
             if plan.destination is not None:
                 messages = await enter(hurry_pages(messages, pacing))
-                messages = await enter(_write(plan.destination, plan.streams, messages, ending))
+                messages = await enter(_write(plan, plan.destination, messages, ending))
                 messages = await enter(measure_flushes(messages, pacing))
                 messages = await enter(stamp(messages, plan.destination.name))
                 messages = await enter(tap_log(messages, plan.destination.name))
@@ -145,6 +158,7 @@ async def run_sync(plan: SyncPlan) -> AsyncGenerator[Message, None]:
                 beside_run=plan.is_beside_run,
                 schemas=plan.schemas,
                 warning=_warning(plan),
+                senders_keep_events=plan.has_pushed_events,
             )
         )
         async for message in messages:
@@ -242,13 +256,22 @@ def _read(
 
 
 def _write(
+    plan: SyncPlan,
     destination: ResolvedDestination,
-    streams: Sequence[SelectedStream],
     messages: AsyncIterator[Message],
     ending: Ending,
 ) -> Messages:
-    return contain_failure(
-        lambda: destination.connector.write(destination.config, streams, messages),
-        destination.name,
-        ending.fail,
-    )
+    run = plan.state.sync_run
+    begins_reconcile = run.reconcile and not (plan.is_beside_run or run.HasField("progress"))
+
+    async def write() -> Messages:
+        if begins_reconcile:
+            # An object may be gone at the source: no listing has its record written again.
+            await retry_before_reconcile(destination, plan.streams)
+        async with aclosing(
+            destination.connector.write(destination.config, plan.streams, messages)
+        ) as written:
+            async for message in written:
+                yield message
+
+    return contain_failure(write, destination.name, ending.fail)

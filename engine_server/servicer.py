@@ -19,6 +19,7 @@ from engine_server.pipeline import (
     resolve_streams,
 )
 from engine_server.planning import plan_sync
+from engine_server.rejected import retry_rejected
 from engine_server.run import SyncPlan
 from engine_server.running import RunningSyncs
 from engine_server.selection import select_streams
@@ -168,6 +169,26 @@ class EngineServicer(EngineServiceServicer):
                 if message.HasField("eof"):
                     eof = message.eof
         return pb.PipelineSyncBatchResponse(eof=eof)
+
+    async def PipelineRetryRejected(
+        self, request: pb.PipelineRetryRejectedRequest, context: Context
+    ) -> pb.PipelineRetryRejectedResponse:
+        pipeline = request.pipeline
+        violations = Violations()
+        with violations.gather():
+            source = resolve_source(self._registry, pipeline.source, "pipeline.source")
+            streams = await resolve_streams(source, pipeline.streams)
+        with violations.gather():
+            destination = resolve_destination(
+                self._registry, pipeline.destination, "pipeline.destination"
+            )
+        violations.raise_if_any()
+        result = await retry_rejected(destination, streams)
+        return pb.PipelineRetryRejectedResponse(
+            retried_record_count=result.retried,
+            written_record_count=result.written,
+            rejected_record_count=result.rejected,
+        )
 
     async def _sync_plan(
         self,

@@ -27,6 +27,7 @@ from service_server.operations import Operations
 from service_server.parts import Parts
 from service_server.pipelines import Pipelines
 from service_server.pruning import pruning
+from service_server.rejected_records import RejectedRecords
 from service_server.secrets import Vault, key_from_file, parse_keys
 from service_server.servicer import PipelineServicer
 from service_server.settings import ServiceSettings, StoreSettings
@@ -151,7 +152,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         notifications = Notifications(database.url)
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
-        runner = _runner(settings, pipelines, engine, database, leases, applier)
+        runner = _runner(settings, pipelines, engine, database, leases, applier, metrics)
         if runner is not None:
             await stack.enter_async_context(runner.running(settings.drain_seconds))
             notifications.listen(DUE_CHANNEL, runner.look)
@@ -164,6 +165,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             intake=intake,
             webhook_events=WebhookEvents(database, pipelines),
             simulations=simulations,
+            rejected_records=RejectedRecords(parts, patience=settings.patience),
             watches=watches,
         )
 
@@ -198,6 +200,7 @@ def _runner(
     database: Database,
     leases: LeaseKeeper,
     inbox: InboxApplier,
+    metrics: Metrics,
 ) -> Runner | None:
     if not settings.max_running_pipelines:
         return None
@@ -211,7 +214,9 @@ def _runner(
     )
     turns = Turns(
         situations=Situations(pipelines=pipelines, engine=engine, database=database),
-        steps=Steps(pipelines=pipelines, engine=engine, database=database, pace=pace),
+        steps=Steps(
+            pipelines=pipelines, engine=engine, database=database, pace=pace, metrics=metrics
+        ),
         database=database,
         leases=leases,
         pace=pace,

@@ -118,6 +118,12 @@ class Engine:
             answer = await self._client.pipeline_sync_batch(request, timeout=timeout)
         return answer.eof
 
+    async def retry_rejected(self, pipeline: PipelineConfig) -> pb.PipelineRetryRejectedResponse:
+        """Writes what the destination rejected once more, and what came of it."""
+        request = pb.PipelineRetryRejectedRequest(pipeline=pipeline)
+        with self._explained(FIELDS_OF_A_PIPELINE):
+            return await self._client.pipeline_retry_rejected(request)
+
     async def _messages(
         self, answers: AsyncGenerator[_Answer, None], fields: FieldNames
     ) -> Messages:

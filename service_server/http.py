@@ -20,7 +20,7 @@ from pipesync_rpc.reasons import Reason
 from pipesync_rpc.tokens import AUTHORIZATION_KEY, TokenCheck, Unauthenticated
 from service_server.errors import DeliveryTooLarge, StoreUnavailable
 from service_server.metrics import Metrics
-from service_server.store import inbox
+from service_server.store import inbox, pipelines
 from service_server.store.database import Database
 from service_server.webhooks.intake import MOST_BYTES, Intake
 
@@ -180,11 +180,14 @@ class HttpServer:
             raise Unauthenticated("this server asks for a client certificate")
         self._tokens.admit(request.headers.get(AUTHORIZATION_KEY, ""))
         backlog: inbox.Backlog | None = None
+        rejected: int | None = None
         with suppress(StoreUnavailable):
             async with self._database.connection() as connection:
                 backlog = await inbox.backlog(connection)
+                rejected = await pipelines.all_held_rejected(connection)
         return web.Response(
-            body=self._metrics.text(backlog), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=self._metrics.text(backlog, rejected),
+            headers={"Content-Type": CONTENT_TYPE_LATEST},
         )
 
     @web.middleware

@@ -68,6 +68,12 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._rejected = Gauge(
+            "pipesync_rejected_records",
+            "Records of all pipelines that their destinations rejected and keep.",
+            registry=self._registry,
+        )
+
     def count_delivery(self, ingress: str, outcome: str) -> None:
         """Counts a delivery that is answered; ``outcome`` is a word of a small number."""
         self.deliveries.labels(ingress, outcome.lower()).inc()
@@ -76,12 +82,14 @@ class Metrics:
         """Takes down a call that ended; ``method`` is ``/package.Service/Method``."""
         self.rpc_seconds.labels(method.rpartition("/")[2], code).observe(seconds)
 
-    def text(self, backlog: Backlog | None) -> bytes:
+    def text(self, backlog: Backlog | None, rejected: int | None = None) -> bytes:
         """All metrics in Prometheus's text format.
 
         Args:
             backlog: How the inbox is; None when that cannot be told.
+            rejected: How many rejected records are kept; None when that cannot be told.
         """
+        self._rejected.set(math.nan if rejected is None else rejected)
         self._lag.set(backlog.lag.total_seconds() if backlog else math.nan)
         self._pending.set(backlog.pending if backlog else math.nan)
         self._set_aside.set(backlog.set_aside if backlog else math.nan)

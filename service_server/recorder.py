@@ -10,8 +10,11 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.pipeline_service_pb2 import PipelineStatus, Run
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
+from service_server.dead_letters import DeadLetters
 from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.held_rejected import describe_held, store_held
 from service_server.leases import Lease
+from service_server.metrics import Metrics
 from service_server.store import pipelines, runs, states
 from service_server.store.database import Connection, Database
 
@@ -42,7 +45,14 @@ class Recorder:
         state: Where a sync that began now would go on.
     """
 
-    def __init__(self, database: Database, lease: Lease, state: SyncState, run_id: str) -> None:
+    def __init__(
+        self,
+        database: Database,
+        lease: Lease,
+        state: SyncState,
+        run_id: str,
+        metrics: Metrics | None = None,
+    ) -> None:
         """Begins with what is stored.
 
         Args:
@@ -50,6 +60,7 @@ class Recorder:
             lease: The right to do so.
             state: What the sync starts from.
             run_id: What the run's record is called.
+            metrics: Told of events that the source gave up.
         """
         self._database = database
         self._lease = lease
@@ -65,7 +76,9 @@ class Recorder:
         self._run_is_known = False
         # What the sync starts from may be of its caller's making: it is not stored by itself.
         self._state_is_new = False
+        self._eof: Eof | None = None
         self._changed = asyncio.Event()
+        self._dead_letters = DeadLetters(lease.pipeline_id, metrics)
 
     def take(self, message: Message) -> None:
         """Takes in what one message says of the state or the run."""
@@ -84,6 +97,10 @@ class Recorder:
                 self._take_progress(message.progress)
             case "eof":
                 self.take_eof(message.eof)
+            case "dead_letter":
+                self._dead_letters.add(message.dead_letter)
+                self._changed.set()
+                return
             case _:
                 return
         if message.HasField("source_state") and self.state.sync_run.empty_request_count:
@@ -96,9 +113,12 @@ class Recorder:
         if eof.outdated_streams:
             outdated = eof.outdated_streams
             _log.warning("streams_outdated", count=len(outdated), streams=outdated[:_MOST_NAMES])
+        for letter in eof.dead_letters:
+            self._dead_letters.add(letter)
         if eof.HasField("ending_state"):
             self.state.CopyFrom(eof.ending_state)
             self._state_is_new = True
+        self._eof = eof
         self._run.status = eof.status
         self._run.progress.CopyFrom(eof.run_progress)
         self._run.failure_message = failure_of(eof)
@@ -137,15 +157,25 @@ class Recorder:
         status = _PIPELINE_STATUS[self._run.status]
         async with self._database.transaction() as connection:
             await self._lease.require(connection)
+            # Both as they are now: more may be taken in while the former is written, and a
+            # checkpoint is never to be stored without the dead letters before it.
+            letters, state = self._dead_letters.unstored(), SyncState()
+            state.CopyFrom(self.state)
+            await letters.store(connection)
             if self._state_is_new:
-                await states.put(connection, self._run.pipeline_id, self.state)
+                await states.put(connection, self._run.pipeline_id, state)
             await runs.put(connection, self._run)
+            message = self._run.failure_message
+            if self._eof is not None:
+                await store_held(connection, self._run.pipeline_id, self._eof)
+                message = message or describe_held(self._eof.held_rejected_record_count)
             if beside is not None:
                 await beside(connection)
             else:
                 await pipelines.set_status_after_sync(
-                    connection, self._run.pipeline_id, status, self._run.failure_message
+                    connection, self._run.pipeline_id, status, message
                 )
+        letters.done()
 
     async def store_at_last(self, beside: Beside | None = None) -> None:
         """Stores like ``store``, but waits for a database that is away while the lease lasts."""
@@ -164,7 +194,8 @@ class Recorder:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            if self._state_is_new or self._run.status == RunStatus.RUN_STATUS_FAILED:
+            is_failed = self._run.status == RunStatus.RUN_STATUS_FAILED
+            if self._state_is_new or is_failed or self._dead_letters.are_unstored:
                 await self.store_at_last()
 
     async def _store_as_it_changes(self) -> None:

@@ -14,6 +14,7 @@ from service_server.engine import Engine
 from service_server.errors import InvalidRequest
 from service_server.operations import Operations
 from service_server.pipelines import Pipelines
+from service_server.rejected_records import RejectedRecords
 from service_server.sync import Syncs
 from service_server.watching import Watches
 from service_server.webhooks.events import WebhookEvents
@@ -36,6 +37,7 @@ class PipelineServicer(PipelineServiceServicer):
         intake: Intake,
         webhook_events: WebhookEvents,
         simulations: Simulations,
+        rejected_records: RejectedRecords,
         watches: Watches,
     ) -> None:
         self._engine = engine
@@ -45,6 +47,7 @@ class PipelineServicer(PipelineServiceServicer):
         self._intake = intake
         self._webhook_events = webhook_events
         self._simulations = simulations
+        self._rejected_records = rejected_records
         self._watches = watches
 
     async def ListPipelineConnectors(
@@ -185,6 +188,13 @@ class PipelineServicer(PipelineServiceServicer):
         """Has webhook events applied again."""
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._webhook_events.replay(request)
+
+    async def RetryRejectedRecords(
+        self, request: pb.RetryRejectedRecordsRequest, context: Context
+    ) -> pb.RetryRejectedRecordsResponse:
+        """Writes what the destination rejected once more."""
+        call_context.bind(pipeline_id=request.pipeline_id)
+        return await self._rejected_records.retry(request.pipeline_id)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         """A page of a pipeline's runs."""

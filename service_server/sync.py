@@ -187,7 +187,7 @@ class Syncs:
         if state is not None:
             plan.options.state.CopyFrom(state)
         run_id = request.run_id or uuid.uuid4().hex
-        return Recorder(self._database, lease, state or SyncState(), run_id)
+        return Recorder(self._database, lease, state or SyncState(), run_id, self._metrics)
 
 
 def _is_refusal(error: RpcError) -> bool:

@@ -9,7 +9,7 @@ from pipesync_rpc.errors import RpcError
 from service_server.engine import Engine, Messages
 from service_server.errors import ConnectionFailed
 from service_server.leases import Lease
-from service_server.store import states
+from service_server.store import pipelines, states
 from service_server.store.database import Database
 
 
@@ -67,6 +67,8 @@ class Teardown:
         async with self._database.transaction() as connection:
             await lease.require(connection)
             await states.delete(connection, lease.pipeline_id)
+            # They go with the tables.
+            await pipelines.set_held_rejected(connection, lease.pipeline_id, 0, is_exact=True)
         return True
 
     async def _require_destination(self, config: PipelineConfig) -> None:

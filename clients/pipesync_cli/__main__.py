@@ -4,13 +4,13 @@ import sys
 
 import typer
 
-from pipesync_cli import operations, pipelines, reconcile, sync, watching, webhooks
+from pipesync_cli import operations, pipelines, reconcile, rejected, sync, watching, webhooks
 from pipesync_cli.app import app
 from pipesync_cli.output import complain
 from pipesync_rpc.channel import InsecureToken
 from pipesync_rpc.errors import RpcError
 
-for room in (operations, pipelines, sync, reconcile, webhooks, watching):
+for room in (operations, pipelines, sync, reconcile, rejected, webhooks, watching):
     room.register(app)
 
 

@@ -18,6 +18,11 @@ def complain(sentence: str) -> None:
     note(f"Error: {' '.join(sentence.split())}")
 
 
+def warn(sentence: str) -> None:
+    """Something that a person should know, as one line on stderr."""
+    note(f"Warning: {' '.join(sentence.split())}")
+
+
 def note(line: str) -> None:
     """A line for a person, on stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command line prints

@@ -55,8 +55,8 @@ async def reconcile(
                 say(f"{name}: {records(stream)}")
     tell_renewed(pipeline_id, eof, raw)
     tell_outdated(pipeline_id, eof, raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 def _has_changes(rows: RowCounts) -> bool:
-    return bool(rows.inserted or rows.updated or rows.deleted)
+    return bool(rows.inserted or rows.updated or rows.deleted or rows.rejected)

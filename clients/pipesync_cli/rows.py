@@ -14,13 +14,21 @@ def all_records(derived: Progress.Derived) -> str:
 
 
 def changes(rows: RowCounts) -> str:
-    """New, changed and deleted rows for a narrow column: ``+200 ~10 -1``; empty where untold."""
-    signs = {"+": rows.inserted, "~": rows.updated, "-": rows.deleted}
+    """What became of rows for a narrow column: ``+200 ~10 -1 !2``; empty where untold.
+
+    That is new, changed, deleted and rejected ones.
+    """
+    signs = {"+": rows.inserted, "~": rows.updated, "-": rows.deleted, "!": rows.rejected}
     return " ".join(f"{sign}{count:,}" for sign, count in signs.items() if count) or _rest(rows)
 
 
 def _in_words(record_count: int, rows: RowCounts) -> str:
-    counts = {"new": rows.inserted, "changed": rows.updated, "deleted": rows.deleted}
+    counts = {
+        "new": rows.inserted,
+        "changed": rows.updated,
+        "deleted": rows.deleted,
+        "rejected": rows.rejected,
+    }
     parts = [
         f"all {word}" if count == record_count else f"{count:,} {word}"
         for word, count in counts.items()

@@ -1,7 +1,7 @@
 """Commands that sync: sync, and sync_batch, which repeats while there is more."""
 
 import uuid
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from itertools import count
 from typing import Annotated, Protocol
@@ -17,13 +17,14 @@ from pipesync.v1.progress_pb2 import (
     Progress,
     StreamProgress,
 )
-from pipesync.v1.state_pb2 import Eof
+from pipesync.v1.state_pb2 import DeadLetter, Eof
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.numbers import seconds, whole_number
 from pipesync_cli.outdated import tell_outdated
-from pipesync_cli.output import complain, log_line, say, say_json
+from pipesync_cli.output import complain, log_line, say, say_json, warn
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
+from pipesync_cli.rejected import rejected_warnings
 
 # Seconds between two lines of totals where no table can be drawn.
 LINE_INTERVAL = 5.0
@@ -81,7 +82,7 @@ async def sync(
         async with open_client(command) as client:
             eof = await follow(client.sync_pipeline(request), view, raw=raw)
     tell_outdated(pipeline_id, eof, raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 async def sync_batch(
@@ -120,7 +121,7 @@ async def sync_batch(
     calls = range(1) if loop is None else range(loop) if loop else count()
     eof = await run_batches(command, request, calls, raw)
     tell_outdated(pipeline_id, eof, raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 async def run_batches(
@@ -135,9 +136,10 @@ async def run_batches(
         raw: Whether each result is printed as JSON; else the progress is shown.
 
     Returns:
-        How the last one ended; None when there was none.
+        How the last one ended, with the dead letters of all; None when there was none.
     """
     eof: Eof | None = None
+    letters: list[DeadLetter] = []
     with view_of(request.id, raw, 0.0) as view:
         async with open_client(command) as client:
             for _ in calls:
@@ -148,9 +150,13 @@ async def run_batches(
                     view.show(eof.run_progress)
                     if eof.limit_message and eof.has_more:
                         view.log(f"warning: {eof.limit_message}")
+                letters.extend(eof.dead_letters)
                 if not eof.has_more:
                     break
                 request.reset_state = False
+    if eof is not None:
+        del eof.dead_letters[:]
+        eof.dead_letters.extend(letters)
     return eof
 
 
@@ -197,23 +203,54 @@ def duration(limit: float | None) -> Duration | None:
     return found
 
 
-def finish(eof: Eof | None, raw: bool) -> None:
-    """Says how it ended; the last status decides on the exit code.
+def finish(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
+    """Says how it ended, and exits non-zero unless all is well.
 
     Raises:
-        typer.Exit: It failed.
+        typer.Exit: It failed, events were given up, or the destination keeps records that it
+            rejected.
     """
     if eof is None:
         complain("the sync ended without saying how")
         raise typer.Exit(1)
     if not raw:
+        for sentence in _replaced(eof.run_progress):
+            warn(sentence)
         for sentence in _failures(eof.run_progress):
             complain(sentence)
         if eof.failure_message:
             complain(eof.failure_message)
+        for sentence in _given_up(eof.dead_letters):
+            complain(sentence)
         say(f"{totals(eof.run_progress)}{'; there is more' if eof.has_more else ''}")
-    if eof.status == RUN_STATUS_FAILED:
+    # Also with --raw: stdout is for JSON alone, and this is not on it.
+    warnings = rejected_warnings(pipeline_id, eof)
+    for sentence in warnings:
+        warn(sentence)
+    if eof.status == RUN_STATUS_FAILED or eof.dead_letters or warnings:
         raise typer.Exit(1)
+
+
+def _replaced(progress: Progress) -> list[str]:
+    return [
+        f"{name}: {stream.replaced_record_count:,} records held characters that the destination "
+        "cannot hold; U+FFFD is in their place"
+        for name, stream in sorted(progress.streams.items())
+        if stream.replaced_record_count
+    ]
+
+
+def _given_up(letters: Sequence[DeadLetter]) -> Iterator[str]:
+    """A sentence for each event that was given up, and their number."""
+    for letter in letters:
+        plural = "" if letter.attempt_count == 1 else "s"
+        yield (
+            f"event {letter.event_id} ({letter.event_type}) was given up after "
+            f"{letter.attempt_count} attempt{plural}: {letter.reason}"
+        )
+    if letters:
+        was = "1 event was" if len(letters) == 1 else f"{len(letters)} events were"
+        yield f"{was} given up; 'events --status set-aside' lists them, 'replay' tries again"
 
 
 def _failures(progress: Progress) -> list[str]:

@@ -139,7 +139,7 @@ async def simulate_webhook_sync(
     with view_of(pipeline_id, raw, LINE_INTERVAL) as view:
         async with open_client(command) as client:
             eof = await follow(client.simulate_webhook_sync(request), view, raw=raw)
-    finish(eof, raw)
+    finish(pipeline_id, eof, raw)
 
 
 def _number(status: EventStatus | None) -> WebhookEventStatus.ValueType:

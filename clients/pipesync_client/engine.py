@@ -16,6 +16,8 @@ from pipesync.v1.engine_service_pb2 import (
     PipelineCheckResponse,
     PipelineReadRequest,
     PipelineReadResponse,
+    PipelineRetryRejectedRequest,
+    PipelineRetryRejectedResponse,
     PipelineSetupRequest,
     PipelineSetupResponse,
     PipelineSyncBatchRequest,
@@ -46,6 +48,7 @@ _IDEMPOTENT_METHODS = [
         "PipelineCheck",
         "PipelineSetup",
         "PipelineTeardown",
+        "PipelineRetryRejected",
     )
 ]
 
@@ -143,3 +146,11 @@ class EngineClient:
     ) -> PipelineSyncBatchResponse:
         """Source to destination, up to state_limit checkpoints."""
         return await self._connection.one(self._connection.stub.PipelineSyncBatch, request, timeout)
+
+    async def pipeline_retry_rejected(
+        self, request: PipelineRetryRejectedRequest, *, timeout: float | None = None
+    ) -> PipelineRetryRejectedResponse:
+        """Writes the records that the destination rejected once more."""
+        return await self._connection.one(
+            self._connection.stub.PipelineRetryRejected, request, timeout
+        )

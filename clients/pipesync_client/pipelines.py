@@ -30,6 +30,8 @@ from pipesync.v1.pipeline_service_pb2 import (
     PushWebhookResponse,
     ReplayWebhookEventsRequest,
     ReplayWebhookEventsResponse,
+    RetryRejectedRecordsRequest,
+    RetryRejectedRecordsResponse,
     SetupPipelineRequest,
     SetupPipelineResponse,
     SimulateWebhookSyncRequest,
@@ -208,6 +210,14 @@ class PipelineClient:
         """Has webhook events applied again."""
         return await self._connection.one(
             self._connection.stub.ReplayWebhookEvents, request, timeout
+        )
+
+    async def retry_rejected_records(
+        self, request: RetryRejectedRecordsRequest, *, timeout: float | None = None
+    ) -> RetryRejectedRecordsResponse:
+        """Writes the records that the destination rejected once more."""
+        return await self._connection.one(
+            self._connection.stub.RetryRejectedRecords, request, timeout
         )
 
     async def list_runs(

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """The configuration lacks what this request needs; BadRequest names the field."""
     RECONCILE_NOT_SUPPORTED = "RECONCILE_NOT_SUPPORTED"
     """A connector cannot tell what is there, or compare with it; the message names it."""
+    REJECTED_NOT_KEPT = "REJECTED_NOT_KEPT"
+    """The destination keeps no rejected records that could be tried again."""
     CONNECTOR_FAILED = "CONNECTOR_FAILED"
     """A connector cannot do what was asked; the message is its own."""
     CONNECTION_FAILED = "CONNECTION_FAILED"

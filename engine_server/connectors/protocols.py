@@ -79,6 +79,20 @@ class Inventory(Protocol):
         """
 
 
+@runtime_checkable
+class QuickInventory(Protocol):
+    """An inventory that can be asked amid events.
+
+    Optional: other inventories are asked by ``belonging_to``, which may first prepare for many such
+    questions, and take long.
+    """
+
+    async def belonging_to_at_once(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        """The same as ``Inventory.belonging_to``, and nothing is prepared for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
     """What one read is to do.
@@ -238,6 +252,11 @@ class Source(Protocol[ConfigT]):
         accounts for all of them but those that it says it does not. ``streams`` may be empty when
         nothing but that is left.
 
+        What of that fails for a reason of its own, as often as the source tries, is yielded as a
+        ``dead_letter``, ahead of the checkpoint that passes it. With as many of them as
+        ``engine_server.dead_letters`` lets one request list, that checkpoint follows at once: the
+        request ends with it. Of ``inputs``, they come behind all records.
+
         Each message may be awaited in another task: nothing that belongs to one task, such as an
         ``asyncio.TaskGroup`` or ``asyncio.timeout``, may be open across a ``yield``.
 
@@ -287,12 +306,16 @@ class Destination(Protocol[ConfigT]):
         records are refused for good is reported once by ``stream_status.errored``, and nothing of
         it is yielded after that; the other streams go on.
 
-        A ``barrier`` is yielded as a checkpoint is, and soon: what is before it is committed
-        without waiting for more.
+        A ``barrier`` and a ``dead_letter`` are yielded as a checkpoint is. A ``barrier`` is yielded
+        soon: what is before it is committed without waiting for more.
 
         A destination that can tell what became of the records says so by ``rows_written``: right
         behind the last record batch that it counts, so before what may follow of the stream. Over
         a whole write, the counts of each stream add up to its records that were yielded.
+
+        A destination may keep single records that it cannot write for a retry instead, in the
+        transaction that writes the others: it counts them as ``rejected``, and yields
+        ``rejected_records`` as its last message. See ``RejectedRecordKeeper``.
 
         ``messages`` is the caller's to close, but a destination that reads it from a task of its
         own ends that task before it ends itself.
@@ -329,4 +352,35 @@ class InventoryKeeper(Protocol[ConfigT_contra]):
 
         Opening it reaches for nothing: the first question does. What ``write`` has yielded is in
         the answers. A question raises as ``write`` does.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryResult:
+    """What became of records that were written once more.
+
+    Attributes:
+        retried: How many there were.
+        written: Those of them that are in their table now.
+        rejected: Those that the destination still rejects; the others were outdated.
+    """
+
+    retried: int
+    written: int
+    rejected: int
+
+
+@runtime_checkable
+class RejectedRecordKeeper(Protocol[ConfigT_contra]):
+    """A destination that keeps the records which it rejects.
+
+    Optional: others report a stream with such a record as errored.
+    """
+
+    async def retry_rejected(
+        self, config: ConfigT_contra, streams: Sequence[SelectedStream]
+    ) -> RetryResult:
+        """Writes the kept records of these streams once more, and keeps those that it rejects.
+
+        A record never takes the place of a newer one. Raises as ``write`` does.
         """

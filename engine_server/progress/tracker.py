@@ -64,12 +64,16 @@ class ProgressTracker:
             stream.status = stream.status or StreamProgress.STATUS_NOT_STARTED
         derived = self._progress.derived
         derived.total_record_count = derived.total_state_count = 0
+        derived.total_rejected_record_count = 0
         derived.ClearField("total_rows")
+        derived.total_replaced_record_count = 0
         for name, stream in self._progress.streams.items():
             self._statuses[stream.status] += 1
             self._ranges[name] = RangeSet(stream.completed_ranges)
             derived.total_record_count += stream.record_count
             derived.total_state_count += stream.state_count
+            derived.total_rejected_record_count += stream.rejected_record_count
+            derived.total_replaced_record_count += stream.replaced_record_count
             if stream.HasField("rows"):
                 _add(stream.rows, derived.total_rows)
 
@@ -86,6 +90,12 @@ class ProgressTracker:
         if self._statuses[StreamProgress.STATUS_ERRORED]:
             return RUN_STATUS_FAILED
         return RUN_STATUS_SUCCEEDED
+
+    def rejected_record_count(self, stream: str) -> int:
+        """How many records of a stream the destination rejected; 0 when it is unknown."""
+        if stream not in self._ranges:
+            return 0
+        return self._progress.streams[stream].rejected_record_count
 
     def unfinished(self) -> list[str]:
         """The streams in no final status, by name."""
@@ -117,8 +127,15 @@ class ProgressTracker:
             case "rows_written":
                 written = message.rows_written
                 if written.stream in self._ranges:
-                    _add(written.rows, self._progress.streams[written.stream].rows)
+                    progress = self._progress.streams[written.stream]
+                    progress.replaced_record_count += written.replaced_record_count
+                    self._progress.derived.total_replaced_record_count += (
+                        written.replaced_record_count
+                    )
+                    _add(written.rows, progress.rows)
                     _add(written.rows, self._progress.derived.total_rows)
+                    progress.rejected_record_count += written.rows.rejected
+                    self._progress.derived.total_rejected_record_count += written.rows.rejected
             case "stream_status":
                 return self._observe_status(message.stream_status)
             case "connection_status":
@@ -200,3 +217,4 @@ def _add(some: RowCounts, total: RowCounts) -> None:
     total.updated += some.updated
     total.unchanged += some.unchanged
     total.deleted += some.deleted
+    total.rejected += some.rejected

@@ -4,21 +4,24 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
+from engine_server import dead_letters
 from engine_server import state as sync_state
 from engine_server.barriers import Barriers
 from engine_server.progress.tracker import ProgressTracker
 from engine_server.stream_name import stream_name
 from engine_server.stream_schemas import StreamSchemas
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, StreamStatus
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
     ConnectionStatus,
     Progress,
 )
-from pipesync.v1.state_pb2 import Eof, SyncRun, SyncState
+from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
+# When more records of a stream are rejected in one run, its table is wrong, and not the records.
+MOST_REJECTED_RECORDS = 1000
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Ending:
         is_shut_down: A shutdown ended it, before any limit in time did.
         is_listening: The source had nothing to yield, and waited for what happens.
         describe_limit: Names the limits in time, and how long the source took.
+        held_rejected_record_count: How many rejected records the destination says it keeps.
     """
 
     cut_short: bool = False
@@ -43,6 +47,7 @@ class Ending:
     is_shut_down: bool = False
     is_listening: bool = False
     describe_limit: Callable[[], str] = lambda: "time limit"
+    held_rejected_record_count: int = 0
 
     def cut(self) -> None:
         """Notes that a limit was reached."""
@@ -77,13 +82,18 @@ async def reduce(
     beside_run: bool = False,
     schemas: StreamSchemas | None = None,
     warning: Message | None = None,
+    senders_keep_events: bool = False,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
     """Yields the run, ``messages`` with progress among them, the last progress and the eof.
 
     Progress is yielded five times a second at most, and whenever a stream changes status. What
     comes of a stream after it errored is dropped: no later checkpoint or status hides an error, and
-    no checkpoint of all streams accounts for it. Barriers end here.
+    no checkpoint of all streams accounts for it. Barriers end here, and so does the count of
+    rejected records that are kept.
+
+    A stream of which too many records are rejected errors here: a destination counts those of one
+    write, and a run may take many requests.
 
     Args:
         messages: What the destination passed on: all of it is committed.
@@ -96,6 +106,8 @@ async def reduce(
             is that of the request.
         schemas: Told of what passes; part of the eof follows from it.
         warning: Sent behind the run; None for none.
+        senders_keep_events: The caller pushed events, and has those that failed by themselves: the
+            request fails, and the eof lists them only where all others are committed.
         clock: Unix time in nanoseconds.
     """
     names = list(streams)
@@ -103,6 +115,7 @@ async def reduce(
     run = ProgressTracker(names, None if beside_run else previous, counts_others=True)
     request = ProgressTracker(names, counts_others=True)
     committed_anything = False
+    letters: list[DeadLetter] = []
     emitted_at = clock()
     if not beside_run:
         yield _engine_message(emitted_at, sync_run=state.sync_run)
@@ -117,10 +130,15 @@ async def reduce(
             if barriers is not None:
                 barriers.passed(message.barrier)
             continue
+        if message.HasField("rejected_records"):
+            ending.held_rejected_record_count = message.rejected_records.held_record_count
+            continue
         if _accounts_for_refused(message, ending):
             continue
         if message.stream_status.HasField("errored"):
             ending.refused_streams.add(stream)
+        if message.HasField("dead_letter"):
+            letters.append(message.dead_letter)
         is_new_checkpoint = sync_state.apply_checkpoint(state, message)
         if schemas is not None:
             schemas.observe(message)
@@ -131,6 +149,12 @@ async def reduce(
             committed_anything = True
         yield message
         now = clock()
+        if run.rejected_record_count(stream) > MOST_REJECTED_RECORDS:
+            errored = _too_many_rejected(stream, now, message.emitted_by)
+            ending.refused_streams.add(stream)
+            request.observe(errored)
+            status_changed |= run.observe(errored)
+            yield errored
         if status_changed or now - emitted_at >= PROGRESS_INTERVAL_NANOSECONDS:
             emitted_at = now
             yield _engine_message(now, progress=run.snapshot(now))
@@ -138,6 +162,8 @@ async def reduce(
     if ended_by_itself and request.status == RUN_STATUS_STARTED:
         left = ", ".join(request.unfinished())
         ending.fail(f"the source ended without finishing these streams: {left}")
+    if senders_keep_events:
+        letters = _returned(letters, request, ending)
     limit_message = _limit_message(state, ending, committed_anything=committed_anything)
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
@@ -145,8 +171,20 @@ async def reduce(
     if schemas is not None:
         eof.outdated_streams.extend(schemas.outdated())
         eof.renewed_streams.extend(schemas.renewed)
+    eof.dead_letters.extend(dead_letters.listed(letters))
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
+
+
+def _too_many_rejected(stream: str, now: int, emitted_by: str) -> Message:
+    reason = (
+        f"more than {MOST_REJECTED_RECORDS:,} records of {stream} were rejected in this run, so "
+        "its table seems wrong: the destination keeps them, and says why"
+    )
+    status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
+    message = Message(emitted_by=emitted_by, stream_status=status)
+    message.ts.FromNanoseconds(now)
+    return message
 
 
 def _accounts_for_refused(message: Message, ending: Ending) -> bool:
@@ -177,6 +215,25 @@ def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool
     return message
 
 
+def _returned(
+    letters: list[DeadLetter], request: ProgressTracker, ending: Ending
+) -> list[DeadLetter]:
+    """The pushed events that failed by themselves: none where it is unsure what became of others.
+
+    An older caller, which looks at the failure alone, sends all of them again.
+    """
+    is_unsure = ending.cut_short or ending.failure_message or request.status == RUN_STATUS_FAILED
+    if is_unsure or not letters:
+        return []
+    first, count = letters[0], len(letters)
+    ending.fail(
+        f"event {first.event_id} failed: {first.reason}"
+        if count == 1
+        else f"{count} events failed, the first of them {first.event_id}: {first.reason}"
+    )
+    return letters
+
+
 def _eof(
     state: SyncState,
     run_progress: Progress,
@@ -202,6 +259,7 @@ def _eof(
         run_progress=run_progress,
         request_progress=request_progress,
         failure_message=ending.failure_message,
+        held_rejected_record_count=ending.held_rejected_record_count,
     )
 
 

@@ -21,8 +21,20 @@ LEVELS = {
 async def tap_log(
     messages: AsyncIterator[Message], emitted_by: str
 ) -> AsyncGenerator[Message, None]:
-    """Yields every message; a log message of ``emitted_by`` becomes one event ``connector_log``."""
+    """Yields every message; a log message of ``emitted_by`` becomes one event ``connector_log``.
+
+    An event that it gives up becomes one event ``event_dead_lettered``.
+    """
     async for message in messages:
+        if message.HasField("dead_letter") and message.emitted_by == emitted_by:
+            letter = message.dead_letter
+            log.error(
+                "event_dead_lettered",
+                event_id=letter.event_id,
+                event_type=letter.event_type,
+                attempts=letter.attempt_count,
+                error=letter.reason,
+            )
         if message.HasField("log") and message.emitted_by == emitted_by:
             log.log(
                 LEVELS.get(message.log.level, logging.INFO),

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from pipesync.v1.pipeline_service_pb2 import DesiredStatus, PipelineStatus
+from service_server.held_rejected import describe_held
 from service_server.lifecycle.actions import Action, Poll, Rest, SetUp, Sync
 from service_server.lifecycle.happenings import (
     Failed,
@@ -62,6 +63,7 @@ class Facts:
         has_cursor: Whether the state has a checkpoint of all streams, from which events are read.
         follows_events: Its source is configured to tell what happened.
         can_reconcile: Both of its connectors can.
+        held_rejected_record_count: How many rejected records its destination keeps.
     """
 
     desired: DesiredStatus.ValueType
@@ -70,6 +72,7 @@ class Facts:
     has_cursor: bool
     follows_events: bool
     can_reconcile: bool
+    held_rejected_record_count: int = 0
 
     @property
     def active(self) -> bool:
@@ -180,7 +183,7 @@ def status(memory: Memory, facts: Facts) -> tuple[PipelineStatus.ValueType, str]
         Phase.SETUP: PipelineStatus.PIPELINE_STATUS_SETUP,
         Phase.BACKFILL: PipelineStatus.PIPELINE_STATUS_BACKFILL,
         Phase.READY: PipelineStatus.PIPELINE_STATUS_READY,
-    }[memory.phase], ""
+    }[memory.phase], describe_held(facts.held_rejected_record_count)
 
 
 def _next_run(memory: Memory, facts: Facts) -> datetime | None:

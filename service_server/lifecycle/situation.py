@@ -88,6 +88,7 @@ class Situations:
                 has_cursor=has_cursor(state),
                 follows_events=follows_events,
                 can_reconcile=can_reconcile,
+                held_rejected_record_count=stored.held_rejected_record_count,
             ),
             engine_error=engine_error,
             time=kept.time,

@@ -13,12 +13,14 @@ from pipesync.v1.engine_service_pb2 import ConnectorSide, SyncOptions
 from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import RpcError
+from service_server.dead_letters import DeadLetters
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
 from service_server.errors import LeaseLost, StoreUnavailable
 from service_server.leases import Lease
 from service_server.lifecycle import actions, happenings, machine
 from service_server.lifecycle.memory import Phase, Work
 from service_server.lifecycle.situation import Situation
+from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder, failure_of
 from service_server.store.database import Database
@@ -50,24 +52,35 @@ class Outcome:
     Attributes:
         happened: What follows from it; None when there was nothing to do.
         recorder: Has the state and the run to store, when there was one.
+        dead_letters: The events that the source gave up, to be stored, where no run was.
         state: To be stored, where no run was; None leaves what is stored.
         run_id: Of the run.
         records: How many the destination committed.
+        eof: How the sync ended; None when there was none.
     """
 
     happened: happenings.Happening | None
     recorder: Recorder | None = None
+    dead_letters: DeadLetters | None = None
     state: SyncState | None = None
     run_id: str = ""
     records: int = 0
+    eof: Eof | None = None
 
 
 class Steps:
     """Does what the machine decides."""
 
     def __init__(
-        self, *, pipelines: Pipelines, engine: Engine, database: Database, pace: machine.Pace
+        self,
+        *,
+        pipelines: Pipelines,
+        engine: Engine,
+        database: Database,
+        pace: machine.Pace,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics
         self._pipelines = pipelines
         self._engine = engine
         self._database = database
@@ -121,7 +134,9 @@ class Steps:
             reread_outdated=sync.reconciles and not reconcile,
             state=situation.state,
         )
-        recorder = Recorder(self._database, lease, situation.state or SyncState(), run_id)
+        recorder = Recorder(
+            self._database, lease, situation.state or SyncState(), run_id, self._metrics
+        )
         eof = await self._batch(sync, situation, options, lease)
         recorder.take_eof(eof)
         succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
@@ -142,6 +157,7 @@ class Steps:
             recorder=recorder,
             run_id=run_id,
             records=eof.request_progress.derived.total_record_count,
+            eof=eof,
         )
 
     async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
@@ -159,10 +175,15 @@ class Steps:
                 stalled=_is_stalled(eof),
             )
         is_new = eof.HasField("ending_state") and eof.ending_state != situation.state
+        dead_letters = DeadLetters(lease.pipeline_id, self._metrics)
+        for letter in eof.dead_letters:
+            dead_letters.add(letter)
         return Outcome(
             happened=happened,
+            dead_letters=dead_letters,
             state=eof.ending_state if is_new else None,
             records=eof.request_progress.derived.total_record_count,
+            eof=eof,
         )
 
     async def _batch(

@@ -10,6 +10,7 @@ import structlog
 from pipesync.v1.pipeline_service_pb2 import PipelineStatus
 from pipesync_rpc.errors import RpcError
 from service_server.errors import LeaseLost, StoreUnavailable, SyncInProgress
+from service_server.held_rejected import held_after, store_held
 from service_server.leases import Lease, LeaseKeeper
 from service_server.lifecycle import happenings, machine
 from service_server.lifecycle.memory import Memory, Work
@@ -123,21 +124,32 @@ class Turns:
         state = outcome.recorder.state if outcome.recorder is not None else outcome.state
         if state is not None:
             facts = replace(facts, has_state=True, has_cursor=has_cursor(state))
+        eof = outcome.eof
+        if eof is not None:
+            held = held_after(eof, facts.held_rejected_record_count)
+            facts = replace(facts, held_rejected_record_count=held)
         status, message = machine.status(memory, facts)
         now = situation.now()
         due = machine.next_due(memory, facts, now)
         delay = max(due - now, timedelta(0)) if due is not None else None
 
         async def store_lifecycle(connection: Connection) -> None:
+            if eof is not None:
+                await store_held(connection, claim.pipeline_id, eof)
             await pipelines.set_status(connection, claim.pipeline_id, status, message)
             await lifecycles.put(connection, claim, memory.to_json(), delay)
 
         async def store() -> None:
+            letters = outcome.dead_letters and outcome.dead_letters.unstored()
             async with self._database.transaction() as connection:
                 await lease.require(connection)
+                if letters:
+                    await letters.store(connection)
                 if outcome.state is not None:
                     await states.put(connection, claim.pipeline_id, outcome.state)
                 await store_lifecycle(connection)
+            if letters:
+                letters.done()
 
         if outcome.recorder is not None:
             await outcome.recorder.store_at_last(store_lifecycle)

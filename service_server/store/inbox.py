@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 
 import asyncpg
@@ -18,6 +18,7 @@ from pipesync.v1.pipeline_service_pb2 import (
     WebhookEvent,
     WebhookEventStatus,
 )
+from pipesync.v1.state_pb2 import DeadLetter
 from service_server.store.database import Connection
 from service_server.store.queries import load_queries
 
@@ -124,6 +125,26 @@ async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Sto
     return [_stored(row) for row in rows]
 
 
+async def store_dead_letters(
+    connection: Connection, pipeline_id: str, letters: Sequence[DeadLetter]
+) -> int:
+    """Stores events that a source gave up as set aside; how many were not there before.
+
+    No two of them are of the same event. One that is pending or applied stays as it is.
+    """
+    count: int = await connection.fetchval(
+        _SQL["store_dead_letters"],
+        pipeline_id,
+        [letter.event_id for letter in letters],
+        [_storable(letter.event_type) for letter in letters],
+        [letter.create_time.ToDatetime(UTC) for letter in letters],
+        [letter.attempt_count for letter in letters],
+        [_storable(letter.reason) for letter in letters],
+        [letter.event_json for letter in letters],
+    )
+    return count
+
+
 async def last_pending(connection: Connection, pipeline_id: str) -> int | None:
     """The number of the pipeline's pending event that came last; None when none is pending."""
     arrival: int | None = await connection.fetchval(_SQL["last_pending"], pipeline_id)
@@ -131,7 +152,7 @@ async def last_pending(connection: Connection, pipeline_id: str) -> int | None:
 
 
 async def oldest_pending(
-    connection: Connection, pipeline_id: str, *, last: int, count: int, size: int
+    connection: Connection, pipeline_id: str, *, last: int, count: int, size: int, failed: bool
 ) -> list[PendingEvent]:
     """The pipeline's pending events that came first, in the order in which they came.
 
@@ -141,8 +162,9 @@ async def oldest_pending(
         last: None that came after the one of this number.
         count: At most so many.
         size: At most so many bytes, unless the first one alone has more.
+        failed: Those that failed before, instead of those that did not.
     """
-    rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, last, count, size)
+    rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, last, count, size, failed)
     return [
         PendingEvent(
             arrival=row["arrival"],
@@ -229,6 +251,11 @@ async def prune(connection: Connection, age: timedelta, limit: int) -> int:
     """Forgets at most ``limit`` events that were applied longer ago than that; how many it did."""
     status = await connection.execute(_SQL["prune"], age, limit)
     return int(status.rpartition(" ")[2])
+
+
+def _storable(text: str) -> str:
+    """The text without the character 0, which Postgres cannot hold."""
+    return text.replace("\0", "")
 
 
 def _stored(row: asyncpg.Record) -> Stored:

@@ -25,10 +25,12 @@ class StoredPipeline:
     Attributes:
         pipeline: As people are shown it, every secret masked.
         sealed_config: Its PipelineConfig with the secrets, encrypted (see ``secrets.Vault``).
+        held_rejected_record_count: How many rejected records its destination keeps.
     """
 
     pipeline: Pipeline
     sealed_config: bytes = field(repr=False)
+    held_rejected_record_count: int = 0
 
 
 async def insert(connection: Connection, stored: StoredPipeline) -> bool:
@@ -113,6 +115,19 @@ async def set_status_after_sync(
     await connection.execute(_SQL["set_status_after_sync"], pipeline_id, status, message)
 
 
+async def set_held_rejected(
+    connection: Connection, pipeline_id: str, count: int, *, is_exact: bool
+) -> None:
+    """Stores how many rejected records the destination keeps; so many at least unless exact."""
+    await connection.execute(_SQL["set_held_rejected"], pipeline_id, count, is_exact)
+
+
+async def all_held_rejected(connection: Connection) -> int:
+    """How many rejected records the destinations of all pipelines keep."""
+    count: int = await connection.fetchval(_SQL["all_held_rejected"])
+    return count
+
+
 async def set_desired_status(
     connection: Connection,
     pipeline_id: str,
@@ -142,7 +157,11 @@ def _stored(row: asyncpg.Record) -> StoredPipeline:
     )
     if row["progress"] is not None:
         pipeline.progress.CopyFrom(Progress.FromString(row["progress"]))
-    return StoredPipeline(pipeline=pipeline, sealed_config=row["sealed_config"])
+    return StoredPipeline(
+        pipeline=pipeline,
+        sealed_config=row["sealed_config"],
+        held_rejected_record_count=row["held_rejected_record_count"],
+    )
 
 
 @lru_cache(maxsize=_MOST_CONFIGS)

@@ -1,9 +1,9 @@
 """Brings webhook events that were taken in to their pipeline's destination, in order."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import takewhile
 
 import structlog
 from google.rpc import code_pb2
@@ -21,11 +21,12 @@ from service_server.errors import (
     EventRefused,
     PipelinePaused,
 )
+from service_server.held_rejected import store_held
 from service_server.leases import Lease, LeaseKeeper
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import failure_of
-from service_server.store import inbox, states
+from service_server.store import inbox, lifecycles, states
 from service_server.store.database import Database
 from service_server.store.inbox import PendingEvent
 
@@ -39,6 +40,20 @@ _BATCH_TIME = timedelta(seconds=10)
 # How long one turn goes on to take further batches, in seconds: then others may have the lease.
 _TURN = 2.0
 _MOST_ERROR_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sent:
+    """What became of events that were sent to the engine.
+
+    Attributes:
+        failure: Why it is unsure whether they are in the destination; empty when it is not.
+        refused: The events that failed by themselves, with the reasons. All others are in the
+            destination, unless there is a failure.
+    """
+
+    failure: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class InboxApplier:
@@ -90,8 +105,8 @@ class InboxApplier:
             PipelinePaused: it is paused.
             ConnectionFailed: the engine cannot reach the source or the destination.
             EngineUnavailable: the engine is away, or ended in the middle.
-            EventRefused: the first event that is left cannot be applied; it is tried again by the
-                next call, and set aside once it failed often enough.
+            EventRefused: an event cannot be applied; it is tried again by the next call, and set
+                aside once it failed often enough.
             LeaseLost: somebody else took over.
             StoreUnavailable: the database is away.
             SecretsUnreadable: the key is missing.
@@ -105,38 +120,62 @@ class InboxApplier:
             return applied
         async with self._leases.hold(pipeline_id, is_brief=True) as lease:
             end_of_turn = clock() + _TURN
-            while clock() < end_of_turn and (events := await self._next_batch(pipeline_id, last)):
-                count = await self._apply(lease, events)
-                applied += count
-                if count == len(events) and events[-1].arrival == last:
-                    break
+            refusal: EventRefused | None = None
+            for failed in (False, True):
+                # Those that failed are tried behind all others, and once a turn.
+                while clock() < end_of_turn and refusal is None:
+                    events = await self._next_batch(pipeline_id, last, failed=failed)
+                    if not events:
+                        break
+                    try:
+                        applied += await self._apply(lease, events)
+                    except EventRefused as error:
+                        refusal = error
+            if refusal is not None:
+                raise refusal
         return applied
 
-    async def _next_batch(self, pipeline_id: str, last: int) -> list[PendingEvent]:
+    async def _next_batch(self, pipeline_id: str, last: int, *, failed: bool) -> list[PendingEvent]:
         async with self._database.connection() as connection:
-            events = await inbox.oldest_pending(
-                connection, pipeline_id, last=last, count=_BATCH_EVENTS, size=_BATCH_BYTES
+            return await inbox.oldest_pending(
+                connection,
+                pipeline_id,
+                last=last,
+                # One that failed by itself goes by itself again, so that the others need not be
+                # told apart from it each time.
+                count=1 if failed else _BATCH_EVENTS,
+                size=_BATCH_BYTES,
+                failed=failed,
             )
-        # One that failed by itself goes by itself again, so that the others need not be told apart
-        # from it each time.
-        fresh = list(takewhile(lambda event: not event.failed_attempts, events))
-        return fresh or events[:1]
 
     async def _apply(self, lease: Lease, events: Sequence[PendingEvent]) -> int:
-        """Applies events, in halves when one of them is in the way of the others."""
-        failure = await self._send(lease, events)
-        if not failure:
-            await self._mark_applied(lease, events)
-            return len(events)
+        """Applies events, in halves when one is in the others' way and it is not known which.
+
+        Raises:
+            EventRefused: The first one of them that is to be tried again; the others are applied.
+        """
+        sent = await self._send(lease, events)
+        if not sent.failure:
+            fine = [event for event in events if event.event_id not in sent.refused]
+            if fine:
+                await self._mark_applied(lease, fine)
+            refusals = []
+            for event in events:
+                if event.event_id in sent.refused:
+                    refusals += await self._note_failure(lease, event, sent.refused[event.event_id])
+            if refusals:
+                raise refusals[0]
+            return len(fine)
         if len(events) == 1:
-            await self._note_failure(lease, events[0], failure)
+            for refusal in await self._note_failure(lease, events[0], sent.failure):
+                raise refusal
             return 0
         middle = len(events) // 2
         first = await self._apply(lease, events[:middle])
         return first + await self._apply(lease, events[middle:])
 
-    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> str:
-        """Why the events are not all in the destination; empty when they are."""
+    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> _Sent:
+        """Has the engine apply events."""
         pipeline_id = lease.pipeline_id
         stored = await self._pipelines.load(pipeline_id)
         if stored.pipeline.desired_status == DESIRED_STATUS_PAUSED:
@@ -159,11 +198,19 @@ class InboxApplier:
             )
         except RpcError as error:
             if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
-                return error.message
+                return _Sent(failure=error.message)
             raise
         if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
-            return "the engine did not finish the events in time"
-        return _fault(eof)
+            return _Sent(failure="the engine did not finish the events in time")
+        sent = _sent(eof)
+        # An event whose record the destination rejected is applied: it keeps the record.
+        is_known = eof.held_rejected_record_count == stored.held_rejected_record_count
+        if not sent.failure and not is_known:
+            async with self._database.transaction() as connection:
+                await lease.require(connection)
+                await store_held(connection, pipeline_id, eof)
+                await lifecycles.wake(connection, pipeline_id)
+        return sent
 
     async def _mark_applied(self, lease: Lease, events: Sequence[PendingEvent]) -> None:
         async with self._database.transaction() as connection:
@@ -174,12 +221,10 @@ class InboxApplier:
         self._metrics.events_applied.inc(len(events))
         _log.info("webhook_events_applied", pipeline_id=lease.pipeline_id, count=len(events))
 
-    async def _note_failure(self, lease: Lease, event: PendingEvent, failure: str) -> None:
-        """Counts that an event failed by itself.
-
-        Raises:
-            EventRefused: it is to be tried again; otherwise it is set aside.
-        """
+    async def _note_failure(
+        self, lease: Lease, event: PendingEvent, failure: str
+    ) -> list[EventRefused]:
+        """Counts that an event failed by itself; tells of it unless it is set aside by that."""
         # Postgres's text cannot hold the character 0.
         error = failure.replace("\0", "")[:_MOST_ERROR_CHARACTERS]
         async with self._database.transaction() as connection:
@@ -192,7 +237,7 @@ class InboxApplier:
                 most_attempts=self._most_attempts,
             )
         if not is_set_aside:
-            raise EventRefused(event.event_id, error, failed_attempts=event.failed_attempts + 1)
+            return [EventRefused(event.event_id, error, failed_attempts=event.failed_attempts + 1)]
         self._metrics.events_set_aside.inc()
         _log.error(
             "webhook_event_set_aside",
@@ -202,10 +247,11 @@ class InboxApplier:
             attempts=self._most_attempts,
             error=error,
         )
+        return []
 
 
-def _fault(eof: Eof) -> str:
-    """Why one of the events may be at fault; empty when all are in the destination.
+def _sent(eof: Eof) -> _Sent:
+    """What a batch's end says of its events.
 
     Raises:
         ConnectionFailed: none of them is.
@@ -219,5 +265,8 @@ def _fault(eof: Eof) -> str:
             eof.limit_message or "the engine is stopping, or too slow, and cut the call short"
         )
     if eof.status == RUN_STATUS_SUCCEEDED:
-        return ""
-    return failure_of(eof) or "the engine did not finish the events"
+        return _Sent()
+    if eof.dead_letters:
+        # An engine that lists some vouches for the others.
+        return _Sent(refused={each.event_id: each.reason for each in eof.dead_letters})
+    return _Sent(failure=failure_of(eof) or "the engine did not finish the events")

@@ -1,5 +1,6 @@
 """What of a webhook's body the inbox needs to know."""
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,8 +40,8 @@ class EventHead:
             InvalidRequest: it is no event; says why.
         """
         try:
-            fields = orjson.loads(body)
-        except orjson.JSONDecodeError:
+            fields = _decoded(body)
+        except (ValueError, RecursionError):
             raise _no_event("it is not JSON") from None
         if not isinstance(fields, dict):
             raise _no_event("it is not a JSON object")
@@ -53,6 +54,15 @@ class EventHead:
         if created is None:
             raise _no_event("its 'created' must be a time, as Unix seconds or ISO 8601 text")
         return cls(id=fields["id"], type=fields["type"], created=created)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # It refuses lone surrogates, which JSON may have (https://www.rfc-editor.org/rfc/rfc8259,
+        # section 8.2).
+        return json.loads(body.decode())
 
 
 def _no_event(reason: str) -> InvalidRequest:

@@ -2,6 +2,7 @@
 
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.engine_service_pb2 import SyncOptions
@@ -10,10 +11,13 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import FieldViolation
 from service_server import checks
+from service_server.dead_letters import DeadLetters
 from service_server.engine import FIELDS_OF_A_PIPELINE, Messages
 from service_server.errors import InvalidRequest, PipelinePaused
 from service_server.in_flight import Send
+from service_server.leases import Lease
 from service_server.parts import Parts
+from service_server.recorder import at_last
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
 
@@ -21,9 +25,9 @@ _DEFAULT_AGE = timedelta(days=1)
 
 
 class Simulations:
-    """The simulated webhooks of this process. Each has its pipeline to itself, and stores nothing.
+    """The simulated webhooks of this process. Each has its pipeline to itself.
 
-    Events move no checkpoint, so where it is cut nothing is lost.
+    Events move no checkpoint, so where it is cut nothing is lost. Those that fail are stored.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -61,7 +65,8 @@ class Simulations:
             raise PipelinePaused(request.id)
         config = self._pipelines.open_config(stored)
         last: Message | None = None
-        async with self._leases.hold(request.id):
+        async with self._leases.hold(request.id) as lease:
+            letters = DeadLetters(request.id, self._metrics)
             async with self._database.connection() as connection:
                 state = await states.get(connection, request.id)
             messages = self._engine.sync(
@@ -71,6 +76,9 @@ class Simulations:
                 try:
                     async with aclosing(messages), self._soft_end.cutting():
                         async for message in messages:
+                            if message.HasField("dead_letter"):
+                                letters.add(message.dead_letter)
+                                await at_last(partial(self._store, lease, letters))
                             if message.HasField("eof"):
                                 last = message
                             else:
@@ -80,6 +88,13 @@ class Simulations:
         # The pipeline is free by the time that the caller is told so.
         if last is not None:
             await send(last)
+
+    async def _store(self, lease: Lease, letters: DeadLetters) -> None:
+        unstored = letters.unstored()
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            await unstored.store(connection)
+        unstored.done()
 
 
 def _recent_events(request: pb.SimulateWebhookSyncRequest) -> RecentEvents:

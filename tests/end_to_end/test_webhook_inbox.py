@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from tests.end_to_end.command import PipelinesCommand
-from tests.end_to_end.tables import assert_tables_equal
+from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.processes import ServerProcess, running
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -92,6 +92,24 @@ async def test_what_is_delivered_by_webhook_is_soon_in_the_tables(
     for names in ("event_id", "event_type", "pipeline_id", "request_id"):
         assert all(event[names] for event in received)
     assert endpoint["secret"] not in str(service.events)
+
+
+async def test_a_webhook_with_characters_that_postgres_cannot_hold_is_applied(
+    simulator: StripeSimulator,
+    service: ServerProcess,
+    service_database_url: str,
+    database_url: str,
+) -> None:
+    await set_up(service, simulator, database_url)
+    [first, second, *_] = simulator.objects("customers").documents()
+    simulator.update("customers", first["id"], {"name": "half \ud83d of a pair"})
+    simulator.update("customers", second["id"], {"name": "nul \0", "balance": 10**20})
+    await simulator.deliveries.settled()
+    assert {attempt.status for attempt in simulator.deliveries.attempts} == {200}
+    await until_applied(service_database_url, 2)
+    rows = {row["id"]: row for row in await documents(database_url, "customers")}
+    assert rows[first["id"]]["name"] == "half \ufffd of a pair"
+    assert (rows[second["id"]]["name"], rows[second["id"]]["balance"]) == ("nul \ufffd", 10**20)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import aiohttp
+import orjson
 import pytest
 import structlog
 
@@ -232,7 +233,9 @@ async def test_what_waits_too_long_is_to_come_again_and_is_then_known(
 async def test_a_stream_that_the_database_refuses_is_not_acknowledged_and_the_others_are(
     client: EngineClient, pipeline: StripePipeline, port: int
 ) -> None:
-    poisoned = event("customer.updated", {**CUSTOMER, "id": "cus_nul", "name": "\0"})
+    # A number beyond what Postgres holds.
+    huge = event("customer.updated", {**CUSTOMER, "id": "cus_huge", "balance": 4711})
+    poisoned = orjson.dumps(huge).replace(b"4711", b"1e200000")
     product = {"id": "prod_1", "object": "product", "created": 1_760_000_000}
     async with open_sync(client, pipeline) as sync:
         await sync.history_read()

@@ -47,6 +47,10 @@ class ScriptedService(PipelineServiceServicer):
     watch: list[contract.Pipeline | RpcError] = field(default_factory=list)
     # What is listed, newest first.
     runs: list[contract.Run] = field(default_factory=list)
+    # What a retry of rejected records answers.
+    retried: contract.RetryRejectedRecordsResponse = field(
+        default_factory=contract.RetryRejectedRecordsResponse
+    )
     raises: RpcError | None = None
     # Lists answer this many a page.
     page_size: int = 2
@@ -175,6 +179,13 @@ class ScriptedService(PipelineServiceServicer):
         self._saw(request, context)
         count = len(request.event_ids) or len(self.webhook_events)
         return contract.ReplayWebhookEventsResponse(replayed_count=count)
+
+    async def RetryRejectedRecords(
+        self, request: contract.RetryRejectedRecordsRequest, context: _Context
+    ) -> contract.RetryRejectedRecordsResponse:
+        """The scripted answer."""
+        self._saw(request, context)
+        return self.retried
 
     async def WatchPipeline(
         self, request: contract.WatchPipelineRequest, context: _Context

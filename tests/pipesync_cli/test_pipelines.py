@@ -78,8 +78,7 @@ async def test_create_warns_of_streams_that_cannot_be_read() -> None:
     outcome = await pipelines_of(service, "create", "orders", "--source", "stripe")
     assert outcome.code == 0
     assert outcome.stderr == (
-        "warning: cannot read payouts: The key may not.\n"
-        "note: events are rendered in 2020-08-27\n"
+        "warning: cannot read payouts: The key may not.\nnote: events are rendered in 2020-08-27\n"
     )
     assert yaml.safe_load(outcome.stdout)["id"] == "orders"
 

@@ -74,6 +74,9 @@ def test_defaults_are_there_when_asked_for() -> None:
         "status": "unspecified",
         "has_more": False,
         "failure_message": "",
+        "dead_letters": [],
+        "limit_message": "",
+        "held_rejected_record_count": 0,
     }
     assert to_plain(Eof(), defaults=True).items() >= expected.items()
 

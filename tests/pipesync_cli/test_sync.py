@@ -284,3 +284,37 @@ async def test_an_interrupt_exits_130_without_a_traceback() -> None:
         _, errors = await process.communicate()
     assert process.returncode == 130
     assert b"Traceback" not in errors
+
+
+async def test_records_with_replaced_characters_are_a_warning_and_no_failure() -> None:
+    service, end = scripted_service(), done()
+    end.run_progress.streams["customers"].replaced_record_count = 1200
+    service.ends = [end]
+    outcome = await pipelines_of(service, "sync_batch", "orders")
+    assert outcome.code == 0
+    assert (
+        "Warning: customers: 1,200 records held characters that the destination cannot hold; "
+        "U+FFFD is in their place\n"
+    ) in outcome.stderr
+
+
+async def test_each_event_that_was_given_up_is_a_sentence_and_all_of_a_loop_are_counted() -> None:
+    service = scripted_service()
+    service.ends = [more(), done()]
+    service.ends[0].dead_letters.add(
+        event_id="evt_1", event_type="customer.updated", attempt_count=5, reason="Stripe refuses"
+    )
+    service.ends[1].dead_letters.add(
+        event_id="evt_2", event_type="invoice.paid", attempt_count=1, reason="nothing is there"
+    )
+    outcome = await pipelines_of(service, "sync_batch", "orders", "--loop", "0")
+    assert outcome.code == 1
+    first, second, total = outcome.stderr.splitlines()[-3:]
+    assert first == (
+        "Error: event evt_1 (customer.updated) was given up after 5 attempts: Stripe refuses"
+    )
+    assert (
+        second == "Error: event evt_2 (invoice.paid) was given up after 1 attempt: nothing is there"
+    )
+    assert total.startswith("Error: 2 events were given up; 'events --status set-aside' lists them")
+    assert outcome.stdout.startswith("succeeded, ")

@@ -83,6 +83,7 @@ class ScriptedEngine(EngineServiceServicer):
         teardown: What a teardown does.
         batch: What a batch does.
         sync: What a sync does.
+        retried: What a retry of rejected records answers.
     """
 
     def __init__(self) -> None:
@@ -99,6 +100,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
         self.sync: Callable[[pb.PipelineSyncRequest], AsyncIterator[Message]] = _streams_nothing
+        self.retried = pb.PipelineRetryRejectedResponse()
 
     def last(self, request_type: type[Any]) -> Any:
         """The latest request of a type."""
@@ -192,6 +194,12 @@ class ScriptedEngine(EngineServiceServicer):
     ) -> pb.PipelineSyncBatchResponse:
         self._enter(request, context)
         return pb.PipelineSyncBatchResponse(eof=await self.batch(request))
+
+    async def PipelineRetryRejected(
+        self, request: pb.PipelineRetryRejectedRequest, context: Context
+    ) -> pb.PipelineRetryRejectedResponse:
+        self._enter(request, context)
+        return self.retried
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ class Account:
         nested: The lists inside its objects.
         events: What happened to its objects.
         deleted_customers: The ids of those; they can still be retrieved, as deleted.
+        tells_bare_lists: Whether a list in ``previous_attributes`` does not say that it is cut.
         numbers: What the objects that are made by requests are numbered with.
         references: What their ids and values follow from.
     """
@@ -34,6 +35,7 @@ class Account:
         self.nested = NestedLists()
         self.events = EventLog(account_id, clock, lag, connected=connected)
         self.deleted_customers: set[str] = set()
+        self.tells_bare_lists = False
         self.numbers = itertools.count()
         # No plan's seed is as large: ids of seeded objects are others.
         self.references = References({}, int.from_bytes(account_id.encode(), "big"))

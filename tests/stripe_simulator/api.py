@@ -25,6 +25,7 @@ from tests.stripe_simulator.notifications import Notifications
 from tests.stripe_simulator.rate_limits import RateLimits, Throttle
 
 _EVENTS = "/v1/events"
+_ACCOUNTS = "/v1/accounts"
 
 
 class Api:
@@ -37,6 +38,7 @@ class Api:
         notifications: Who is told of them as they happen.
         account: The account that the keys belong to.
         connected: The accounts that are connected to it, by id.
+        disconnected: The ids of those that were.
         outside_cursor: What a list does with a cursor outside the asked window.
         throttle: The rate limits in force.
     """
@@ -57,6 +59,7 @@ class Api:
         self.account = Account(account_id, account_created, self.clock, self.lag)
         self.notifications.watch(self.account)
         self.connected: dict[str, Account] = {}
+        self.disconnected: set[str] = set()
         self.outside_cursor = outside_cursor
         self.throttle = Throttle(rate_limits)
         self._answered = writes.Answered()
@@ -73,6 +76,14 @@ class Api:
         self.connected[account_id] = account
         self.notifications.watch(account, self.account.id)
         return account
+
+    def disconnect(self, account_id: str) -> None:
+        """Ends what the key may do with an account; of the account, the key is shown no more."""
+        self.connected.pop(account_id, None)
+        accounts = self.account.objects("accounts")
+        if accounts.get(account_id) is not None:
+            accounts.delete(account_id)
+        self.disconnected.add(account_id)
 
     def answer(
         self,
@@ -120,6 +131,8 @@ class Api:
             return self._list(endpoint, account, query)
         if list_path in self._endpoints:
             self._admit(key, list_path, account)
+            if list_path == _ACCOUNTS and object_id in self.disconnected:
+                raise errors.account_invalid(key.value, object_id)
             return _retrieve(account, list_path, object_id)
         for nested_path, nested_list in NESTED_LISTS.items():
             if fnmatchcase(list_path, nested_path.replace("{id}", "*")):
@@ -183,7 +196,7 @@ class Api:
         try:
             return self.account_of(account_id)
         except KeyError:
-            if not self.connected:
+            if not self.connected and not self.disconnected:
                 raise errors.no_platform() from None
             raise errors.account_invalid(key.value, account_id) from None
 

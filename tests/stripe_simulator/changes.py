@@ -39,5 +39,13 @@ def previous_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     return previous
 
 
+def without_list_facts(previous: Mapping[str, Any]) -> Document:
+    """The same, where a list says no more than the first of the items that it had."""
+    return {
+        name: {"data": value["data"]} if isinstance(value, Mapping) and _is_list(value) else value
+        for name, value in previous.items()
+    }
+
+
 def _is_list(value: Mapping[str, Any]) -> bool:
     return value.get("object") == "list"

@@ -215,14 +215,15 @@ def permission_denied(message: str) -> Refusal:
     return invalid_request(403, message)
 
 
-def server_error(status: int) -> Refusal:
-    """A fault of Stripe's own."""
+def server_error(status: int, *, lasts: bool = False) -> Refusal:
+    """A fault of Stripe's own; ``lasts`` says that it is not worth trying again at once."""
     return Refusal(
         status,
         {
             "type": "api_error",
             "message": "An unknown error occurred. Sorry about that; we've been notified.",
         },
+        {"Stripe-Should-Retry": "false"} if lasts else None,
     )
 
 

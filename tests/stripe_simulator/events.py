@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from tests.stripe_simulator.clock import Clock
 from tests.stripe_simulator.objects import ObjectList, StoredObject, created_second, encoded
@@ -75,13 +76,13 @@ class Event:
 def _in_version(latest: bytes, version: str) -> bytes:
     if version == api_version():
         return latest
-    document = orjson.loads(latest)
+    document = exact_json.decode(latest)
     document["api_version"] = version
     if version < _REQUEST_IS_AN_OBJECT_SINCE and isinstance(document.get("request"), dict):
         document["request"] = document["request"]["id"]
     if "data" in document:
         document["data"]["object"] = rendered(document["data"]["object"], version)
-    return orjson.dumps(document)
+    return exact_json.encode(document)
 
 
 class EventLag:
@@ -149,7 +150,11 @@ class EventLog:
             "created": created,
             "data": {
                 "object": orjson.Fragment(body),
-                **({} if previous is None else {"previous_attributes": previous}),
+                **(
+                    {}
+                    if previous is None
+                    else {"previous_attributes": orjson.Fragment(encoded(previous))}
+                ),
             },
             "livemode": False,
             "pending_webhooks": 0,
@@ -195,7 +200,7 @@ class EventLog:
 
     def type_of(self, listed: StoredObject) -> str:
         """What a listed event is about, read from it only if it was put there by hand."""
-        return self._types.get(listed.id) or orjson.loads(listed.body)["type"]
+        return self._types.get(listed.id) or exact_json.decode(listed.body)["type"]
 
     def get(self, event_id: str) -> bytes | None:
         """An event's JSON, whether lists show it yet or not."""

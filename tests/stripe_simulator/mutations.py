@@ -6,11 +6,15 @@ Rules: https://docs.stripe.com/api and https://docs.stripe.com/api/events/types
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
+from engine_server import exact_json
 from tests.stripe_simulator import errors, subscription_items
 from tests.stripe_simulator.accounts import Account
-from tests.stripe_simulator.changes import Document, merged, previous_attributes
+from tests.stripe_simulator.changes import (
+    Document,
+    merged,
+    previous_attributes,
+    without_list_facts,
+)
 from tests.stripe_simulator.creation import new_document, object_name
 from tests.stripe_simulator.event_types import event_types
 from tests.stripe_simulator.events import AUTOMATIC, Cause
@@ -51,7 +55,7 @@ def create(
         document["items"] = subscription_items.embedded(account, document, items)
     _put(account, stream, document)
     for event_type in event_types("created", None, document):
-        account.events.record(event_type, orjson.dumps(document), None, cause)
+        account.events.record(event_type, exact_json.encode(document), None, cause)
     return document
 
 
@@ -99,7 +103,7 @@ def delete(account: Account, stream: str, object_id: str, cause: Cause = AUTOMAT
     if stream == "customers":
         account.deleted_customers.add(object_id)
     for event_type in event_types("deleted", document, document):
-        account.events.record(event_type, orjson.dumps(document), None, cause)
+        account.events.record(event_type, exact_json.encode(document), None, cause)
     return _deleted(document["object"], object_id)
 
 
@@ -110,7 +114,7 @@ def deleted_customer(account: Account, object_id: str) -> bytes | None:
     """
     if object_id not in account.deleted_customers:
         return None
-    return orjson.dumps(_deleted("customer", object_id))
+    return exact_json.encode(_deleted("customer", object_id))
 
 
 def _cancel(account: Account, object_id: str, cause: Cause) -> Document:
@@ -121,7 +125,7 @@ def _cancel(account: Account, object_id: str, cause: Cause) -> Document:
     after = before | {"status": "canceled", "canceled_at": now, "ended_at": now}
     _put(account, "subscriptions", after)
     for event_type in event_types("deleted", before, after):
-        account.events.record(event_type, orjson.dumps(after), None, cause)
+        account.events.record(event_type, exact_json.encode(after), None, cause)
     return after
 
 
@@ -142,7 +146,9 @@ def _replace(
         after["updated"] = account.clock.second()
         previous = previous_attributes(before, after)
     _put(account, stream, after)
-    body = orjson.dumps(after)
+    if account.tells_bare_lists:
+        previous = without_list_facts(previous)
+    body = exact_json.encode(after)
     for event_type in event_types("updated", before, after):
         told = previous if event_type.endswith(".updated") else None
         account.events.record(event_type, body, told, cause)
@@ -158,7 +164,7 @@ def _stored(account: Account, stream: str, object_id: str) -> Document:
     found = account.objects(stream).get(object_id)
     if found is None:
         raise errors.resource_missing(404, object_name(stream), object_id, "id")
-    document: Document = orjson.loads(found.body)
+    document: Document = exact_json.decode(found.body)
     return document
 
 

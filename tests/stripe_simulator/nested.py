@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import orjson
-
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from tests.stripe_simulator import lists
 from tests.stripe_simulator.objects import ObjectList
@@ -42,7 +41,7 @@ class NestedLists:
             objects.put(document)
         self._lists.setdefault(target.path, {})[frozenset(parse_qsl(target.query))] = objects
         page = lists.list_page(_endpoint(target.path), objects, {"limit": str(EMBEDDED)})
-        return {**orjson.loads(page), "total_count": len(documents), "url": url}
+        return {**exact_json.decode(page), "total_count": len(documents), "url": url}
 
     def documents(self, url: str) -> list[dict[str, Any]]:
         """All that the URL lists, newest first; none when no object names it."""

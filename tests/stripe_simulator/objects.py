@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
+from engine_server import exact_json
 
 # Creation second, then insertion number: what lists are ordered by.
 Key = tuple[int, int]
@@ -32,7 +32,7 @@ class StoredObject:
 def encoded(value: Any) -> bytes:
     """A value's JSON, which takes no more memory than it has bytes."""
     # What orjson answers holds on to a buffer of eight kilobytes, however small it is.
-    return bytes(memoryview(orjson.dumps(value)))
+    return bytes(memoryview(exact_json.encode(value)))
 
 
 class ObjectOrder:
@@ -146,7 +146,7 @@ class ObjectList:
 
     def documents(self) -> Iterator[dict[str, Any]]:
         """Every object, hidden ones included, oldest first."""
-        return (orjson.loads(item.body) for item in self.everything.objects)
+        return (exact_json.decode(item.body) for item in self.everything.objects)
 
     def ids(self) -> set[str]:
         """The id of every object, hidden ones included."""

@@ -96,6 +96,10 @@ class StripeSimulator:
         plan = plan or SeedPlan()
         _fill(self._api.connect(account_id, plan.created_from), plan)
 
+    def disconnect(self, account_id: str) -> None:
+        """Disconnects an account: requests for it, and for the account itself, answer 403."""
+        self._api.disconnect(account_id)
+
     def create(
         self, stream: str, fields: Mapping[str, Any] | None = None, *, account: str | None = None
     ) -> dict[str, Any]:
@@ -161,6 +165,10 @@ class StripeSimulator:
     def delay_events(self, longest: float, *, seed: int) -> None:
         """Lets further events show up in lists at random within so many seconds, out of order."""
         self._api.lag.spread(longest, seed=seed)
+
+    def tell_bare_lists(self, *, account: str | None = None) -> None:
+        """Lets lists in ``previous_attributes`` hold the first items, and not say so."""
+        self._account(account).tells_bare_lists = True
 
     def register_webhook(
         self,

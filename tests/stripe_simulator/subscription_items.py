@@ -6,8 +6,7 @@ Rules: https://docs.stripe.com/api/subscriptions/update and /api/subscription_it
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
+from engine_server import exact_json
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.changes import merged
@@ -75,9 +74,11 @@ def subscription_of(account: Account, item_id: str) -> Document:
     item = account.objects(STREAM).get(item_id)
     if item is None:
         raise errors.resource_missing(404, "subscription_item", item_id, "id")
-    subscription = account.objects("subscriptions").get(orjson.loads(item.body)["subscription"])
+    subscription = account.objects("subscriptions").get(
+        exact_json.decode(item.body)["subscription"]
+    )
     assert subscription is not None
-    document: Document = orjson.loads(subscription.body)
+    document: Document = exact_json.decode(subscription.body)
     return document
 
 
@@ -98,7 +99,7 @@ def _fields(account: Account, change: Mapping[str, Any]) -> Document:
         stored = account.objects("prices").get(price_id)
         if stored is None:
             raise errors.resource_missing(400, "price", price_id, "items[0][price]")
-        fields["price"] = orjson.loads(stored.body)
+        fields["price"] = exact_json.decode(stored.body)
     return fields
 
 

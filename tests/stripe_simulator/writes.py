@@ -6,8 +6,7 @@ Rules: https://docs.stripe.com/api, https://docs.stripe.com/api/idempotent_reque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
-
+from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import stream_name
 from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
 from engine_server.connectors.stripe.catalog_schema import json_schema
@@ -72,7 +71,7 @@ def create(account: Account, endpoint: ListEndpoint, form: Fields, cause: Cause)
         raise errors.missing_parameter("subscription")
     like = new_document(stream, account.references, 0, 0)
     fields = _fields(endpoint, form, like)
-    return orjson.dumps(mutations.create(account, stream, fields, cause))
+    return exact_json.encode(mutations.create(account, stream, fields, cause))
 
 
 def update(
@@ -85,8 +84,8 @@ def update(
     """
     stream = stream_name(endpoint.path)
     stored = account.objects(stream).get(object_id)
-    fields = _fields(endpoint, form, orjson.loads(stored.body) if stored else {})
-    return orjson.dumps(mutations.update(account, stream, object_id, fields, cause))
+    fields = _fields(endpoint, form, exact_json.decode(stored.body) if stored else {})
+    return exact_json.encode(mutations.update(account, stream, object_id, fields, cause))
 
 
 def delete(account: Account, endpoint: ListEndpoint, object_id: str, cause: Cause) -> bytes:
@@ -97,7 +96,9 @@ def delete(account: Account, endpoint: ListEndpoint, object_id: str, cause: Caus
     """
     if endpoint.path not in _DELETABLE and endpoint.path != _CANCELABLE:
         raise errors.unknown_url("DELETE", f"{endpoint.path}/{object_id}")
-    return orjson.dumps(mutations.delete(account, stream_name(endpoint.path), object_id, cause))
+    return exact_json.encode(
+        mutations.delete(account, stream_name(endpoint.path), object_id, cause)
+    )
 
 
 def _fields(endpoint: ListEndpoint, form: Fields, like: Mapping[str, Any]) -> Fields:

@@ -26,29 +26,29 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pipesync/v1/catalog.proto\x12\x0bpipesync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\tTimeRange\x12\'\n\x03gte\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02lt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\tFieldPath\x12\x10\n\x08segments\x18\x01 \x03(\t\"\x88\x02\n\x06Stream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x0bprimary_key\x18\x02 \x03(\x0b\x32\x16.pipesync.v1.FieldPath\x12,\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10newer_than_field\x18\x05 \x01(\t\x12\x19\n\x11soft_delete_field\x18\x06 \x01(\t\x12\x1b\n\x13supports_time_range\x18\x07 \x01(\x08\x12\x18\n\x10time_range_field\x18\x08 \x01(\t\"/\n\x07\x43\x61talog\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.pipesync.v1.Stream\"\x9d\x01\n\x0fStreamSelection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\tsync_mode\x18\x02 \x01(\x0e\x32\x15.pipesync.v1.SyncMode\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\x12\x16\n\x0e\x62\x61\x63kfill_limit\x18\x04 \x01(\x03\x12*\n\ntime_range\x18\x05 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\"B\n\tConnector\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x94\x01\n\x0ePipelineConfig\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.Connector\x12+\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32\x16.pipesync.v1.Connector\x12-\n\x07streams\x18\x03 \x03(\x0b\x32\x1c.pipesync.v1.StreamSelection\"\x97\x02\n\x04Spec\x12.\n\rconfig_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x13stream_state_schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x13source_input_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13soft_limit_fraction\x18\x04 \x01(\x01\x12\x1c\n\x14webhook_secret_field\x18\x05 \x01(\t\x12\x1a\n\x12supports_reconcile\x18\x06 \x01(\x08\x12\x1c\n\x14\x66ollows_events_field\x18\x07 \x01(\t*\\\n\x08SyncMode\x12\x19\n\x15SYNC_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SYNC_MODE_FULL_REFRESH\x10\x01\x12\x19\n\x15SYNC_MODE_INCREMENTAL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pipesync/v1/catalog.proto\x12\x0bpipesync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\tTimeRange\x12\'\n\x03gte\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02lt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1d\n\tFieldPath\x12\x10\n\x08segments\x18\x01 \x03(\t\"\xb7\x02\n\x06Stream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\x0bprimary_key\x18\x02 \x03(\x0b\x32\x16.pipesync.v1.FieldPath\x12,\n\x0bjson_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x18\n\x10newer_than_field\x18\x05 \x01(\t\x12\x19\n\x11soft_delete_field\x18\x06 \x01(\t\x12\x1b\n\x13supports_time_range\x18\x07 \x01(\x08\x12\x18\n\x10time_range_field\x18\x08 \x01(\t\x12\x13\n\x0bowner_field\x18\t \x01(\t\x12\x18\n\x10reference_fields\x18\n \x03(\t\"/\n\x07\x43\x61talog\x12$\n\x07streams\x18\x01 \x03(\x0b\x32\x13.pipesync.v1.Stream\"\x9d\x01\n\x0fStreamSelection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\tsync_mode\x18\x02 \x01(\x0e\x32\x15.pipesync.v1.SyncMode\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\x12\x16\n\x0e\x62\x61\x63kfill_limit\x18\x04 \x01(\x03\x12*\n\ntime_range\x18\x05 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\"B\n\tConnector\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\'\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x94\x01\n\x0ePipelineConfig\x12&\n\x06source\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.Connector\x12+\n\x0b\x64\x65stination\x18\x02 \x01(\x0b\x32\x16.pipesync.v1.Connector\x12-\n\x07streams\x18\x03 \x03(\x0b\x32\x1c.pipesync.v1.StreamSelection\"\x97\x02\n\x04Spec\x12.\n\rconfig_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x13stream_state_schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x13source_input_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x13soft_limit_fraction\x18\x04 \x01(\x01\x12\x1c\n\x14webhook_secret_field\x18\x05 \x01(\t\x12\x1a\n\x12supports_reconcile\x18\x06 \x01(\x08\x12\x1c\n\x14\x66ollows_events_field\x18\x07 \x01(\t*\\\n\x08SyncMode\x12\x19\n\x15SYNC_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SYNC_MODE_FULL_REFRESH\x10\x01\x12\x19\n\x15SYNC_MODE_INCREMENTAL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pipesync.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SYNCMODE']._serialized_start=1207
-  _globals['_SYNCMODE']._serialized_end=1299
+  _globals['_SYNCMODE']._serialized_start=1254
+  _globals['_SYNCMODE']._serialized_end=1346
   _globals['_TIMERANGE']._serialized_start=105
   _globals['_TIMERANGE']._serialized_end=197
   _globals['_FIELDPATH']._serialized_start=199
   _globals['_FIELDPATH']._serialized_end=228
   _globals['_STREAM']._serialized_start=231
-  _globals['_STREAM']._serialized_end=495
-  _globals['_CATALOG']._serialized_start=497
-  _globals['_CATALOG']._serialized_end=544
-  _globals['_STREAMSELECTION']._serialized_start=547
-  _globals['_STREAMSELECTION']._serialized_end=704
-  _globals['_CONNECTOR']._serialized_start=706
-  _globals['_CONNECTOR']._serialized_end=772
-  _globals['_PIPELINECONFIG']._serialized_start=775
-  _globals['_PIPELINECONFIG']._serialized_end=923
-  _globals['_SPEC']._serialized_start=926
-  _globals['_SPEC']._serialized_end=1205
+  _globals['_STREAM']._serialized_end=542
+  _globals['_CATALOG']._serialized_start=544
+  _globals['_CATALOG']._serialized_end=591
+  _globals['_STREAMSELECTION']._serialized_start=594
+  _globals['_STREAMSELECTION']._serialized_end=751
+  _globals['_CONNECTOR']._serialized_start=753
+  _globals['_CONNECTOR']._serialized_end=819
+  _globals['_PIPELINECONFIG']._serialized_start=822
+  _globals['_PIPELINECONFIG']._serialized_end=970
+  _globals['_SPEC']._serialized_start=973
+  _globals['_SPEC']._serialized_end=1252
 # @@protoc_insertion_point(module_scope)

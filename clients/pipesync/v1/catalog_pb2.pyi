@@ -105,6 +105,8 @@ class Stream(_message.Message):
     SOFT_DELETE_FIELD_FIELD_NUMBER: _builtins.int
     SUPPORTS_TIME_RANGE_FIELD_NUMBER: _builtins.int
     TIME_RANGE_FIELD_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique within the source, e.g. "customers" or "checkout_sessions"."""
     newer_than_field: _builtins.str
@@ -119,6 +121,10 @@ class Stream(_message.Message):
     """Record field (Unix seconds) that says when a record was made, which is what a TimeRange is about; empty when not
     every record has one.
     """
+    owner_field: _builtins.str
+    """Record field that names the object in whose list the record is an item, e.g. "subscription"; empty when there is
+    none. A destination may be asked for the records of an owner, so it should find them by this field.
+    """
     @_builtins.property
     def primary_key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]:
         """The fields that together identify one record."""
@@ -131,6 +137,10 @@ class Stream(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """Facts that hold for every record of the stream, e.g. api_version, account_id, livemode."""
 
+    @_builtins.property
+    def reference_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Record fields that hold the id of another object, or that object, with its "id", where the source expanded it."""
+
     def __init__(
         self,
         *,
@@ -142,10 +152,12 @@ class Stream(_message.Message):
         soft_delete_field: _builtins.str = ...,
         supports_time_range: _builtins.bool = ...,
         time_range_field: _builtins.str = ...,
+        owner_field: _builtins.str = ...,
+        reference_fields: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata", "name", b"name", "newer_than_field", b"newer_than_field", "primary_key", b"primary_key", "soft_delete_field", b"soft_delete_field", "supports_time_range", b"supports_time_range", "time_range_field", b"time_range_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_schema", b"json_schema", "metadata", b"metadata", "name", b"name", "newer_than_field", b"newer_than_field", "owner_field", b"owner_field", "primary_key", b"primary_key", "reference_fields", b"reference_fields", "soft_delete_field", b"soft_delete_field", "supports_time_range", b"supports_time_range", "time_range_field", b"time_range_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

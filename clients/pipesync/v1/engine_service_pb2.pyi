@@ -597,3 +597,55 @@ class PipelineSyncBatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PipelineSyncBatchResponse: _TypeAlias = PipelineSyncBatchResponse  # noqa: Y015
+
+@_typing.final
+class PipelineRetryRejectedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def __init__(
+        self,
+        *,
+        pipeline: _catalog_pb2.PipelineConfig | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelineRetryRejectedRequest: _TypeAlias = PipelineRetryRejectedRequest  # noqa: Y015
+
+@_typing.final
+class PipelineRetryRejectedResponse(_message.Message):
+    """How many rejected records there were, and how many are left. A record that is neither written nor left was outdated
+    by a newer one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETRIED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    WRITTEN_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    retried_record_count: _builtins.int
+    """Records that were tried."""
+    written_record_count: _builtins.int
+    """Those of them that are in their table now."""
+    rejected_record_count: _builtins.int
+    """Those that the destination still rejects."""
+    def __init__(
+        self,
+        *,
+        retried_record_count: _builtins.int = ...,
+        written_record_count: _builtins.int = ...,
+        rejected_record_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rejected_record_count", b"rejected_record_count", "retried_record_count", b"retried_record_count", "written_record_count", b"written_record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelineRetryRejectedResponse: _TypeAlias = PipelineRetryRejectedResponse  # noqa: Y015

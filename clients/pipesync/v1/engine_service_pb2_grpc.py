@@ -85,6 +85,11 @@ class EngineServiceStub:
                 request_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchRequest.SerializeToString,
                 response_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchResponse.FromString,
                 _registered_method=True)
+        self.PipelineRetryRejected = channel.unary_unary(
+                '/pipesync.v1.EngineService/PipelineRetryRejected',
+                request_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedResponse.FromString,
+                _registered_method=True)
 
 
 class EngineServiceServicer:
@@ -163,6 +168,13 @@ class EngineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PipelineRetryRejected(self, request, context):
+        """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -215,6 +227,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     servicer.PipelineSyncBatch,
                     request_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchRequest.FromString,
                     response_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchResponse.SerializeToString,
+            ),
+            'PipelineRetryRejected': grpc.unary_unary_rpc_method_handler(
+                    servicer.PipelineRetryRejected,
+                    request_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -488,6 +505,33 @@ class EngineService:
             '/pipesync.v1.EngineService/PipelineSyncBatch',
             pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchRequest.SerializeToString,
             pipesync_dot_v1_dot_engine__service__pb2.PipelineSyncBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PipelineRetryRejected(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pipesync.v1.EngineService/PipelineRetryRejected',
+            pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedRequest.SerializeToString,
+            pipesync_dot_v1_dot_engine__service__pb2.PipelineRetryRejectedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class EngineServiceStub:
     """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]
     """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+    PipelineRetryRejected: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineRetryRejectedRequest, _engine_service_pb2.PipelineRetryRejectedResponse]
+    """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
@@ -87,6 +89,8 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
     PipelineSyncBatch: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]  # type: ignore[assignment]
     """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+    PipelineRetryRejected: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineRetryRejectedRequest, _engine_service_pb2.PipelineRetryRejectedResponse]  # type: ignore[assignment]
+    """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back."""
@@ -174,5 +178,13 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.PipelineSyncBatchResponse, _abc.Awaitable[_engine_service_pb2.PipelineSyncBatchResponse]]:
         """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+
+    @_abc_1.abstractmethod
+    def PipelineRetryRejected(
+        self,
+        request: _engine_service_pb2.PipelineRetryRejectedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_engine_service_pb2.PipelineRetryRejectedResponse, _abc.Awaitable[_engine_service_pb2.PipelineRetryRejectedResponse]]:
+        """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

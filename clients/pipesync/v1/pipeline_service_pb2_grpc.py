@@ -115,6 +115,11 @@ class PipelineServiceStub:
                 request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.SerializeToString,
                 response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.FromString,
                 _registered_method=True)
+        self.RetryRejectedRecords = channel.unary_unary(
+                '/pipesync.v1.PipelineService/RetryRejectedRecords',
+                request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsResponse.FromString,
+                _registered_method=True)
         self.ListRuns = channel.unary_unary(
                 '/pipesync.v1.PipelineService/ListRuns',
                 request_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ListRunsRequest.SerializeToString,
@@ -250,6 +255,14 @@ class PipelineServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRejectedRecords(self, request, context):
+        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
+        destination keeps no rejected records, ABORTED when a sync of it is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRuns(self, request, context):
         """A pipeline's runs, newest first.
         """
@@ -347,6 +360,11 @@ def add_PipelineServiceServicer_to_server(servicer, server):
                     servicer.ReplayWebhookEvents,
                     request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.FromString,
                     response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.SerializeToString,
+            ),
+            'RetryRejectedRecords': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRejectedRecords,
+                    request_deserializer=pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsResponse.SerializeToString,
             ),
             'ListRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRuns,
@@ -792,6 +810,33 @@ class PipelineService:
             '/pipesync.v1.PipelineService/ReplayWebhookEvents',
             pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsRequest.SerializeToString,
             pipesync_dot_v1_dot_pipeline__service__pb2.ReplayWebhookEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRejectedRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pipesync.v1.PipelineService/RetryRejectedRecords',
+            pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsRequest.SerializeToString,
+            pipesync_dot_v1_dot_pipeline__service__pb2.RetryRejectedRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

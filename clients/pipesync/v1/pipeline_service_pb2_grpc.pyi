@@ -78,6 +78,10 @@ class PipelineServiceStub:
     """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
     there: then none is.
     """
+    RetryRejectedRecords: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]
+    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
+    destination keeps no rejected records, ABORTED when a sync of it is under way.
+    """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]
     """A pipeline's runs, newest first."""
     WatchPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]
@@ -134,6 +138,10 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     ReplayWebhookEvents: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ReplayWebhookEventsRequest, _pipeline_service_pb2.ReplayWebhookEventsResponse]  # type: ignore[assignment]
     """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
     there: then none is.
+    """
+    RetryRejectedRecords: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]  # type: ignore[assignment]
+    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
+    destination keeps no rejected records, ABORTED when a sync of it is under way.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """A pipeline's runs, newest first."""
@@ -284,6 +292,16 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pipeline_service_pb2.ReplayWebhookEventsResponse, _abc.Awaitable[_pipeline_service_pb2.ReplayWebhookEventsResponse]]:
         """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
         there: then none is.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRejectedRecords(
+        self,
+        request: _pipeline_service_pb2.RetryRejectedRecordsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pipeline_service_pb2.RetryRejectedRecordsResponse, _abc.Awaitable[_pipeline_service_pb2.RetryRejectedRecordsResponse]]:
+        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
+        destination keeps no rejected records, ABORTED when a sync of it is under way.
         """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,12 @@ from engine_server.connectors.conformance.writing import (
     sent,
     written_streams,
 )
-from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.connectors.protocols import (
+    Messages,
+    RejectedRecordKeeper,
+    RetryResult,
+    SelectedStream,
+)
 from engine_server.errors import ConnectionFailed
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
@@ -67,7 +72,13 @@ class DestinationConformance(InventoryConformance):
             uncounted[stream] = uncounted.get(stream, 0) + len(message.record_batch.records)
             if message.HasField("rows_written"):
                 rows = message.rows_written.rows
-                counts = [rows.inserted, rows.updated, rows.unchanged, rows.deleted]
+                counts = [
+                    rows.inserted,
+                    rows.updated,
+                    rows.unchanged,
+                    rows.deleted,
+                    rows.rejected,
+                ]
                 assert min(counts) >= 0, f"a count of {stream} below zero: {counts}"
                 uncounted[stream] -= sum(counts)
                 assert uncounted[stream] >= 0, f"rows of {stream} before their records: {counts}"
@@ -187,7 +198,7 @@ class DestinationConformance(InventoryConformance):
         self, subject: DestinationSubject
     ) -> None:
         if subject.refused_record is None:
-            pytest.skip("the far side takes every record")
+            pytest.skip("no record ends its stream")
         await _set_up(subject)
         [refused, *_] = STREAMS
         poison = RecordBatch(stream=refused, records=[subject.refused_record])
@@ -203,6 +214,29 @@ class DestinationConformance(InventoryConformance):
         rest = [message for message in as_given(given) if stream_name(message) != refused]
         assert [m for m in as_given(passed_on) if stream_name(m) != refused] == rest
         assert not await invisible(subject, rest)
+
+    async def test_a_record_that_is_rejected_and_kept_stops_nothing(
+        self, subject: DestinationSubject
+    ) -> None:
+        if subject.rejected_record is None:
+            pytest.skip("the destination keeps no rejected records")
+        await _set_up(subject)
+        [stream, *_] = STREAMS
+        given = a_sync()
+        rejected = RecordBatch(stream=stream, records=[subject.rejected_record])
+        with_rejected = [*given[:3], Message(record_batch=rejected), *given[3:]]
+        passed_on = await listed(_write(subject, sent(with_rejected)))
+        assert as_given(passed_on) == as_given(with_rejected), "not what was sent, or not in order"
+        assert not await invisible(subject, given), "others were not written"
+        counts = [message.rows_written.rows.rejected for message in passed_on]
+        assert sum(counts) == 1, "one record was rejected"
+        held = [message for message in passed_on if message.HasField("rejected_records")]
+        assert held == passed_on[-1:], "say at the end how many records are kept"
+        assert held[0].rejected_records.held_record_count == 1
+        assert isinstance(subject.connector, RejectedRecordKeeper), "they cannot be tried again"
+        config = parsed(subject.connector, subject.config)
+        result = await subject.connector.retry_rejected(config, written_streams())
+        assert result == RetryResult(retried=1, written=0, rejected=1)
 
     async def test_teardown_removes_what_was_written(self, subject: DestinationSubject) -> None:
         await _set_up(subject)

@@ -25,7 +25,7 @@ from pipesync.v1.state_pb2 import SourceState
 
 # What a read may yield.
 _READ_KINDS = frozenset(
-    {"record_batch", "source_state", "stream_status", "log", "control", "barrier"}
+    {"record_batch", "source_state", "stream_status", "log", "control", "barrier", "dead_letter"}
 )
 _FINAL_STATUSES = frozenset({"completed", "skipped", "errored"})
 
@@ -164,7 +164,7 @@ def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStrea
     for message in messages:
         kind, name = message.WhichOneof("payload"), stream_name(message)
         assert kind in _READ_KINDS, f"a read yields no {kind}"
-        if kind in ("log", "control", "barrier"):
+        if kind in ("log", "control", "barrier", "dead_letter"):
             continue
         if kind == "source_state":
             unaccounted.discard(name)

@@ -61,12 +61,16 @@ class DestinationSubject(ConnectorSubject):
             else the tests see little of what it holds back.
         rows: Answers what of a stream is visible at the far side to anyone else: the records as
             decoded JSON, in any order, none while there is no such stream.
-        refused_record: A record that the far side never takes; None when it takes all.
+        refused_record: A record that the far side never takes, and that ends its stream; None when
+            there is none.
+        rejected_record: A record that the far side never takes, and that the destination keeps for
+            a retry while its stream goes on; None when the destination keeps none.
     """
 
     connector: Destination[Any]
     rows: Callable[[str], Awaitable[Iterable[Mapping[str, Any]]]]
     refused_record: bytes | None = None
+    rejected_record: bytes | None = None
 
 
 def parsed(connector: Source[Any] | Destination[Any], config: Config) -> ConnectorConfig:

@@ -18,6 +18,7 @@ from pipesync.v1.message_pb2 import (
     StateCheckpoint,
     StreamStatus,
 )
+from pipesync.v1.state_pb2 import DeadLetter
 
 # Long names make for long identifiers at the far side.
 STREAMS = ("conformance_people", "conformance_places_and_whatever_else_bears_a_name_of_length")
@@ -73,6 +74,12 @@ def checkpoint(stream: str, pages: int) -> Message:
     return Message(source_state=StateCheckpoint(stream=stream, data=f'{{"pages":  {pages}}}'))
 
 
+def dead_letter(event_id: str) -> Message:
+    """An event that the source gave up."""
+    body = json.dumps({"id": event_id}).encode()
+    return Message(dead_letter=DeadLetter(event_id=event_id, event_json=body))
+
+
 def status(stream: str, **turn: Any) -> Message:
     """A turn of one stream."""
     return Message(stream_status=StreamStatus(stream=stream, **turn))
@@ -90,6 +97,8 @@ def a_sync() -> list[Message]:
         batch(one, new_record()),
         Message(log=Log(level=Log.LEVEL_INFO, message="from the source")),
         checkpoint(two, 1),
+        dead_letter("evt_1"),
+        dead_letter("evt_2"),
         checkpoint("", 1),
         Message(barrier=Barrier(number=1)),
         batch(one, new_record(), new_record(), new_record()),
@@ -121,12 +130,9 @@ def records_of(messages: Iterable[Message], stream: str) -> list[Record]:
 
 
 def as_given(messages: Iterable[Message]) -> list[Message]:
-    """The messages that keep their order: no logs, and no counts of rows, which nobody sends."""
-    return [
-        message
-        for message in messages
-        if not (message.HasField("log") or message.HasField("rows_written"))
-    ]
+    """The messages that keep their order: no logs, and none that a destination adds."""
+    added = ("log", "rows_written", "rejected_records")
+    return [message for message in messages if message.WhichOneof("payload") not in added]
 
 
 async def invisible(subject: DestinationSubject, messages: Sequence[Message]) -> list[Record]:

@@ -6,13 +6,14 @@ from importlib.resources import files
 
 import asyncpg
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, rejected_table
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
     lock,
     refuse_protected,
 )
+from engine_server.connectors.postgres.inventory_questions import owner_index
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -40,12 +41,14 @@ class Differences:
     Attributes:
         missing: What is to be made, in order: a sentence that says so → the statement that does.
         warnings: A sentence for each column that exists and is not what its field needs.
-        columns: The table that each sentence is about which only adds columns.
+        columns: The table that each sentence is about which only adds or changes columns.
+        optional: The sentences about what a table can do without for good.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, Table] = field(default_factory=dict)
+    optional: set[str] = field(default_factory=set)
 
 
 async def make_missing(
@@ -55,6 +58,7 @@ async def make_missing(
     columns: ColumnMode | None,
     *,
     hard_delete: bool,
+    keeps_rejected: bool,
     columns_can_wait: bool = False,
 ) -> Differences:
     """Makes the schema, tables and columns that are not there yet, all of them or none.
@@ -67,6 +71,16 @@ async def make_missing(
     role may not add, or that would have a large table written anew within the sync's time limit,
     is left to setup, with a warning.
 
+    Args:
+        connection: Where to make them.
+        schema: The schema.
+        tables: The tables that streams are written to.
+        columns: How typed columns are made.
+        hard_delete: Whether deleted rows are removed.
+        keeps_rejected: Whether the table of rejected records is made although nothing else is
+            missing: a sync can do without, and its role may not be allowed to make it.
+        columns_can_wait: Whether columns may be left to setup.
+
     Returns:
         What was made, and what stays other than it should be.
 
@@ -76,12 +90,17 @@ async def make_missing(
     """
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
-    differences = await _differences(connection, schema, tables, mode, hard_delete)
+    wanted = tables, mode, hard_delete
+    differences = await _differences(connection, schema, *wanted)
+    if keeps_rejected:
+        differences.missing.update(await _missing_rejected(connection, schema))
     if not differences.missing:
         return differences
     async with connection.transaction():
         await lock(connection, schema)
-        differences = await _differences(connection, schema, tables, mode, hard_delete)
+        differences = await _differences(connection, schema, *wanted)
+        if keeps_rejected or not differences.missing.keys() <= differences.columns.keys():
+            differences.missing.update(await _missing_rejected(connection, schema))
         for sentence, statement in list(differences.missing.items()):
             if not columns_can_wait or sentence not in differences.columns:
                 await connection.execute(statement)
@@ -121,7 +140,7 @@ async def is_complete(
     refuse_protected(schema)
     mode = _column_mode(connection, columns)
     found = await _differences(connection, schema, tables, mode, hard_delete)
-    return not found.missing
+    return found.optional.issuperset(found.missing)
 
 
 async def _differences(
@@ -141,14 +160,23 @@ async def _differences(
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
-            added = _missing_columns(table, existing[table.name], mode)
+            outdated = _outdated_columns(table, existing[table.name])
+            added = {**_missing_columns(table, existing[table.name], mode), **outdated}
             found.missing.update(added)
+            found.optional.update(outdated)
             found.columns.update(dict.fromkeys(added, table))
             found.warnings.extend(_warnings(table, existing[table.name]))
     if hard_delete and not await deleted_rows.exists(connection, schema):
         name = deleted_rows.quoted(schema)
         found.missing[f"created table {name}"] = deleted_rows.create_statement(schema)
     return found
+
+
+async def _missing_rejected(connection: Connection, schema: str) -> Mapping[str, str]:
+    if await rejected_table.is_usable(connection, schema) is not None:
+        return {}
+    name = rejected_table.quoted(schema)
+    return {f"created table {name}": rejected_table.create_statement(schema)}
 
 
 def _refuse_foreign(table: Table, existing: ExistingTable) -> None:
@@ -173,6 +201,33 @@ def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) ->
     clauses = ", ".join(f"ADD COLUMN {_column(column, mode)}" for column in added)
     names = _names(column.name for column in added)
     return {f"added to table {table.quoted}: {names}": f"ALTER TABLE {table.quoted} {clauses}"}
+
+
+def _outdated_columns(table: Table, existing: ExistingTable) -> Mapping[str, str]:
+    """Has virtual columns hold the ids of expanded references where they were made to hold JSON.
+
+    Stored ones would have the whole table rewritten, for what hardly any row has.
+    """
+    outdated = [
+        column
+        for column in table.generated
+        if column.is_reference
+        and (found := existing.columns.get(column.name)) is not None
+        and found.type == column.type
+        and found.unconditional
+    ]
+    if not outdated:
+        return {}
+    clauses = ", ".join(
+        f"ALTER COLUMN {quote(column.name)} SET EXPRESSION AS ({column.expression})"
+        for column in outdated
+    )
+    names = _names(column.name for column in outdated)
+    return {
+        f"changed in table {table.quoted}, to hold ids of expanded references: {names}": (
+            f"ALTER TABLE {table.quoted} {clauses}"
+        )
+    }
 
 
 def _warnings(table: Table, existing: ExistingTable) -> list[str]:
@@ -201,13 +256,17 @@ def _create_table(table: Table, mode: ColumnMode) -> str:
     key = [quote(column.name) for column in table.key]
     account_is_key = any(column.name == ACCOUNT_ID for column in table.key)
     generated = () if mode == "none" else table.generated
-    return _CREATE_TABLE.format(
+    statement = _CREATE_TABLE.format(
         table=table.quoted,
         key_columns=", ".join(f"{name} text" for name in key),
         account_id="" if account_is_key else f"{quote(ACCOUNT_ID)} text,",
         generated_columns="".join(f"{_column(column, mode)}, " for column in generated),
         key=", ".join(key),
     )
+    if not table.owner_field:
+        return statement
+    # Made now, it costs nothing; events ask by it which items their object had.
+    return f"{statement};\n{owner_index(table, table.owner_field).statement}"
 
 
 def _column(column: GeneratedColumn, mode: ColumnMode) -> str:

@@ -75,6 +75,12 @@ async def forget_table(connection: Connection, table: Table, account_id: str | N
     )
 
 
+async def has_tables(connection: Connection, schema: str) -> bool:
+    """Whether the schema has a table that a stream is written to."""
+    found: bool = await connection.fetchval(_OTHERS, schema)
+    return found
+
+
 async def drop_if_last(connection: Connection, schema: str) -> str:
     """Drops the table when it is the last of ours in the schema: no pipeline writes there any more.
 
@@ -82,7 +88,7 @@ async def drop_if_last(connection: Connection, schema: str) -> str:
         A sentence that says so; empty when it stays, or was never made.
     """
     name = quoted(schema)
-    if not await exists(connection, schema) or await connection.fetchval(_OTHERS, schema):
+    if not await exists(connection, schema) or await has_tables(connection, schema):
         return ""
     await connection.execute(f"DROP TABLE {name}")
     return f"dropped table {name}"

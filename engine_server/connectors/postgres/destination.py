@@ -5,19 +5,23 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
-from engine_server.connectors.postgres import definition, deleted_rows, retry
+from engine_server.connectors.postgres import definition, deleted_rows, owner_index, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from engine_server.connectors.postgres.inventory import PostgresInventory, open_inventory
 from engine_server.connectors.postgres.pool import Connection, Pool, lingering_pools, open_pool
+from engine_server.connectors.postgres.rejected_notices import rejected_notices
+from engine_server.connectors.postgres.rejected_records import RejectedRecords
+from engine_server.connectors.postgres.retry_rejected import retry_rejected
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
-from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.connectors.protocols import Messages, RetryResult, SelectedStream
 from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.message_pb2 import RejectedRecords as RejectedRecordCount
 from pipesync.v1.progress_pb2 import ConnectionStatus
 
 _ACCESS = files(__package__).joinpath("access.sql").read_text()
@@ -42,19 +46,24 @@ class PostgresDestination:
 
     async def check(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields whether Postgres lets us in and lets us write these streams."""
+        notices: list[str] = []
+
+        async def look(connection: Connection) -> str:
+            problem = await _access_problem(connection, config, tables)
+            if not problem:
+                notices[:] = await rejected_notices(connection, config.schema_name, tables)
+            return problem
+
         try:
             tables = _tables(config, streams)
             async with open_pool(config) as pool:
-                problem = await ask(
-                    pool,
-                    config,
-                    lambda connection: _access_problem(connection, config, tables),
-                    patience=retry.CHECK_PATIENCE,
-                )
+                problem = await ask(pool, config, look, patience=retry.CHECK_PATIENCE)
         except ConnectorError as error:
             problem = error.message
         status = ConnectionStatus.STATUS_FAILED if problem else ConnectionStatus.STATUS_SUCCEEDED
-        yield Message(connection_status=ConnectionStatus(status=status, message=problem))
+        yield Message(
+            connection_status=ConnectionStatus(status=status, message=problem, notices=notices)
+        )
 
     async def write(
         self,
@@ -68,16 +77,12 @@ class PostgresDestination:
         """
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            writer = Writer(
-                pool,
-                tables,
-                hard_delete=config.deletes_for_good,
-                statement_timeout=config.statement_timeout,
-            )
+            rejected = RejectedRecords(pool, config, tables)
+            writer = _writer(pool, config, tables, rejected)
             # The source is at its first page while the tables are looked at.
             async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
                 for log in await _make_missing(
-                    pool, config, tables, patience=retry.SYNC_PATIENCE, columns_can_wait=True
+                    pool, config, tables, patience=retry.SYNC_PATIENCE, rejected=rejected
                 ):
                     yield Message(log=log)
                 if config.deletes_for_good:
@@ -90,6 +95,22 @@ class PostgresDestination:
                 async with aclosing(flow.passed_on()) as passed_on:
                     async for message in passed_on:
                         yield message
+                held = RejectedRecordCount(held_record_count=await rejected.held_count())
+                yield Message(rejected_records=held)
+
+    async def retry_rejected(
+        self, config: PostgresConfig, streams: Sequence[SelectedStream]
+    ) -> RetryResult:
+        """Writes rejected records once more. See ``protocols.RejectedRecordKeeper``."""
+        tables = _tables(config, streams)
+        async with open_pool(config) as pool:
+            rejected = RejectedRecords(pool, config, tables)
+            await _make_missing(
+                pool, config, tables, patience=retry.CALL_PATIENCE, rejected=rejected
+            )
+            return await retry_rejected(
+                pool, config, tables, _writer(pool, config, tables, rejected), rejected
+            )
 
     def kept_open(self) -> AbstractAsyncContextManager[None]:
         """Keeps connections for a few seconds between syncs. See ``protocols.Resident``."""
@@ -102,11 +123,11 @@ class PostgresDestination:
         return open_inventory(config, streams)
 
     async def setup(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Makes the schema, the tables and their columns where they are missing."""
+        """Makes the schema, the tables, their columns and indexes where they are missing."""
+        tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            logs = await _make_missing(
-                pool, config, _tables(config, streams), patience=retry.CALL_PATIENCE
-            )
+            logs = await _make_missing(pool, config, tables, patience=retry.CALL_PATIENCE)
+            logs += await owner_index.make_missing(pool, config, tables)
         for log in logs:
             yield Message(log=log)
 
@@ -135,27 +156,43 @@ def _tables(config: PostgresConfig, streams: Sequence[SelectedStream]) -> list[T
     return [table_of(selected, config.schema_name) for selected in streams]
 
 
+def _writer(
+    pool: Pool, config: PostgresConfig, tables: Sequence[Table], rejected: RejectedRecords
+) -> Writer:
+    return Writer(
+        pool,
+        tables,
+        rejected,
+        hard_delete=config.deletes_for_good,
+        statement_timeout=config.statement_timeout,
+    )
+
+
 async def _make_missing(
     pool: Pool,
     config: PostgresConfig,
     tables: Sequence[Table],
     *,
     patience: float,
-    columns_can_wait: bool = False,
+    rejected: RejectedRecords | None = None,
 ) -> list[Log]:
-    differences = await ask(
-        pool,
-        config,
-        lambda connection: definition.make_missing(
+    """Makes what is missing; for a sync, looks which of its streams have rejected records."""
+
+    async def make(connection: Connection) -> definition.Differences:
+        made = await definition.make_missing(
             connection,
             config.schema_name,
             tables,
             config.columns,
             hard_delete=config.deletes_for_good,
-            columns_can_wait=columns_can_wait,
-        ),
-        patience=patience,
-    )
+            keeps_rejected=rejected is None,
+            columns_can_wait=rejected is not None,
+        )
+        if rejected is not None:
+            await rejected.look(connection)
+        return made
+
+    differences = await ask(pool, config, make, patience=patience)
     made = [Log(level=Log.LEVEL_INFO, message=sentence) for sentence in differences.missing]
     return made + [Log(level=Log.LEVEL_WARN, message=text) for text in differences.warnings]
 

@@ -26,10 +26,12 @@ class ExistingColumn:
     Attributes:
         type: Its SQL type.
         generated: Whether Postgres works its value out.
+        unconditional: Whether it is a virtual column that takes a field as it is, whatever it is.
     """
 
     type: str
     generated: bool
+    unconditional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,15 @@ async def existing_tables(
     return {
         row["name"]: ExistingTable(
             columns={
-                name: ExistingColumn(type=sql_type, generated=generated)
-                for name, sql_type, generated in zip(
-                    row["columns"], row["types"], row["generated"], strict=True
+                name: ExistingColumn(
+                    type=sql_type, generated=generated, unconditional=unconditional
+                )
+                for name, sql_type, generated, unconditional in zip(
+                    row["columns"],
+                    row["types"],
+                    row["generated"],
+                    row["unconditional"],
+                    strict=True,
                 )
             },
             key=frozenset(row["key"]),

@@ -41,12 +41,28 @@ _PASSING_STATES = frozenset(
         "57P05",  # our session was idle too long
     }
 )
-# Bad data, violated constraints, no such table or no right to it, beyond a limit of Postgres.
-_REFUSED_CLASSES = frozenset({"22", "23", "42", "54"})
-_DATA_CLASSES = frozenset({"22", "23", "54"})
+# Bad data, violated constraints, beyond a limit of Postgres, or refused by a function of the user's
+# in a trigger, a check or an index.
+_DATA_CLASSES = frozenset({"09", "20", "21", "22", "23", "27", "38", "39", "44", "54", "P0"})
+# No such table or column, or no right to it.
+_TABLE_CLASSES = frozenset({"42"})
+# Those that Postgres itself knows; a function may raise any other one.
+_KNOWN_CLASSES = frozenset(
+    re.findall(
+        "..",
+        "0001020308090A0B0F0L0P0Z102021222324252627282B2D2F3438393B3D3F404244535455575872F0HVP0XX",
+    )
+)
+# Connections, transactions, resources, operators, the system.
+_SERVER_CLASSES = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
+# Where Postgres raises what a function in PL/pgSQL says by RAISE, under whatever SQLSTATE:
+# https://www.postgresql.org/docs/current/protocol-error-fields.html (field R)
+_RAISE_ROUTINE = "exec_stmt_raise"
 # The class whose messages quote the value that is wrong, which may itself hold quotation marks.
 _QUOTING_CLASS = "22"
 _QUOTATION = re.compile('".*"', re.DOTALL)
+# A message of the user's own may quote in either way.
+_RAISED_QUOTATION = re.compile("\".*\"|'.*'", re.DOTALL)
 
 
 def is_connection_fault(error: BaseException) -> bool:
@@ -72,19 +88,28 @@ def is_passing(error: BaseException) -> bool:
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
     """Whether this stream's rows are what Postgres will not have."""
-    return _state(error)[:2] in _REFUSED_CLASSES
+    return lies_in_a_record(error) or _state(error)[:2] in _TABLE_CLASSES
 
 
 def lies_in_a_record(error: asyncpg.PostgresError) -> bool:
-    """Whether a single record is to blame for a refusal."""
-    return _state(error)[:2] in _DATA_CLASSES
+    """Whether a single record is to blame for a refusal.
+
+    A trigger that raises an error speaks of its row, whichever SQLSTATE it chooses, unless that one
+    says that the server cannot go on.
+    """
+    category = _state(error)[:2]
+    if category in _DATA_CLASSES or category not in _KNOWN_CLASSES:
+        return True
+    return _is_raised(error) and category not in _SERVER_CLASSES
 
 
 def describe(error: BaseException) -> str:
     """The error in one line. What of it may quote the row is left out."""
     if isinstance(error, asyncpg.PostgresError):
         message = str(error.args[0])
-        if _state(error).startswith(_QUOTING_CLASS):
+        if _is_raised(error):
+            message = _RAISED_QUOTATION.sub('"..."', message)
+        elif _state(error).startswith(_QUOTING_CLASS):
             message = _QUOTATION.sub('"..."', message)
         return f"{message} (SQLSTATE {_state(error)})"
     if isinstance(error, TimeoutError) and not error.args:
@@ -95,6 +120,10 @@ def describe(error: BaseException) -> str:
 def _is_lost_connection(error: BaseException) -> bool:
     # A ValueError is about our arguments, or about a certificate that is not to be trusted.
     return isinstance(error, DRIVER_ERRORS) and not isinstance(error, ValueError)
+
+
+def _is_raised(error: asyncpg.PostgresError) -> bool:
+    return getattr(error, "server_source_function", None) == _RAISE_ROUTINE
 
 
 def _state(error: asyncpg.PostgresError) -> str:

@@ -7,10 +7,12 @@ until the next batch is full.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+
+import structlog
 
 from engine_server.connectors.postgres.batch import Batch
 from engine_server.connectors.postgres.rows import Rows, may_share_a_row
@@ -19,6 +21,8 @@ from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RowsWritten, StreamStatus
 from pipesync.v1.progress_pb2 import RowCounts
+
+log = structlog.get_logger()
 
 MAX_FLUSHES = 2
 # A source may send checkpoint after checkpoint without a record, while a flush goes on.
@@ -65,6 +69,8 @@ class Flow:
         # Each with its place.
         self._held: deque[tuple[int, Message]] = deque()
         self._refused: set[str] = set()
+        # Streams of which it was said that characters were replaced.
+        self._replaced: set[str] = set()
         # A message was read, or a flush ended, or one is due.
         self._news = asyncio.Event()
 
@@ -153,8 +159,22 @@ class Flow:
             outcome = flush.task.result()
             for stream, reason in outcome.refused.items():
                 self._refuse(stream, reason, flush.places[stream])
-            self._tell(outcome.counts, flush.end)
+            self._tell(outcome.counts, flush)
+            self._log_replaced(flush.rows, outcome.counts)
             self._flushes.remove(flush)
+
+    def _log_replaced(self, rows: Rows, written: Collection[str]) -> None:
+        """Says of each stream once that characters were replaced, and in which record first."""
+        for stream in sorted(written):
+            of_stream = rows[stream]
+            if of_stream.replaced_count and stream not in self._replaced:
+                self._replaced.add(stream)
+                log.warning(
+                    "characters_replaced",
+                    stream=stream,
+                    key=self._writer.key_of(stream, of_stream.first_replaced),
+                    reason="Postgres holds no NUL and no lone surrogate; U+FFFD is in their place",
+                )
 
     def _refuse(self, stream: str, reason: str, first: int) -> None:
         """Replaces what is held of ``stream`` from the place ``first`` on by one word of it."""
@@ -169,14 +189,18 @@ class Flow:
                 told = True
         self._held = kept
 
-    def _tell(self, counts: Mapping[str, RowCounts], end: int) -> None:
+    def _tell(self, counts: Mapping[str, RowCounts], flush: _Flush) -> None:
         """Puts the counts of a flush behind the last records that each of them counts."""
         untold = dict(counts)
         held: deque[tuple[int, Message]] = deque()
         for place, message in reversed(self._held):
             stream = message.record_batch.stream
-            if place < end and stream in untold:
-                written = RowsWritten(stream=stream, rows=untold.pop(stream))
+            if place < flush.end and stream in untold:
+                written = RowsWritten(
+                    stream=stream,
+                    rows=untold.pop(stream),
+                    replaced_record_count=flush.rows[stream].replaced_count,
+                )
                 held.appendleft((place, Message(rows_written=written)))
             held.appendleft((place, message))
         self._held = held

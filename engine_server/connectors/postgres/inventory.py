@@ -21,6 +21,7 @@ from engine_server.connectors.postgres.tables import Table, table_of
 from engine_server.connectors.postgres.transaction import transaction
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import ConnectorError
+from engine_server.text import storable
 
 log = structlog.get_logger()
 
@@ -47,9 +48,10 @@ async def open_inventory(
 class PostgresInventory:
     """See ``protocols.Inventory``.
 
-    Each kind of question goes by an index, which is made when a large table is first asked it. Who
-    never asks pays for none. Making one takes as long as reading the table, and keeps others from
-    writing to it meanwhile. Where it cannot be made, the table is read whole for each answer.
+    Each kind of question goes by an index, which is made when a large table is first asked it, but
+    for ``belonging_to_at_once``. Who never asks pays for none. Making one takes as long as reading
+    the table, and keeps others from writing to it meanwhile. Where it cannot be made, the table is
+    read whole for each answer.
     """
 
     def __init__(
@@ -100,9 +102,17 @@ class PostgresInventory:
         """
         table = self._table(stream)
         await self._look_for(table, questions.owner_index(table, field))
+        return await self.belonging_to_at_once(stream, field, owners, account_id=account_id)
+
+    async def belonging_to_at_once(
+        self, stream: str, field: str, owners: Collection[str], *, account_id: str = ""
+    ) -> Collection[tuple[str, str]]:
+        """The same, and no index is made for it; see ``protocols.QuickInventory``."""
+        table = self._table(stream)
         account_id = account_id or table.account_id
-        rows = await self._answer(questions.belonging(table, account_id, field, list(owners)))
-        return [(row["owner"], row["id"]) for row in rows]
+        asked = {storable(owner): owner for owner in owners}
+        rows = await self._answer(questions.belonging(table, account_id, field, [*asked]))
+        return [(asked[row["owner"]], row["id"]) for row in rows]
 
     async def stamped(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
@@ -115,8 +125,9 @@ class PostgresInventory:
         """
         table = self._table(stream)
         account_id = account_id or table.account_id
-        rows = await self._answer(questions.stamped(table, account_id, list(ids)))
-        return {row["id"]: row["stamp"] for row in rows}
+        asked = {storable(one): one for one in ids}
+        rows = await self._answer(questions.stamped(table, account_id, [*asked]))
+        return {asked[row["id"]]: row["stamp"] for row in rows}
 
     def _table(self, stream: str) -> Table:
         if stream not in self._tables:

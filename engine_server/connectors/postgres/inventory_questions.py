@@ -31,11 +31,16 @@ class Index:
 
     Attributes:
         name: Unquoted. Another definition has another name.
-        statement: Makes it.
+        statement: Makes it, and keeps others from writing meanwhile.
     """
 
     name: str
     statement: str
+
+    @property
+    def concurrent_statement(self) -> str:
+        """Makes it while others write; in no transaction."""
+        return self.statement.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

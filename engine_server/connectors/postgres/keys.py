@@ -20,6 +20,11 @@ class KeyReader:
         # As most records begin, which is read in half the time.
         self._beginning = b'{%b:"' % name
 
+    def read_one(self, record: bytes) -> bytes | None:
+        """The value in the column, as written; None when the record does not begin with it."""
+        match = self._first_field.match(record) if self._is_field else None
+        return match[1] if match else None
+
     def read(self, records: Sequence[bytes]) -> AbstractSet[bytes] | None:
         """The values in the column, as written; None when a record does not begin with it."""
         if not self._is_field:

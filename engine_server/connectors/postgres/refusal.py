@@ -1,13 +1,13 @@
-"""Finds the record that Postgres refuses, and says which it is."""
+"""Names the record that Postgres refuses, where there is no table to keep it in."""
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TypeAlias
 
 import asyncpg
 
-from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
+from engine_server.connectors.postgres.faults import describe, is_refusal
+from engine_server.connectors.postgres.rejection import describe_key, identify
 from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import Transaction
@@ -15,8 +15,6 @@ from engine_server.connectors.postgres.upsert import upsert_arguments
 
 # A transaction of which nothing is kept.
 Trial: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
-
-_MAX_KEY_LENGTH = 200
 
 
 async def explain(
@@ -35,14 +33,13 @@ async def explain(
         statement: What writes them.
         rows: At least one.
     """
-    if not lies_in_a_record(error):
-        return f"Postgres refused to write to table {table.quoted}: {describe(error)}"
     found = await _first_refused(trial, statement, rows)
     if found is None:
         return f"Postgres refused records of {table.stream}: {describe(error)}"
     offender, error = found
     return (
-        f"Postgres refused a record of {table.stream} ({_key(table, offender)}): {describe(error)}"
+        f"Postgres refused a record of {table.stream} "
+        f"({describe_key(table, identify(table, offender))}): {describe(error)}"
     )
 
 
@@ -53,11 +50,11 @@ async def _first_refused(
     first, end = 0, len(rows)
     while end - first > 1:
         middle = (first + end) // 2
-        if await _refused(trial, statement, rows.part(first, middle)):
+        if await _refused(trial, statement, rows.picked(range(first, middle))):
             end = middle
         else:
             first = middle
-    error = await _refused(trial, statement, rows.part(first, end))
+    error = await _refused(trial, statement, rows.picked(range(first, end)))
     return None if error is None else (rows.record(first), error)
 
 
@@ -70,20 +67,3 @@ async def _refused(trial: Trial, statement: str, rows: StreamRows) -> asyncpg.Po
             raise
         return error
     return None
-
-
-def _key(table: Table, record: bytes) -> str:
-    """The record's key in words. The one place where a record is parsed, and it may not be JSON."""
-    try:
-        fields = json.loads(record)
-        values = []
-        for column in table.key:
-            value = fields
-            for segment in column.path:
-                value = value[segment]
-            values.append(f"{column.name} {json.dumps(value)}")
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return "its key cannot be read"
-    key = ", ".join(values)
-    # One too long for an index is what may be wrong with it.
-    return key if len(key) <= _MAX_KEY_LENGTH else f"{key[:_MAX_KEY_LENGTH]}..."

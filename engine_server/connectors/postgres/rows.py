@@ -1,11 +1,12 @@
 """Rows on their way to a table: records that are taken apart, but not read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.stamps import lift_stamps, with_stamps
+from engine_server.connectors.postgres.unstorable import replaced, unstorable
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class StreamRows:
             when one does not.
         are_changes: Whether some are as ``RecordBatch.are_changes`` says. It does no harm to the
             others: at the worst a row that is equal is written again, with its later time.
+        replaced_count: How many records held characters that Postgres cannot hold.
+        first_replaced: The first of them, as it is written; empty when there is none.
     """
 
     objects: list[bytes] = field(default_factory=list)
@@ -29,13 +32,25 @@ class StreamRows:
     updated_ats: list[str] = field(default_factory=list)
     keys: set[bytes] | None = field(default_factory=set)
     are_changes: bool = False
+    replaced_count: int = 0
+    first_replaced: bytes = b""
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.objects)
 
     def add(self, records: Sequence[bytes], key_reader: KeyReader | None = None) -> None:
-        """Adds records: a JSON object in UTF-8 each. Without a reader they tell nothing of keys."""
+        """Adds records: a JSON object in UTF-8 each. Without a reader they tell nothing of keys.
+
+        In place of what Postgres cannot hold they get U+FFFD.
+        """
+        if places := unstorable(records):
+            storable = list(records)
+            for place in places:
+                storable[place] = replaced(records[place])
+            self.first_replaced = self.first_replaced or storable[places[0]]
+            self.replaced_count += len(places)
+            records = storable
         objects, account_ids, updated_ats = lift_stamps(records)
         self.objects += objects
         self.account_ids += account_ids
@@ -46,12 +61,13 @@ class StreamRows:
         else:
             self.keys |= keys
 
-    def part(self, first: int, end: int) -> "StreamRows":
-        """The rows from the place ``first`` up to ``end``."""
+    def picked(self, places: Iterable[int]) -> "StreamRows":
+        """The rows at these places, in this order."""
+        places = list(places)
         return StreamRows(
-            objects=self.objects[first:end],
-            account_ids=self.account_ids[first:end],
-            updated_ats=self.updated_ats[first:end],
+            objects=[self.objects[place] for place in places],
+            account_ids=[self.account_ids[place] for place in places],
+            updated_ats=[self.updated_ats[place] for place in places],
             keys=None,
             are_changes=self.are_changes,
         )

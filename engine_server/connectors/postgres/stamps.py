@@ -47,7 +47,8 @@ def lift_stamps(records: Sequence[bytes]) -> tuple[list[bytes], list[str], list[
 def with_stamps(text: bytes, account_id: str, updated_at: str) -> bytes:
     """The record that ``lift_stamps`` made these three of."""
     if not account_id:
-        return text + b"}"
+        # What lacked the bracket lacks it again.
+        return text[:-1] if text.endswith(b",") else text + b"}"
     return b'%b,"_account_id":"%b","_updated_at":%b}' % (
         text,
         account_id.encode(),

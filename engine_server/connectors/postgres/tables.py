@@ -38,6 +38,11 @@ _COLUMN_TYPES: Mapping[str, tuple[str, str]] = {
     "boolean": ("boolean", "CASE jsonb_typeof({value}) WHEN 'boolean' THEN {value}::boolean END"),
     "string": ("text", "{text}"),
 }
+# A reference came expanded where its object stands in place of its id.
+_REFERENCE_COLUMN = (
+    "text",
+    "CASE jsonb_typeof({value}) WHEN 'object' THEN {value} ->> 'id' ELSE {text} END",
+)
 _JSON_COLUMN = ("jsonb", "nullif({value}, 'null')")
 
 
@@ -62,11 +67,13 @@ class GeneratedColumn:
         name: The column.
         type: Its SQL type.
         expression: SQL over ``_raw_data``, immutable, that fails for no record.
+        is_reference: Whether it holds the id of an object that may stand in its place.
     """
 
     name: str
     type: str
     expression: str
+    is_reference: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +90,7 @@ class Table:
         newer_than_field: As the stream says; empty when it says none.
         soft_delete_field: As the stream says; empty when it says none.
         time_range_field: As the stream says; empty when it says none.
+        owner_field: The same.
     """
 
     stream: str
@@ -94,6 +102,7 @@ class Table:
     newer_than_field: str
     soft_delete_field: str
     time_range_field: str
+    owner_field: str = ""
 
     @property
     def quoted(self) -> str:
@@ -114,13 +123,14 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
     taken = {*_BOOKKEEPING, *(column.name for column in key)}
     fields: Mapping[str, Any] = MessageToDict(stream.json_schema).get("properties", {})
     wanted = selected.selection.fields or fields
+    references = frozenset(stream.reference_fields)
     return Table(
         stream=stream.name,
         schema=schema,
         name=identifier(stream.name),
         key=key,
         generated=tuple(
-            _generated_column(field, declared)
+            _generated_column(field, declared, is_reference=field in references)
             # A Struct has no order of its own.
             for field, declared in sorted(fields.items())
             if field in wanted and _column_name(field) not in taken
@@ -129,6 +139,7 @@ def table_of(selected: SelectedStream, schema: str) -> Table:
         newer_than_field=stream.newer_than_field,
         soft_delete_field=stream.soft_delete_field,
         time_range_field=stream.time_range_field,
+        owner_field=stream.owner_field,
     )
 
 
@@ -154,14 +165,17 @@ def literal(text: str) -> str:
     return f"'{escaped}'"
 
 
-def typed_value(field: str, json_type: str) -> tuple[str, str]:
+def typed_value(field: str, json_type: str, *, is_reference: bool = False) -> tuple[str, str]:
     """The SQL type of a field, and an expression over ``_raw_data`` that is immutable.
 
     Args:
         field: A top-level field.
         json_type: The one JSON type that it has besides null; empty when it has several.
+        is_reference: Whether it may be an object with an id in place of a text.
     """
     sql_type, expression = _COLUMN_TYPES.get(json_type, _JSON_COLUMN)
+    if is_reference:
+        sql_type, expression = _REFERENCE_COLUMN
     raw_data, key = quote(RAW_DATA), literal(field)
     return sql_type, expression.format(
         value=f"({raw_data} -> {key})", text=f"({raw_data} ->> {key})"
@@ -179,9 +193,17 @@ def _key_columns(paths: list[tuple[str, ...]]) -> tuple[KeyColumn, ...]:
     )
 
 
-def _generated_column(field: str, declared: Mapping[str, Any]) -> GeneratedColumn:
-    sql_type, expression = typed_value(field, _json_type(declared))
-    return GeneratedColumn(name=_column_name(field), type=sql_type, expression=expression)
+def _generated_column(
+    field: str, declared: Mapping[str, Any], *, is_reference: bool
+) -> GeneratedColumn:
+    is_reference = is_reference and _json_type(declared) == "string"
+    sql_type, expression = typed_value(field, _json_type(declared), is_reference=is_reference)
+    return GeneratedColumn(
+        name=_column_name(field),
+        type=sql_type,
+        expression=expression,
+        is_reference=is_reference,
+    )
 
 
 def _json_type(declared: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, rejected_table
 from engine_server.connectors.postgres.existing import existing_tables, lock, refuse_protected
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import Table, by_name, quote
@@ -40,8 +40,11 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
                 done.append(await _remove(connection, table))
             else:
                 done.append(f"left table {table.quoted} alone: it was made by others")
-        if dropped := await deleted_rows.drop_if_last(connection, schema):
-            done.append(dropped)
+        dropped = [
+            await deleted_rows.drop_if_last(connection, schema),
+            await rejected_table.drop_if_last(connection, schema),
+        ]
+        done += [sentence for sentence in dropped if sentence]
         if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
             await connection.execute(f"DROP SCHEMA {quote(schema)}")
             done.append(f"dropped schema {quote(schema)}")
@@ -57,6 +60,7 @@ async def _remove(connection: Connection, table: Table) -> str:
     if other is None:
         await connection.execute(f"DROP TABLE {table.quoted}")
         await deleted_rows.forget_table(connection, table, None)
+        await rejected_table.forget_stream(connection, table, None)
         return f"dropped table {table.quoted}"
     if not table.account_id:
         return (
@@ -69,6 +73,7 @@ async def _remove(connection: Connection, table: Table) -> str:
         table.account_id,
     )
     await deleted_rows.forget_table(connection, table, table.account_id)
+    await rejected_table.forget_stream(connection, table, table.account_id)
     return (
         f"deleted from table {table.quoted} {outcome.removeprefix('DELETE ')} rows of account "
         f"{table.account_id}, and kept it: it has rows of account {other}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, rejected_table
 from engine_server.connectors.postgres.rows import StreamRows
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -23,6 +23,8 @@ _MERGED = _SQL.joinpath("upsert_merged.sql").read_text()
 _MERGED_AGAIN = _SQL.joinpath("upsert_merged_again.sql").read_text()
 _REMOVED = _SQL.joinpath("upsert_removed.sql").read_text()
 _NOTED = _SQL.joinpath("upsert_noted.sql").read_text()
+# The part that only a stream with rejected records has.
+_CLEARED = _SQL.joinpath("upsert_cleared.sql").read_text()
 
 _SEPARATOR = b"\x1e"
 _BETWEEN_OBJECTS = b"}" + _SEPARATOR
@@ -32,11 +34,16 @@ _REFUSED_BYTE = b"\0"
 _LIFTED = {ACCOUNT_ID: "stamped_account_id", UPDATED_AT: "stamped_updated_at"}
 
 
-def upsert_statement(table: Table, *, hard_delete: bool) -> str:
+def upsert_statement(table: Table, *, hard_delete: bool, clears_rejected: bool = False) -> str:
     """SQL for what ``upsert_arguments`` makes. It answers one row: inserted, updated, deleted.
 
     Whatever is not counted there changed nothing: it was older than what is stored, equal to it, or
     superseded within the batch.
+
+    Args:
+        table: Where the rows go.
+        hard_delete: Whether deleted rows are removed.
+        clears_rejected: Whether rejected records that these outdate are dropped with it.
     """
     merges = bool(table.soft_delete_field) and not hard_delete
     removes = bool(table.soft_delete_field) and hard_delete
@@ -56,11 +63,19 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         seen_is_excluded=_equal([f"seen.{column}" for column in key_columns], excluded),
         incoming_is_excluded=_equal(incoming, excluded),
     )
-    removed = _REMOVED.format(table=table.quoted, stored_is_newest=stored_is_newest)
+    removed = ""
+    if removes:
+        removed = _REMOVED.format(table=table.quoted, stored_is_newest=stored_is_newest)
     if removes and table.newer_than_field:
         removed += _NOTED.format(
             deleted=deleted_rows.quoted(table.schema),
             table_name=literal(table.name),
+            newest_key=_array(newest),
+        )
+    if clears_rejected:
+        removed += _CLEARED.format(
+            rejected=rejected_table.quoted(table.schema),
+            stream=literal(table.stream),
             newest_key=_array(newest),
         )
     deleted_first = bool(table.soft_delete_field and table.newer_than_field)
@@ -86,7 +101,7 @@ def upsert_statement(table: Table, *, hard_delete: bool) -> str:
         merged=merged if merges else "newest.raw_data",
         merged_again=merged_again if merges else "excluded._raw_data",
         removes="true" if removes else "false",
-        removed=removed if removes else "",
+        removed=removed,
         removed_count="(SELECT count(*) FROM removed)" if removes else "0",
     )
 

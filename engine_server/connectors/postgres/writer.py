@@ -1,7 +1,7 @@
-"""Commits batches of rows: a fault that passes is waited out, a stream that is refused left out."""
+"""Commits batches of rows: waits out passing faults, and keeps refused records apart."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,18 +9,31 @@ import asyncpg
 import structlog
 
 from engine_server.connectors.postgres import retry
-from engine_server.connectors.postgres.faults import is_refusal
+from engine_server.connectors.postgres.attempt import (
+    Attempt,
+    Committed,
+    Suspected,
+    Suspects,
+    Target,
+)
 from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
+from engine_server.connectors.postgres.rejected_records import RejectedRecords
+from engine_server.connectors.postgres.rejection import Rejection, describe_key
 from engine_server.connectors.postgres.rows import Rows
+from engine_server.connectors.postgres.splitter import StreamRefused
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
-from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
+from engine_server.connectors.postgres.unstorable import key_in_words
+from engine_server.connectors.postgres.upsert import upsert_statement
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
 
 log = structlog.get_logger()
+
+# For each stream: the digest of each kept record that is tried again, and when it was last refused.
+Retried = Mapping[str, Mapping[bytes, object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +60,14 @@ class Writer:
         self,
         pool: Pool,
         tables: Sequence[Table],
+        rejected: RejectedRecords,
         *,
         hard_delete: bool,
         statement_timeout: float,
     ) -> None:
         self._pool = pool
+        self._rejected = rejected
+        self._hard_delete = hard_delete
         self._statement_timeout = statement_timeout
         self._tables = {table.stream: table for table in tables}
         self.key_readers: Mapping[str, KeyReader] = {
@@ -61,11 +77,22 @@ class Writer:
             table.stream: upsert_statement(table, hard_delete=hard_delete) for table in tables
         }
 
-    async def commit(self, rows: Rows) -> Outcome:
-        """Commits all rows, but for those of the streams that Postgres refuses.
+        # Made where they are needed.
+        self._clearing_statements: dict[str, str] = {}
+
+    def key_of(self, stream: str, record: bytes) -> str:
+        """The key of a record in words, for a log."""
+        return key_in_words(self._tables[stream], record)
+
+    async def commit(self, rows: Rows, retried: Retried | None = None) -> Outcome:
+        """Commits all rows, but for refused records, which are kept, and for refused streams.
 
         Writing a row twice is the same as once, so a commit whose outcome is unknown is repeated.
         Had it succeeded, its rows are counted as unchanged.
+
+        Args:
+            rows: The rows by stream.
+            retried: The kept records that they are; None when they come from a source.
 
         Raises:
             ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
@@ -78,65 +105,101 @@ class Writer:
         remaining = dict(sorted(rows.items()))
         counts: Mapping[str, RowCounts] = {}
         refused: dict[str, str] = {}
+        suspects = Suspects()
         retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
         while remaining:
-            answer = await retries.use(partial(self._try_to_commit, remaining))
-            if isinstance(answer, Mapping):
-                counts = answer
+            began = time.perf_counter()
+            attempt = Attempt(
+                remaining,
+                {stream: self._target(stream, retried) for stream in remaining},
+                suspects,
+                statement_timeout=self._statement_timeout,
+            )
+            try:
+                committed = await retries.use(attempt.commit)
+            except Suspected as suspected:
+                if not (obstacle := await self._rejected.make_usable()):
+                    suspects.split |= suspected.streams
+                    suspects.deferred |= suspected.streams if suspected.at_commit else set()
+                    continue
+                # As long as none can be kept, one stream is given up at a time.
+                stream = min(suspected.streams)
+                reason = await retries.use(
+                    partial(self._explain, suspected.error, stream, remaining)
+                )
+                refused[stream] = f"{reason}. {obstacle}"
+                del remaining[stream]
+            except StreamRefused as error:
+                refused[error.stream] = error.reason
+                del remaining[error.stream]
+            else:
+                counts = self._conclude(remaining, committed, time.perf_counter() - began)
                 break
-            stream, reason = answer
-            refused[stream] = reason
-            del remaining[stream]
         return Outcome(counts=counts, refused=refused)
 
-    async def _try_to_commit(
-        self, rows: Rows, connection: Connection
-    ) -> Mapping[str, RowCounts] | tuple[str, str]:
-        """One transaction. Answers a stream that was refused and why, nothing being kept then."""
-        began = time.perf_counter()
-        changes: dict[str, asyncpg.Record] = {}
-        try:
-            async with transaction(connection, self._statement_timeout) as begun:
-                for stream, of_stream in rows.items():
-                    [changes[stream]] = await begun.fetch(
-                        self._statements[stream], *upsert_arguments(of_stream)
-                    )
-        except asyncpg.PostgresError as error:
-            if not is_refusal(error):
-                raise
-            stream = self._refused_stream(error, changes, rows)
-            reason = await explain(
-                error,
-                partial(transaction, connection, self._statement_timeout, keep=False),
-                self._tables[stream],
-                self._statements[stream],
-                rows[stream],
+    def _target(self, stream: str, retried: Retried | None) -> Target:
+        return Target(
+            table=self._tables[stream],
+            hard_delete=self._hard_delete,
+            statement=self._statement(stream),
+            # Kept records are known to be refused; the table need not be wrong for it.
+            limit=self._rejected.allowance(stream) if retried is None else None,
+            retried=retried.get(stream, {}) if retried is not None else {},
+        )
+
+    def _statement(self, stream: str) -> str:
+        if not self._rejected.has_entries(stream):
+            return self._statements[stream]
+        if stream not in self._clearing_statements:
+            self._clearing_statements[stream] = upsert_statement(
+                self._tables[stream], hard_delete=self._hard_delete, clears_rejected=True
             )
-            return stream, reason
-        duration_ms = round((time.perf_counter() - began) * 1000, 1)
+        return self._clearing_statements[stream]
+
+    async def _explain(
+        self, error: asyncpg.PostgresError, stream: str, rows: Rows, connection: Connection
+    ) -> str:
+        return await explain(
+            error,
+            partial(transaction, connection, self._statement_timeout, keep=False),
+            self._tables[stream],
+            self._statements[stream],
+            rows[stream],
+        )
+
+    def _conclude(
+        self, rows: Rows, committed: Committed, seconds: float
+    ) -> Mapping[str, RowCounts]:
         counts: dict[str, RowCounts] = {}
-        for stream, changed in changes.items():
-            received = len(rows[stream])
-            counts[stream] = RowCounts(**changed, unchanged=received - sum(changed.values()))
+        for stream, changed in committed.changes.items():
+            rejections = committed.rejections.get(stream, [])
+            if rejections:
+                self._rejected.note(stream, len(rejections))
+                self._log_rejections(stream, rejections)
+            received, rejected = len(rows[stream]), len(rejections)
+            counts[stream] = RowCounts(
+                **changed,
+                unchanged=received - sum(changed.values()) - rejected,
+                rejected=rejected,
+            )
             log.info(
                 "flush_committed",
                 stream=stream,
                 rows=received,
                 **changed,
                 unchanged=counts[stream].unchanged,
-                duration_ms=duration_ms,
+                **({"rejected": rejected} if rejected else {}),
+                duration_ms=round(seconds * 1000, 1),
             )
         return counts
 
-    def _refused_stream(
-        self, error: asyncpg.PostgresError, written: Collection[str], rows: Rows
-    ) -> str:
-        unwritten = [stream for stream in rows if stream not in written]
-        if unwritten:
-            return unwritten[0]
-        # Only the commit was refused, by a deferred constraint of the user's.
-        for stream in rows:
-            table = self._tables[stream]
-            if (table.schema, table.name) == (error.schema_name, error.table_name):
-                return stream
-        return next(iter(rows))
+    def _log_rejections(self, stream: str, rejections: Sequence[Rejection]) -> None:
+        first = rejections[0]
+        log.warning(
+            "records_rejected",
+            stream=stream,
+            count=len(rejections),
+            first=describe_key(self._tables[stream], first.identity),
+            sqlstate=first.sqlstate,
+            reason=first.reason,
+        )

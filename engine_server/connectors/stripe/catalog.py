@@ -27,7 +27,7 @@ from engine_server.connectors.stripe.catalog_exceptions import (
 )
 from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
 from engine_server.connectors.stripe.catalog_omissions import OMISSIONS, UnknownForm
-from engine_server.connectors.stripe.catalog_schema import json_schema
+from engine_server.connectors.stripe.catalog_schema import json_schema, reference_fields
 from pipesync.v1.catalog_pb2 import Stream
 
 # True on the record of an object that is there no more.
@@ -188,6 +188,8 @@ def _resource(
             "soft_delete_field": DELETED_FIELD,
             "supports_time_range": in_windows,
             "time_range_field": created_field if tells_time and not nested_field else "",
+            "owner_field": inside.parent_field if inside else owner_field,
+            "reference_fields": reference_fields(endpoint.object_class()),
         },
         Stream(),
     )

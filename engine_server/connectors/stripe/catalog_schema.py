@@ -36,9 +36,29 @@ def json_schema(resource: type[Any]) -> dict[str, Any]:
     }
 
 
+def reference_fields(resource: type[Any]) -> list[str]:
+    """Return the fields of a record that are an id or, expanded, an object, by name."""
+    wire_names: dict[str, str] = resource._field_remappings
+    return sorted(
+        wire_names.get(field, field)
+        for field, annotation in resource.__annotations__.items()
+        if _is_reference(annotation)
+    )
+
+
 def _is_class_variable(annotation: Any) -> bool:
     origin: Any = get_origin(annotation)
     return origin is ClassVar
+
+
+def _is_reference(annotation: Any) -> bool:
+    """Whether it is an id or, expanded, an object (https://docs.stripe.com/api/expanding_objects).
+
+    A list of references is none: it stays a list of what was sent.
+    """
+    return get_origin(annotation) in (Union, UnionType) and {"string", "object"} <= {
+        _json_type(arm) for arm in get_args(annotation) if arm is not NoneType
+    }
 
 
 def _json_type(annotation: Any) -> str:

@@ -15,7 +15,7 @@ from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import api_version
 from engine_server.connectors.stripe.clock import ServerClock
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
 from engine_server.connectors.stripe.latency import Latency
 from engine_server.connectors.stripe.limiters import LIMITERS
 from engine_server.connectors.stripe.rate_limit import RateLimiter, rates_for
@@ -36,6 +36,9 @@ log = structlog.get_logger()
 # So many more requests than fit the average latency keep the rate used while some answers are late.
 _CONCURRENCY_MARGIN = 1.25
 
+
+# What stands for an id in the path that a request is paced as.
+_ID = ":id"
 
 # Who asks (https://github.com/stripe/stripe-cli, pkg/useragent).
 IDENTITY = MappingProxyType(
@@ -235,7 +238,7 @@ class StripeClient:
             may_be_sent_again = request.may_be_repeated or outcome.did_nothing
             retriable = outcome.retriable and may_be_sent_again
             if not retriable or attempt >= self._most_attempts(outcome):
-                self._give_up(request, outcome)
+                self._give_up(request, endpoint, outcome)
             delay = self._policy.delay(attempt, outcome.retry_after)
             log.warning(
                 "stripe_request_retried",
@@ -257,7 +260,7 @@ class StripeClient:
             return self._policy.rate_limited_attempts
         return self._policy.attempts
 
-    def _give_up(self, request: Request, fault: Fault) -> NoReturn:
+    def _give_up(self, request: Request, endpoint: str, fault: Fault) -> NoReturn:
         if fault.is_unreachable or (fault.status is None and not self._was_reached):
             raise ConnectionFailed(f"cannot reach {self._base_url}: {fault}")
         answer = "did not answer" if fault.status is None else f"answered {fault.status} to"
@@ -270,8 +273,12 @@ class StripeClient:
             stripe_type=fault.type,
             param=fault.param,
             sent=frozenset(request.params),
+            about_object=_ID in endpoint,
+            account=self._config.known_account_id,
+            is_connected=bool(self._config.stripe_account),
+            is_passing=fault.retriable,
         )
-        if error.concerns_every_request(connected=bool(self._config.stripe_account)):
+        if error.scope is FailureScope.KEY:
             raise ConnectionFailed(message) from error
         raise error
 

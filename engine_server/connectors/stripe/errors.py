@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection
+from enum import Enum, auto
 
 from engine_server.errors import ConnectorError
 
@@ -46,7 +47,10 @@ _NAME = re.compile(r"\w+")
 _PERMISSION_MISSING = re.compile(r"does not have the required permissions for this endpoint")
 
 # What a 403 says when no request with this key, from here, will do better.
-_KEY_REFUSED = re.compile(r"requests from your IP address|does not have access to account")
+_KEY_REFUSED = re.compile(r"requests from your IP address")
+# The key has no access to an account: the one that is read, or one that a single object belongs to.
+_ACCOUNT_REFUSED_CODE = "account_invalid"
+_ACCOUNT_REFUSED = re.compile(r"does not have access to account(?: '(?P<account>acct_\w+)')?")
 # The same, but only of requests that name a connected account.
 _PLATFORM_REFUSED = re.compile(
     r"only Stripe Connect platforms can work with other accounts"
@@ -54,6 +58,24 @@ _PLATFORM_REFUSED = re.compile(
     r"|connected accounts of your platform's connected accounts",
     re.IGNORECASE,
 )
+
+
+# Statuses that say nothing against a request: it was too early, too much, in another one's way, or
+# met something broken behind Stripe (https://docs.stripe.com/api/errors, HTTP status code summary).
+_PASSING = frozenset({408, 409, 424, 425, 429})
+
+
+class FailureScope(Enum):
+    """How much a failed request says, and so what it stops."""
+
+    KEY = auto()
+    """The key, or the account that is read, is refused: nothing can be read."""
+    STREAM = auto()
+    """The key or the account may not read objects of this type: their stream is skipped."""
+    OBJECT = auto()
+    """What was asked for is refused, and the same request will be again: one object, say."""
+    STRIPE = auto()
+    """Stripe, or the way to it, fails: the same request may succeed later."""
 
 
 class RequestFailed(ConnectorError):
@@ -67,6 +89,8 @@ class RequestFailed(ConnectorError):
         stripe_type: Its broader name, e.g. ``invalid_request_error``.
         param: The parameter that Stripe complains about.
         sent: The names of the query's parameters, such as ``created[gte]``.
+        about_object: Whether the request was about one object, by its id, and not about a list.
+        account: The account whose data the request was for, as far as the configuration names it.
     """
 
     def __init__(
@@ -79,7 +103,26 @@ class RequestFailed(ConnectorError):
         stripe_type: str = "",
         param: str = "",
         sent: Collection[str] = (),
+        about_object: bool = False,
+        account: str | None = None,
+        is_connected: bool = False,
+        is_passing: bool = False,
     ) -> None:
+        """Takes what is known of the answer.
+
+        Args:
+            message: What people are shown.
+            status: As the attribute, like those that follow unless described here.
+            stripe_message: As the attribute.
+            stripe_code: As the attribute.
+            stripe_type: As the attribute.
+            param: As the attribute.
+            sent: As the attribute.
+            about_object: As the attribute.
+            account: As the attribute.
+            is_connected: Whether the request named a connected account.
+            is_passing: Whether another attempt would have been worth it.
+        """
         super().__init__(message)
         self.status = status
         self.stripe_message = stripe_message
@@ -87,22 +130,82 @@ class RequestFailed(ConnectorError):
         self.stripe_type = stripe_type
         self.param = param
         self.sent = sent
+        self.about_object = about_object
+        self.account = account
+        self._is_connected = is_connected
+        self._is_passing = is_passing
 
-    def concerns_every_request(self, *, connected: bool) -> bool:
-        """Whether the key itself is refused: no list can be read with it.
+    @property
+    def scope(self) -> FailureScope:
+        """What the failure is about; the one place where that is decided."""
+        if self._refuses_key():
+            return FailureScope.KEY
+        if self._passes():
+            return FailureScope.STRIPE
+        return FailureScope.STREAM if self._refuses_type() else FailureScope.OBJECT
 
-        Args:
-            connected: Whether the request named a connected account.
-        """
-        if self.stripe_code == "account_invalid":
-            return True
+    def shows_disconnected(self, account_id: str) -> bool:
+        """Whether the request was refused as this account is connected to the key's no more."""
+        if self.status != 403 or not self._refuses_account():
+            return False
+        return self.scope is FailureScope.OBJECT and self._refused_account in (None, account_id)
+
+    def _refuses_key(self) -> bool:
+        if self._refuses_account():
+            return not self._is_about_another_account()
         if self.status == 401:
             return _PERMISSION_MISSING.search(self.stripe_message) is None
         if self.status == 403 and _KEY_REFUSED.search(self.stripe_message):
             return True
-        return connected and (
+        return self._is_connected and self._refuses_platform()
+
+    def _refuses_account(self) -> bool:
+        return self.stripe_code == _ACCOUNT_REFUSED_CODE or (
+            self.status == 403 and _ACCOUNT_REFUSED.search(self.stripe_message) is not None
+        )
+
+    @property
+    def _refused_account(self) -> str | None:
+        """The account that Stripe names as refused; None when it names none."""
+        found = _ACCOUNT_REFUSED.search(self.stripe_message)
+        return found["account"] if found else None
+
+    def _is_about_another_account(self) -> bool:
+        """Whether a refused account is not the one that is read."""
+        if not self.about_object:
+            return False
+        named = self._refused_account
+        return named != self.account if named is not None else not self._is_connected
+
+    def _refuses_platform(self) -> bool:
+        return (
             self.stripe_code == "platform_account_required"
             or _PLATFORM_REFUSED.search(self.stripe_message) is not None
+        )
+
+    def _passes(self) -> bool:
+        if self._is_passing or self.status is None:
+            return True
+        if self.status >= 500 or self.status in _PASSING:
+            return True
+        # A proxy's page, say: Stripe gives its reasons.
+        return self.status >= 300 and not (
+            self.stripe_message or self.stripe_code or self.stripe_type
+        )
+
+    def _refuses_type(self) -> bool:
+        if not self.about_object and self.lacks_parameter:
+            return True
+        if not self.is_unavailable:
+            return False
+        if not self.about_object or self.status not in (401, 403):
+            return True
+        # Of one object, only these words are about all of its type.
+        return (
+            _PERMISSION_MISSING.search(self.stripe_message) is not None
+            or _UNAVAILABLE.search(self.stripe_message) is not None
+            or not _UNAVAILABLE_CODES.isdisjoint({self.stripe_code, self.stripe_type})
+            or self._refuses_platform()
         )
 
     @property

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from engine_server import exact_json
+
 # What a list says that is not whole; in a text the quotation mark would be escaped. JSON is full of
 # them: to begin with another character is twice as fast.
 _HAS_MORE = re.compile(rb'has_more"\s*:\s*true')
@@ -82,15 +84,27 @@ def decode_list(body: bytes) -> ListAnswer | None:
     """Takes a list apart; None when the JSON is no list of objects.
 
     Raises:
-        ValueError: It is not JSON, cut off perhaps.
+        ValueError: It is not JSON, cut off perhaps, or not UTF-8.
     """
-    if _SPACED.match(body):
-        body = msgspec.json.format(body, indent=-1)
+    if not body.isascii():
+        # The decoders do not look at what they pass over.
+        body.decode()
     try:
-        page = _TEXTS.decode(body)
-        heads = _HEADS.decode(body).data
+        return _taken_apart(body)
     except msgspec.ValidationError:
         return None
+    except ValueError:
+        if not exact_json.has_surrogate_escape(body):
+            raise
+    # The decoders refuse a lone surrogate, which JSON may have. Then the page is read whole.
+    return _read_whole(body)
+
+
+def _taken_apart(body: bytes) -> ListAnswer:
+    if _SPACED.match(body):
+        body = msgspec.json.format(body, indent=-1)
+    page = _TEXTS.decode(body)
+    heads = _HEADS.decode(body).data
     return ListAnswer(
         objects=[ListedObject(text, head) for text, head in zip(page.data, heads, strict=True)],
         has_more=page.has_more,
@@ -102,6 +116,23 @@ def decode_list(body: bytes) -> ListAnswer | None:
 def is_empty_page(answer: ListAnswer | None) -> bool:
     """Whether a page of a v1 list promises more and holds nothing."""
     return answer is not None and answer.has_more is True and not answer.objects
+
+
+def _read_whole(body: bytes) -> ListAnswer | None:
+    match exact_json.decode(body):
+        case {"data": list(objects), **rest} if all(isinstance(one, dict) for one in objects):
+            return ListAnswer(
+                objects=[_listed(fields) for fields in objects],
+                has_more=rest.get("has_more"),
+                next_page_url=rest.get("next_page_url"),
+                open_lists=count_open_lists(body),
+            )
+    return None
+
+
+def _listed(fields: dict[str, Any]) -> ListedObject:
+    head = Head(**{name: fields.get(name) for name in Head.__struct_fields__})
+    return ListedObject(msgspec.Raw(exact_json.encode(fields)), head)
 
 
 def count_open_lists(body: bytes) -> int:

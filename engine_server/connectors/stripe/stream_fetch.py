@@ -19,6 +19,7 @@ from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.reconcile.listing import Listing
 from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
+from engine_server.text import storable
 
 # Without a run, an end may lie so many seconds ahead: a read with a later end begins earlier yet,
 # by ``SETTLING_SECONDS``.
@@ -216,8 +217,9 @@ class StreamFetch:
             owners = [
                 head.id for head in heads if head.id is not None and head.id not in incomplete
             ]
-            return Listing(scope=scope, created=dict.fromkeys(items), owners=owners)
-        times = {head.id: created(head) for head in heads if head.id is not None}
+            held = {_as_held(item): None for item in items}
+            return Listing(scope=scope, created=held, owners=owners)
+        times = {_as_held(head.id): created(head) for head in heads if head.id is not None}
         return Listing(scope=scope, created=times)
 
     def _next_size(self, part: Range) -> int:
@@ -258,3 +260,8 @@ class StreamFetch:
         oldest = getattr(page.objects[-1].head, self.resource.created_field)
         # More of its last second may follow.
         return int(oldest) + 1
+
+
+def _as_held(object_id: Any) -> Any:
+    """An id as a destination holds it that cannot hold all characters."""
+    return storable(object_id) if isinstance(object_id, str) else object_id

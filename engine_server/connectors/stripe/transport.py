@@ -13,6 +13,7 @@ from engine_server import exact_json
 from engine_server.connectors.stripe.clock import CLOCKS, ServerClock
 from engine_server.connectors.stripe.proxy import Proxy, proxy_for
 from engine_server.connectors.stripe.retry import is_retriable, retry_after
+from engine_server.text import storable
 
 T = TypeVar("T")
 
@@ -265,9 +266,9 @@ class Transport:
             message=self._clean(error.get("message") or response.reason or "no message"),
             words=self._clean(error.get("message", "")),
             status=response.status,
-            param=error.get("param", ""),
-            code=error.get("code", ""),
-            type=error.get("type", ""),
+            param=self._clean(error.get("param", "")),
+            code=self._clean(error.get("code", "")),
+            type=self._clean(error.get("type", "")),
             request_id=headers.get("Request-Id", ""),
             rate_limit_reason=headers.get("Stripe-Rate-Limited-Reason", ""),
             retriable=is_retriable(response.status, headers),
@@ -275,7 +276,8 @@ class Transport:
         )
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._api_key, "********")
+        # An error travels as text of protobuf, and is stored as text of Postgres.
+        return storable(text).replace(self._api_key, "********")
 
 
 class _Disconnected(Exception):

@@ -41,6 +41,30 @@ ORDER BY arrival;
 SELECT pipesync.wake(id)
 FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news;
 
+-- name: store_dead_letters
+-- Inserted in the order of their key, as by insert. An event that is to be applied, or was, stays as it is.
+WITH sent AS MATERIALIZED (
+    SELECT *
+    FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::integer[], $6::text[], $7::bytea[])
+        AS sent (event_id, event_type, create_time, attempts, reason, event)
+),
+stored AS (
+    INSERT INTO pipesync.webhook_events AS known
+        (pipeline_id, event_id, arrival, event_type, create_time, status, finish_time, failed_attempts, last_error, event)
+    SELECT
+        $1, event_id, nextval('pipesync.webhook_arrivals'), event_type, create_time, 3, clock_timestamp(), attempts,
+        reason, event
+    FROM sent
+    ORDER BY event_id
+    ON CONFLICT (pipeline_id, event_id) DO UPDATE
+    SET failed_attempts = excluded.failed_attempts,
+        last_error = excluded.last_error,
+        finish_time = excluded.finish_time
+    WHERE known.status = 3
+    RETURNING xmax = 0 AS is_new
+)
+SELECT count(*) FROM stored WHERE is_new;
+
 -- name: last_pending
 SELECT arrival
 FROM pipesync.webhook_events
@@ -59,7 +83,7 @@ FROM (
     FROM (
         SELECT arrival, event_id, event_type, failed_attempts, event
         FROM pipesync.webhook_events
-        WHERE pipeline_id = $1 AND status = 1 AND arrival <= $2
+        WHERE pipeline_id = $1 AND status = 1 AND arrival <= $2 AND (failed_attempts > 0) = $5
         ORDER BY arrival
         LIMIT $3
     ) AS oldest

@@ -70,6 +70,20 @@ UPDATE pipesync.pipelines
 SET status = $2, status_message = $3
 WHERE id = $1 AND sync_policy <> 2 AND (status, status_message) IS DISTINCT FROM ($2, $3);
 
+-- name: set_held_rejected
+-- $3: whether the count is exact; else there are so many at least.
+UPDATE pipesync.pipelines
+SET held_rejected_record_count =
+    CASE WHEN $3 THEN $2 ELSE greatest($2, held_rejected_record_count) END
+WHERE id = $1
+    AND held_rejected_record_count
+        <> CASE WHEN $3 THEN $2 ELSE greatest($2, held_rejected_record_count) END;
+
+-- name: all_held_rejected
+SELECT coalesce(sum(held_rejected_record_count), 0)::bigint
+FROM pipesync.pipelines
+WHERE held_rejected_record_count > 0;
+
 -- name: set_desired_status
 UPDATE pipesync.pipelines
 SET desired_status = $3

@@ -283,3 +283,16 @@ def test_a_snapshot_is_a_copy_and_what_it_came_from_is_left_alone() -> None:
     assert snapshot.streams["a"].state_count == 1
     assert previous.streams["a"].state_count == 1
     assert tracker.snapshot(0).streams["a"].state_count == 2
+
+
+def test_records_with_replaced_characters_are_counted_and_carried_on() -> None:
+    written = rows_written("a", inserted=3)
+    written.rows_written.replaced_record_count = 2
+    first = progress_of(at(10, started("a")), at(11, written), at(12, written))
+    assert first.streams["a"].replaced_record_count == 4
+    assert first.derived.total_replaced_record_count == 4
+    tracker = ProgressTracker(["a"], first)
+    tracker.observe(at(20, written))
+    again = tracker.snapshot(21)
+    assert again.streams["a"].replaced_record_count == 6
+    assert again.derived.total_replaced_record_count == 6

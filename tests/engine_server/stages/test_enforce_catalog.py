@@ -111,3 +111,14 @@ async def test_no_number_changes_when_fields_are_selected() -> None:
     assert list(passed.record_batch.records) == [
         b'{"id":1,"amount":123456789012345678901234567890}'
     ]
+
+
+async def test_what_is_kept_of_a_record_keeps_its_digits_and_characters() -> None:
+    kept = (
+        b'"a":12345678901234567890,"b":[1.10,1E5,-0],"c":{"\\ude00":"\\ud83d"},'
+        b'"d":"a\\u0000b","e":"\\\\ud83d"'
+    )
+    record = b'{"id":"1",%b,"x":"\\ud83d"}' % kept
+    one = selected("a", fields=["id", "a", "b", "c", "d", "e"])
+    [message] = await gathered(enforce_catalog(given(record_batch("a", record)), [one]))
+    assert list(message.record_batch.records) == [b'{"id":"1",%b}' % kept]

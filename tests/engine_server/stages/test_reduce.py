@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine_server.barriers import Barriers
 from engine_server.stages.reduce import PROGRESS_INTERVAL_NANOSECONDS, Ending, reduce
 from engine_server.stream_name import stream_name
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, RejectedRecords
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
@@ -17,7 +17,7 @@ from pipesync.v1.progress_pb2 import (
     RowCounts,
     StreamProgress,
 )
-from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncState
 from tests.engine_server.stages.sequences import gathered, given
 from tests.messages import (
     checkpoint,
@@ -64,6 +64,8 @@ async def reduced(
     streams: Sequence[str] = ("a", "b"),
     state: SyncState | None = None,
     ending: Ending | None = None,
+    beside_run: bool = False,
+    senders_keep_events: bool = False,
 ) -> list[Message]:
     return await gathered(
         reduce(
@@ -71,6 +73,8 @@ async def reduced(
             state=new_run() if state is None else state,
             streams=streams,
             ending=Ending() if ending is None else ending,
+            beside_run=beside_run,
+            senders_keep_events=senders_keep_events,
         )
     )
 
@@ -375,3 +379,118 @@ async def test_a_failure_is_the_reason_why_streams_are_unfinished() -> None:
     ending = Ending(failure_message="the connector's own words")
     eof = await eof_of(started("a"), ending=ending)
     assert eof.failure_message == "the connector's own words"
+
+
+async def test_rejected_records_are_counted_and_the_run_succeeds() -> None:
+    held = Message(rejected_records=RejectedRecords(held_record_count=5))
+    messages = await reduced(
+        started("a"),
+        record_batch("a", *[b"{}"] * 4),
+        rows_written("a", inserted=1, rejected=3),
+        checkpoint("a"),
+        completed("a"),
+        skipped("b"),
+        held,
+    )
+    eof = messages[-1].eof
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    assert eof.held_rejected_record_count == 5
+    assert held not in messages
+    for progress in (eof.run_progress, eof.request_progress):
+        assert progress.streams["a"].rejected_record_count == 3
+        assert progress.streams["a"].rows == RowCounts(inserted=1, rejected=3)
+        assert progress.derived.total_rejected_record_count == 3
+        assert progress.derived.total_rows.rejected == 3
+
+
+@pytest.mark.parametrize("rejected", [1000, 1001])
+async def test_too_many_rejected_records_of_a_run_err_their_stream(rejected: int) -> None:
+    state = new_run()
+    first = await eof_of(
+        started("a"),
+        record_batch("a", *[b"{}"] * 999),
+        rows_written("a", rejected=999),
+        checkpoint("a", "1"),
+        state=state,
+        ending=Ending(cut_short=True),
+    )
+    assert first.has_more
+    last = rejected - 999
+    ending = Ending()
+    messages = await reduced(
+        record_batch("a", *[b"{}"] * last),
+        rows_written("a", rejected=last),
+        checkpoint("a", "2"),
+        completed("a"),
+        skipped("b"),
+        state=first.ending_state,
+        ending=ending,
+    )
+    eof = messages[-1].eof
+    stream = eof.run_progress.streams["a"]
+    assert stream.rejected_record_count == rejected
+    assert eof.run_progress.derived.total_rejected_record_count == rejected
+    if rejected == 1000:
+        assert eof.status == RUN_STATUS_SUCCEEDED
+        assert eof.ending_state.source.streams["a"] == "2"
+        return
+    assert stream.status == StreamProgress.STATUS_ERRORED
+    assert "more than 1,000 records" in stream.message
+    assert eof.status == RUN_STATUS_FAILED
+    assert ending.refused_streams == {"a"}
+    assert eof.ending_state.source.streams["a"] == "1"
+    [told] = [one for one in messages if one.stream_status.HasField("errored")]
+    assert told.ts.seconds > 0
+
+
+def given_up(event_id: str, attempts: int = 1) -> Message:
+    letter = DeadLetter(event_id=event_id, attempt_count=attempts, reason="refused")
+    return Message(dead_letter=letter)
+
+
+async def test_the_eof_lists_each_event_that_was_given_up_once_and_the_run_succeeds() -> None:
+    messages = await reduced(given_up("evt_1"), given_up("evt_2"), given_up("evt_1", 2), streams=())
+    eof = messages[-1].eof
+    assert eof.status == RUN_STATUS_SUCCEEDED
+    assert [(one.event_id, one.attempt_count) for one in eof.dead_letters] == [
+        ("evt_1", 2),
+        ("evt_2", 1),
+    ]
+    assert [one.dead_letter.event_id for one in messages if one.HasField("dead_letter")] == [
+        "evt_1",
+        "evt_2",
+        "evt_1",
+    ]
+
+
+async def test_pushed_events_that_fail_fail_the_request_which_vouches_for_all_others() -> None:
+    pushed = {"streams": (), "beside_run": True, "senders_keep_events": True}
+    eof = await eof_of(given_up("evt_1"), given_up("evt_2"), **pushed)
+    assert (eof.status, eof.has_more) == (RUN_STATUS_FAILED, False)
+    assert eof.failure_message == "2 events failed, the first of them evt_1: refused"
+    assert [one.event_id for one in eof.dead_letters] == ["evt_1", "evt_2"]
+    alone = await eof_of(given_up("evt_1"), **pushed)
+    assert alone.failure_message == "event evt_1 failed: refused"
+    fine = await eof_of(record_batch("a"), **pushed)
+    assert (fine.status, list(fine.dead_letters)) == (RUN_STATUS_SUCCEEDED, [])
+
+
+@pytest.mark.parametrize("what", ["a failure", "a limit", "a connection", "a stream"])
+async def test_where_it_is_unsure_what_became_of_the_others_no_pushed_event_is_listed(
+    what: str,
+) -> None:
+    ending, messages = Ending(), [given_up("evt_1")]
+    match what:
+        case "a failure":
+            ending.fail("broken")
+        case "a limit":
+            ending.cut()
+        case "a connection":
+            messages.append(connection_failed("away"))
+        case _:
+            messages.append(errored("a", "refused"))
+    eof = await eof_of(
+        *messages, streams=(), beside_run=True, senders_keep_events=True, ending=ending
+    )
+    assert not eof.dead_letters
+    assert eof.status == RUN_STATUS_FAILED or eof.has_more

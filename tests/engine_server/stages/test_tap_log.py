@@ -4,7 +4,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine_server.stages.tap_log import tap_log
-from pipesync.v1.message_pb2 import Log
+from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.state_pb2 import DeadLetter
 from tests.engine_server.stages.sequences import gathered, given
 from tests.messages import checkpoint, log
 
@@ -48,3 +49,16 @@ async def test_what_another_connector_logged_is_left_to_its_own_tap() -> None:
     with capture_logs() as logs:
         assert await gathered(tap_log(given(line), "destination/y")) == [line]
     assert logs == []
+
+
+async def test_an_event_that_is_given_up_is_an_error_in_the_log() -> None:
+    letter = DeadLetter(
+        event_id="evt_1", event_type="customer.updated", attempt_count=5, reason="refused"
+    )
+    message = Message(emitted_by="source/x", dead_letter=letter)
+    with capture_logs() as logs:
+        assert await gathered(tap_log(given(message), "source/x")) == [message]
+        assert await gathered(tap_log(given(message), "destination/y")) == [message]
+    [line] = logs
+    assert (line["event"], line["log_level"]) == ("event_dead_lettered", "error")
+    assert (line["event_id"], line["attempts"], line["error"]) == ("evt_1", 5, "refused")

@@ -8,6 +8,7 @@ from google.rpc import code_pb2
 from msgspec.structs import replace
 
 from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.state_pb2 import Eof
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import RpcError
 from service_server.connectors import Connectors
@@ -21,7 +22,7 @@ from service_server.lifecycle.steps import Steps
 from service_server.lifecycle.turns import Turns
 from service_server.pipelines import Pipelines
 from service_server.secrets import Vault, parse_keys
-from service_server.store import lifecycles
+from service_server.store import lifecycles, states
 from service_server.store.database import Database
 from service_server.store.lifecycles import Claim
 from tests.service_server.conftest import KEY
@@ -273,3 +274,30 @@ async def test_waking_again_what_is_due_writes_nothing(bench: Bench) -> None:
         await bench.wake()
     async with bench.database.connection() as connection:
         assert await connection.fetchval("SELECT wakes FROM pipesync.lifecycles") == 1
+
+
+async def test_events_that_a_step_gave_up_are_stored_with_its_state(
+    bench: Bench, engine: ScriptedEngine
+) -> None:
+    def gives_up(request: Request) -> Eof:
+        eof = succeeded(request)
+        number = eof.ending_state.source.streams["customers"]
+        eof.dead_letters.add(
+            event_id=f"evt_{number}", event_json=b"{}", attempt_count=5, reason="refused"
+        )
+        return eof
+
+    engine.batch = batches = Batches([gives_up])
+    # A setup and a run.
+    await bench.take_all()
+    assert len(batches.runs) == 1
+    # A poll.
+    await bench.end_pauses()
+    await bench.wake()
+    await bench.take_all()
+    async with bench.database.connection() as connection:
+        rows = await connection.fetch("SELECT event_id, status FROM pipesync.webhook_events")
+        state = await states.get(connection, "first")
+    assert {tuple(row) for row in rows} == {("evt_1", 3), ("evt_2", 3)}
+    assert state is not None
+    assert state.source.streams["customers"] == "2"

@@ -38,7 +38,8 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
     ("name", "arguments"),
     [
         ("last_pending", ("pipeline-1",)),
-        ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000)),
+        ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000, False)),
+        ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000, True)),
         ("mark_applied", ("pipeline-1", ["evt_1", "evt_21"])),
         ("mark_failed", ("pipeline-1", "evt_1", "why", 3)),
         ("waiting_pipelines", (1, 1)),

@@ -55,6 +55,23 @@ def refuses(*poison: str) -> Batch:
     return batch
 
 
+def names(*poison: str) -> Batch:
+    """An engine that says which events failed by themselves, and applies the others."""
+
+    async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        eof = Eof(status=RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
+        for given in request.inputs:
+            if event_id(given.event_json) in poison:
+                eof.status = RUN_STATUS_FAILED
+                eof.failure_message = "events failed"
+                eof.dead_letters.add(
+                    event_id=event_id(given.event_json), reason="Stripe refuses it", attempt_count=1
+                )
+        return eof
+
+    return batch
+
+
 def answers(**fields: object) -> Batch:
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
         eof = Eof(**fields)  # type: ignore[arg-type]  # any field of the message

@@ -2,9 +2,14 @@
 
 import pytest
 
-from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_STARTED
+from pipesync.v1.progress_pb2 import (
+    RUN_STATUS_FAILED,
+    RUN_STATUS_STARTED,
+    ConnectionStatus,
+    Progress,
+)
 from pipesync.v1.state_pb2 import Eof
-from service_server.errors import EventRefused, LeaseLost
+from service_server.errors import ConnectionFailed, EventRefused, LeaseLost
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.webhooks.applying import (
@@ -13,6 +18,7 @@ from tests.service_server.webhooks.applying import (
     answers,
     kept,
     meanwhile,
+    names,
     refuses,
 )
 from tests.service_server.webhooks.conftest import MOST_ATTEMPTS, Parts
@@ -109,4 +115,54 @@ async def test_who_lost_the_lease_meanwhile_sets_nothing_aside(
     await parts.take(event())
     with pytest.raises(LeaseLost):
         await parts.applier.apply("hooked")
+    assert list((await kept(database)).values()) == [("pending", 0, "")]
+
+
+async def test_those_that_the_engine_names_are_counted_at_once_and_all_others_applied(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    bodies = [event() for _ in range(9)]
+    poisons = {event_id(bodies[place]) for place in (0, 4, 8)}
+    await parts.take(*bodies)
+    engine.batch = names(*poisons)
+    with pytest.raises(EventRefused, match="Stripe refuses it"):
+        await parts.applier.apply("hooked")
+    # Nothing had to be halved.
+    assert len(sent_ids(engine)) == 1
+    found = await kept(database)
+    assert {key for key, row in found.items() if row[:2] == ("pending", 1)} == poisons
+    assert [word for key, (word, _, _) in found.items() if key not in poisons] == 6 * ["applied"]
+    await until_empty(parts)
+    found = await kept(database)
+    assert {key for key, row in found.items() if row[:2] == ("set_aside", MOST_ATTEMPTS)} == poisons
+
+
+async def test_fresh_events_are_applied_before_those_that_failed_are_tried_again(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    bad = event()
+    await parts.take(bad)
+    engine.batch = names(event_id(bad))
+    with pytest.raises(EventRefused):
+        await parts.applier.apply("hooked")
+    fresh = [event() for _ in range(3)]
+    await parts.take(*fresh)
+    with pytest.raises(EventRefused):
+        await parts.applier.apply("hooked")
+    assert sent_ids(engine)[1:] == [[event_id(each) for each in fresh], [event_id(bad)]]
+    assert [row[0] for row in (await kept(database)).values()] == ["pending", *["applied"] * 3]
+
+
+async def test_a_connection_that_fails_is_no_attempt_whatever_else_is_said(
+    parts: Parts, engine: ScriptedEngine, database: Database
+) -> None:
+    body = event()
+    failed = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message="Stripe answers 503")
+    engine.batch = answers(
+        status=RUN_STATUS_FAILED, request_progress=Progress(connection_status=failed)
+    )
+    await parts.take(body)
+    for _ in range(MOST_ATTEMPTS + 1):
+        with pytest.raises(ConnectionFailed, match="Stripe answers 503"):
+            await parts.applier.apply("hooked")
     assert list((await kept(database)).values()) == [("pending", 0, "")]

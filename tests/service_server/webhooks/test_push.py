@@ -252,3 +252,23 @@ async def test_no_secret_is_in_the_inbox_or_the_log(
     for place in (tables, str(logs), captured.out, captured.err):
         assert WEBHOOK_SECRET not in place
         assert WEBHOOK_SECRET.encode().hex() not in place
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d", rb"\uDE00\uD83D", rb"a\u0000b", rb"\\ud83d"])
+async def test_a_text_that_no_database_holds_is_stored_as_it_came(
+    taking: PipelineClient, database: Database, text: bytes
+) -> None:
+    body = b'{"id":"evt_x","type":"customer.created","created":1700000000,"%b":{"t":"%b"}}' % (
+        text,
+        text,
+    )
+    assert (await push(taking, body)).event_id == "evt_x"
+    assert await stored_bodies(database) == [body]
+
+
+@pytest.mark.parametrize("text", [b"a\x00b", b"\\ud83d a\x00b", b"\\ud83", b'\\ud83d","n":'])
+async def test_what_no_json_has_is_no_event(taking: PipelineClient, text: bytes) -> None:
+    body = b'{"id":"evt_x","type":"customer.created","created":1700000000,"t":"%b"}' % text
+    with pytest.raises(RpcError) as error:
+        await push(taking, body)
+    assert "it is not JSON" in str(error.value)

@@ -25,8 +25,53 @@ _DAY = 86_400
 # Reading the oldest events takes its time, in which no more of them must be lost.
 _KEPT_SECONDS = KEPT_DAYS * _DAY - 3_600
 
+# What a cursor holds of failing events stays below 50 KiB.
+MOST_FAILING = 100
+MOST_REASON_CHARACTERS = 200
+
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _SECOND = re.compile(r"\d{1,15}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingEvent:
+    """An event that failed by itself and is tried again by the next poll.
+
+    Attributes:
+        type: e.g. ``customer.updated``.
+        created: The Unix second in which it was made.
+        attempts: How many times it failed.
+        reason: Why, the last time; cut.
+    """
+
+    type: str
+    created: int
+    attempts: int
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields, as ``parse`` reads them."""
+        return {
+            "type": self.type,
+            "created": self.created,
+            "attempts": self.attempts,
+            "reason": self.reason[:MOST_REASON_CHARACTERS],
+        }
+
+    @classmethod
+    def parse(cls, fields: Any) -> Self:
+        """Reads what ``to_json`` made; fails when it is something else."""
+        found = cls(
+            type=fields["type"],
+            created=fields["created"],
+            attempts=fields["attempts"],
+            reason=fields["reason"],
+        )
+        if [type(found.created), type(found.attempts)] != [int, int]:
+            raise TypeError("a failing event has no time or no number of attempts")
+        if [type(found.type), type(found.reason)] != [str, str]:
+            raise TypeError("a failing event has no type or no reason")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +86,18 @@ class EventCursor:
         followed: The streams whose events these are. Of any other, events may have been missed.
         behind: Those of them that are not as far, as they were refused: the second that the next
             poll reads from for each. What is ``applied`` is not for them.
+        failing: The events that failed by themselves and are tried again, by id. They are among
+            ``applied`` where the next poll meets them again.
+        handled: The ids of events that failed, kept or given up, of a second that is not accounted
+            for as a whole yet, with that second. Unlike ``applied``, they are so for all streams.
     """
 
     since: int
     applied: Mapping[int, Collection[str]] = field(default_factory=lambda: _NOTHING)
     followed: AbstractSet[str] = frozenset()
     behind: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
+    failing: Mapping[str, FailingEvent] = field(default_factory=lambda: _NOTHING)
+    handled: Mapping[str, int] = field(default_factory=lambda: _NOTHING)
 
     @classmethod
     def parse(cls, data: str) -> Self | None:
@@ -58,7 +109,14 @@ class EventCursor:
         if not data:
             return None
         try:
-            return cls(**_fields(**orjson.loads(data)["events"]))
+            found = orjson.loads(data)
+            # Beside the events: an older engine takes no further field among them.
+            failing, handled = found.get("failing", {}), found.get("handled", {})
+            return cls(
+                **_fields(**found["events"]),
+                failing={name: FailingEvent.parse(each) for name, each in failing.items()},
+                handled={name: int(second) for name, second in handled.items()},
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConnectorError(
                 "the checkpoint of all streams is not an events cursor of the Stripe source; "
@@ -73,7 +131,12 @@ class EventCursor:
             "followed": sorted(self.followed),
             "behind": dict(sorted(self.behind.items())),
         }
-        return msgspec.json.encode({"events": fields}).decode()
+        text: dict[str, Any] = {"events": fields}
+        if self.failing:
+            text["failing"] = {name: each.to_json() for name, each in self.failing.items()}
+        if self.handled:
+            text["handled"] = dict(self.handled)
+        return msgspec.json.encode(text).decode()
 
     def days_old(self, now: int) -> int:
         """How many whole days ago it stopped."""
@@ -110,6 +173,8 @@ class EventCursor:
         *,
         settled: int,
         behind: Mapping[str, int],
+        failing: Mapping[str, FailingEvent] = _NOTHING,
+        handled: Mapping[str, int] = _NOTHING,
     ) -> "EventCursor":
         """The cursor once more events are applied.
 
@@ -118,6 +183,8 @@ class EventCursor:
             applied: The ids of those that were not before, by second.
             settled: Of those made before this second, no more will show up.
             behind: As the attribute.
+            failing: As the attribute.
+            handled: As the attribute.
         """
         since = max(self.since, min(before, settled))
         seconds = self.applied.keys() | applied.keys()
@@ -126,7 +193,14 @@ class EventCursor:
             for second in seconds
             if second >= since
         }
-        return dataclasses.replace(self, since=since, applied=met_again, behind=dict(behind))
+        return dataclasses.replace(
+            self,
+            since=since,
+            applied=met_again,
+            behind=dict(behind),
+            failing=dict(failing),
+            handled=dict(handled),
+        )
 
 
 def _is_too_old(second: int, now: int) -> bool:

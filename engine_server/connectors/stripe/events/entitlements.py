@@ -1,6 +1,6 @@
 """What a customer is entitled to, as one event tells it for all of its entitlements."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -41,16 +41,17 @@ async def entitlement_records(
         RequestFailed: The list cannot be read, for a reason that may pass.
     """
     resource = scope.streams[subject.kind.stream]
+    stored: Collection[str] = ()
+    if scope.stored_items is not None:
+        # Ahead of the list: what is stored by now and not in it is gone.
+        stored = await scope.stored_items.of(subject.kind.stream, resource.owner_field, subject.id)
     now = await _current_list(client, subject)
     gone = [*gone_items(event.previous.get(_LIST), now)]
-    if scope.inventory is not None and not now["has_more"]:
-        held = await scope.inventory.belonging_to(
-            subject.kind.stream, resource.owner_field, [subject.id]
-        )
+    if not now["has_more"]:
         known = _ids((*now["data"], *gone))
         gone += [
             {"id": object_id, "object": subject.kind.name, "deleted": True}
-            for _, object_id in sorted(held)
+            for object_id in sorted(stored)
             if object_id not in known
         ]
     return [{**item, resource.owner_field: subject.id} for item in (*now["data"], *gone)]

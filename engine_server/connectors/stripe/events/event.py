@@ -83,6 +83,9 @@ class Event:
         created = _unix_seconds(fields.get("created"))
         if not isinstance(event_id, str) or not isinstance(event_type, str) or created is None:
             raise NotAnEvent("it lacks an id, a type or a creation time")
+        if not event_id.isascii():
+            # Ids go into cursors and logs, which hold no lone surrogates.
+            raise NotAnEvent("its id is not ASCII")
         data = fields.get("data")
         data = data if isinstance(data, dict) else {}
         held, previous = data.get("object"), data.get("previous_attributes")

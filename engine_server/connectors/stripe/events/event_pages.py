@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
 
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.empty_pages import get_page
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
 from engine_server.connectors.stripe.listed import ListedObject, decode_list, is_empty_page
 from engine_server.errors import ConnectorError
 
@@ -74,10 +77,7 @@ async def fetch_events(
         )
     except RequestFailed as error:
         if error.is_unavailable:
-            raise EventsUnreadable(
-                f"events cannot be read: {error.stripe_message} The key needs the permission to "
-                "read them (Events: Read)"
-            ) from error
+            raise _unreadable(error) from error
         raise
     found = answer.body
     if (
@@ -94,3 +94,35 @@ async def fetch_events(
             status=200,
         )
     return EventPage(events=found.objects, has_more=found.has_more, known_until=answer.known_until)
+
+
+async def fetch_event(client: StripeClient, event_id: str) -> bytes | None:
+    """One event as JSON without white space; None when Stripe does not show it any more.
+
+    Raises:
+        EventsUnreadable: the key may not read events.
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: Stripe keeps failing.
+    """
+    path = f"{EVENTS_PATH}/{quote(event_id, safe='')}"
+    try:
+        answer = await client.get(path, {}, endpoint=f"{EVENTS_PATH}/:id", decode=_compact)
+    except RequestFailed as error:
+        match error.scope:
+            case FailureScope.STREAM:
+                raise _unreadable(error) from error
+            case FailureScope.OBJECT:
+                return None
+        raise
+    return answer.body
+
+
+def _compact(body: bytes) -> bytes:
+    return msgspec.json.format(body, indent=-1)
+
+
+def _unreadable(error: RequestFailed) -> EventsUnreadable:
+    return EventsUnreadable(
+        f"events cannot be read: {error.stripe_message} The key needs the permission to read them "
+        "(Events: Read)"
+    )

@@ -5,6 +5,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from engine_server import exact_json
 from engine_server.connectors.stripe.catalog import Resource
@@ -15,6 +16,7 @@ from engine_server.connectors.stripe.ranges import Range
 
 # https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
 _GONE = frozenset({"resource_missing", "not_found"})
+_ACCOUNT_PATHS = ("/v1/accounts", "/v2/core/accounts")
 
 
 class Fetches:
@@ -97,6 +99,10 @@ class Fetches:
         except RequestFailed as error:
             # Anybody between may answer 404, but only Stripe says that there is no such object.
             if error.status == 404 and error.stripe_code in _GONE:
+                return None
+            # What is left of an account that was disconnected is the refusal.
+            parent, _, object_id = path.rpartition("/")
+            if parent in _ACCOUNT_PATHS and error.shows_disconnected(unquote(object_id)):
                 return None
             raise
         if not isinstance(answer.body, dict):

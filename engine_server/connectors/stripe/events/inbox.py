@@ -73,6 +73,8 @@ class Inbox:
         self._numbers = itertools.count()
         # Of each whether its preferred rendering was committed.
         self._committed: OrderedDict[str, bool] = OrderedDict()
+        # How often each event failed by itself, also when it is sent anew each time.
+        self._tries: OrderedDict[str, int] = OrderedDict()
         self._failure: Exception | None = None
         self._closed = self._woken = False
         self._news = asyncio.Event()
@@ -152,6 +154,7 @@ class Inbox:
         if self._open.get(waiting.id) is waiting:
             del self._open[waiting.id]
         if committed:
+            self._tries.pop(waiting.id, None)
             known = self._committed.pop(waiting.id, False)
             self._committed[waiting.id] = known or waiting.is_preferred
             if len(self._committed) > _MOST_KNOWN:
@@ -160,12 +163,21 @@ class Inbox:
         for sender in senders.values():
             sender.answer(committed)
 
-    def put_off(self, waiting: Waiting, reason: Exception) -> None:
+    def put_off(self, waiting: Waiting, reason: Exception, *, counts: bool = True) -> int | None:
         """Has an event that failed taken again later, if nobody sends it again.
 
-        One that keeps failing is given up, without ever being acknowledged.
+        One that keeps failing by itself is given up, without ever being acknowledged.
+
+        Args:
+            waiting: The event.
+            reason: Why it failed.
+            counts: Whether it failed by itself; what Stripe fails at is put off for ever.
+
+        Returns:
+            How many times it was tried, when it is given up.
         """
         waiting.tries += 1
+        own_tries = self._count(waiting.id) if counts else 0
         for sender in [sender for sender in waiting.senders.values() if sender.comes_again]:
             del waiting.senders[sender.key]
             sender.answer(False)
@@ -174,17 +186,35 @@ class Inbox:
             "tries": waiting.tries,
             "error": str(reason) or type(reason).__name__,
         }
-        if self._closed or not waiting.senders:
+        is_hopeless = own_tries >= _MOST_TRIES
+        if counts and waiting.senders:
+            is_hopeless = is_hopeless or len(self._put_off) >= _MOST_PUT_OFF
+        if self._closed:
             self.answer(waiting, committed=False)
             log.warning("event_failed", **failure)
-        elif waiting.tries >= _MOST_TRIES or len(self._put_off) >= _MOST_PUT_OFF:
+        elif is_hopeless:
+            self._tries.pop(waiting.id, None)
             self.answer(waiting, committed=False)
             log.error("event_given_up", **failure)
+            return own_tries
+        elif not waiting.senders:
+            self.answer(waiting, committed=False)
+            log.warning("event_failed", **failure)
         else:
             delay = self._pace.put_off(waiting.tries)
             due = asyncio.get_running_loop().time() + delay
             heapq.heappush(self._put_off, (due, next(self._numbers), waiting))
+            self._mark_room()
             log.warning("event_put_off", **failure, delay=delay)
+        return None
+
+    def _count(self, event_id: str) -> int:
+        """Counts a failure of an event, and answers how many there were."""
+        tries = self._tries.pop(event_id, 0) + 1
+        self._tries[event_id] = tries
+        if len(self._tries) > _MOST_KNOWN:
+            self._tries.popitem(last=False)
+        return tries
 
     def wake(self) -> None:
         """Has whoever takes look after other things."""
@@ -220,7 +250,8 @@ class Inbox:
         return max(0.0, self._put_off[0][0] - asyncio.get_running_loop().time())
 
     def _mark_room(self) -> None:
-        if len(self._queue) < _MOST_WAITING and self._bytes < _MOST_BYTES_WAITING:
+        has_room = len(self._queue) < _MOST_WAITING and self._bytes < _MOST_BYTES_WAITING
+        if has_room and len(self._put_off) < _MOST_PUT_OFF:
             self._room.set()
         else:
             self._room.clear()

@@ -9,17 +9,23 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
 
+from engine_server import exact_json
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.dead_letter import dead_letter
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
+from engine_server.connectors.stripe.events.failed_events import FailedEvents
 from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.recent_events import recent_events
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
-from engine_server.errors import InputsNotSupported
-from pipesync.v1.message_pb2 import SourceInput
+from engine_server.errors import ConnectorError, InputsNotSupported
+from pipesync.v1.message_pb2 import Message, SourceInput
+
+# What one request tells of events that fail by themselves.
+_MOST_FAILED = 1000
 
 
 @cache
@@ -72,31 +78,47 @@ async def apply_inputs(
 ) -> Messages:
     """Yields the records of the events that were pushed, and no checkpoint.
 
-    Deliveries among them are verified already (``check_deliveries``).
+    Deliveries among them are verified already (``check_deliveries``). Those events that fail by
+    themselves come as dead letters behind all records.
 
     Raises:
         InputsNotSupported: something else was pushed.
         ConnectionFailed: see ``process_events``.
-        ConnectorError: the same, and events that are to be fetched cannot be.
+        ConnectorError: the same, events that are to be fetched cannot be, and too many that fail.
     """
     streams = request.selected or request.streams
-    scope = EventScope.of(config, account, streams, request.inventory)
+    scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
     async with (
         SameSecond(scope) as same_second,
         aclosing(_groups(client, request.inputs)) as groups,
     ):
+        failed: FailedEvents[int] = FailedEvents()
+        letters: list[Message] = []
         async for events in groups:
-            processed = process_events(client, scope, events, same_second)
+            processed = process_events(client, scope, events, same_second, failed=failed)
             async with aclosing(processed) as messages:
                 async for message in messages:
                     # It may have been refused meanwhile.
                     if message.record_batch.stream not in request.refused_streams:
                         yield message
+            for report in failed.skipped.reports():
+                yield report
+            for failure in failed.take():
+                body = events[failure.sent]
+                letters.append(dead_letter(body, attempts=1, reason=failure.reason))
+            if len(letters) > _MOST_FAILED:
+                raise ConnectorError(
+                    f"over {_MOST_FAILED} events of one request failed, the first one as "
+                    f"{letters[0].dead_letter.reason}"
+                )
+        # So that a caller who gets them knows that all other events are committed.
+        for letter in letters:
+            yield letter
 
 
 async def _groups(
     client: StripeClient, inputs: Sequence[SourceInput]
-) -> AsyncGenerator[Sequence[bytes | dict[str, Any]], None]:
+) -> AsyncGenerator[Sequence[bytes], None]:
     """The events of the inputs in their order; those that are fetched, a few at a time."""
     for is_fetched, some in groupby(inputs, lambda one: one.HasField("recent_events")):
         if not is_fetched:
@@ -111,12 +133,14 @@ async def _groups(
                     yield events
 
 
-def _events(inputs: Iterable[SourceInput]) -> Iterator[bytes | dict[str, Any]]:
-    sent: bytes | dict[str, Any]
+def _events(inputs: Iterable[SourceInput]) -> Iterator[bytes]:
     for pushed in inputs:
         match pushed.WhichOneof("input"):
             case "event":
-                ingress, sent = "inputs", _with_integers(MessageToDict(pushed.event))
+                ingress, sent = (
+                    "inputs",
+                    exact_json.encode(_with_integers(MessageToDict(pushed.event))),
+                )
             case "event_json":
                 ingress, sent = "inputs", pushed.event_json
             case "webhook":

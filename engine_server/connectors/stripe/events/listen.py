@@ -11,6 +11,9 @@ from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.dead_letter import dead_letter
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.inbox import Inbox, Waiting
 from engine_server.connectors.stripe.events.listener import WebhookListener
 from engine_server.connectors.stripe.events.pace import ListeningPace
@@ -71,7 +74,7 @@ async def listen(
             yield message
         request.on_listening()
         streams = request.selected or request.streams
-        scope = EventScope.of(config, account, streams, request.inventory)
+        scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
         async with Work(client, scope, inbox.wake) as work:
             follow = _Follow(request, inbox, work, pace, client.clock.second)
             async with aclosing(follow.messages(poll)) as messages:
@@ -121,9 +124,16 @@ class _Follow:
         self._work.begin(await self._inbox.take(_MOST_AT_ONCE - len(self._work), at_most=at_most))
         records: list[StreamRecord] = []
         applied: list[tuple[Waiting, frozenset[str]]] = []
+        given_up: list[Message] = []
         for waiting, outcome in await self._work.finished(self._pace.work_patience):
-            if isinstance(outcome, Exception):
-                self._inbox.put_off(waiting, outcome)
+            if isinstance(outcome, EventFailed):
+                tries = self._inbox.put_off(waiting, outcome)
+                if tries is not None:
+                    given_up.append(
+                        dead_letter(waiting.body, attempts=tries, reason=outcome.message)
+                    )
+            elif isinstance(outcome, RequestFailed):
+                self._inbox.put_off(waiting, outcome, counts=False)
             else:
                 records += outcome
                 applied.append((waiting, frozenset(stream for stream, _ in outcome)))
@@ -132,9 +142,10 @@ class _Follow:
             for message in record_batches(records)
             if message.record_batch.stream not in self._request.refused_streams
         ]
+        messages += [*self._work.skipped.reports(), *given_up]
         if applied:
             messages.append(self._request.barriers.put(partial(self._acknowledge, applied)))
-        return messages
+        return messages + self._work.take_barriers()
 
     def _acknowledge(self, applied: Sequence[tuple[Waiting, frozenset[str]]]) -> None:
         for waiting, streams in applied:

@@ -7,7 +7,6 @@ from typing import Any
 from engine_server.connectors.stripe.api_url import split_api_url
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.catalog_exceptions import NOT_SHOWN
-from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.event import Event
 from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.fetch import Fetches
@@ -55,7 +54,7 @@ async def with_whole(
         subject: The object that the event names.
 
     Raises:
-        Ignored: The object may not be read, or its URL leads elsewhere.
+        Ignored: The URL of the object leads elsewhere.
         EventFailed: No call shows the object.
         ConnectionFailed: see ``StripeClient.get``.
         RequestFailed: the same.
@@ -65,12 +64,7 @@ async def with_whole(
     wholes = wholes_shown_by(event.happening.rpartition(".")[0])
     if scope.streams.keys().isdisjoint(object_types()[name].stream for name in wholes):
         return subject
-    try:
-        found = await look_up(fetches, subject)
-    except RequestFailed as error:
-        if error.is_unavailable:
-            raise Ignored(error.message) from error
-        raise
+    found = await look_up(fetches, subject)
     whole = whole_of(event.happening, found or {}, account=event.account)
     if whole is None:
         return subject

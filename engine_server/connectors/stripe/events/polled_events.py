@@ -1,6 +1,6 @@
 """Which of the events that were asked for are applied, and to which streams."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,12 +13,13 @@ from engine_server import exact_json
 from engine_server.connectors.protocols import Messages
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent, log_event
-from engine_server.connectors.stripe.events.event_windows import EventGroup
+from engine_server.connectors.stripe.events.failed_events import FailedEvents
 from engine_server.connectors.stripe.events.poll_round import PollRound
 from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
 from engine_server.connectors.stripe.events.subject import Ignored, Subject
+from engine_server.connectors.stripe.listed import ListedObject
 
 log = structlog.get_logger()
 
@@ -30,20 +31,29 @@ class ChosenEvent:
     """An event that is to be applied.
 
     Attributes:
+        id: ``evt_...``
+        type: e.g. ``customer.updated``.
+        created: The Unix second in which it was made.
         streams: The streams that it is applied to.
         sent: The event, decoded.
+        text: The event as JSON, as Stripe sent it.
     """
 
+    id: str
+    type: str
+    created: int
     streams: frozenset[str]
     sent: dict[str, Any]
+    text: bytes
 
 
 def chosen_events(
-    group: EventGroup, poll_round: PollRound, scope: EventScope
+    events: Iterable[ListedObject], poll_round: PollRound, scope: EventScope
 ) -> Iterator[ChosenEvent]:
-    """The events of a group that are to be applied, as ``poll_round`` says."""
-    for listed in group.events:
-        sent = exact_json.decode(bytes(listed.text))
+    """The listed events that are to be applied, as ``poll_round`` says."""
+    for listed in events:
+        text = bytes(listed.text)
+        sent = exact_json.decode(text)
         try:
             event = Event.parse(sent)
             subject = Subject.of(event, scope)
@@ -57,7 +67,40 @@ def chosen_events(
         )
         if streams:
             log_event(_INGRESS, event)
-            yield ChosenEvent(streams=streams, sent=sent)
+            yield _chosen(event, streams, sent, text)
+
+
+def retried_events(
+    texts: Iterable[bytes], poll_round: PollRound, scope: EventScope
+) -> Iterator[ChosenEvent]:
+    """The failing events that are tried again now; those that concern no stream are dropped."""
+    for text in texts:
+        sent = exact_json.decode(text)
+        event = Event.parse(sent)
+        try:
+            subject = Subject.of(event, scope)
+        except Ignored as reason:
+            log.info("event_ignored", event_id=event.id, reason=str(reason))
+            poll_round.retry(event.id, None, ())
+            continue
+        kind = subject.kind
+        about = (kind.name, subject.id)
+        if streams := poll_round.retry(event.id, about, subject.streams):
+            log_event(_INGRESS, event)
+            yield _chosen(event, streams, sent, text)
+
+
+def _chosen(
+    event: Event, streams: frozenset[str], sent: dict[str, Any], text: bytes
+) -> ChosenEvent:
+    return ChosenEvent(
+        id=event.id,
+        type=event.type,
+        created=event.created,
+        streams=streams,
+        sent=sent,
+        text=text,
+    )
 
 
 async def apply_events(
@@ -65,22 +108,28 @@ async def apply_events(
     events: Sequence[ChosenEvent],
     scope: EventScope,
     same_second: SameSecond,
+    failed: FailedEvents[ChosenEvent],
 ) -> Messages:
     """Yields the record batches that the events make, in their order.
 
     Args:
         client: The way to Stripe.
-        events: What ``chosen_events`` chose.
+        events: What ``chosen_events`` gave.
         scope: What of the events is wanted.
         same_second: Has the objects looked up of which events of one second tell.
+        failed: Told of the events that fail by themselves.
 
     Raises:
         ConnectionFailed: see ``process_events``.
-        RequestFailed: the same.
+        ConnectorError: the same.
     """
     for streams, some in groupby(events, key=attrgetter("streams")):
-        sent = [event.sent for event in some]
-        processed = process_events(client, scope.only(streams), sent, same_second)
+        alike = list(some)
+        sent = [event.sent for event in alike]
+        numbers: FailedEvents[int] = FailedEvents(failed.skipped)
+        processed = process_events(client, scope.only(streams), sent, same_second, failed=numbers)
         async with aclosing(processed) as messages:
             async for message in messages:
                 yield message
+        for failure in numbers.take():
+            failed.add(alike[failure.sent], failure.reason)

@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
+from itertools import islice
+
+import structlog
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
@@ -11,16 +14,40 @@ from engine_server.connectors.stripe.backfill import untouched_checkpoint
 from engine_server.connectors.stripe.checkpoint import accounts_for_nothing
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.events.cursor import KEPT_DAYS, OVERLAP, EventCursor
-from engine_server.connectors.stripe.events.event_pages import EventsUnreadable, fetch_events
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.events.cursor import (
+    KEPT_DAYS,
+    MOST_REASON_CHARACTERS,
+    OVERLAP,
+    EventCursor,
+    FailingEvent,
+)
+from engine_server.connectors.stripe.events.dead_letter import bare_event, dead_letter
+from engine_server.connectors.stripe.events.event_pages import (
+    EventsUnreadable,
+    fetch_event,
+    fetch_events,
+)
 from engine_server.connectors.stripe.events.event_windows import AHEAD, EventWindows
+from engine_server.connectors.stripe.events.failed_events import FailedEvent, FailedEvents
 from engine_server.connectors.stripe.events.poll_round import PollRound
-from engine_server.connectors.stripe.events.polled_events import apply_events, chosen_events
+from engine_server.connectors.stripe.events.polled_events import (
+    ChosenEvent,
+    apply_events,
+    chosen_events,
+    retried_events,
+)
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from engine_server.connectors.stripe.events.scope import EventScope
-from engine_server.errors import ConnectorError
+from engine_server.dead_letters import DeadLetterCount
+from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Log, Message, StateCheckpoint
 from pipesync.v1.state_pb2 import SourceState
+
+log = structlog.get_logger()
+
+# How many events are worked on before those of them that failed are looked at.
+_EVENTS_AT_ONCE = 100
 
 
 class Poller:
@@ -37,7 +64,7 @@ class Poller:
         self._client = client
         self._request = request
         streams = request.selected or request.streams
-        self._scope = EventScope.of(config, account, streams, request.inventory)
+        self._scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
         self._state = SourceState()
         self._state.CopyFrom(request.state)
         self._cursor = EventCursor.parse(getattr(request.state, "global"))
@@ -49,6 +76,10 @@ class Poller:
         # A checkpoint was told that may come to nothing.
         self._is_unsure = False
         self._states_left = request.state_limit
+        self._failed: FailedEvents[ChosenEvent] = FailedEvents()
+        # Whose events were applied since the last checkpoint, and what was given up since.
+        self._news: set[str] = set()
+        self._given_up = DeadLetterCount()
 
     @property
     def history(self) -> ReadRequest:
@@ -113,7 +144,7 @@ class Poller:
 
         Raises:
             EventsUnreadable: the key may not read events.
-            ConnectionFailed: see ``StripeClient.get`` and ``process_events``.
+            ConnectionFailed: see ``StripeClient.get`` and ``process_events``; Stripe fails.
             ConnectorError: the same, or there is no cursor that events could be read from.
         """
         now = self._client.clock.second()
@@ -140,6 +171,11 @@ class Poller:
                     yield message
         except EventsUnreadable as error:
             raise _unreadable(error) from error
+        except RequestFailed as error:
+            if error.scope is not FailureScope.STRIPE:
+                raise
+            # No event is at fault, and the history is no remedy.
+            raise ConnectionFailed(error.message) from error
         finally:
             await windows.close()
 
@@ -147,38 +183,139 @@ class Poller:
         self, poll_round: PollRound, windows: EventWindows, same_second: SameSecond
     ) -> Messages:
         accounted = None
-        # Whose events were applied since the last checkpoint.
-        news: set[str] = set()
+        self._news.clear()
+        if poll_round.cursor.failing and not windows.is_over:
+            async with aclosing(self._retry(poll_round, same_second)) as messages:
+                async for message in messages:
+                    yield message
         while (group := await windows.next(self._ahead())) is not None:
-            applied = list(chosen_events(group, poll_round, self._scope))
-            news.update(*(event.streams for event in applied))
-            records = apply_events(self._client, applied, self._scope, same_second)
-            async with aclosing(records) as messages:
+            chosen = chosen_events(group.events, poll_round, self._scope)
+            # Of the group itself, nothing is accounted for before all of it is applied.
+            floor = int(group.events[0].head.created) if group.events else group.before
+            applying = self._apply(
+                poll_round,
+                chosen,
+                same_second,
+                before=min(floor, group.before),
+                known_until=group.known_until,
+            )
+            async with aclosing(applying) as messages:
+                async for message in messages:
+                    yield message
+            if group.before == accounted:
+                # A second that is read in parts is accounted for as a whole.
+                continue
+            accounted = group.before
+            is_last = windows.is_over or self._states_left == 1
+            accounting = self._account(poll_round, group.before, group.known_until, is_last=is_last)
+            async with aclosing(accounting) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _retry(self, poll_round: PollRound, same_second: SameSecond) -> Messages:
+        """Yields what the failing events make that earlier polls left."""
+        start = poll_round.start
+        if start is None:
+            return
+        texts: list[bytes] = []
+        failing = poll_round.cursor.failing
+        for event_id, text in (await _fetch_all(self._client, failing)).items():
+            if text is not None:
+                texts.append(text)
+                continue
+            known = failing[event_id]
+            poll_round.retry(event_id, None, ())
+            letter = dead_letter(
+                bare_event(event_id, known.type, known.created),
+                attempts=known.attempts,
+                reason=f"Stripe does not show the event any more. It failed before: {known.reason}",
+            )
+            async with aclosing(self._give_up(letter, poll_round, start, start)) as messages:
+                async for message in messages:
+                    yield message
+        chosen = retried_events(texts, poll_round, self._scope)
+        # So old that nothing of the account is taken for known.
+        async with aclosing(
+            self._apply(poll_round, chosen, same_second, before=start, known_until=start)
+        ) as messages:
+            async for message in messages:
+                yield message
+
+    async def _apply(
+        self,
+        poll_round: PollRound,
+        chosen: Iterator[ChosenEvent],
+        same_second: SameSecond,
+        *,
+        before: int,
+        known_until: int,
+    ) -> Messages:
+        """Yields what events make, and those of them that are given up.
+
+        Where these are as many as one request may list, a checkpoint follows at once.
+
+        Args:
+            poll_round: Told of those that fail.
+            chosen: The events.
+            same_second: Has the objects looked up of which events of one second tell.
+            before: What can be accounted for meanwhile, as of ``PollRound.account``.
+            known_until: As of ``PollRound.account``.
+        """
+        while events := list(islice(chosen, _EVENTS_AT_ONCE)):
+            self._news.update(*(event.streams for event in events))
+            applying = apply_events(self._client, events, self._scope, same_second, self._failed)
+            async with aclosing(applying) as messages:
                 async for message in messages:
                     # It may have been refused meanwhile.
                     if message.record_batch.stream not in self._request.refused_streams:
                         self.note(message)
                         yield message
-            if group.before == accounted:
-                # A second that is read in parts is accounted for as a whole.
-                continue
-            accounted = group.before
-            cursor = poll_round.account(group.before, group.known_until)
-            is_last = windows.is_over or self._states_left == 1
-            is_unsure = self._is_unsure or self._is_worth_telling(cursor, news)
-            if is_last and is_unsure and self._has_uncommitted:
-                # A checkpoint that accounts for a stream which is refused meanwhile comes to
-                # nothing. So the last one waits until that is known.
-                passed = asyncio.Event()
-                yield self._request.barriers.put(passed.set)
-                await passed.wait()
-                cursor = poll_round.account(group.before, group.known_until)
-                self._committed = cursor
-                self._has_uncommitted = self._is_unsure = False
-            self._cursor = cursor
-            if self._is_worth_telling(cursor, news):
-                news.clear()
-                yield self._checkpoint(cursor)
+            for report in self._failed.skipped.reports():
+                yield report
+            failures = self._failed.take()
+            for failure in failures:
+                poll_round.withdraw(failure.sent.created, failure.sent.id)
+            for failure in failures:
+                letter = _fail(poll_round, failure)
+                if letter is None:
+                    continue
+                giving_up = self._give_up(letter, poll_round, before, known_until)
+                async with aclosing(giving_up) as messages:
+                    async for message in messages:
+                        yield message
+
+    async def _give_up(
+        self, letter: Message, poll_round: PollRound, before: int, known_until: int
+    ) -> Messages:
+        """Yields a dead letter, and a checkpoint behind the last one that fits a request."""
+        yield letter
+        self._given_up.add(letter.dead_letter)
+        if self._given_up.is_full:
+            accounting = self._account(poll_round, before, known_until, is_last=True)
+            async with aclosing(accounting) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _account(
+        self, poll_round: PollRound, before: int, known_until: int, *, is_last: bool
+    ) -> Messages:
+        """Yields a checkpoint, if it is worth one, once nothing can make it come to nothing."""
+        cursor = poll_round.account(before, known_until)
+        is_unsure = self._is_unsure or self._is_worth_telling(cursor)
+        if is_last and is_unsure and self._has_uncommitted:
+            # A checkpoint that accounts for a stream which is refused meanwhile comes to
+            # nothing. So the last one waits until that is known.
+            passed = asyncio.Event()
+            yield self._request.barriers.put(passed.set)
+            await passed.wait()
+            cursor = poll_round.account(before, known_until)
+            self._committed = cursor
+            self._has_uncommitted = self._is_unsure = False
+        self._cursor = cursor
+        if self._is_worth_telling(cursor):
+            self._news.clear()
+            self._given_up.reset()
+            yield self._checkpoint(cursor)
 
     def _followable(self, now: int) -> EventCursor | None:
         if self._cursor is not None and self._cursor.is_too_old(now):
@@ -192,7 +329,7 @@ class Poller:
             )
         return self._cursor
 
-    def _is_worth_telling(self, cursor: EventCursor, news: AbstractSet[str]) -> bool:
+    def _is_worth_telling(self, cursor: EventCursor) -> bool:
         """Whether to go on from here rather than from the last checkpoint saves anything.
 
         Else whoever takes checkpoint by checkpoint would never come to an end.
@@ -200,9 +337,10 @@ class Poller:
         told = self._told
         return (
             # What was refused will have to be applied again.
-            bool(news - self._request.refused_streams)
+            bool(self._news - self._request.refused_streams)
             or told is None
             or (cursor.behind, cursor.followed) != (told.behind, told.followed)
+            or cursor.failing != told.failing
             or cursor.since - told.since >= OVERLAP
         )
 
@@ -237,6 +375,33 @@ async def confirm_readable(client: StripeClient) -> int:
         return (await fetch_events(client, limit=1)).known_until
     except EventsUnreadable as error:
         raise _unreadable(error) from error
+
+
+async def _fetch_all(client: StripeClient, event_ids: Iterable[str]) -> dict[str, bytes | None]:
+    """The events as JSON, oldest first as they are in ``event_ids``; None of those not shown."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            fetched = {name: tasks.create_task(fetch_event(client, name)) for name in event_ids}
+    except ExceptionGroup as errors:
+        # The first one ended the others.
+        raise errors.exceptions[0] from None
+    return {name: task.result() for name, task in fetched.items()}
+
+
+def _fail(poll_round: PollRound, failure: FailedEvent[ChosenEvent]) -> Message | None:
+    """The message of an event that is given up; None while it is tried again."""
+    event = failure.sent
+    failing = FailingEvent(
+        type=event.type,
+        created=event.created,
+        attempts=0,
+        reason=failure.reason[:MOST_REASON_CHARACTERS],
+    )
+    attempts = poll_round.fail(event.id, failing)
+    if attempts is None:
+        log.warning("event_failed", event_id=event.id, event_type=event.type, error=failure.reason)
+        return None
+    return dead_letter(event.text, attempts=attempts, reason=failure.reason)
 
 
 def _error(text: str) -> Message:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from itertools import groupby, zip_longest
 from typing import Any, TypeAlias
 
@@ -11,11 +11,13 @@ import structlog
 from engine_server.connectors.record_message import record_message
 from engine_server.connectors.stripe.catalog import Resource
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
 from engine_server.connectors.stripe.events.api_version import is_safe
+from engine_server.connectors.stripe.events.cut_lists import missing_items, stored_items
 from engine_server.connectors.stripe.events.entitlements import entitlement_records
 from engine_server.connectors.stripe.events.event import Event, NotAnEvent
-from engine_server.connectors.stripe.events.failure import EventFailed
+from engine_server.connectors.stripe.events.failed_events import FailedEvents, attempt
+from engine_server.connectors.stripe.events.failure import EventFailed, StreamRefused
 from engine_server.connectors.stripe.events.fetch import Fetches
 from engine_server.connectors.stripe.events.gone_items import gone_items
 from engine_server.connectors.stripe.events.ids_only import ids_only
@@ -33,6 +35,8 @@ log = structlog.get_logger()
 # The name of a stream, and a record of it that is not stamped yet.
 StreamFields: TypeAlias = tuple[str, dict[str, Any]]
 
+_STREAM = FailureScope.STREAM
+
 # How many events are worked on side by side: a page of them. Most need no request.
 _EVENTS_AT_ONCE = 100
 
@@ -42,11 +46,12 @@ async def process_events(
     scope: EventScope,
     events: Sequence[bytes | Mapping[str, Any]],
     same_second: SameSecond | None = None,
+    *,
+    failed: FailedEvents[int],
 ) -> AsyncGenerator[Message, None]:
     """Yields the record batches that events make, in the order in which the events came.
 
-    No event is left half done when one fails: those before it may be done again. A record of an
-    object that is gone says ``deleted``.
+    An event that fails makes no record. A record of an object that is gone says ``deleted``.
 
     Args:
         client: The way to Stripe.
@@ -55,15 +60,29 @@ async def process_events(
             ones are completed in place.
         same_second: Where the order of their arrival says nothing: has those looked up of which it
             would matter.
+        failed: Told of the events that fail by themselves, by their numbers among ``events``; the
+            others are applied.
 
     Raises:
-        ConnectionFailed: see ``StripeClient.get``.
-        RequestFailed: Stripe keeps failing at what an event needs besides itself.
+        ConnectionFailed: see ``StripeClient.get``; also that Stripe keeps failing at what an event
+            needs besides itself.
         ConnectorError: the destination cannot be asked what it holds.
     """
     for start in range(0, len(events), _EVENTS_AT_ONCE):
         together = events[start : start + _EVENTS_AT_ONCE]
-        records = await _process_together(client, scope, together, same_second)
+        async with scope.batch() as stored:
+            shared = scope.sharing(stored)
+            processing = asyncio.create_task(
+                _process_together(client, shared, together, start, same_second, failed)
+            )
+            try:
+                async with aclosing(stored.barriers_until(processing)) as barriers:
+                    async for barrier in barriers:
+                        yield barrier
+                records = await processing
+            finally:
+                processing.cancel()
+                await asyncio.gather(processing, return_exceptions=True)
         for message in record_batches(records):
             yield message
 
@@ -72,19 +91,32 @@ async def _process_together(
     client: StripeClient,
     scope: EventScope,
     events: Iterable[bytes | Mapping[str, Any]],
+    start: int,
     same_second: SameSecond | None,
+    failed: FailedEvents[int],
 ) -> list[StreamRecord]:
+    fetches = Fetches(client)
     try:
-        fetches = Fetches(client)
         async with asyncio.TaskGroup() as tasks:
             processed = [
-                tasks.create_task(process_event(client, fetches, scope, event, same_second))
+                tasks.create_task(
+                    attempt(
+                        process_event(client, fetches, scope, event, same_second), failed.skipped
+                    )
+                )
                 for event in events
             ]
     except ExceptionGroup as errors:
         # The first one ended the others.
         raise errors.exceptions[0] from None
-    return [record for task in processed for record in task.result()]
+    records: list[StreamRecord] = []
+    for number, task in enumerate(processed, start):
+        outcome = task.result()
+        if isinstance(outcome, EventFailed):
+            failed.add(number, outcome.message)
+        else:
+            records += outcome
+    return records
 
 
 def record_batches(records: Iterable[StreamRecord]) -> Iterator[Message]:
@@ -102,7 +134,14 @@ async def process_event(
 ) -> list[StreamRecord]:
     """The records that one event makes; none when it concerns no selected stream.
 
-    Args and errors as of ``process_events``; ``fetches`` is shared by events that came together.
+    Args as of ``process_events``; ``fetches`` is shared by events that came together.
+
+    Raises:
+        EventFailed: The event cannot be applied, for a reason of its own.
+        StreamRefused: The key or the account may not read objects of this type.
+        ConnectionFailed: see ``StripeClient.get``.
+        RequestFailed: Stripe refuses or keeps failing at what the event needs besides itself.
+        ConnectorError: the destination cannot be asked what it holds.
     """
     try:
         event = Event.parse(sent)
@@ -111,7 +150,8 @@ async def process_event(
         return []
     named = {"event_id": event.id, "event_type": event.type}
     try:
-        subject = await with_whole(fetches, scope, event, Subject.of(event, scope))
+        subject = Subject.of(event, scope)
+        subject = await with_whole(fetches, scope, event, subject)
         wanted = subject.wanted(scope)
         if not wanted:
             log.debug("event_not_selected", **named, stream=subject.kind.stream)
@@ -122,6 +162,11 @@ async def process_event(
     except Ignored as reason:
         log.info("event_ignored", **named, reason=str(reason))
         return []
+    except RequestFailed as error:
+        if error.scope is not FailureScope.STREAM:
+            raise
+        log.info("event_ignored", **named, reason=error.message)
+        raise StreamRefused(subject.kind.stream, error.message) from error
     records = [
         (stream, record_of(record, account_id=scope.account_id, created=event.created))
         for stream, record in made
@@ -140,6 +185,7 @@ async def _made(
 ) -> list[StreamFields]:
     """The records that an event makes: of the object that it tells of, then of the whole."""
     made: list[StreamFields] = []
+    refusals: list[Ignored | RequestFailed] = []
     with ExitStack() as numbers:
         turns = []
         for subject in subjects:
@@ -158,14 +204,19 @@ async def _made(
                     records = await _records_of(
                         client, fetches, scope, told, subject, is_unsure=is_unsure
                     )
-                except Ignored as reason:
-                    if subject is subjects[0]:
+                except (Ignored, RequestFailed) as reason:
+                    if isinstance(reason, RequestFailed) and reason.scope is not _STREAM:
                         raise
-                    log.warning("event_whole_not_refreshed", event_id=event.id, reason=str(reason))
+                    refusals.append(reason)
                     continue
                 if turn is not None:
                     turn.made((stream, str(record.get("id"))) for stream, record in records)
             made += records
+    if len(refusals) == len(subjects):
+        raise refusals[0]
+    for refusal in refusals:
+        # The part or the whole is refreshed all the same.
+        log.warning("event_applied_in_part", event_id=event.id, reason=str(refusal))
     return made
 
 
@@ -200,12 +251,7 @@ async def _current(
     fields, kind = subject.fields, subject.kind
     gone = {"id": subject.id, "object": kind.name, "deleted": True}
     if fields is None:
-        try:
-            return await look_up(fetches, subject) or gone
-        except RequestFailed as error:
-            if error.is_unavailable:
-                raise Ignored(error.message) from error
-            raise
+        return await look_up(fetches, subject) or gone
     is_gone = fields.get("deleted") is True
     if not is_unsure and (is_gone or is_final(fields) or not scope.revalidates(kind.name)):
         return fields
@@ -217,7 +263,7 @@ async def _current(
         log.warning("event_not_revalidated", object_id=subject.id, error=error.message)
         return fields
     except RequestFailed as error:
-        if error.is_unavailable:
+        if error.scope is FailureScope.STREAM:
             log.warning("event_not_revalidated", path=subject.path, error=error.message)
             return fields
         raise
@@ -237,6 +283,8 @@ async def _records(
     kind = subject.kind
     records: list[tuple[str, dict[str, Any]]] = []
     is_gone = fields.get("deleted") is True
+    # Before the lists of the object are completed, which then say no longer that they were cut.
+    stored = await stored_items(client, scope, event, subject, fields)
     if own := scope.streams.get(kind.stream):
         if not is_gone:
             await _complete(client, own, fields)
@@ -247,10 +295,11 @@ async def _records(
             continue
         if is_gone:
             held = fields.get(field) or ids_only(event.object or {}).get(field)
-            items, gone = [], gone_items(held, {"data": []})
+            items, gone = [], list(gone_items(held, {"data": []}))
         else:
             items = await _complete(client, resource, fields)
-            gone = gone_items(event.previous.get(field), fields.get(field))
+            gone = list(gone_items(event.previous.get(field), fields.get(field)))
+        gone += missing_items(stored.get(stream, ()), (*items, *gone), resource, fields)
         records += [(stream, item) for item in (*items, *gone)]
     return records
 
@@ -262,7 +311,7 @@ async def _complete(
     try:
         return await records_to_emit(client, resource, [fields])
     except RequestFailed as error:
-        if error.status is None or error.status in (409, 429) or error.status >= 500:
+        if error.scope is FailureScope.STRIPE:
             raise
         # A list of an old API version, say, that is there no more: what is known is better than
         # nothing, and trying again would not help.

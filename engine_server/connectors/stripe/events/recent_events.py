@@ -1,9 +1,7 @@
 """The events that Stripe still has, fetched on demand."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
-from engine_server import exact_json
 from engine_server.connectors.stripe.backfill import whole_seconds
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.events.cursor import KEPT_DAYS
@@ -18,8 +16,8 @@ _DAY = 86_400
 
 async def recent_events(
     client: StripeClient, asked: RecentEvents
-) -> AsyncGenerator[Sequence[dict[str, Any]], None]:
-    """Yields events as decoded, oldest first, a bounded number at a time.
+) -> AsyncGenerator[Sequence[bytes], None]:
+    """Yields events as JSON, oldest first, a bounded number at a time.
 
     Raises:
         ConnectorError: they are asked for from a time of which Stripe has no events any more, or
@@ -50,7 +48,7 @@ async def recent_events(
                 if first is not None and event.head.id == first.head.id:
                     first = None
                 if first is None:
-                    events.append(exact_json.decode(bytes(event.text)))
+                    events.append(bytes(event.text))
             if events:
                 yield events
     finally:

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from engine_server.connectors.stripe.events.object_types import ObjectType
+from engine_server.text import is_storable
 
 # The states after which an object does not change any more, by type:
 # https://docs.stripe.com/api/checkout/sessions/object
@@ -51,7 +52,8 @@ def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
     one does not name, or the id, which people choose for some objects, would lead elsewhere.
     """
     object_id, path = record["id"], kind.path
-    if object_id in (".", "..") or not kind.is_retrievable:
+    is_path_segment = object_id not in (".", "..") and is_storable(object_id)
+    if not is_path_segment or not kind.is_retrievable:
         return None
     if "{id}" in path:
         parent = record.get(_PARENT_FIELDS[kind.name])

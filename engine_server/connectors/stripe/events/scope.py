@@ -1,15 +1,17 @@
 """Which events concern a pipeline, and what is made of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from engine_server.barriers import Barriers
 from engine_server.connectors.protocols import Inventory, SelectedStream
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import Resource, api_version, load_resources
 from engine_server.connectors.stripe.config import StripeConfig
+from engine_server.connectors.stripe.events.stored_items import StoredItems
 
 Revalidated = AbstractSet[str] | Literal["all"]
 
@@ -27,6 +29,8 @@ class EventScope:
         revalidated: The types of object that are fetched again.
         inventory: What the destination holds, where it can be asked.
         api_version: What rows are rendered in, whichever way their objects are read.
+        barriers: Tells when what was yielded is committed; None where nothing is on its way.
+        stored_items: Asks the inventory for the items of lists, for the events of one batch.
     """
 
     account_id: str
@@ -36,6 +40,8 @@ class EventScope:
     revalidated: Revalidated = frozenset()
     inventory: Inventory | None = None
     api_version: str = field(default_factory=api_version)
+    barriers: Barriers | None = None
+    stored_items: StoredItems | None = None
 
     @classmethod
     def of(
@@ -44,6 +50,7 @@ class EventScope:
         account: Account,
         streams: Sequence[SelectedStream],
         inventory: Inventory | None = None,
+        barriers: Barriers | None = None,
     ) -> Self:
         """What a configured pipeline wants."""
         resources = load_resources()
@@ -59,7 +66,16 @@ class EventScope:
             revalidated=wanted if isinstance(wanted, str) else frozenset(wanted),
             inventory=inventory,
             api_version=config.api_version or api_version(),
+            barriers=barriers,
         )
+
+    def batch(self, on_barrier: Callable[[], None] = lambda: None) -> StoredItems:
+        """What the events of one batch, which share it, learn of the destination's items."""
+        return StoredItems(self.inventory, self.barriers, on_barrier=on_barrier)
+
+    def sharing(self, stored_items: StoredItems) -> "EventScope":
+        """The same for the events of one batch."""
+        return dataclasses.replace(self, stored_items=stored_items)
 
     def only(self, streams: AbstractSet[str]) -> "EventScope":
         """The same of some of the streams alone."""

@@ -148,7 +148,8 @@ class CliWebSocket:
     async def _take(
         self, session: CliSession, frame: dict[str, Any], payload: str, *, is_preferred: bool
     ) -> None:
-        body = payload.encode()
+        # What is not UTF-8 bears no good signature.
+        body = payload.encode(errors="surrogatepass")
         try:
             event = open_delivery(body, _signature(frame), [session.secret])
         except (BadSignature, NotAnEvent) as error:

@@ -15,7 +15,6 @@ from engine_server.connectors.stripe.events.records import record_of
 from engine_server.connectors.stripe.nested_lists import records_to_emit
 from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.transport import Answer
-from engine_server.errors import ConnectionFailed
 
 _AT_ONCE = 8
 # So many in a row, and nothing speaks for the next one.
@@ -28,7 +27,6 @@ _GONE = frozenset({"resource_missing", "not_found"})
 _OF_OTHER_MODE = re.compile(r"a similar object exists in (?:live|test) mode")
 # Accounts that are connected no more are refused instead (https://docs.stripe.com/error-codes).
 _ACCOUNTS_PATH = "/v1/accounts"
-_DISCONNECTED = "account_invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +121,8 @@ class Retrieval:
         try:
             answer = await self._client.get(path, {}, endpoint=endpoint)
         except RequestFailed as error:
-            if _is_gone(error):
-                return None
-            raise
-        except ConnectionFailed as error:
-            cause = error.__cause__
-            is_refused = isinstance(cause, RequestFailed) and cause.stripe_code == _DISCONNECTED
-            if is_refused and self._resource.path == _ACCOUNTS_PATH:
+            is_account = self._resource.path == _ACCOUNTS_PATH
+            if _is_gone(error) or (is_account and error.shows_disconnected(held.id)):
                 return None
             raise
         if not isinstance(answer.body, dict) or answer.body.get("id") != held.id:

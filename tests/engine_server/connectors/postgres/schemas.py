@@ -5,7 +5,7 @@ import asyncpg
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import SelectedStream
-from tests.engine_server.connectors.postgres.builders import logs
+from tests.engine_server.connectors.postgres.builders import REJECTED_TABLE, logs
 
 
 async def set_up(config: PostgresConfig, *streams: SelectedStream) -> list[str]:
@@ -38,8 +38,53 @@ async def columns_of(database: asyncpg.Connection, table: str) -> dict[str, str]
 
 
 async def tables_of(database: asyncpg.Connection, schema: str = "stripe") -> list[str]:
-    """The tables there are."""
+    """The tables there are, but for the one of rejected records."""
     rows = await database.fetch(
         "SELECT tablename FROM pg_tables WHERE schemaname = $1 ORDER BY 1", schema
     )
-    return [row["tablename"] for row in rows]
+    return [row["tablename"] for row in rows if row["tablename"] != REJECTED_TABLE]
+
+
+async def rejected_rows(database: asyncpg.Connection) -> list[asyncpg.Record]:
+    """The rejected records that are kept, in the order in which they were first refused."""
+    rows: list[asyncpg.Record] = await database.fetch(
+        f"SELECT * FROM stripe.{REJECTED_TABLE} ORDER BY first_time, stream, key, digest"  # noqa: S608 - ours
+    )
+    return rows
+
+
+async def break_at(database: asyncpg.Connection, table: str, poison: str) -> None:
+    """Has the table itself fail where it gets a row of this id: its trigger lacks a table."""
+    await database.execute(
+        f"""
+        CREATE FUNCTION stripe.break_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.id = '{poison}' THEN
+                PERFORM FROM stripe.no_such_table;
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER breaks BEFORE INSERT OR UPDATE ON stripe.{table}
+            FOR EACH ROW EXECUTE FUNCTION stripe.break_{table}()
+        """
+    )
+
+
+async def refuse_with(
+    database: asyncpg.Connection, sqlstate: str = "P0001", table: str = "customers"
+) -> None:
+    """Has a trigger refuse each row whose _raw_data has a true field ``bad``."""
+    await database.execute(
+        f"""
+        CREATE FUNCTION stripe.refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW._raw_data @> '{{"bad": true}}' THEN
+                RAISE EXCEPTION 'no %, says "%"', NEW.id, NEW._raw_data
+                    USING ERRCODE = '{sqlstate}';
+            END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuses BEFORE INSERT OR UPDATE ON stripe.{table}
+            FOR EACH ROW EXECUTE FUNCTION stripe.refuse_{table}()
+        """
+    )

@@ -49,5 +49,5 @@ class TestPostgresDestination(DestinationConformance):
             },
             secrets={"url", "password"},
             rows=rows,
-            refused_record=b'{"id": "nul", "name": "\\u0000"}',
+            rejected_record=b'{"id": "too large", "number": 1e200000}',
         )

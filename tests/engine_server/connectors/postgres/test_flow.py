@@ -174,8 +174,8 @@ async def test_checkpoints_come_out_while_the_source_idles(config: PostgresConfi
     passed_on = PostgresDestination().write(config, [stream()], source())
     async with aclosing(passed_on):
         record, saved = _pages(1)
-        yielded = [await anext(passed_on) for _ in range(5)]
-        assert yielded[2:] == [record, rows_written("customers", inserted=1), saved]
+        yielded = [await anext(passed_on) for _ in range(6)]
+        assert yielded[3:] == [record, rows_written("customers", inserted=1), saved]
 
 
 async def test_a_status_and_a_global_checkpoint_wait_as_well(

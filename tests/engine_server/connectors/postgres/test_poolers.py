@@ -14,6 +14,7 @@ import structlog
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from engine_server.connectors.protocols import RetryResult
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
@@ -25,6 +26,7 @@ from tests.engine_server.connectors.postgres.builders import (
 )
 from tests.engine_server.connectors.postgres.pooler import TransactionPooler
 from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.schemas import rejected_rows
 
 PAGES = 20
 
@@ -52,9 +54,12 @@ async def _everything_works(url: str, database: asyncpg.Connection) -> None:
         )
     assert [entry for entry in captured if entry["event"] == "transaction_retried"] == []
     assert await database.fetchval("SELECT count(*) FROM stripe.customers") == PAGES
-    nul = b'{"id": "cus_nul", "_account_id": "acct_1", "name": "\\u0000"}'
-    [refused] = await write(config, streams, [records("customers", customer(1), nul)])
-    assert "cus_nul" in refused.stream_status.errored.error
+    large = b'{"id": "cus_large", "_account_id": "acct_1", "n": 1e200000}'
+    await write(config, streams, [records("customers", customer(PAGES), large)])
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == PAGES + 1
+    assert [row["record"] for row in await rejected_rows(database)] == [large]
+    result = await destination.retry_rejected(config, streams)
+    assert result == RetryResult(retried=1, written=0, rejected=1)
     assert len(await logs(destination.teardown(config, streams))) == 3
 
 

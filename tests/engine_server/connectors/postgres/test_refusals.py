@@ -1,26 +1,31 @@
-"""Rows that Postgres refuses stop their stream alone, and the error names the record."""
+"""A table that Postgres does not let us write stops its stream alone, and the error says why."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from engine_server.connectors.postgres import rejected_records
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
-    completed,
     customer,
     logs,
     records,
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.schemas import row_count
+from tests.engine_server.connectors.postgres.schemas import (
+    break_at,
+    refuse_with,
+    rejected_rows,
+    row_count,
+)
 from tests.engine_server.connectors.postgres.sessions import until
 
 GOOD, BAD = "products", "customers"
@@ -35,50 +40,21 @@ def _errors(messages: list[Message]) -> list[str]:
     ]
 
 
-REFUSED = {
-    "a NUL character": (b'{"id": "cus_7", "_account_id": "acct_1", "name": "a\\u0000b"}', "22P05"),
-    "a lone surrogate": (b'{"id": "cus_7", "_account_id": "acct_1", "name": "\\ud800"}', "22P02"),
-    "a number beyond numeric": (
-        b'{"id": "cus_7", "_account_id": "acct_1", "n": 1e200000}',
-        "22003",
-    ),
-    "a time in words": (b'{"id": "cus_7", "_account_id": "acct_1", "_updated_at": "now"}', "22P02"),
-    "no account": (b'{"id": "cus_7"}', "23502"),
-    "not JSON": (b'{"id": "cus_7", "_account_id": "acct_1"', "22P02"),
-    "not UTF-8": (b'{"id": "cus_7\xff", "_account_id": "acct_1"}', "22021"),
-    "not an object": (b"7", "22P02"),
-    "cut off": (b'{"id": "cus_7", "_account_id": "acct_1', "22P02"),
-    "nothing": (b"", "22P02"),
-}
+async def _syncing_role(database: asyncpg.Connection) -> str:
+    """A role that may make nothing."""
+    name = await database.fetchval("SELECT current_database()")
+    role = f"syncs_{name}"[:60]
+    await database.execute(f"CREATE ROLE {role} LOGIN")
+    await database.execute(f"CREATE SCHEMA stripe; GRANT USAGE ON SCHEMA stripe TO {role}")
+    return role
 
 
-@pytest.mark.parametrize(("record", "sqlstate"), REFUSED.values(), ids=REFUSED.keys())
-async def test_a_refused_record_errs_its_stream_alone(
-    config: PostgresConfig, database: asyncpg.Connection, record: bytes, sqlstate: str
-) -> None:
-    before, after = records(GOOD, customer(1)), records(GOOD, customer(2))
-    written = await write(
-        config,
-        [stream(GOOD), stream(BAD)],
-        [
-            before,
-            records(BAD, *[customer(number) for number in range(5)], record, customer(6)),
-            checkpoint(BAD),
-            after,
-            checkpoint(GOOD),
-            completed(BAD),
-            completed(GOOD),
-        ],
+def _as_role(url: str, role: str) -> PostgresConfig:
+    address = urlsplit(url)
+    host = address.netloc.rpartition("@")[2]
+    return PostgresConfig.model_validate(
+        {"url": address._replace(netloc=f"{role}@{host}").geturl()}
     )
-    [error] = _errors(written)
-    assert error.startswith(f"Postgres refused a record of {BAD} (")
-    assert sqlstate in error
-    readable = record.startswith(b'{"id": "cus_7", "_account_id": "acct_1",')
-    assert ('(id "cus_7", _account_id "acct_1")' in error) == readable
-    assert written == [before, written[1], after, checkpoint(GOOD), completed(GOOD)]
-    assert written[1].stream_status.stream == BAD
-    assert await row_count(database, GOOD) == 2
-    assert await row_count(database, BAD) == 0
 
 
 async def test_what_could_be_stored_exactly_is(
@@ -104,12 +80,16 @@ async def test_after_a_refusal_nothing_more_of_the_stream_is_written_or_yielded(
     database_url: str, database: asyncpg.Connection
 ) -> None:
     config = PostgresConfig.model_validate({"url": database_url, "batch_size": 2})
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+    await break_at(database, BAD, "cus_poison")
     pages = [
         message
         for number in range(10)
         for message in (records(BAD, customer(number), customer(100 + number)), checkpoint(BAD))
     ]
-    bad = records(BAD, b"{}", b"{}")
+    # Its first bytes do not tell its row, so no later batch is written beside it.
+    poison = b'{"object": "customer", "id": "cus_poison", "_account_id": "acct_1"}'
+    bad = records(BAD, poison, customer(1))
     written = await write(config, [stream(BAD)], [*pages[:4], bad, checkpoint(BAD), *pages[4:]])
     assert written[:4] == pages[:4]
     assert len(_errors(written)) == 1
@@ -123,7 +103,7 @@ async def test_what_is_flushed_before_a_refusal_is_yielded_though_committed_afte
     config = PostgresConfig.model_validate({"url": database_url, "batch_size": 2})
     streams = [stream("accounts"), stream(BAD), stream(GOOD)]
     await logs(PostgresDestination().setup(config, streams))
-    await database.execute("ALTER TABLE stripe.customers ADD CHECK (id <> 'cus_2')")
+    await break_at(database, BAD, "cus_2")
     first = [records("accounts", customer(1)), records(BAD, customer(1)), checkpoint(BAD)]
     bad = [records(BAD, customer(2), customer(3)), checkpoint(BAD)]
     # While one flush waits, it is not written before the other was refused.
@@ -138,57 +118,136 @@ async def test_what_is_flushed_before_a_refusal_is_yielded_though_committed_afte
     assert written[4:] == last
 
 
-async def test_a_table_that_may_not_be_written_errs_its_stream(
+async def test_a_table_whose_trigger_is_broken_errs_its_stream(
     config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD), stream(GOOD)]))
+    await break_at(database, BAD, "cus_1")
+    written = await write(
+        config,
+        [stream(BAD), stream(GOOD)],
+        [
+            records(BAD, customer(0), customer(1)),
+            records(GOOD, customer(1)),
+            checkpoint(GOOD),
+        ],
+    )
+    [error] = _errors(written)
+    assert error.startswith('Postgres refused to write to table "stripe"."customers"')
+    assert "42P01" in error
+    assert written[-1] == checkpoint(GOOD)
+    assert await row_count(database, BAD) == 0
+    assert await rejected_rows(database) == []
+
+
+@pytest.mark.parametrize("count", [20, 21, 64])
+async def test_a_batch_that_is_refused_as_a_whole_errs_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection, count: int
 ) -> None:
     await logs(PostgresDestination().setup(config, [stream(BAD), stream(GOOD)]))
     await database.execute("ALTER TABLE stripe.customers ADD CHECK (_raw_data ? 'email')")
-    written = await write(
-        config,
-        [stream(BAD), stream(GOOD)],
-        [records(BAD, customer(1)), records(GOOD, customer(1)), checkpoint(GOOD)],
-    )
+    messages = [
+        records(BAD, *[customer(number) for number in range(count)]),
+        records(GOOD, customer(1)),
+        checkpoint(GOOD),
+    ]
+    written = await write(config, [stream(BAD), stream(GOOD)], messages)
     [error] = _errors(written)
+    assert f"all {count} records of a batch" in error
     assert "violates check constraint" in error
+    assert 'id "cus_' in error
     assert "DETAIL" not in error
     assert written[-1] == checkpoint(GOOD)
+    assert await rejected_rows(database) == []
 
 
-async def test_the_error_names_a_record_by_its_key_and_shows_nothing_else_of_it(
-    config: PostgresConfig, database: asyncpg.Connection
+@pytest.mark.parametrize("bad", [9, 10, 11])
+async def test_too_many_refused_records_err_their_stream(
+    config: PostgresConfig,
+    database: asyncpg.Connection,
+    bad: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await logs(PostgresDestination().setup(config, [stream()]))
-    await database.execute("CREATE INDEX ON stripe.customers (((_raw_data ->> 'name')::int))")
-    # Postgres itself would quote it.
-    secret = customer(1, name='Ada "the" Lovelace')
-    [error] = _errors(await write(config, [stream()], [records("customers", customer(2), secret)]))
-    assert 'id "cus_1"' in error
-    assert "22P02" in error
-    assert "Ada" not in error
-    assert "Lovelace" not in error
-    await database.execute("TRUNCATE stripe.customers")
-    incompressible = "".join(hashlib.sha256(b"%d" % number).hexdigest() for number in range(200))
-    long = {**customer(1), "id": incompressible}
-    [error] = _errors(await write(config, [stream()], [records("customers", long)]))
-    assert len(error) < 500
+    monkeypatch.setattr(rejected_records, "MOST_REJECTIONS", 10)
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+    await refuse_with(database, "P0001", BAD)
+    page = [customer(number, bad=number % 3 == 0) for number in range(3 * bad)]
+    messages = [records(BAD, *page), checkpoint(BAD)]
+    written = await write(config, [stream(BAD)], messages)
+    if bad <= 10:
+        assert written == messages
+        assert len(await rejected_rows(database)) == bad
+        assert await row_count(database, BAD) == 2 * bad
+        return
+    [error] = _errors(written)
+    assert "more than 1,000 records in one run" in error
+    assert len(written) == 1
+    assert await row_count(database, BAD) == 0
+    assert await rejected_rows(database) == []
 
 
-async def test_a_constraint_that_is_looked_at_in_the_end_errs_the_stream_of_its_table(
-    config: PostgresConfig, database: asyncpg.Connection
+async def test_without_a_table_to_keep_it_in_a_refused_record_errs_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection, database_url: str
 ) -> None:
+    role = await _syncing_role(database)
     await logs(PostgresDestination().setup(config, [stream(BAD), stream(GOOD)]))
-    await database.execute(
-        "CREATE TABLE public.known (id text PRIMARY KEY); ALTER TABLE stripe.customers "
-        "ADD FOREIGN KEY (id) REFERENCES public.known DEFERRABLE INITIALLY DEFERRED"
-    )
-    written = await write(
-        config,
-        [stream(BAD), stream(GOOD)],
-        [records(BAD, customer(1)), records(GOOD, customer(1)), checkpoint(GOOD)],
-    )
-    assert [message.stream_status.stream for message in written if _errors([message])] == [BAD]
-    assert written[-1] == checkpoint(GOOD)
-    assert await row_count(database, GOOD) == 1
+    # As an older version left the schema.
+    await database.execute("DROP TABLE stripe._pipesync_rejected")
+    await database.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA stripe TO {role}")
+    as_role = _as_role(database_url, role)
+    good = [records(GOOD, customer(1)), checkpoint(GOOD)]
+    secret = b'{"id": "cus_1", "_account_id": "acct_1", "name": "Ada", "n": 1e200000}'
+    try:
+        written = await write(as_role, [stream(BAD), stream(GOOD)], good)
+        assert written == good
+        written = await write(
+            as_role, [stream(BAD), stream(GOOD)], [records(BAD, customer(2), secret), *good]
+        )
+        [error] = _errors(written)
+        assert error.startswith(f"Postgres refused a record of {BAD} (")
+        assert 'id "cus_1", _account_id "acct_1"' in error
+        assert "22003" in error
+        assert "run setup" in error
+        assert "_pipesync_rejected" in error
+        assert "Ada" not in error
+        assert written[-1] == checkpoint(GOOD)
+        assert await row_count(database, BAD) == 0
+        # Setup makes it; without a right to it, the same again.
+        await logs(PostgresDestination().setup(config, [stream(BAD)]))
+        [error] = _errors(await write(as_role, [stream(BAD)], [records(BAD, secret)]))
+        assert "GRANT SELECT, INSERT, UPDATE, DELETE" in error
+        await database.execute(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON stripe._pipesync_rejected TO {role}"
+        )
+        assert _errors(await write(as_role, [stream(BAD)], [records(BAD, secret)])) == []
+        assert [row["record"] for row in await rejected_rows(database)] == [secret]
+    finally:
+        await database.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+async def test_where_it_may_be_made_the_first_refused_record_makes_the_table(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+    await database.execute("DROP TABLE stripe._pipesync_rejected")
+    messages = [records(BAD, customer(1), b"{}"), checkpoint(BAD)]
+    assert await write(config, [stream(BAD)], messages) == messages
+    assert len(await rejected_rows(database)) == await row_count(database, BAD) == 1
+
+
+async def test_a_table_for_them_that_vanishes_errs_the_stream(
+    config: PostgresConfig, database: asyncpg.Connection, tables_made: asyncio.Event
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+
+    async def source() -> AsyncGenerator[Message, None]:
+        await tables_made.wait()
+        await database.execute("DROP TABLE stripe._pipesync_rejected")
+        yield records(BAD, customer(1), b"{}")
+
+    [error] = _errors(await write(config, [stream(BAD)], source()))
+    assert "_pipesync_rejected" in error
+    assert await row_count(database, BAD) == 0
 
 
 async def test_a_table_dropped_meanwhile_errs_its_stream(

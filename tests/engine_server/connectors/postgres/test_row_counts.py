@@ -19,7 +19,7 @@ from tests.engine_server.connectors.postgres.builders import (
     write_and_count,
 )
 from tests.engine_server.connectors.postgres.proxy import Proxy
-from tests.engine_server.connectors.postgres.schemas import set_up
+from tests.engine_server.connectors.postgres.schemas import break_at, set_up
 from tests.messages import rows_written
 
 BOTH = pytest.mark.parametrize("delete_mode", ["soft", "hard"])
@@ -44,7 +44,8 @@ def _sums(messages: list[Message], name: str = "customers") -> RowCounts:
             total.updated += rows.updated
             total.unchanged += rows.unchanged
             total.deleted += rows.deleted
-    assert total.inserted + total.updated + total.unchanged + total.deleted == record_count
+            total.rejected += rows.rejected
+    assert sum(count for _, count in total.ListFields()) == record_count
     return total
 
 
@@ -110,16 +111,34 @@ async def test_the_counts_of_many_flushes_add_up_to_the_records(
 async def test_a_refused_streams_rows_count_as_far_as_they_were_committed(
     small_batches: PostgresConfig, database: asyncpg.Connection
 ) -> None:
+    streams = [stream(), stream("products")]
+    await set_up(small_batches, *streams)
+    await break_at(database, "customers", "cus_3")
+    messages = [
+        records("customers", customer(1), customer(2)),
+        records("customers", customer(3), customer(4)),
+        records("products", customer(1), customer(2)),
+        records("customers", customer(5), customer(6)),
+    ]
+    yielded = await write_and_count(small_batches, streams, messages)
+    assert _sums(yielded) == RowCounts(inserted=2)
+    assert _sums(yielded, "products") == RowCounts(inserted=2)
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 2
+
+
+async def test_rejected_records_count_with_the_others(
+    small_batches: PostgresConfig, database: asyncpg.Connection
+) -> None:
     messages = [
         records("customers", customer(1), customer(2)),
         records("customers", customer(3), b"{}"),
         records("products", customer(1), customer(2)),
-        records("customers", customer(4), customer(5)),
+        records("customers", customer(4), customer(4)),
     ]
     yielded = await write_and_count(small_batches, [stream(), stream("products")], messages)
-    assert _sums(yielded) == RowCounts(inserted=2)
+    assert _sums(yielded) == RowCounts(inserted=4, unchanged=1, rejected=1)
     assert _sums(yielded, "products") == RowCounts(inserted=2)
-    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 2
+    assert await database.fetchval("SELECT count(*) FROM stripe.customers") == 4
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from tests.engine_server.connectors.postgres.builders import (
     stream,
     write,
 )
-from tests.engine_server.connectors.postgres.schemas import row_count, set_up
+from tests.engine_server.connectors.postgres.schemas import break_at, row_count, set_up
 from tests.engine_server.connectors.postgres.sessions import until_blocked
 
 NAMES = ("accounts", "customers", "products")
@@ -200,7 +200,7 @@ async def test_every_message_comes_in_order_and_after_its_rows(
     )
     async with aclosing(passed_on):
         async for message in passed_on:
-            if message.HasField("log") or message.HasField("rows_written"):
+            if message.WhichOneof("payload") in ("log", "rows_written", "rejected_records"):
                 continue
             yielded.append(message)
             if message.HasField("source_state"):
@@ -233,11 +233,14 @@ async def test_stopped_anywhere_no_stream_is_ahead_of_its_rows(
 async def test_a_refused_stream_takes_no_other_with_it(
     small_batches: PostgresConfig, database: asyncpg.Connection, refused: str
 ) -> None:
+    streams = [stream(name) for name in NAMES]
+    await set_up(small_batches, *streams)
+    await break_at(database, refused, "cus_poison")
     messages = list(_pages(12))
     places = [at for at, one in enumerate(messages) if one.record_batch.stream == refused]
     at = places[len(places) // 2]
-    messages.insert(at, records(refused, b"{}"))
-    yielded = await write(small_batches, [stream(name) for name in NAMES], messages)
+    messages.insert(at, records(refused, {**customer(1), "id": "cus_poison"}))
+    yielded = await write(small_batches, streams, messages)
     others = [one for one in messages if stream_name(one) != refused]
     assert [one for one in yielded if stream_name(one) != refused] == others
     of_refused = [one for one in yielded if stream_name(one) == refused]

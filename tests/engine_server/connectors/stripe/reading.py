@@ -16,7 +16,7 @@ from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.catalog_pb2 import StreamSelection, TimeRange
 from pipesync.v1.message_pb2 import Log, StreamStatus
-from pipesync.v1.state_pb2 import SourceState
+from pipesync.v1.state_pb2 import DeadLetter, SourceState
 from tests.stripe_simulator.simulator import StripeSimulator
 
 # As many attempts as for real, but no test waits for them.
@@ -37,6 +37,7 @@ class Reading:
     excluded: list[str] = field(default_factory=list)
     statuses: list[StreamStatus] = field(default_factory=list)
     logs: list[Log] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
     def turns(self, stream: str) -> list[str]:
         """The turns of a stream in order, ranges left out."""
@@ -111,6 +112,8 @@ async def read(
                 case "barrier":
                     # Here everything is committed as it comes.
                     read_request.barriers.passed(message.barrier)
+                case "dead_letter":
+                    reading.dead_letters.append(message.dead_letter)
                 case "log":
                     reading.logs.append(message.log)
                 case "stream_status":

@@ -54,3 +54,40 @@ def test_what_is_no_whole_json_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"null", b"[]", b"{}", b'{"data":5}', b'{"data":[5]}'])
 def test_other_json_is_no_list(body: bytes) -> None:
     assert decode_list(body) is None
+
+
+ODD = (
+    b'{"id":"a","created":5,"t":"\\ud83d","n":12345678901234567890,"f":1.10,"e":1E5,"z":-0,'
+    b'"u":"\\u0000","b":"\\\\ud83d"}'
+)
+
+
+@pytest.mark.parametrize("indent", [b"", b"\n  "])
+def test_a_page_with_half_a_surrogate_pair_is_read_to_the_last_digit(indent: bytes) -> None:
+    plain = b'{"id":"b","updated":7,"t":"\\ud83d\\ude00"}'
+    body = b'{%b"object": "list", "has_more":true, "data":[%b,%b]}' % (indent, ODD, plain)
+    answer = decode_list(body)
+    assert answer is not None
+    first, second = answer.objects
+    assert bytes(first.text) == ODD
+    assert bytes(second.text) == '{"id":"b","updated":7,"t":"😀"}'.encode()
+    assert (first.head.id, first.head.created, second.head.id) == ("a", 5, "b")
+    assert (answer.has_more, answer.open_lists) == (True, 1)
+
+
+@pytest.mark.parametrize("tail", [b"", b',"x":"\\udc00"'])
+def test_bytes_that_are_no_utf_8_are_no_json(tail: bytes) -> None:
+    for text in (b"\xff", b"\xed\xa0\xbd", b"\xc3"):
+        with pytest.raises(ValueError, match=r"."):
+            decode_list(b'{"has_more":false,"data":[{"id":"a","t":"%b"%b}]}' % (text, tail))
+
+
+def test_a_control_character_that_is_not_escaped_is_no_json() -> None:
+    for tail in (b"", b'"x":"\\udc00",'):
+        with pytest.raises(ValueError, match=r"."):
+            decode_list(b'{"has_more":false,"data":[{%b"t":"a\x00b"}]}' % tail)
+
+
+def test_other_json_with_half_a_surrogate_pair_is_no_list() -> None:
+    assert decode_list(b'{"error":"\\ud83d"}') is None
+    assert decode_list(b'{"data":["\\ud83d"]}') is None

@@ -245,3 +245,39 @@ async def test_a_client_shows_its_key_nowhere(simulator: StripeSimulator, logs: 
     assert caught.value.__cause__ is caught.value.__context__ is None
     shown = [repr(client), str(client), repr(answer), repr(logs), repr(caught.value)]
     assert simulator.api_key not in "".join(shown)
+
+
+async def test_an_error_is_told_in_characters_that_anything_can_hold(
+    simulator: StripeSimulator, logs: list[Any]
+) -> None:
+    async def odd(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        body = (
+            b'{"error":{"message":"no \\ud83d and a\\u0000b","code":"\\udc00","param":"\\u0000"}}'
+        )
+        return web.Response(status=400, body=body, content_type="application/json")
+
+    simulator.faults.add(odd)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        with pytest.raises(RequestFailed) as failed:
+            await client.get(PATH, {})
+    error = failed.value
+    assert error.stripe_message == "no \ufffd and a\ufffdb"
+    assert (error.stripe_code, error.param) == ("\ufffd", "\ufffd")
+    assert "no \ufffd and a\ufffdb" in str(error)
+
+
+@pytest.mark.parametrize("bad", [b'{"data":[{"id":"\xff"}],"has_more":false}', b'{"id":"a\x00b"}'])
+async def test_bytes_that_no_json_has_are_asked_for_again(
+    simulator: StripeSimulator, logs: list[Any], bad: bytes
+) -> None:
+    """A proxy may break what Stripe sent; Stripe sends UTF-8, and escapes control characters."""
+
+    async def broken(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
+        return web.Response(body=bad, content_type="application/json")
+
+    simulator.faults.add(broken)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        page = await fetch_page(client, load_resources()["customers"], Range(), 100)
+    assert len(page.objects) == 100
+    [retried] = [line for line in logs if line["event"] == "stripe_request_retried"]
+    assert retried["error"].startswith("the body is not whole JSON")

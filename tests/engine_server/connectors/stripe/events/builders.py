@@ -9,6 +9,8 @@ import orjson
 
 from engine_server.connectors.stripe.catalog import api_version, load_resources
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.failed_events import FailedEvents
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope, Revalidated
 from pipesync.v1.message_pb2 import Message
@@ -133,9 +135,13 @@ def scope(*streams: str, revalidated: Revalidated = frozenset(), **fields: Any) 
 async def messages(
     client: StripeClient, wanted: EventScope, events: Iterable[Mapping[str, Any] | bytes]
 ) -> list[Message]:
-    """All messages that come of the events."""
-    async with aclosing(process_events(client, wanted, list(events))) as yielded:
-        return [message async for message in yielded]
+    """All messages that come of the events; raises what the first one that fails fails for."""
+    failed: FailedEvents[int] = FailedEvents()
+    async with aclosing(process_events(client, wanted, list(events), failed=failed)) as yielded:
+        found = [message async for message in yielded]
+    for failure in failed.take():
+        raise EventFailed(failure.reason)
+    return found
 
 
 async def records(

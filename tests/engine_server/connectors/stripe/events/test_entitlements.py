@@ -7,8 +7,9 @@ import structlog
 
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.scope import EventScope
+from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.events.builders import (
     NOW,
     Document,
@@ -156,7 +157,7 @@ async def test_the_event_is_not_taken_for_done_while_stripe_fails(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.faults.add(faults.refuse(errors.server_error(503)), times=None)
-    with pytest.raises(RequestFailed, match="answered 503"):
+    with pytest.raises(ConnectionFailed, match="answered 503"):
         await messages(client, scope(STREAM), [_updated("cus_1", [])])
 
 
@@ -194,5 +195,5 @@ async def test_an_empty_page_that_promises_more_ends_no_entitlement(
     found = await records(client, scope(STREAM), sent)
     assert found == [(STREAM, stamped(item, customer="cus_1")) for item in active]
     simulator.faults.add(empty_page(), path=PATH, times=None)
-    with pytest.raises(RequestFailed, match="GET /v1/entitlements/active_entitlements"):
+    with pytest.raises(EventFailed, match="GET /v1/entitlements/active_entitlements"):
         await records(client, scope(STREAM), sent)

@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.events.builders import (
     CUSTOMER,
     NOW,
@@ -161,5 +161,5 @@ async def test_an_event_is_not_taken_for_done_while_stripe_fails(
 ) -> None:
     simulator.faults.add(faults.refuse(errors.server_error(503)), times=None)
     wanted = scope("customers", revalidated=revalidated)
-    with pytest.raises(RequestFailed, match="answered 503"):
+    with pytest.raises(ConnectionFailed, match="answered 503"):
         await messages(client, wanted, [event("customer.created", CUSTOMER), sent])

@@ -191,3 +191,56 @@ async def test_a_way_in_that_fails_ends_whoever_takes(inbox: Inbox, senders: Sen
     inbox.fail(FAILED)
     with pytest.raises(RuntimeError, match="no"):
         await taking
+
+
+async def test_an_event_that_keeps_failing_by_itself_is_given_up_with_the_number_of_its_tries(
+    inbox: Inbox, senders: Senders
+) -> None:
+    inbox.put("a", b"", senders("a"))
+    given_up = None
+    while given_up is None:
+        [waiting] = await inbox.take(9, at_most=None)
+        given_up = inbox.put_off(waiting, FAILED)
+    assert given_up == 12
+    assert senders.told == {"a": [False]}
+
+
+async def test_tries_of_an_event_that_is_sent_anew_each_time_are_counted_together(
+    inbox: Inbox, senders: Senders
+) -> None:
+    outcomes = []
+    for number in range(13):
+        inbox.put("a", b"", senders(number, comes_again=True))
+        [waiting] = await inbox.take(9, at_most=0)
+        outcomes.append(inbox.put_off(waiting, FAILED))
+    # It is given up with the twelfth try, and what is sent after that begins anew.
+    assert outcomes == [*[None] * 11, 12, None]
+    assert all(told == [False] for told in senders.told.values())
+
+
+async def test_an_event_that_is_committed_in_between_begins_anew(
+    inbox: Inbox, senders: Senders
+) -> None:
+    for number in range(11):
+        inbox.put("a", b"", senders(number, comes_again=True), is_preferred=False)
+        [waiting] = await inbox.take(9, at_most=0)
+        assert inbox.put_off(waiting, FAILED) is None
+    inbox.put("a", b"", senders("committed"), is_preferred=False)
+    [waiting] = await inbox.take(9, at_most=0)
+    inbox.answer(waiting, committed=True)
+    inbox.put("a", b"", senders("preferred", comes_again=True))
+    [waiting] = await inbox.take(9, at_most=0)
+    assert inbox.put_off(waiting, FAILED) is None
+
+
+async def test_what_stripe_fails_at_is_never_given_up_and_leaves_no_room_for_ever_more(
+    inbox: Inbox, senders: Senders
+) -> None:
+    for number in range(100):
+        inbox.put(str(number), b"", senders(number))
+    for _ in range(15):
+        taken = [await inbox.take(1, at_most=None) for _ in range(100)]
+        for [waiting] in taken:
+            assert inbox.put_off(waiting, FAILED, counts=False) is None
+    assert not inbox.put("more", b"", senders("more"))
+    assert all(told == [] for told in senders.told.values())

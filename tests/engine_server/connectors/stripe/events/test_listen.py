@@ -17,8 +17,10 @@ from engine_server.connectors.stripe.events.pace import ListeningPace
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint
 from tests.end_to_end.listening import SECRET, free_port, post, released, until_logged
-from tests.engine_server.connectors.stripe.events.builders import ACCOUNT, event
+from tests.engine_server.connectors.stripe.events.builders import ACCOUNT, event, thin
+from tests.engine_server.connectors.stripe.events.failing import OF_AN_OBJECT, refuse_lookups
 from tests.engine_server.connectors.stripe.reading import config_for, selected
+from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
 MADE = event("customer.created", {"id": "cus_1", "object": "customer"})
@@ -166,3 +168,61 @@ async def test_a_history_that_fails_ends_it_and_the_ways_in(listens: Listen, por
         await anext(messages)
     assert (await posted)[0] == 503
     await released(port)
+
+
+async def test_an_event_that_fails_by_itself_is_handed_on_whole_when_it_is_given_up(
+    listens: Listen, simulator: StripeSimulator, port: int
+) -> None:
+    refuse_lookups(simulator, "cus_1", refusal=OF_AN_OBJECT["400"])
+    bad = thin("v1.customer.updated", "customer", "cus_1", "/v1/customers/cus_1")
+    async with aclosing(listens()) as messages:
+        await anext(messages)
+        following = asyncio.create_task(anext(messages))
+        for _ in range(12):
+            assert not following.done()
+            assert (await post(port, bad))[0] == 503
+        letter = (await following).dead_letter
+    assert letter.event_json == orjson.dumps(bad)
+    assert (letter.event_id, letter.attempt_count) == (bad["id"], 12)
+    assert "This customer cannot be retrieved." in letter.reason
+
+
+async def test_what_stripe_fails_at_is_no_try_of_an_event(
+    listens: Listen, simulator: StripeSimulator, request_: ReadRequest, port: int
+) -> None:
+    simulator.objects("customers").put({"id": "cus_1", "object": "customer"})
+    outage = faults.refuse(errors.server_error(503))
+    simulator.faults.add(outage, path="/v1/customers/cus_1", times=None)
+    changed = thin("v1.customer.updated", "customer", "cus_1", "/v1/customers/cus_1")
+    async with aclosing(listens()) as messages:
+        await anext(messages)
+        following = asyncio.create_task(anext(messages))
+        for _ in range(13):
+            assert (await post(port, changed))[0] == 503
+            assert not following.done()
+        simulator.faults.clear()
+        posted = asyncio.create_task(post(port, changed))
+        assert (await following).record_batch.stream == "customers"
+        request_.barriers.passed((await anext(messages)).barrier)
+        assert await posted == (200, "committed")
+
+
+async def test_events_of_a_type_that_may_not_be_read_are_acknowledged_with_one_warning(
+    listens: Listen, simulator: StripeSimulator, request_: ReadRequest, port: int
+) -> None:
+    denied = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/customers", "read")
+    refuse_lookups(simulator, "*", refusal=denied)
+    async with aclosing(listens()) as messages:
+        await anext(messages)
+        kinds: list[str] = []
+        for number in range(2):
+            named = f"cus_{number}"
+            sent = thin("v1.customer.updated", "customer", named, f"/v1/customers/{named}")
+            posted = asyncio.create_task(post(port, sent))
+            while not kinds or kinds[-1] != "barrier":
+                message = await anext(messages)
+                kinds.append(message.WhichOneof("payload") or "")
+            request_.barriers.passed(message.barrier)
+            assert await posted == (200, "committed")
+            kinds.append("answered")
+    assert kinds == ["log", "barrier", "answered", "barrier", "answered"]

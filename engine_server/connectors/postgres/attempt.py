@@ -1,0 +1,211 @@
+"""One transaction that writes batches of several streams and keeps the records that are refused."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from engine_server.connectors.postgres import rejected_table
+from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.rejection import Rejection, kept_arguments
+from engine_server.connectors.postgres.rows import Rows
+from engine_server.connectors.postgres.splitter import Splitter, StreamRefused
+from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.postgres.transaction import Transaction, transaction
+from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
+
+# A deferred constraint is then looked at by the statement that violates it, not by the commit.
+_BLAME_STATEMENTS = "SET CONSTRAINTS ALL IMMEDIATE"
+
+
+class Suspected(Exception):
+    """Postgres refused a record of one of ``streams``, and nothing was kept.
+
+    Attributes:
+        error: Why.
+        streams: The streams.
+        at_commit: Whether all statements went well, and a deferred constraint was violated.
+    """
+
+    def __init__(
+        self, error: asyncpg.PostgresError, streams: frozenset[str], *, at_commit: bool
+    ) -> None:
+        super().__init__(", ".join(sorted(streams)))
+        self.error = error
+        self.streams = streams
+        self.at_commit = at_commit
+
+
+@dataclass(slots=True)
+class Suspects:
+    """The streams whose batches hold records that Postgres refuses.
+
+    Attributes:
+        split: All of them: their batches are split.
+        deferred: Those that only the commit refused. They are written last, each part with a look
+            at the deferred constraints: the rows that theirs refer to may be in other batches.
+    """
+
+    split: set[str] = field(default_factory=set)
+    deferred: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """How one stream is written.
+
+    Attributes:
+        table: Where its rows go.
+        hard_delete: Whether deleted rows are removed.
+        statement: What writes a batch that Postgres takes as a whole.
+        limit: How many of its records may be refused; None when the number does not matter.
+        retried: Which kept records are in the batch, with the last_time of each.
+    """
+
+    table: Table
+    hard_delete: bool
+    statement: str
+    limit: int | None = None
+    retried: Mapping[bytes, object] = field(default_factory=dict)
+
+    @property
+    def splitting_statement(self) -> str:
+        """What writes a part of a batch that Postgres does not take as a whole."""
+        return upsert_statement(self.table, hard_delete=self.hard_delete, clears_rejected=True)
+
+    @property
+    def kept_statement(self) -> str:
+        """What keeps refused records."""
+        return rejected_table.kept_statement(self.table, hard_delete=self.hard_delete)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What a transaction did.
+
+    Attributes:
+        changes: For each stream, how many rows were inserted, updated and deleted.
+        rejections: For each stream that has some, the records that are kept.
+    """
+
+    changes: Mapping[str, Mapping[str, int]]
+    rejections: Mapping[str, Sequence[Rejection]]
+
+
+class Attempt:
+    """One try to commit batches.
+
+    Args:
+        rows: The batches, in the order in which they are written.
+        targets: How each stream is written.
+        suspects: The streams that are split.
+        statement_timeout: Seconds that each statement may take.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        targets: Mapping[str, Target],
+        suspects: Suspects,
+        *,
+        statement_timeout: float,
+    ) -> None:
+        self._rows = rows
+        self._targets = targets
+        self._suspects = suspects
+        self._statement_timeout = statement_timeout
+        # The stream that is written now; None at the end.
+        self._stream: str | None = None
+
+    async def commit(self, connection: Connection) -> Committed:
+        """Commits what Postgres takes.
+
+        Raises:
+            Suspected: A batch that was not to be split holds a record that Postgres refuses.
+            StreamRefused: Postgres refuses a stream for a reason that lies in its table.
+            asyncpg.PostgresError: Any other fault.
+        """
+        try:
+            async with transaction(connection, self._statement_timeout) as begun:
+                return await self._write(begun)
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+            raise self._verdict(error) from error
+
+    async def _write(self, begun: Transaction) -> Committed:
+        changes: dict[str, Mapping[str, int]] = {}
+        splitters: dict[str, Splitter] = {}
+        deferred = [stream for stream in self._rows if stream in self._suspects.deferred]
+        for stream in [*(stream for stream in self._rows if stream not in deferred), *deferred]:
+            if deferred and stream == deferred[0]:
+                self._stream = None
+                await begun.execute(_BLAME_STATEMENTS)
+            self._stream = stream
+            target, rows = self._targets[stream], self._rows[stream]
+            if stream not in self._suspects.split:
+                [changed] = await begun.fetch(target.statement, *upsert_arguments(rows))
+                changes[stream] = dict(changed)
+                continue
+            splitter = Splitter(
+                begun, target.table, target.splitting_statement, rows, limit=target.limit
+            )
+            splitters[stream] = splitter
+            await splitter.write()
+        rejections: dict[str, Sequence[Rejection]] = {}
+        for stream, splitter in splitters.items():
+            self._stream = stream
+            await splitter.write_orphans()
+            splitter.blame_table_if_all_are_refused()
+            changes[stream] = splitter.changes
+            if splitter.rejections:
+                rejections[stream] = await self._keep(begun, stream, splitter.rejections)
+        for stream, target in self._targets.items():
+            if target.retried and stream in self._rows:
+                await begun.fetch(
+                    rejected_table.done_statement(target.table.schema),
+                    stream,
+                    list(target.retried),
+                    list(target.retried.values()),
+                )
+        self._stream = None
+        return Committed(changes=changes, rejections=rejections)
+
+    async def _keep(
+        self, begun: Transaction, stream: str, rejections: Mapping[bytes, Rejection]
+    ) -> Sequence[Rejection]:
+        target = self._targets[stream]
+        try:
+            kept = await begun.fetch(target.kept_statement, *kept_arguments(rejections.values()))
+        except asyncpg.PostgresError as error:
+            if not is_refusal(error):
+                raise
+            name = rejected_table.quoted(target.table.schema)
+            raise StreamRefused(
+                stream,
+                f"Postgres refused records of {stream}, and to keep them in {name}: "
+                f"{describe(error)}. Run setup, and grant SELECT, INSERT, UPDATE, DELETE on it",
+            ) from error
+        return [rejections[row["digest"]] for row in kept]
+
+    def _verdict(self, error: asyncpg.PostgresError) -> Suspected | StreamRefused:
+        """Who is to blame for a refusal that ended the transaction."""
+        at_commit = self._stream is None
+        streams = frozenset([self._stream]) if self._stream is not None else self._deferred(error)
+        known = self._suspects.deferred if at_commit else self._suspects.split
+        if lies_in_a_record(error) and not streams <= known:
+            return Suspected(error, streams, at_commit=at_commit)
+        stream = min(streams)
+        table = self._targets[stream].table.quoted
+        return StreamRefused(
+            stream, f"Postgres refused to write to table {table}: {describe(error)}"
+        )
+
+    def _deferred(self, error: asyncpg.PostgresError) -> frozenset[str]:
+        """The streams that may have violated a deferred constraint."""
+        for stream in self._rows:
+            table = self._targets[stream].table
+            if (table.schema, table.name) == (error.schema_name, error.table_name):
+                return frozenset([stream])
+        return frozenset(self._rows)

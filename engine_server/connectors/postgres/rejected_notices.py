@@ -1,0 +1,41 @@
+"""Facts about the table of rejected records that a check tells."""
+
+from collections.abc import Sequence
+
+from engine_server.connectors.postgres import rejected_table
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import Table, quote
+
+_MAY_CREATE = """
+    SELECT coalesce(has_schema_privilege(oid, 'CREATE'), true)
+    FROM (SELECT (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AS oid) AS schema_
+"""
+
+
+async def rejected_notices(
+    connection: Connection, schema: str, tables: Sequence[Table]
+) -> list[str]:
+    """Answers a sentence for what a sync cannot keep, or for each stream of which some are kept."""
+    name = rejected_table.quoted(schema)
+    usable = await rejected_table.is_usable(connection, schema)
+    if usable is None:
+        if await connection.fetchval(_MAY_CREATE, schema):
+            return []
+        sentence = (
+            f"there is no table {name}, so a record that Postgres refuses would end its stream: "
+            "run setup with a role that may create it"
+        )
+        return [sentence]
+    if not usable:
+        role = quote(await connection.fetchval("SELECT current_user::text"))
+        sentence = (
+            f"role {role} may not use table {name}, so a record that Postgres refuses would end "
+            f"its stream: GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
+        )
+        return [sentence]
+    held = await rejected_table.held(connection, schema, tables)
+    return [
+        f"{of_account:,} records of {stream} are kept in table {name}, as Postgres refused them"
+        for stream, (of_account, _) in sorted(held.items())
+        if of_account
+    ]

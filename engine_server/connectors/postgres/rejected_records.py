@@ -1,0 +1,110 @@
+"""What one write knows of the records that Postgres refused."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import asyncpg
+
+from engine_server.connectors.postgres import rejected_table, retry
+from engine_server.connectors.postgres.ask import ask
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.existing import lock
+from engine_server.connectors.postgres.faults import describe
+from engine_server.connectors.postgres.pool import Connection, Pool
+from engine_server.connectors.postgres.splitter import MOST_REJECTIONS
+from engine_server.connectors.postgres.tables import Table
+
+
+class RejectedRecords:
+    """The rejected records of the streams that are written.
+
+    A stream that has none is written by a statement that does not look for them, so the ordinary
+    path costs nothing. Which streams have some is looked up once, when the write begins, and kept
+    current by the write's own rejections. That is enough: entries of a row are made by whoever
+    writes that row, and the service lets one sync of a pipeline run at a time. Should another
+    pipeline of the same account reject a record meanwhile, its entry outlives a newer row at worst:
+    the next write knows of it, and a retry, which obeys the guard by time, drops it.
+    """
+
+    def __init__(self, pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> None:
+        self._pool = pool
+        self._config = config
+        self._schema = config.schema_name
+        self._tables = tables
+        self._is_usable = False
+        self._with_entries: set[str] = set()
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is a table for them that our role may use."""
+        return self._is_usable
+
+    async def look(self, connection: Connection) -> None:
+        """Looks up which streams have rejected records."""
+        self._is_usable = bool(await rejected_table.is_usable(connection, self._schema))
+        if self._is_usable:
+            held = await rejected_table.held(connection, self._schema, self._tables)
+            self._with_entries.update(held)
+
+    async def make_usable(self) -> str:
+        """Makes the table where it is missing. Answers why it cannot be used; empty when it can."""
+        if self._is_usable:
+            return ""
+        name = rejected_table.quoted(self._schema)
+        try:
+            self._is_usable = await ask(
+                self._pool, self._config, self._make, patience=retry.SYNC_PATIENCE
+            )
+        except _NotAllowed as error:
+            return (
+                f"There is no table {name} to keep it in, and our role may not make it "
+                f"({error}): run setup with a role that may, and grant SELECT, INSERT, UPDATE, "
+                f"DELETE on it"
+            )
+        if self._is_usable:
+            return ""
+        return f"Our role may not keep it: GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO it"
+
+    async def held_count(self) -> int:
+        """How many records of the streams' own account are held now."""
+        if not (self._is_usable and self._with_entries):
+            return 0
+        held = await ask(
+            self._pool,
+            self._config,
+            lambda connection: rejected_table.held(connection, self._schema, self._tables),
+            patience=retry.SYNC_PATIENCE,
+        )
+        return sum(of_account for of_account, _ in held.values())
+
+    def has_entries(self, stream: str) -> bool:
+        """Whether newer records of ``stream`` may outdate rejected ones."""
+        return stream in self._with_entries
+
+    def allowance(self, stream: str) -> int:
+        """How many more records of ``stream`` this write may reject."""
+        return MOST_REJECTIONS - self._counts[stream]
+
+    def note(self, stream: str, count: int) -> None:
+        """Notes that so many records of ``stream`` are kept, and committed."""
+        self._with_entries.add(stream)
+        self._counts[stream] += count
+
+    async def _make(self, connection: Connection) -> bool:
+        usable = await rejected_table.is_usable(connection, self._schema)
+        if usable is None:
+            try:
+                async with connection.transaction():
+                    await lock(connection, self._schema)
+                    if await rejected_table.is_usable(connection, self._schema) is None:
+                        await connection.execute(rejected_table.create_statement(self._schema))
+            except asyncpg.InsufficientPrivilegeError as error:
+                raise _NotAllowed(describe(error)) from error
+            usable = await rejected_table.is_usable(connection, self._schema)
+        await self.look(connection)
+        return bool(usable)
+
+
+class _NotAllowed(Exception):
+    """Our role may not make the table."""

@@ -1,0 +1,115 @@
+"""The table of the records that Postgres refused: one a schema, for all streams written to it."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table, literal, quote
+
+NAME = "_pipesync_rejected"
+
+_SQL = files(__package__)
+_CREATE = _SQL.joinpath("create_rejected.sql").read_text()
+_ACCESS = _SQL.joinpath("rejected_access.sql").read_text()
+_HELD = _SQL.joinpath("rejected_held.sql").read_text()
+_KEPT = _SQL.joinpath("rejected_kept.sql").read_text()
+_PAGE = _SQL.joinpath("rejected_page.sql").read_text()
+_DONE = _SQL.joinpath("rejected_done.sql").read_text()
+
+
+def quoted(schema: str) -> str:
+    """The qualified name of the schema's table, for SQL."""
+    return f"{quote(schema)}.{quote(NAME)}"
+
+
+def create_statement(schema: str) -> str:
+    """SQL that makes the table."""
+    return _CREATE.format(rejected=quoted(schema))
+
+
+def held_statement(schema: str) -> str:
+    """SQL that counts the records that are held, by stream."""
+    return _HELD.format(rejected=quoted(schema))
+
+
+def kept_statement(table: Table, *, hard_delete: bool) -> str:
+    """SQL that keeps rejected records of ``table``."""
+    stored_is_given = " AND ".join(
+        f"stored.{quote(column.name)} = given.key[{number}]"
+        for number, column in enumerate(table.key, start=1)
+    )
+    has_tombstones = hard_delete and table.soft_delete_field and table.newer_than_field
+    return _KEPT.format(
+        rejected=quoted(table.schema),
+        stream=literal(table.stream),
+        table=table.quoted,
+        stored_is_given=stored_is_given,
+        given_is_not_gone=(
+            f"AND NOT EXISTS (SELECT FROM {deleted_rows.quoted(table.schema)} AS gone "
+            f"WHERE gone.table_name = {literal(table.name)} AND gone.key = given.key "
+            "AND to_timestamp(given.updated_at) <= gone._updated_at)"
+            if has_tombstones
+            else ""
+        ),
+    )
+
+
+def page_statement(schema: str) -> str:
+    """SQL that reads rejected records of one stream, page by page."""
+    return _PAGE.format(rejected=quoted(schema))
+
+
+def done_statement(schema: str) -> str:
+    """SQL that drops records that were tried again and are rejected no more."""
+    return _DONE.format(rejected=quoted(schema))
+
+
+async def is_usable(connection: Connection, schema: str) -> bool | None:
+    """Whether our role may read and write the table; None when there is none."""
+    usable: bool | None = await connection.fetchval(_ACCESS, schema, NAME)
+    return usable
+
+
+async def held(
+    connection: Connection, schema: str, tables: Sequence[Table]
+) -> dict[str, tuple[int, int]]:
+    """How many records are held of each stream that has some: of its account, and of all."""
+    rows = await connection.fetch(
+        held_statement(schema),
+        [table.stream for table in tables],
+        [table.account_id for table in tables],
+    )
+    return {row["stream"]: (row["of_account"], row["of_all_accounts"]) for row in rows}
+
+
+async def forget_stream(connection: Connection, table: Table, account_id: str | None) -> None:
+    """Forgets the rejected records of a table that is dropped, or those of one account.
+
+    Args:
+        connection: In the transaction that removes the rows.
+        table: Whose records.
+        account_id: The account that they are of; None for all.
+    """
+    if await is_usable(connection, table.schema) is None:
+        return
+    await connection.execute(
+        f"DELETE FROM {quoted(table.schema)} "  # noqa: S608 - names of our own
+        f"WHERE stream = $1 AND ($2::text IS NULL OR {ACCOUNT_ID} = $2)",
+        table.stream,
+        account_id,
+    )
+
+
+async def drop_if_last(connection: Connection, schema: str) -> str:
+    """Drops the table when the schema has no more tables that streams are written to.
+
+    Returns:
+        A sentence that says so; empty when it stays, or was never made.
+    """
+    if await is_usable(connection, schema) is None or await deleted_rows.has_tables(
+        connection, schema
+    ):
+        return ""
+    await connection.execute(f"DROP TABLE {quoted(schema)}")
+    return f"dropped table {quoted(schema)}"

@@ -1,0 +1,39 @@
+"""An event that is given up, as it is handed on."""
+
+from engine_server import exact_json
+from engine_server.connectors.stripe.events.event import Event, NotAnEvent
+from pipesync.v1.message_pb2 import Message
+from pipesync.v1.state_pb2 import DeadLetter
+
+_MOST_REASON_CHARACTERS = 2000
+
+
+def dead_letter(
+    body: bytes,
+    *,
+    attempts: int,
+    reason: str,
+) -> Message:
+    """The message of an event that is given up.
+
+    Args:
+        body: The event as JSON, as it arrived.
+        attempts: How many times it was tried.
+        reason: Why the last attempt failed.
+    """
+    letter = DeadLetter(
+        event_json=body, attempt_count=attempts, reason=reason[:_MOST_REASON_CHARACTERS]
+    )
+    try:
+        event = Event.parse(body)
+    except NotAnEvent:
+        return Message(dead_letter=letter)
+    letter.event_id, letter.event_type = event.id, event.type
+    letter.create_time.FromSeconds(event.created)
+    return Message(dead_letter=letter)
+
+
+def bare_event(event_id: str, event_type: str, created: int) -> bytes:
+    """An event of which no more than this is known, as Stripe does not show it any more."""
+    fields = {"id": event_id, "object": "event", "type": event_type, "created": created}
+    return exact_json.encode(fields)

@@ -1,0 +1,109 @@
+"""The events of one read that fail by themselves, kept apart from those that are applied."""
+
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import structlog
+
+from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.events.failure import EventFailed, StreamRefused
+from engine_server.connectors.stripe.events.records import StreamRecord
+from engine_server.errors import ConnectionFailed, ConnectorError
+from pipesync.v1.message_pb2 import Log, Message
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedEvent(Generic[T]):
+    """An event that failed by itself.
+
+    Attributes:
+        sent: The event, as it was handed in.
+        reason: Why it failed.
+    """
+
+    sent: T
+    reason: str
+
+
+class SkippedStreams:
+    """The streams whose events one read skips; each is reported once."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._unreported: list[Message] = []
+
+    def add(self, refused: StreamRefused) -> None:
+        """Takes note that an event of a stream was skipped."""
+        if refused.stream in self._known:
+            return
+        self._known.add(refused.stream)
+        text = f"events of stream {refused.stream} are skipped, as it may not be read: {refused}"
+        self._unreported.append(Message(log=Log(level=Log.LEVEL_WARN, message=text)))
+
+    def reports(self) -> Iterator[Message]:
+        """Yields the warnings that were not yielded before."""
+        reports, self._unreported = self._unreported, []
+        yield from reports
+
+
+class FailedEvents(Generic[T]):
+    """What of the events of one read was not applied, and why.
+
+    Attributes:
+        skipped: The streams whose events are skipped.
+    """
+
+    def __init__(self, skipped: SkippedStreams | None = None) -> None:
+        """Begins without any; ``skipped`` is the read's, where there is one already."""
+        self.skipped = skipped or SkippedStreams()
+        self._failed: list[FailedEvent[T]] = []
+
+    def add(self, sent: T, reason: str) -> None:
+        """Adds an event that failed."""
+        self._failed.append(FailedEvent(sent=sent, reason=reason))
+
+    def take(self) -> list[FailedEvent[T]]:
+        """Hands out the events that failed since the last time, in their order."""
+        failed, self._failed = self._failed, []
+        return failed
+
+
+async def attempt(
+    making: Awaitable[list[StreamRecord]], skipped: SkippedStreams
+) -> list[StreamRecord] | EventFailed:
+    """Waits for the records of one event; a failure of its own is answered, not raised.
+
+    Events of streams that may not be read make no records.
+
+    Args:
+        making: What makes the records, e.g. ``process_event``.
+        skipped: Told of events that are skipped.
+
+    Raises:
+        ConnectionFailed: Stripe refuses the key, or fails, or is out of reach: no failure of the
+            event.
+        ConnectorError: The destination cannot be asked.
+    """
+    try:
+        return await making
+    except EventFailed as error:
+        return error
+    except StreamRefused as error:
+        skipped.add(error)
+        return []
+    except RequestFailed as error:
+        if error.scope is FailureScope.OBJECT:
+            return EventFailed(error.message)
+        raise ConnectionFailed(error.message) from error
+    except ConnectorError:
+        raise
+    except Exception as error:
+        # Of a shape that nothing here is made for: the others are not to suffer for it.
+        log.exception("event_threw")
+        kind = type(error).__name__
+        return EventFailed(f"it could not be processed ({kind}); the engine's log has the details")

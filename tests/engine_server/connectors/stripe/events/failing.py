@@ -1,0 +1,77 @@
+"""Events whose look-up Stripe refuses, and polls that meet them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine_server.connectors.stripe.config import StripeConfig
+from pipesync.v1.state_pb2 import SourceState
+from tests.engine_server.connectors.stripe.events.polling_reads import following, streams
+from tests.engine_server.connectors.stripe.reading import Reading, read
+from tests.stripe_simulator import errors, faults
+from tests.stripe_simulator.errors import Refusal
+from tests.stripe_simulator.simulator import StripeSimulator
+
+# Refusals that are about one object, by the words in a test's name.
+OF_AN_OBJECT: dict[str, Refusal] = {
+    "400": errors.invalid_request(400, "This customer cannot be retrieved.", code="no_such_way"),
+    "404": errors.invalid_request(404, "There is nothing here.", code="not_here"),
+    "403 of the object": errors.permission_denied("You may not see this customer."),
+    "403 of its account": errors.account_invalid("sk_test_simulator", "acct_stranger"),
+    "410": errors.invalid_request(410, "It was here once."),
+}
+# What Stripe, or something before it, fails at.
+OF_STRIPE = {
+    "500": faults.refuse(errors.server_error(500)),
+    "503": faults.refuse(errors.server_error(503)),
+    "503 that lasts": faults.refuse(errors.server_error(503, lasts=True)),
+    "409": faults.refuse(errors.invalid_request(409, "Another request holds a lock.")),
+    "429": faults.refuse(errors.rate_limited("endpoint-rate")),
+    "a proxy's page": faults.html(403),
+    "a cut answer": faults.truncated_body(),
+    "a reset connection": faults.connection_reset(),
+}
+
+
+def refuse_lookups(simulator: StripeSimulator, *customers: str, refusal: Refusal) -> None:
+    """Has Stripe refuse to show these customers from now on."""
+    for customer in customers:
+        simulator.faults.add(faults.refuse(refusal), path=f"/v1/customers/{customer}", times=None)
+
+
+def looking_up(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
+    """A configuration that has every object of an event looked up."""
+    return following(simulator, revalidate_objects="all", **fields)
+
+
+async def poll(
+    simulator: StripeSimulator,
+    *names: str,
+    state: SourceState,
+    **request: Any,
+) -> Reading:
+    """One poll that looks objects up."""
+    return await read(
+        looking_up(simulator),
+        [],
+        selected=streams(*names),
+        state=state,
+        events_only=True,
+        **request,
+    )
+
+
+async def poll_until_quiet(
+    simulator: StripeSimulator, *names: str, state: SourceState, most: int = 500, **request: Any
+) -> list[Reading]:
+    """Polls from state to state until one has nothing to tell."""
+    readings: list[Reading] = []
+    while not readings or readings[-1].checkpoints:
+        assert len(readings) < most, "there is no end of it"
+        readings.append(await poll(simulator, *names, state=state, **request))
+        state = readings[-1].state
+    return readings
+
+
+def given_up(readings: Sequence[Reading]) -> list[str]:
+    """The ids of the events that were given up, in order."""
+    return [letter.event_id for reading in readings for letter in reading.dead_letters]
