@@ -151,8 +151,17 @@ async def execute(pipeline: StripePipeline, *statements: str) -> None:
         await connection.close()
 
 
-FORBID = "ALTER TABLE stripe.customers ADD CHECK (_raw_data ->> 'name' <> 'forbidden')"
-ALLOW = "ALTER TABLE stripe.customers DROP CONSTRAINT customers__raw_data_check"
+# The table itself is at fault, so the stream is refused; of a record at fault, only that is.
+FORBID = """
+    CREATE FUNCTION stripe.forbid() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM stripe.no_such_function();
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER forbids BEFORE INSERT OR UPDATE ON stripe.customers
+    FOR EACH ROW WHEN (NEW._raw_data ->> 'name' = 'forbidden') EXECUTE FUNCTION stripe.forbid()
+"""
+ALLOW = "DROP TRIGGER forbids ON stripe.customers"
 
 
 async def names_in(pipeline: StripePipeline, stream: str) -> dict[str, Any]:

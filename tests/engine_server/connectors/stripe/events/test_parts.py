@@ -112,7 +112,7 @@ async def test_a_part_is_written_where_the_whole_may_not_be_read(
             client, scope("charges", "disputes"), event("charge.dispute.created", DISPUTE)
         )
     assert found == [("disputes", stamped(DISPUTE))]
-    assert "event_whole_not_refreshed" in {line["event"] for line in logs}
+    assert "event_applied_in_part" in {line["event"] for line in logs}
 
 
 @pytest.mark.parametrize(
