@@ -18,7 +18,7 @@ from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.fetches import Failed, Fetched, Fetches, Opened, Outcome
 from engine_server.connectors.stripe.ranges import Range
 from engine_server.connectors.stripe.reconcile.comparison import Comparison
-from engine_server.connectors.stripe.stream_fetch import StreamFetch, WindowEnd
+from engine_server.connectors.stripe.stream_fetch import StreamFetch
 from engine_server.connectors.stripe.stream_report import StreamReport
 from pipesync.v1.message_pb2 import Message
 
@@ -140,11 +140,13 @@ def _open(
     now: int,
 ) -> _Stream:
     resource = load_resources()[selected.name]
+    is_guessed = _is_guessed(resource, selected, request.until, client.clock)
     checkpoint = resume(
         selected.name,
         request.state.streams.get(selected.name, ""),
         _window(resource, selected, request.until, now),
-        begins_run=request.begins_run,
+        begins_run=request.begins_run or (request.until is None and is_guessed),
+        is_guessed=is_guessed,
     )
     limit = selected.selection.backfill_limit or config.backfill_limit
     return _Stream(
@@ -155,9 +157,14 @@ def _open(
             since=account.created or _NOTHING_BEFORE,
             limit=limit,
             reconciles=request.reconcile,
-            end=_end(resource, selected, request.until, client.clock),
+            is_guessed=is_guessed,
         ),
-        report=StreamReport(selected.stream, checkpoint, limit=limit),
+        report=StreamReport(
+            selected.stream,
+            checkpoint,
+            limit=limit,
+            is_beside_runs=request.until is None,
+        ),
         comparison=(
             Comparison(client, request.inventory, selected, resource, account.id)
             if request.reconcile and request.inventory is not None
@@ -184,17 +191,16 @@ def _window(
     )
 
 
-def _end(
+def _is_guessed(
     resource: Resource, selected: SelectedStream, until: Timestamp | None, clock: ServerClock
-) -> WindowEnd:
+) -> bool:
+    """Whether the window ends by the engine's own clock, which may be behind."""
     asked = selected.selection.time_range
     is_asked = bool(resource.created_param) and asked.HasField("lt")
     if until is None:
-        is_guessed = not is_asked and not clock.is_known
-        return WindowEnd.GUESSED if is_guessed else WindowEnd.PRESENT
+        return not is_asked and not clock.is_known
     is_earlier = is_asked and whole_seconds(asked.lt) < whole_seconds(until)
-    is_guessed = not is_earlier and is_guess(until, clock)
-    return WindowEnd.GUESSED if is_guessed else WindowEnd.GIVEN
+    return not is_earlier and is_guess(until, clock)
 
 
 def is_guess(until: Timestamp, clock: ServerClock) -> bool:

@@ -197,7 +197,9 @@ class Checkpoint:
         return msgspec.json.encode(fields).decode()
 
 
-def resume(stream: str, data: str, window: Range, *, begins_run: bool = False) -> Checkpoint:
+def resume(
+    stream: str, data: str, window: Range, *, begins_run: bool = False, is_guessed: bool = False
+) -> Checkpoint:
     """The checkpoint to go on from.
 
     Args:
@@ -206,6 +208,9 @@ def resume(stream: str, data: str, window: Range, *, begins_run: bool = False) -
         window: What is to be read now, perhaps not what was asked before.
         begins_run: Whether what lay ahead is read now. If not, and the same window is asked for, it
             is left to the next run: else no run whose end lies ahead would come to an end.
+        is_guessed: Whether the window ends by a clock that may be behind. If it ends before what
+            was read, the end that was asked for before counts, and a new run reads the last seconds
+            again: without a request it would never learn the time.
 
     Raises:
         ConnectorError: ``data`` is not a checkpoint of this source.
@@ -215,11 +220,17 @@ def resume(stream: str, data: str, window: Range, *, begins_run: bool = False) -
         remaining = () if window.is_empty else (window,)
         return Checkpoint(accounted=window, remaining=remaining, backfill_lt=window.lt)
     ahead = stored.ahead
+    read = stored.accounted
+    end = stored.window.lt
+    if is_guessed and end is not None and not window.is_later_than(stored.window):
+        window = Range(gte=window.gte, lt=end)
+        if begins_run and ahead is None and read.lt is not None:
+            read = Range(gte=read.gte, lt=read.lt - SETTLING_SECONDS)
     if ahead is not None and ahead.lt == window.lt and not begins_run:
         left = (ahead, *reconcile(stored.window, stored.unread, window))
         accounted = Range(gte=window.gte, lt=stored.accounted.lt)
     else:
-        left = reconcile(stored.accounted, stored.unread, window)
+        left = reconcile(read, stored.unread, window)
         accounted = window
     return Checkpoint(
         accounted=accounted,

@@ -37,6 +37,10 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
         """Whether it holds no time: nothing can lie in it."""
         return _lower(self) >= _upper(self)
 
+    def is_later_than(self, other: "Range") -> bool:
+        """Whether it ends after the other one."""
+        return _upper(self) > _upper(other)
+
     def with_cursor(self, cursor: str | None, compared_from: int | None = None) -> "Range":
         """The same part, to be gone on with elsewhere."""
         return Range(gte=self.gte, lt=self.lt, cursor=cursor, compared_from=compared_from)

@@ -1,6 +1,5 @@
 """The fetching side of one stream's backfill: which page comes next, and what it leaves to read."""
 
-import enum
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,24 +19,6 @@ from engine_server.connectors.stripe.reconcile.listing import Listing
 from engine_server.connectors.stripe.records import Stamps
 from engine_server.connectors.stripe.splitting import Room, Splitting
 from engine_server.text import storable
-
-# Without a run, an end may lie so many seconds ahead: a read with a later end begins earlier yet,
-# by ``SETTLING_SECONDS``.
-_AHEAD_OF_READ = 5
-
-
-class WindowEnd(enum.Enum):
-    """Where the end of a stream's window comes from.
-
-    Attributes:
-        GIVEN: The run, or the user: a later run may have the same.
-        PRESENT: The read, which belongs to no run: a later one has a later end.
-        GUESSED: The engine's own clock, as it had not heard from Stripe yet.
-    """
-
-    GIVEN = enum.auto()
-    PRESENT = enum.auto()
-    GUESSED = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +53,7 @@ class StreamFetch:
         since: int,
         limit: int | None,
         reconciles: bool = False,
-        end: WindowEnd = WindowEnd.GIVEN,
+        is_guessed: bool = False,
     ) -> None:
         """Begins where the checkpoint ends.
 
@@ -83,7 +64,8 @@ class StreamFetch:
             since: When its history is thought to begin, in Unix seconds.
             limit: How many records of its history are enough; None for all.
             reconciles: Whether what the pages show is compared with what the destination holds.
-            end: Where the end of its window comes from.
+            is_guessed: Whether its window ends by the engine's own clock, as it had not heard from
+                Stripe yet.
         """
         self.resource = resource
         self.in_flight = 0
@@ -92,12 +74,12 @@ class StreamFetch:
         self._is_stopped = False
         self._is_history = checkpoint.is_history
         self._window = checkpoint.window
-        self._end = end
+        self._is_guessed = is_guessed
         self._pending = deque(checkpoint.unread)
         self._size = page_size(resource)
         self._limit_left = math.inf if limit is None else limit - checkpoint.record_count
         self._drop_history_beyond_limit()
-        self._reader = RangeReader(resource, self._window, is_open=end is WindowEnd.GUESSED)
+        self._reader = RangeReader(resource, self._window, is_open=is_guessed)
         self._splitting = Splitting(page_size=self._size, since=since)
 
     @property
@@ -198,7 +180,7 @@ class StreamFetch:
         is behind would keep them from a run that begins after they were made.
         """
         end = self._window.lt
-        if self._end is not WindowEnd.GUESSED or end is None or scope.lt != end:
+        if not self._is_guessed or end is None or scope.lt != end:
             return scope
         return Range(gte=scope.gte) if page.known_until >= end else scope
 
@@ -206,8 +188,7 @@ class StreamFetch:
         if part.cursor is not None or part.lt is None or part.lt != self._window.lt:
             return None
         end = page.known_until + 1
-        allowed = _AHEAD_OF_READ if self._end is WindowEnd.PRESENT else 0
-        return end if part.lt > end + allowed else None
+        return end if part.lt > end else None
 
     def _listing(self, page: Page, scope: Range, items: list[Any], incomplete: set[Any]) -> Listing:
         created = attrgetter(self.resource.created_field)

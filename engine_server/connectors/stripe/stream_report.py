@@ -16,16 +16,35 @@ from pipesync.v1.message_pb2 import Message, StateCheckpoint, StreamStatus
 # that one, the one before it and the time of the request are no gap worth telling of.
 _PRESENT_SECONDS = 3
 
+# Without a run, an end may lie so many seconds ahead: a read with a later end begins earlier yet,
+# by ``SETTLING_SECONDS``.
+_AHEAD_OF_READ = 5
+
 
 class StreamReport:
     """What was emitted of one stream; its checkpoint accounts for that and nothing else."""
 
-    def __init__(self, stream: Stream, checkpoint: Checkpoint, *, limit: int | None) -> None:
-        """``limit`` is how many records of its history are enough."""
+    def __init__(
+        self,
+        stream: Stream,
+        checkpoint: Checkpoint,
+        *,
+        limit: int | None,
+        is_beside_runs: bool = False,
+    ) -> None:
+        """Has emitted nothing yet.
+
+        Args:
+            stream: Whose it is.
+            checkpoint: What is left to read.
+            limit: How many records of its history are enough.
+            is_beside_runs: Whether the read belongs to no run: a later one has a later end.
+        """
         self._stream = stream.name
         self._has_ranges = stream.supports_time_range
         self._checkpoint = checkpoint
         self._limit = limit
+        self._is_beside_runs = is_beside_runs
         self._told: FetchedPage | None = None
         self.is_closed = False
 
@@ -60,7 +79,7 @@ class StreamReport:
         """A page was read: its records, then the checkpoint that accounts for them."""
         yield from self._records(page)
         self._checkpoint = self._checkpoint.after(
-            page.part, page.left, len(page.records), page.read_until
+            page.part, page.left, len(page.records), self._read_until(page)
         )
         yield self._state(self._checkpoint)
         if not page.left:
@@ -86,6 +105,13 @@ class StreamReport:
         else:
             status = StreamStatus(errored=StreamStatus.Errored(error=error.message))
         yield self._status(status)
+
+    def _read_until(self, page: FetchedPage) -> int | None:
+        """Where the stream ends in time as the page shows it, if that is to be kept."""
+        end, asked = page.read_until, self._checkpoint.window.lt
+        if end is None or asked is None or not self._is_beside_runs:
+            return end
+        return None if asked - end <= _AHEAD_OF_READ else end
 
     def _records(self, page: FetchedPage) -> Iterator[Message]:
         """The records of a page, once."""
