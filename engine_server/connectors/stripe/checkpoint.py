@@ -210,12 +210,15 @@ def resume(
             is left to the next run: else no run whose end lies ahead would come to an end.
         is_guessed: Whether the window ends by a clock that may be behind. If it ends before what
             was read, the end that was asked for before counts, and a new run reads the last seconds
-            again: without a request it would never learn the time.
+            again; if it ends before it begins, its first second counts. Without a request the time
+            would never be learnt.
 
     Raises:
         ConnectorError: ``data`` is not a checkpoint of this source.
     """
     stored = _parsed(stream, data) if data else None
+    if is_guessed and window.gte is not None and window.is_empty:
+        window = Range(gte=window.gte, lt=window.gte + 1)
     if stored is None or stored.is_untouched:
         remaining = () if window.is_empty else (window,)
         return Checkpoint(accounted=window, remaining=remaining, backfill_lt=window.lt)

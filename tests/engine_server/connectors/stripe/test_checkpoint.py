@@ -57,6 +57,39 @@ checkpoint_fields = st.fixed_dictionaries(
 )
 
 
+def test_an_end_that_is_a_guess_takes_nothing_back() -> None:
+    stored = Checkpoint(
+        accounted=WINDOW, remaining=(Range(gte=120, lt=140, cursor="cus_1"),), record_count=7
+    )
+    guess = Range(gte=100, lt=130)
+    for begins_run in (True, False):
+        resumed = resume(
+            "customers", stored.to_json(), guess, begins_run=begins_run, is_guessed=True
+        )
+        assert (resumed.accounted, resumed.record_count) == (WINDOW, 7)
+        # A new run asks for something, so that it learns the time.
+        again = (Range(gte=180, lt=200),) if begins_run else ()
+        assert resumed.remaining == (*again, *stored.remaining)
+    # A later one is as good as any.
+    later = resume("customers", stored.to_json(), Range(gte=100, lt=250), is_guessed=True)
+    assert later == resume("customers", stored.to_json(), Range(gte=100, lt=250))
+
+
+def test_what_a_guessed_end_left_ahead_is_left_to_the_next_run() -> None:
+    ahead = Range(gte=140, lt=200)
+    stored = Checkpoint(accounted=Range(gte=100, lt=150), remaining=(ahead,)).to_json()
+    guess = Range(gte=100, lt=130)
+    assert resume("customers", stored, guess, is_guessed=True).unread == ()
+    begun = resume("customers", stored, guess, is_guessed=True, begins_run=True)
+    assert begun.unread == (ahead,)
+
+
+def test_a_guessed_end_before_the_start_leaves_one_second() -> None:
+    window = Range(gte=100, lt=60)
+    assert resume("customers", "", window).unread == ()
+    assert resume("customers", "", window, is_guessed=True).unread == (Range(gte=100, lt=101),)
+
+
 def test_a_stream_without_a_checkpoint_has_its_whole_window_left() -> None:
     assert resume("customers", "", WINDOW) == Checkpoint(
         accounted=WINDOW, remaining=(WINDOW,), backfill_lt=WINDOW.lt

@@ -142,6 +142,46 @@ def test_an_end_that_the_user_asked_for_and_that_lies_ahead_is_accounted_for_whe
 
 
 @pytest.mark.parametrize("skew", SKEWS)
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("seconds", [0.0, 20.0])
+@pytest.mark.parametrize("state_limit", [0, 1])
+def test_an_engine_that_begins_behind_all_that_was_read_reads_what_came_since(
+    stream: str, skew: float, seconds: float, state_limit: int
+) -> None:
+    async def main(engine: Skewed) -> None:
+        for number in range(3):
+            # Each time it has not heard from Stripe yet; the first one's clock is right.
+            engine.restart(skew if number else 0.0)
+            engine.simulator.create(stream)
+            await engine.sync(stream, state_limit=state_limit)
+            assert engine.checkpoint(stream)["accounted_range"]["lt"] <= engine.stripe_time()
+            assert engine.held(stream) == engine.account(stream)
+            await asyncio.sleep(seconds)
+
+    run(skew, main)
+
+
+@pytest.mark.parametrize("skew", SKEWS)
+def test_an_engine_that_begins_behind_the_start_of_a_time_range_reads_what_lies_in_it(
+    skew: float,
+) -> None:
+    async def main(engine: Skewed) -> None:
+        customers = StreamSelection(name="customers")
+        customers.time_range.gte.FromSeconds(int(engine.stripe_time()))
+        engine.simulator.create("customers", {"created": int(engine.stripe_time()) - 1})
+        await asyncio.sleep(600)
+        for number in (1, 2, 3):
+            made = engine.simulator.create("customers")
+            engine.restart(skew)
+            await engine.sync(customers)
+            assert made["id"] in engine.held("customers")
+            assert len(engine.held("customers")) == number
+            await asyncio.sleep(60)
+
+    run(skew, main)
+
+
+@pytest.mark.parametrize("skew", SKEWS)
 def test_what_is_made_behind_an_end_ahead_counts_towards_no_backfill_limit(skew: float) -> None:
     async def main(engine: Skewed) -> None:
         some = StreamSelection(name="customers", backfill_limit=100)
