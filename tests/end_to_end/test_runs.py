@@ -273,7 +273,9 @@ async def test_a_backfill_limit_is_exact_and_raised_it_goes_on(
 async def test_progress_counts_the_rows_of_the_tables(
     pipeline: StripePipeline, client: EngineClient, rpc: Rpc
 ) -> None:
-    ends = await pipeline.sync_to_the_end(client, rpc, run_id="r1", state_limit=2)
+    # An end that is over when the first page is asked for, however long its answer takes.
+    began = SyncState(sync_run=SyncRun(run_id="r1", time_ceiling=ceiling(int(time.time()) - 60)))
+    ends = await pipeline.sync_to_the_end(client, rpc, run_id="r1", state_limit=2, state=began)
     for eof in ends:
         assert eof.ending_state.sync_run.progress == eof.run_progress
     progress = ends[-1].run_progress

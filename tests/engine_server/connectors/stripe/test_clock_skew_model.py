@@ -3,11 +3,15 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.engine_server.connectors.stripe.skewed_engine import Skewed, run
 from tests.stripe_simulator import faults
+
+# A loaded machine, or a thorough run, takes longer than a test is given as a rule.
+pytestmark = pytest.mark.timeout(3_600)
 
 STREAMS = ("customers", "payment_methods")
 # A case costs a hundred times what one of others does.
@@ -131,7 +135,11 @@ def test_with_events_followed_rows_equal_the_account(skew: float, turns: list[Tu
     run(skew, main)
 
 
+CREATED = [(0.0, Change(verb="create", stream="customers", number=0))]
+
+
 @settings_of_a_case
+@example(skew=0.0, turns=[Turn(), Turn(), Turn(before=CREATED, restart_with=-3_600.0)])
 @given(skew=skews, turns=turns)
 def test_without_events_every_object_is_read(skew: float, turns: list[Turn]) -> None:
     async def main(engine: Skewed) -> None:
