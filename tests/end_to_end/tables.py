@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 
+from tests.engine_server.connectors.postgres.schemas import break_at
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
@@ -18,6 +20,21 @@ async def documents(url: str, table: str, *, schema: str = "stripe") -> list[dic
     finally:
         await connection.close()
     return [json.loads(row[0]) for row in rows]
+
+
+@asynccontextmanager
+async def broken_table(url: str, table: str, poison: str) -> AsyncIterator[None]:
+    """Let a table itself fail where it gets the row of this id, until the block ends.
+
+    Its stream is refused then; of a record that Postgres refuses, only that is.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        await break_at(connection, table, poison)
+        yield
+        await connection.execute(f"DROP TRIGGER breaks ON stripe.{table}")
+    finally:
+        await connection.close()
 
 
 async def assert_tables_equal(

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from pipesync.v1.engine_service_pb2 import PipelineSetupRequest
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_SUCCEEDED,
@@ -19,7 +20,7 @@ from tests.end_to_end.stripe_pipeline import (
     selections,
     served_engine,
 )
-from tests.end_to_end.tables import assert_tables_equal
+from tests.end_to_end.tables import assert_tables_equal, broken_table
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -48,29 +49,30 @@ async def test_a_refused_stream_is_read_no_further_and_again_by_a_new_run(
             source={"max_concurrency": 1},
             destination={"batch_size": 100},
         )
-        customers = simulator.objects("customers")
-        good = list(customers.documents())[-1]
-        customers.put({**good, "name": "a\0b"})
+        oldest = list(simulator.objects("customers").documents())[-1]["id"]
+        setup = PipelineSetupRequest(pipeline=pipeline.config())
+        assert [_ async for _ in client.pipeline_setup(setup)]
 
-        first = await pipeline.sync(client, rpc, run_id="r1")
-        assert (first.status, first.has_more) == (RUN_STATUS_FAILED, False)
-        refused = first.run_progress.streams["customers"]
-        assert refused.status == StreamProgress.STATUS_ERRORED
-        assert good["id"] in refused.message
-        assert first.run_progress.streams["products"].status == StreamProgress.STATUS_COMPLETED
-        assert "customers" not in first.ending_state.source.streams
-        # Other rows may have been committed beside it: no checkpoint tells of them.
-        assert good["id"] not in await pipeline.ids("customers")
-        # Some were under way when it was refused; at least a third was never asked for.
-        assert len(simulator.requests.of(CUSTOMERS)) <= 20
+        async with broken_table(database_url, "customers", oldest):
+            first = await pipeline.sync(client, rpc, run_id="r1")
+            assert (first.status, first.has_more) == (RUN_STATUS_FAILED, False)
+            refused = first.run_progress.streams["customers"]
+            assert refused.status == StreamProgress.STATUS_ERRORED
+            assert "no_such_table" in refused.message
+            products = first.run_progress.streams["products"]
+            assert products.status == StreamProgress.STATUS_COMPLETED
+            assert "customers" not in first.ending_state.source.streams
+            # Other rows may have been committed beside it: no checkpoint tells of them.
+            assert oldest not in await pipeline.ids("customers")
+            # Some were under way when it was refused; at least a third was never asked for.
+            assert len(simulator.requests.of(CUSTOMERS)) <= 20
 
-        simulator.requests.clear()
-        again = await pipeline.sync(client, rpc, run_id="r1", state=first.ending_state)
-        assert (again.status, again.has_more) == (RUN_STATUS_FAILED, False)
-        assert again.run_progress.streams["customers"] == refused
-        assert len(simulator.requests) == 0
+            simulator.requests.clear()
+            again = await pipeline.sync(client, rpc, run_id="r1", state=first.ending_state)
+            assert (again.status, again.has_more) == (RUN_STATUS_FAILED, False)
+            assert again.run_progress.streams["customers"] == refused
+            assert len(simulator.requests) == 0
 
-        customers.put(good)
         ends = await pipeline.sync_to_the_end(client, rpc, run_id="r2", state=again.ending_state)
         assert ends[-1].status == RUN_STATUS_SUCCEEDED
         await assert_tables_equal(simulator, database_url, counts)

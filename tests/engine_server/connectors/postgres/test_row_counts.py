@@ -114,9 +114,11 @@ async def test_a_refused_streams_rows_count_as_far_as_they_were_committed(
     streams = [stream(), stream("products")]
     await set_up(small_batches, *streams)
     await break_at(database, "customers", "cus_3")
+    # Its first bytes do not tell its row, so no later batch is written beside it.
+    poison = b'{"object": "customer", "id": "cus_3", "_account_id": "acct_1"}'
     messages = [
         records("customers", customer(1), customer(2)),
-        records("customers", customer(3), customer(4)),
+        records("customers", poison, customer(4)),
         records("products", customer(1), customer(2)),
         records("customers", customer(5), customer(6)),
     ]

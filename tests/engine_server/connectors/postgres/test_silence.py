@@ -28,6 +28,13 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def _patient(_hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a loaded machine the time to answer, where the server is never lost."""
+    monkeypatch.setattr(watch, "_LOOK_TIMEOUT", 30)
+    monkeypatch.setattr(connect, "_TIMEOUT", 30)
+
+
+@pytest.fixture
 async def proxy(database_url: str) -> AsyncIterator[Proxy]:
     async with Proxy(database_url) as proxy:
         yield proxy
@@ -59,6 +66,7 @@ async def _until_accepted(proxy: Proxy, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.usefixtures("_patient")
 async def test_a_server_at_work_is_waited_for_however_long(
     proxy: Proxy, config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
@@ -108,6 +116,7 @@ async def test_a_check_of_a_server_that_falls_silent_ends(
     assert "Postgres cannot be reached: " in message.connection_status.message
 
 
+@pytest.mark.usefixtures("_patient")
 async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
     config: PostgresConfig, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +127,7 @@ async def test_a_lock_that_somebody_keeps_is_not_waited_for_for_ever(
             await tearing_down
 
 
+@pytest.mark.usefixtures("_patient")
 async def test_a_statement_timeout_of_the_database_does_not_break_off_what_takes_long(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
