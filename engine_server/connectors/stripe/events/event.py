@@ -10,12 +10,15 @@ import structlog
 
 from engine_server import exact_json
 from engine_server.connectors.stripe.events.ids_only import ids_only
+from engine_server.text import storable
 
 log = structlog.get_logger()
 
 # What a snapshot event calls "customer.created" is "v1.customer.created" as a thin one
 # (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).
 _THIN_PREFIX = "v1."
+# What a protobuf Timestamp holds.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 class NotAnEvent(ValueError):
@@ -92,7 +95,8 @@ class Event:
         livemode, api_version = fields.get("livemode"), fields.get("api_version")
         return cls(
             id=event_id,
-            type=event_type,
+            # It goes into cursors and dead letters.
+            type=storable(event_type),
             created=created,
             api_version=api_version if isinstance(api_version, str) else None,
             account=_account(fields),
@@ -143,9 +147,9 @@ def _fields(sent: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unix_seconds(created: object) -> int | None:
-    """A time of v1, in Unix seconds, or of v2, as text."""
+    """A time of v1, in Unix seconds, or of v2, as text; None outside the years 1 to 9999."""
     if type(created) is int:
-        return created
+        return created if _FIRST_SECOND <= created <= _LAST_SECOND else None
     try:
         return int(datetime.fromisoformat(str(created)).timestamp())
     except ValueError:

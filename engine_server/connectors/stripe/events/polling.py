@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from itertools import islice
 
@@ -377,11 +377,16 @@ async def confirm_readable(client: StripeClient) -> int:
         raise _unreadable(error) from error
 
 
-async def _fetch_all(client: StripeClient, event_ids: Iterable[str]) -> dict[str, bytes | None]:
-    """The events as JSON, oldest first as they are in ``event_ids``; None of those not shown."""
+async def _fetch_all(
+    client: StripeClient, failing: Mapping[str, FailingEvent]
+) -> dict[str, bytes | None]:
+    """The events as JSON, in the order of ``failing``; None of those not shown."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            fetched = {name: tasks.create_task(fetch_event(client, name)) for name in event_ids}
+            fetched = {
+                name: tasks.create_task(fetch_event(client, name, known.created))
+                for name, known in failing.items()
+            }
     except ExceptionGroup as errors:
         # The first one ended the others.
         raise errors.exceptions[0] from None
