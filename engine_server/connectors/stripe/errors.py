@@ -7,8 +7,8 @@ from enum import Enum, auto
 from engine_server.errors import ConnectorError
 
 # What Stripe says when the account, not the request, is at fault: a product that was never enabled,
-# or an endpoint of the other mode. The wordings are few, and the tests have the source of each: one
-# that is not known ends in an error that somebody sees, not in a skipped stream.
+# or an endpoint of the other mode. The wordings are few, and the tests have the source of each: an
+# unknown one ends in an error, not in a skipped stream.
 _UNAVAILABLE = re.compile(
     r"\bnot (?:set ?up to use|authorized to|enabled for|eligible for)\b"
     r"|(?:\bnot|n't) available in (?:test|live) ?mode"

@@ -58,6 +58,8 @@ class Event:
         object: The object as it was then; None in a thin event.
         previous: What of the object was otherwise before.
         related: The object of a thin event; None in others, and where there is none.
+        is_bare: Whether it is a snapshot event without its data, as the dead letter of one that
+            Stripe showed no more.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Event:
     object: dict[str, Any] | None
     previous: Mapping[str, Any]
     related: RelatedObject | None
+    is_bare: bool = False
 
     @classmethod
     def parse(cls, sent: bytes | Mapping[str, Any]) -> Self:
@@ -86,9 +89,9 @@ class Event:
         created = _unix_seconds(fields.get("created"))
         if not isinstance(event_id, str) or not isinstance(event_type, str) or created is None:
             raise NotAnEvent("it lacks an id, a type or a creation time")
-        if not event_id.isascii():
-            # Ids go into cursors and logs, which hold no lone surrogates.
-            raise NotAnEvent("its id is not ASCII")
+        if not (event_id and event_id.isascii() and event_id.isprintable()):
+            # Ids go into cursors, logs and keys, which hold no lone surrogates and no NUL.
+            raise NotAnEvent("its id is not printable ASCII")
         data = fields.get("data")
         data = data if isinstance(data, dict) else {}
         held, previous = data.get("object"), data.get("previous_attributes")
@@ -104,6 +107,7 @@ class Event:
             object=held if isinstance(held, dict) else None,
             previous=previous if isinstance(previous, dict) else {},
             related=_related(fields.get("related_object")),
+            is_bare=fields.get("object") == "event" and "data" not in fields,
         )
 
     @property

@@ -87,7 +87,7 @@ class Poller:
         return dataclasses.replace(self._request, state=self._state, state_limit=self._states_left)
 
     def note(self, message: Message) -> None:
-        """Takes in what else the read yields: what is left of ``state_limit`` depends on it."""
+        """Takes in another message of the read: the rest of ``state_limit`` depends on it."""
         if message.HasField("record_batch"):
             self._has_uncommitted = True
         if message.HasField("source_state") and self._states_left is not None:
@@ -332,7 +332,7 @@ class Poller:
     def _is_worth_telling(self, cursor: EventCursor) -> bool:
         """Whether to go on from here rather than from the last checkpoint saves anything.
 
-        Else whoever takes checkpoint by checkpoint would never come to an end.
+        Else a caller that takes one checkpoint at a time would never come to an end.
         """
         told = self._told
         return (

@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from engine_server.connectors.stripe.events import inputs as pushed
+from engine_server.connectors.stripe.events.dead_letter import bare_event
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Log, RecentEvents, SourceInput
 from tests.engine_server.connectors.stripe.events.builders import Document, event, thin
@@ -97,6 +98,16 @@ async def test_an_event_of_no_possible_time_is_in_no_others_way(
     other = as_json(event("customer.updated", customer("cus_2")))
     reading = await push(simulator, SourceInput(event_json=text), other)
     assert reading.ids_of("customers") == {"cus_2"}
+
+
+async def test_an_event_without_its_object_fails_again_when_it_is_replayed(
+    simulator: StripeSimulator,
+) -> None:
+    bare = bare_event("evt_1", "customer.updated", 1_700_000_000)
+    reading = await push(simulator, SourceInput(event_json=bare))
+    [letter] = reading.dead_letters
+    assert letter.event_json == bare
+    assert "a reconcile reads all objects again" in letter.reason
 
 
 async def test_a_type_with_half_a_surrogate_pair_is_told_of_as_text(
