@@ -91,7 +91,7 @@ class InboxApplier:
         self._most_attempts = most_attempts
 
     async def apply(self, pipeline_id: str) -> int:
-        """Applies pending events for a moment; whoever wants the rest applied calls again.
+        """Applies pending events for a moment; another call applies the rest.
 
         What comes in meanwhile is left to the next call: one batch of many events costs less than
         many batches of few.
@@ -100,14 +100,14 @@ class InboxApplier:
             How many were applied. 0 when none was pending.
 
         Raises:
-            SyncInProgress: somebody else syncs the pipeline.
+            SyncInProgress: another sync of the pipeline is under way.
             PipelineNotFound: there is no such pipeline.
             PipelinePaused: it is paused.
             ConnectionFailed: the engine cannot reach the source or the destination.
             EngineUnavailable: the engine is away, or ended in the middle.
             EventRefused: an event cannot be applied; it is tried again by the next call, and set
                 aside once it failed often enough.
-            LeaseLost: somebody else took over.
+            LeaseLost: another service took over.
             StoreUnavailable: the database is away.
             SecretsUnreadable: the key is missing.
             RpcError: the engine does not take the configuration any more.
@@ -224,7 +224,7 @@ class InboxApplier:
     async def _note_failure(
         self, lease: Lease, event: PendingEvent, failure: str
     ) -> list[EventRefused]:
-        """Counts that an event failed by itself; tells of it unless it is set aside by that."""
+        """Counts a failure of an event's own; returns it unless the event is set aside by that."""
         # Postgres's text cannot hold the character 0.
         error = failure.replace("\0", "")[:_MOST_ERROR_CHARACTERS]
         async with self._database.transaction() as connection:

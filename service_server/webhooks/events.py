@@ -5,7 +5,7 @@ from pipesync_rpc.errors import FieldViolation
 from service_server import checks, paging
 from service_server.errors import InvalidRequest, WebhookEventNotFound
 from service_server.pipelines import Pipelines
-from service_server.store import inbox
+from service_server.store import inbox, lifecycles
 from service_server.store.database import Database
 
 _MOST_IDS = 1000
@@ -65,6 +65,8 @@ class WebhookEvents:
                 if missing:
                     raise WebhookEventNotFound(request.pipeline_id, missing)
                 count = await inbox.replay(connection, request.pipeline_id, ids)
+            # One that runs by itself may not be due for long.
+            await lifecycles.wake(connection, request.pipeline_id)
         return pb.ReplayWebhookEventsResponse(replayed_count=count)
 
 

@@ -90,6 +90,38 @@ def html(status: int = 502) -> Fault:
     return fault
 
 
+def json_error(status: int, error: object) -> Fault:
+    """Answers with an error in the form of Stripe's, as a gateway in between may."""
+
+    async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
+        return web.json_response({"error": error}, status=status)
+
+    return fault
+
+
+def other_body(body: bytes) -> Fault:
+    """Answers 200 with another body."""
+
+    async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    return fault
+
+
+def with_text(before: bytes, after: bytes) -> Fault:
+    """Answers with one text in the body in the place of another."""
+
+    async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
+        answer = await serve(request)
+        assert isinstance(answer, web.Response)
+        assert isinstance(answer.body, bytes)
+        return web.Response(
+            body=answer.body.replace(before, after), content_type="application/json"
+        )
+
+    return fault
+
+
 def connection_reset() -> Fault:
     """Resets the connection without an answer."""
 

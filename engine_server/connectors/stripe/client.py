@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
+from urllib.parse import unquote
 
 import structlog
 
@@ -274,6 +275,7 @@ class StripeClient:
             param=fault.param,
             sent=frozenset(request.params),
             about_object=_ID in endpoint,
+            object_id=_object_id(request.path, endpoint),
             account=self._config.known_account_id,
             is_connected=bool(self._config.stripe_account),
             is_passing=fault.retriable,
@@ -281,6 +283,15 @@ class StripeClient:
         if error.scope is FailureScope.KEY:
             raise ConnectionFailed(message) from error
         raise error
+
+
+def _object_id(path: str, endpoint: str) -> str:
+    """The id in a path; empty where the endpoint has none."""
+    names = endpoint.split("/")
+    segments = path.split("/")
+    if _ID not in names or len(names) != len(segments):
+        return ""
+    return unquote(segments[names.index(_ID)])
 
 
 def _reason_field(fault: Fault) -> dict[str, str]:

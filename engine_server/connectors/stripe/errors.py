@@ -7,8 +7,8 @@ from enum import Enum, auto
 from engine_server.errors import ConnectorError
 
 # What Stripe says when the account, not the request, is at fault: a product that was never enabled,
-# or an endpoint of the other mode. The wordings are few, and the tests have the source of each: one
-# that is not known ends in an error that somebody sees, not in a skipped stream.
+# or an endpoint of the other mode. The wordings are few, and the tests have the source of each: an
+# unknown one ends in an error, not in a skipped stream.
 _UNAVAILABLE = re.compile(
     r"\bnot (?:set ?up to use|authorized to|enabled for|eligible for)\b"
     r"|(?:\bnot|n't) available in (?:test|live) ?mode"
@@ -51,6 +51,20 @@ _KEY_REFUSED = re.compile(r"requests from your IP address")
 # The key has no access to an account: the one that is read, or one that a single object belongs to.
 _ACCOUNT_REFUSED_CODE = "account_invalid"
 _ACCOUNT_REFUSED = re.compile(r"does not have access to account(?: '(?P<account>acct_\w+)')?")
+# There is no such object, in v1 and v2 (https://docs.stripe.com/error-codes,
+# https://docs.stripe.com/api/v2/errors).
+_GONE_CODES = frozenset({"resource_missing", "not_found"})
+# There is none in the mode of the key, but one in the other: it is the key that is wrong
+# (https://github.com/payolapayments/payola/issues/278).
+_OF_OTHER_MODE = re.compile(r"a similar object exists in (?:live|test) mode")
+
+# Names the object that was asked for, in a sentence that would otherwise be about all of its type:
+# "This customer is not enabled for cash balances." Its own id does, too.
+_OBJECT_NAMED = re.compile(
+    r"\bthis (?!(?:account|api|application|business|endpoint|feature|integration|key|merchant|mode"
+    r"|platform|product|request|url|version)\b)\w+",
+    re.IGNORECASE,
+)
 # The same, but only of requests that name a connected account.
 _PLATFORM_REFUSED = re.compile(
     r"only Stripe Connect platforms can work with other accounts"
@@ -90,6 +104,7 @@ class RequestFailed(ConnectorError):
         param: The parameter that Stripe complains about.
         sent: The names of the query's parameters, such as ``created[gte]``.
         about_object: Whether the request was about one object, by its id, and not about a list.
+        object_id: The id of that object; empty when it is not known.
         account: The account whose data the request was for, as far as the configuration names it.
     """
 
@@ -104,6 +119,7 @@ class RequestFailed(ConnectorError):
         param: str = "",
         sent: Collection[str] = (),
         about_object: bool = False,
+        object_id: str = "",
         account: str | None = None,
         is_connected: bool = False,
         is_passing: bool = False,
@@ -119,6 +135,7 @@ class RequestFailed(ConnectorError):
             param: As the attribute.
             sent: As the attribute.
             about_object: As the attribute.
+            object_id: As the attribute.
             account: As the attribute.
             is_connected: Whether the request named a connected account.
             is_passing: Whether another attempt would have been worth it.
@@ -131,6 +148,7 @@ class RequestFailed(ConnectorError):
         self.param = param
         self.sent = sent
         self.about_object = about_object
+        self.object_id = object_id
         self.account = account
         self._is_connected = is_connected
         self._is_passing = is_passing
@@ -143,6 +161,15 @@ class RequestFailed(ConnectorError):
         if self._passes():
             return FailureScope.STRIPE
         return FailureScope.STREAM if self._refuses_type() else FailureScope.OBJECT
+
+    @property
+    def shows_gone(self) -> bool:
+        """Whether Stripe itself, and nothing between, says that there is no such object."""
+        return (
+            self.status == 404
+            and self.stripe_code in _GONE_CODES
+            and _OF_OTHER_MODE.search(self.stripe_message) is None
+        )
 
     def shows_disconnected(self, account_id: str) -> bool:
         """Whether the request was refused as this account is connected to the key's no more."""
@@ -198,15 +225,26 @@ class RequestFailed(ConnectorError):
             return True
         if not self.is_unavailable:
             return False
-        if not self.about_object or self.status not in (401, 403):
+        if not self.about_object:
             return True
         # Of one object, only these words are about all of its type.
         return (
             _PERMISSION_MISSING.search(self.stripe_message) is not None
-            or _UNAVAILABLE.search(self.stripe_message) is not None
             or not _UNAVAILABLE_CODES.isdisjoint({self.stripe_code, self.stripe_type})
             or self._refuses_platform()
+            or (_UNAVAILABLE.search(self.stripe_message) is not None and not self._names_object())
         )
+
+    def _names_object(self) -> bool:
+        """Whether Stripe's words are about the very object that was asked for.
+
+        An "unrecognized request URL" quotes its id, and is about the path.
+        """
+        words = self.stripe_message.partition("(GET: ")[0]
+        is_named = bool(self.object_id) and re.search(
+            rf"(?<!\w){re.escape(self.object_id)}(?!\w)", words
+        )
+        return bool(is_named) or _OBJECT_NAMED.search(words) is not None
 
     @property
     def is_unavailable(self) -> bool:

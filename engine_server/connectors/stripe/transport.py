@@ -303,9 +303,14 @@ async def _send_once(
 
 
 def _error_fields(body: bytes) -> dict[str, str]:
-    """The text fields of Stripe's error body; empty for any other, such as a proxy's HTML."""
+    """The text fields of Stripe's error body; empty for any other, such as a proxy's.
+
+    A gateway may answer in the same form. Stripe's errors have a ``type`` in v1 and a ``code`` in
+    v2, both texts (https://docs.stripe.com/api/errors, https://docs.stripe.com/api-v2-overview).
+    """
     try:
         error = exact_json.decode(body)["error"]
-        return {name: value for name, value in error.items() if isinstance(value, str)}
+        fields = {name: value for name, value in error.items() if isinstance(value, str)}
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+    return fields if fields.keys() & {"type", "code"} else {}

@@ -10,12 +10,15 @@ import structlog
 
 from engine_server import exact_json
 from engine_server.connectors.stripe.events.ids_only import ids_only
+from engine_server.text import storable
 
 log = structlog.get_logger()
 
 # What a snapshot event calls "customer.created" is "v1.customer.created" as a thin one
 # (https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events).
 _THIN_PREFIX = "v1."
+# What a protobuf Timestamp holds.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 
 
 class NotAnEvent(ValueError):
@@ -55,6 +58,8 @@ class Event:
         object: The object as it was then; None in a thin event.
         previous: What of the object was otherwise before.
         related: The object of a thin event; None in others, and where there is none.
+        is_bare: Whether it is a snapshot event without its data, as the dead letter of one that
+            Stripe showed no more.
     """
 
     id: str
@@ -66,6 +71,7 @@ class Event:
     object: dict[str, Any] | None
     previous: Mapping[str, Any]
     related: RelatedObject | None
+    is_bare: bool = False
 
     @classmethod
     def parse(cls, sent: bytes | Mapping[str, Any]) -> Self:
@@ -83,16 +89,17 @@ class Event:
         created = _unix_seconds(fields.get("created"))
         if not isinstance(event_id, str) or not isinstance(event_type, str) or created is None:
             raise NotAnEvent("it lacks an id, a type or a creation time")
-        if not event_id.isascii():
-            # Ids go into cursors and logs, which hold no lone surrogates.
-            raise NotAnEvent("its id is not ASCII")
+        if not (event_id and event_id.isascii() and event_id.isprintable()):
+            # Ids go into cursors, logs and keys, which hold no lone surrogates and no NUL.
+            raise NotAnEvent("its id is not printable ASCII")
         data = fields.get("data")
         data = data if isinstance(data, dict) else {}
         held, previous = data.get("object"), data.get("previous_attributes")
         livemode, api_version = fields.get("livemode"), fields.get("api_version")
         return cls(
             id=event_id,
-            type=event_type,
+            # It goes into cursors and dead letters.
+            type=storable(event_type),
             created=created,
             api_version=api_version if isinstance(api_version, str) else None,
             account=_account(fields),
@@ -100,6 +107,7 @@ class Event:
             object=held if isinstance(held, dict) else None,
             previous=previous if isinstance(previous, dict) else {},
             related=_related(fields.get("related_object")),
+            is_bare=fields.get("object") == "event" and "data" not in fields,
         )
 
     @property
@@ -143,9 +151,9 @@ def _fields(sent: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unix_seconds(created: object) -> int | None:
-    """A time of v1, in Unix seconds, or of v2, as text."""
+    """A time of v1, in Unix seconds, or of v2, as text; None outside the years 1 to 9999."""
     if type(created) is int:
-        return created
+        return created if _FIRST_SECOND <= created <= _LAST_SECOND else None
     try:
         return int(datetime.fromisoformat(str(created)).timestamp())
     except ValueError:

@@ -6,9 +6,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from engine_server import exact_json
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.empty_pages import get_page
 from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.events.event import Event, NotAnEvent
 from engine_server.connectors.stripe.listed import ListedObject, decode_list, is_empty_page
 from engine_server.errors import ConnectorError
 
@@ -96,8 +98,15 @@ async def fetch_events(
     return EventPage(events=found.objects, has_more=found.has_more, known_until=answer.known_until)
 
 
-async def fetch_event(client: StripeClient, event_id: str) -> bytes | None:
-    """One event as JSON without white space; None when Stripe does not show it any more.
+async def fetch_event(client: StripeClient, event_id: str, created: int) -> bytes | None:
+    """Return one event as JSON; None when Stripe does not show it any more.
+
+    Where it is refused, or answered with something else, it is read from the list of events.
+
+    Args:
+        client: The way to Stripe.
+        event_id: ``evt_...``
+        created: The Unix second in which it was made.
 
     Raises:
         EventsUnreadable: the key may not read events.
@@ -112,13 +121,41 @@ async def fetch_event(client: StripeClient, event_id: str) -> bytes | None:
             case FailureScope.STREAM:
                 raise _unreadable(error) from error
             case FailureScope.OBJECT:
-                return None
+                return None if error.shows_gone else await _listed(client, event_id, created)
         raise
+    if _id_of(answer.body) != event_id:
+        return await _listed(client, event_id, created)
     return answer.body
 
 
+async def _listed(client: StripeClient, event_id: str, created: int) -> bytes | None:
+    """Return an event of the list, as JSON; None when it is not in it."""
+    passed: set[str] = set()
+    page = await fetch_events(client, gte=created, lt=created + 1)
+    while True:
+        for listed in page.events:
+            if listed.head.id == event_id:
+                return bytes(listed.text)
+        last = str(page.events[-1].head.id) if page.events else ""
+        if not page.has_more or last in passed:
+            return None
+        passed.add(last)
+        page = await fetch_events(client, gte=created, lt=created + 1, starting_after=last)
+
+
 def _compact(body: bytes) -> bytes:
-    return msgspec.json.format(body, indent=-1)
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except ValueError:
+        # It refuses lone surrogates.
+        return exact_json.encode(exact_json.decode(body))
+
+
+def _id_of(body: bytes) -> str | None:
+    try:
+        return Event.parse(body).id
+    except NotAnEvent:
+        return None
 
 
 def _unreadable(error: RequestFailed) -> EventsUnreadable:

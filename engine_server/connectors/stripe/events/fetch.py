@@ -14,8 +14,6 @@ from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.pages import fetch_page, page_size
 from engine_server.connectors.stripe.ranges import Range
 
-# https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
-_GONE = frozenset({"resource_missing", "not_found"})
 _ACCOUNT_PATHS = ("/v1/accounts", "/v2/core/accounts")
 
 
@@ -81,6 +79,7 @@ class Fetches:
         return copy.deepcopy(self._objects[key])
 
     async def _find(self, resource: Resource, object_id: str, part: Range) -> dict[str, Any] | None:
+        passed: set[str | None] = set()
         while True:
             page = await fetch_page(self._client, resource, part, page_size(resource))
             for listed in page.objects:
@@ -89,6 +88,13 @@ class Fetches:
                     return found
             if page.next_cursor is None:
                 return None
+            if page.next_cursor in passed:
+                raise RequestFailed(
+                    f"GET {resource.path} goes on at {page.next_cursor}, where the list was "
+                    "before: its pages come to no end",
+                    status=200,
+                )
+            passed.add(page.next_cursor)
             part = part.with_cursor(page.next_cursor)
 
     async def _fetch(
@@ -97,8 +103,7 @@ class Fetches:
         try:
             answer = await self._client.get(path, params, endpoint=endpoint)
         except RequestFailed as error:
-            # Anybody between may answer 404, but only Stripe says that there is no such object.
-            if error.status == 404 and error.stripe_code in _GONE:
+            if error.shows_gone:
                 return None
             # What is left of an account that was disconnected is the refusal.
             parent, _, object_id = path.rpartition("/")

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from itertools import islice
 
@@ -87,7 +87,7 @@ class Poller:
         return dataclasses.replace(self._request, state=self._state, state_limit=self._states_left)
 
     def note(self, message: Message) -> None:
-        """Takes in what else the read yields: what is left of ``state_limit`` depends on it."""
+        """Takes in another message of the read: the rest of ``state_limit`` depends on it."""
         if message.HasField("record_batch"):
             self._has_uncommitted = True
         if message.HasField("source_state") and self._states_left is not None:
@@ -332,7 +332,7 @@ class Poller:
     def _is_worth_telling(self, cursor: EventCursor) -> bool:
         """Whether to go on from here rather than from the last checkpoint saves anything.
 
-        Else whoever takes checkpoint by checkpoint would never come to an end.
+        Else a caller that takes one checkpoint at a time would never come to an end.
         """
         told = self._told
         return (
@@ -377,11 +377,16 @@ async def confirm_readable(client: StripeClient) -> int:
         raise _unreadable(error) from error
 
 
-async def _fetch_all(client: StripeClient, event_ids: Iterable[str]) -> dict[str, bytes | None]:
-    """The events as JSON, oldest first as they are in ``event_ids``; None of those not shown."""
+async def _fetch_all(
+    client: StripeClient, failing: Mapping[str, FailingEvent]
+) -> dict[str, bytes | None]:
+    """The events as JSON, in the order of ``failing``; None of those not shown."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            fetched = {name: tasks.create_task(fetch_event(client, name)) for name in event_ids}
+            fetched = {
+                name: tasks.create_task(fetch_event(client, name, known.created))
+                for name, known in failing.items()
+            }
     except ExceptionGroup as errors:
         # The first one ended the others.
         raise errors.exceptions[0] from None

@@ -148,6 +148,8 @@ async def process_event(
     except NotAnEvent as error:
         log.warning("event_unreadable", error=str(error))
         return []
+    if event.is_bare:
+        raise EventFailed("it does not hold its object; a reconcile reads all objects again")
     named = {"event_id": event.id, "event_type": event.type}
     try:
         subject = Subject.of(event, scope)

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,6 @@ _AT_ONCE = 8
 # So many in a row, and nothing speaks for the next one.
 _MOST_FAILURES = 10
 
-# https://docs.stripe.com/error-codes, and the same in v2: https://docs.stripe.com/api/v2/errors
-_GONE = frozenset({"resource_missing", "not_found"})
-# There is no such object in the mode of the key, but one in the other: it is the key that is wrong
-# (https://github.com/payolapayments/payola/issues/278).
-_OF_OTHER_MODE = re.compile(r"a similar object exists in (?:live|test) mode")
 # Accounts that are connected no more are refused instead (https://docs.stripe.com/error-codes).
 _ACCOUNTS_PATH = "/v1/accounts"
 
@@ -122,7 +116,7 @@ class Retrieval:
             answer = await self._client.get(path, {}, endpoint=endpoint)
         except RequestFailed as error:
             is_account = self._resource.path == _ACCOUNTS_PATH
-            if _is_gone(error) or (is_account and error.shows_disconnected(held.id)):
+            if error.shows_gone or (is_account and error.shows_disconnected(held.id)):
                 return None
             raise
         if not isinstance(answer.body, dict) or answer.body.get("id") != held.id:
@@ -135,12 +129,3 @@ class Retrieval:
             raise RequestFailed(f"{held.id!r} cannot be retrieved by its id", status=None)
         path = self._resource.record_path.replace("{id}", quote(held.owner, safe=""))
         return f"{path}/{quote(held.id, safe='')}"
-
-
-def _is_gone(error: RequestFailed) -> bool:
-    """Whether Stripe itself, and nobody between, says that there is no such object."""
-    return (
-        error.status == 404
-        and error.stripe_code in _GONE
-        and _OF_OTHER_MODE.search(error.stripe_message) is None
-    )

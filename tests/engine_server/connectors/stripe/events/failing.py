@@ -17,6 +17,19 @@ OF_AN_OBJECT: dict[str, Refusal] = {
     "404": errors.invalid_request(404, "There is nothing here.", code="not_here"),
     "403 of the object": errors.permission_denied("You may not see this customer."),
     "403 of its account": errors.account_invalid("sk_test_simulator", "acct_stranger"),
+    "403 in the words for a type": errors.permission_denied(
+        "You are not authorized to view this customer."
+    ),
+    "400 in the words for a type": errors.invalid_request(
+        400, "This customer is not enabled for cash balances."
+    ),
+    "404 of the other mode": errors.invalid_request(
+        404,
+        "No such customer: 'cus_1'; a similar object exists in live mode, but a test mode key was "
+        "used to make this request.",
+        code="resource_missing",
+        param="id",
+    ),
     "410": errors.invalid_request(410, "It was here once."),
 }
 # What Stripe, or something before it, fails at.
@@ -27,6 +40,7 @@ OF_STRIPE = {
     "409": faults.refuse(errors.invalid_request(409, "Another request holds a lock.")),
     "429": faults.refuse(errors.rate_limited("endpoint-rate")),
     "a proxy's page": faults.html(403),
+    "a gateway's error": faults.json_error(404, {"message": "no healthy upstream", "code": 404}),
     "a cut answer": faults.truncated_body(),
     "a reset connection": faults.connection_reset(),
 }

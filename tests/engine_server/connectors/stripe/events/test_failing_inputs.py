@@ -1,9 +1,12 @@
 """Pushed events that fail by themselves: the others are applied, and these are told of."""
 
+import json
+
 import orjson
 import pytest
 
 from engine_server.connectors.stripe.events import inputs as pushed
+from engine_server.connectors.stripe.events.dead_letter import bare_event
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Log, RecentEvents, SourceInput
 from tests.engine_server.connectors.stripe.events.builders import Document, event, thin
@@ -82,6 +85,39 @@ async def test_events_of_a_type_that_may_not_be_read_are_skipped_with_one_warnin
     [warning] = reading.logs
     assert warning.level == Log.LEVEL_WARN
     assert "events of stream customers are skipped" in warning.message
+
+
+@pytest.mark.parametrize("created", [10**12, -(10**12), 10**30])
+async def test_an_event_of_no_possible_time_is_in_no_others_way(
+    simulator: StripeSimulator, created: int
+) -> None:
+    refuse_lookups(simulator, "cus_1", refusal=OF_AN_OBJECT["400"])
+    simulator.objects("customers").put(customer("cus_2"))
+    odd = event("customer.updated", customer("cus_1"))
+    text = json.dumps({**odd, "created": created}).encode()
+    other = as_json(event("customer.updated", customer("cus_2")))
+    reading = await push(simulator, SourceInput(event_json=text), other)
+    assert reading.ids_of("customers") == {"cus_2"}
+
+
+async def test_an_event_without_its_object_fails_again_when_it_is_replayed(
+    simulator: StripeSimulator,
+) -> None:
+    bare = bare_event("evt_1", "customer.updated", 1_700_000_000)
+    reading = await push(simulator, SourceInput(event_json=bare))
+    [letter] = reading.dead_letters
+    assert letter.event_json == bare
+    assert "a reconcile reads all objects again" in letter.reason
+
+
+async def test_a_type_with_half_a_surrogate_pair_is_told_of_as_text(
+    simulator: StripeSimulator,
+) -> None:
+    refuse_lookups(simulator, "cus_1", refusal=OF_AN_OBJECT["400"])
+    text = json.dumps(event("customer.\ud83d", customer("cus_1"))).encode()
+    reading = await push(simulator, SourceInput(event_json=text))
+    [letter] = reading.dead_letters
+    assert (letter.event_type, letter.event_json) == ("customer.\ufffd", text)
 
 
 async def test_recent_events_that_fail_are_told_of_as_well(simulator: StripeSimulator) -> None:
