@@ -117,6 +117,9 @@ class Subject:
 
     @classmethod
     def _whole(cls, event: Event, scope: EventScope) -> Self | None:
+        if event.happening == _DISCONNECTED:
+            # There is nothing left to fetch.
+            return None
         if event.object is not None:
             whole = whole_of(event.happening, event.object, account=event.account)
         else:
@@ -141,9 +144,10 @@ class Subject:
         is_summary = fields is not None and fields.get("object") == _SUMMARY
         path, created = "", None
         items: Sequence[tuple[str, str]] = ()
+        if fields is not None and not is_summary:
+            path = retrieve_path(kind, fields) or ""
         if fields is not None and fields is event.object:
             if not is_summary:
-                path = retrieve_path(kind, fields) or ""
                 created = _created(kind, fields)
                 items = [row for row in _items(kind, fields) if row[0] in scope.streams]
             if not is_safe(event.api_version, scope.api_version):

@@ -11,6 +11,7 @@ from engine_server.connectors.stripe.events.object_types import object_types
 from engine_server.connectors.stripe.events.parts import PARTS, Whole, whole_at, whole_of
 from tests.engine_server.connectors.stripe.events.builders import (
     CUSTOMER,
+    NOW,
     Document,
     event,
     records,
@@ -28,7 +29,8 @@ CHARGE = {"id": "ch_1", "object": "charge", "disputed": True}
 
 def test_every_rule_is_about_events_and_wholes_that_there_are() -> None:
     resources = {name.rpartition(".")[0] for name in get_args(stripe.Event.__annotations__["type"])}
-    assert resources >= PARTS.keys()
+    # What an old API version has instead of customer.source.
+    assert resources | {"customer.card"} >= PARTS.keys()
     wholes = {reference.whole for references in PARTS.values() for reference in references}
     assert wholes <= object_types().keys()
 
@@ -47,6 +49,7 @@ def test_every_rule_is_about_events_and_wholes_that_there_are() -> None:
         ("account.external_account.deleted", {"object": "card", "account": "acct_2"}, ACCOUNT),
         ("capability.updated", {"object": "capability", "account": "acct_2"}, ACCOUNT),
         ("person.deleted", {"object": "person", "account": "acct_2"}, ACCOUNT),
+        ("customer.card.updated", {"object": "card", "customer": "cus_1"}, CUSTOMER),
         (
             "billing.alert.triggered",
             {"object": "billing.alert_triggered", "alert": {"id": "alrt_1"}},
@@ -85,6 +88,35 @@ async def test_the_account_of_the_event_is_the_whole_where_the_part_does_not_nam
     # Nor is a customer of another account one of ours.
     theirs = event("customer.source.created", {"customer": "cus_1"}, account="acct_2")
     assert await records(client, scope("accounts", "customers"), theirs) == []
+
+
+async def test_an_account_that_is_connected_again_is_fetched(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    simulator.objects("accounts").put(ACCOUNT)
+    application = {"id": "ca_1", "object": "application", "name": "Ours"}
+    sent = [
+        event(f"account.application.{verb}", application, account="acct_2", created=NOW + at)
+        for at, verb in enumerate(("deauthorized", "authorized"))
+    ]
+    assert await records(client, scope("accounts"), *sent) == [
+        ("accounts", stamped({"id": "acct_2", "object": "account", "deleted": True})),
+        ("accounts", stamped(ACCOUNT, NOW + 1)),
+    ]
+    assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
+
+
+@pytest.mark.parametrize("verb", ["created", "updated", "failed"])
+async def test_a_refund_refreshes_the_charge_that_says_how_much_is_refunded(
+    simulator: StripeSimulator, client: StripeClient, verb: str
+) -> None:
+    simulator.objects("charges").put(CHARGE)
+    refund = {"id": "re_1", "object": "refund", "charge": "ch_1"}
+    sent = event(f"refund.{verb}", refund)
+    assert await records(client, scope("charges", "refunds"), sent) == [
+        ("refunds", stamped(refund)),
+        ("charges", stamped(CHARGE)),
+    ]
 
 
 async def test_a_part_that_is_a_record_comes_with_the_whole(
