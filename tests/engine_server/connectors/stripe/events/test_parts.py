@@ -2,13 +2,17 @@
 
 from typing import Any, get_args
 
+import orjson
 import pytest
 import stripe
 import structlog
 
 from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.events.failed_events import FailedEvents
 from engine_server.connectors.stripe.events.object_types import object_types
 from engine_server.connectors.stripe.events.parts import PARTS, Whole, whole_at, whole_of
+from engine_server.connectors.stripe.events.process_event import process_events
+from engine_server.connectors.stripe.events.same_second import SameSecond
 from tests.engine_server.connectors.stripe.events.builders import (
     CUSTOMER,
     NOW,
@@ -103,6 +107,23 @@ async def test_an_account_that_is_connected_again_is_fetched(
         ("accounts", stamped({"id": "acct_2", "object": "account", "deleted": True})),
         ("accounts", stamped(ACCOUNT, NOW + 1)),
     ]
+    assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
+
+
+async def test_an_account_is_retrieved_where_another_event_of_the_second_tells_otherwise(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    simulator.objects("accounts").put(ACCOUNT)
+    wanted = scope("accounts")
+    sent = [
+        event("account.updated", ACCOUNT, account="acct_2"),
+        event("account.application.deauthorized", {"object": "application"}, account="acct_2"),
+    ]
+    async with SameSecond(wanted) as same_second:
+        processed = process_events(client, wanted, sent, same_second, failed=FailedEvents())
+        found = [orjson.loads(m.record_batch.records[-1]) async for m in processed]
+    assert found == [stamped(ACCOUNT)]
+    # Its list may be long.
     assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
 
 
