@@ -25,7 +25,7 @@ log = structlog.get_logger()
 async def stored_items(
     client: StripeClient, scope: EventScope, event: Event, subject: Subject, fields: dict[str, Any]
 ) -> Mapping[str, Collection[str]]:
-    """What the destination stores of the lists in an object that are to be compared, by stream.
+    """Return the stored items of the lists in an object that are to be compared, by stream.
 
     These lists are then read from their beginning, in place: the items that the event shows may be
     outdated, and an item that was added since would seem to be gone.

@@ -1,4 +1,4 @@
-"""What an event says whichever API version it was rendered in: ids."""
+"""Ids: the part of an event that is the same in every API version."""
 
 from collections.abc import Mapping
 from typing import Any

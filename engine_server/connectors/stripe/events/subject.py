@@ -68,7 +68,7 @@ class Subject:
 
     @classmethod
     def of(cls, event: Event, scope: EventScope) -> Self:
-        """What an event is about: of a part that is no record itself, the whole.
+        """Return the object of an event: of a part that is no record itself, the whole.
 
         Raises:
             Ignored: It does not concern the pipeline, whichever streams are selected.
