@@ -1,4 +1,4 @@
-"""Events of another API version, of parts and of cut lists, that the service's inbox takes by HTTP."""
+"""Events that the service takes by HTTP: of another API version, of parts, and of cut lists."""
 
 from collections.abc import AsyncIterator
 from typing import Any

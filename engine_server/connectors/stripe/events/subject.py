@@ -124,6 +124,8 @@ class Subject:
             whole = whole_of(event.happening, event.object, account=event.account)
         else:
             whole = whole_at(event.related.url) if event.related is not None else None
+            # The part of an account need not lie within its URL.
+            whole = whole or whole_of(event.happening, {}, account=event.account)
         if whole is None:
             return None
         try:

@@ -110,6 +110,21 @@ async def test_an_account_that_is_connected_again_is_fetched(
     assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
 
 
+async def test_a_thin_event_of_a_connected_account_names_the_account_alone(
+    simulator: StripeSimulator, client: StripeClient
+) -> None:
+    simulator.objects("accounts").put(ACCOUNT)
+    sent = thin(
+        "v1.account.application.authorized",
+        "application",
+        "ca_1",
+        "/v1/applications/ca_1",
+        context="acct_2",
+    )
+    [(stream, record)] = await records(client, scope("accounts"), sent)
+    assert (stream, record["id"], record["charges_enabled"]) == ("accounts", "acct_2", True)
+
+
 async def test_an_account_is_retrieved_where_another_event_of_the_second_tells_otherwise(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
