@@ -8,10 +8,11 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from tests.end_to_end.followed import WAYS, WayIn, followed
+from engine_server.connectors.stripe.catalog import api_version
 from tests.end_to_end.listening import open_sync, quick_engine
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.end_to_end.tables import documents
+from tests.end_to_end.ways_in import WAYS_IN, WayIn, following
 from tests.engine_server.connectors.stripe.events.builders import Document
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -59,7 +60,7 @@ async def held(pipeline: StripePipeline) -> Mapping[str, bool]:
     return {row["id"]: row.get("deleted", False) for row in rows}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize("left", [MANY - 2, 10, 3])
 async def test_an_item_that_no_event_shows_is_deleted(
     simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn, left: int
@@ -69,12 +70,10 @@ async def test_an_item_that_no_event_shows_is_deleted(
     # Some that objects show, and some that none does.
     gone = [item["id"] for item in items[:1] + items[20:]][: MANY - left]
     gone += [item["id"] for item in items[1 : MANY - left - len(gone) + 1]]
-    async with followed(pipeline, way) as follow:
-        await follow.apply(
-            lambda: simulator.update(
-                "subscriptions", subscription, {"items": [{"id": i, "deleted": True} for i in gone]}
-            )
-        )
+    async with quick_engine() as client, following(client, pipeline, way) as apply:
+        changes = [{"id": one, "deleted": True} for one in gone]
+        simulator.update("subscriptions", subscription, {"items": changes})
+        await apply()
         found = await held(pipeline)
     assert {name for name, is_deleted in found.items() if is_deleted} == set(gone)
     kept = [*items_of(simulator, subscription), *items_of(simulator, other)]
@@ -84,7 +83,7 @@ async def test_an_item_that_no_event_shows_is_deleted(
     assert len(gone) == MANY - left
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS_IN)
 async def test_changes_of_many_subscriptions_at_once_end_as_the_account_is(
     simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn
 ) -> None:
@@ -103,26 +102,28 @@ async def test_changes_of_many_subscriptions_at_once_end_as_the_account_is(
                     {"items": [{"id": last, "deleted": True}, {"price": min(price)}]},
                 )
 
-    async with followed(pipeline, way) as follow:
-        await follow.apply(change)
+    async with quick_engine() as client, following(client, pipeline, way) as apply:
+        change()
+        await apply()
         found = await held(pipeline)
     assert {name for name, is_deleted in found.items() if is_deleted} == set(gone)
     kept = {item["id"] for one in subscriptions for item in items_of(simulator, one)}
     assert {name for name, is_deleted in found.items() if not is_deleted} == kept
 
 
-@pytest.mark.parametrize("way", ["polling", "listener"])
+@pytest.mark.parametrize("version", [api_version(), "2020-08-27"])
+@pytest.mark.parametrize("way", ["poll", "listener"])
 async def test_a_list_need_not_say_that_it_was_cut(
-    simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn
+    simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn, version: str
 ) -> None:
     simulator.tell_bare_lists()
+    simulator.set_default_version(version)
     subscription = subscribe(simulator, MANY)
     gone = [item["id"] for item in items_of(simulator, subscription)[4:]]
     changes = [{"id": one, "deleted": True} for one in gone]
-    async with followed(pipeline, way) as follow:
-        await follow.apply(
-            lambda: simulator.update("subscriptions", subscription, {"items": changes})
-        )
+    async with quick_engine() as client, following(client, pipeline, way) as apply:
+        simulator.update("subscriptions", subscription, {"items": changes})
+        await apply()
         found = await held(pipeline)
     assert {name for name, is_deleted in found.items() if is_deleted} == set(gone)
 
@@ -134,8 +135,9 @@ async def test_what_left_a_list_bears_the_second_of_the_event(
     gone = items_of(simulator, subscription)[20]["id"]
     events: list[Document] = []
     simulator.on_event(lambda event: events.append(json.loads(event.body)))
-    async with followed(pipeline, "event_json") as follow:
-        await follow.apply(lambda: simulator.delete("subscription_items", gone))
+    async with quick_engine() as client, following(client, pipeline, "event_json") as apply:
+        simulator.delete("subscription_items", gone)
+        await apply()
     connection = await asyncpg.connect(pipeline.database_url)
     try:
         [row] = await connection.fetch(

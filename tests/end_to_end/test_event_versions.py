@@ -10,7 +10,7 @@ from pipesync_client import EngineClient
 from tests.end_to_end.listening import quick_engine
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.end_to_end.tables import assert_tables_equal, documents
-from tests.end_to_end.ways_in import WAYS_IN, WayIn, following
+from tests.end_to_end.ways_in import PUSHED, WAYS_IN, WayIn, following
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -95,6 +95,30 @@ async def test_rows_are_as_lists_show_them_whatever_version_events_come_in(
         row for row in await documents(pipeline.database_url, "invoices") if row["id"] == invoice
     ]
     assert (voided["status"], voided["total_taxes"], "tax" in voided) == ("void", TAXES, False)
+
+
+@pytest.mark.parametrize("way_in", ["poll", *PUSHED, "recent_events"])
+async def test_an_object_is_looked_up_once_whatever_else_happens_between_its_events(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline, way_in: WayIn
+) -> None:
+    invoice, product = _invoice(simulator), _object_of(simulator, "products")["id"]
+    customer = _object_of(simulator, "customers")["id"]
+    async with following(client, pipeline, way_in) as apply:
+        asked = len(simulator.requests)
+        for number in range(4):
+            simulator.update("invoices", invoice, {"description": f"No. {number}"})
+            simulator.update("products", product, {"name": f"No. {number}"})
+            simulator.update("customers", customer, {"name": f"No. {number}"})
+        await apply()
+        looked_up = [
+            one.path for one in list(simulator.requests)[asked:] if one.path.count("/") == 3
+        ]
+    await assert_tables_equal(simulator, pipeline.database_url, STREAMS)
+    assert sorted(looked_up) == [
+        f"/v1/customers/{customer}",
+        f"/v1/invoices/{invoice}",
+        f"/v1/products/{product}",
+    ]
 
 
 @pytest.mark.parametrize("way_in", WAYS_IN)

@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from pipesync_client import EngineClient
@@ -161,3 +162,23 @@ async def test_items_whose_subscriptions_are_not_selected_are_as_they_are_in_the
             await push(client, pipeline, pushed_as("event_json", bodies[number]))
         [row] = await documents(database_url, "subscription_items")
         assert row == {**held, "quantity": 8}
+
+
+async def test_a_rejected_record_counts_as_one_of_its_second(
+    client: EngineClient, simulator: StripeSimulator, pipeline: StripePipeline
+) -> None:
+    await pipeline.sync_to_the_end(client)
+    connection = await asyncpg.connect(pipeline.database_url)
+    try:
+        check = "CHECK (_raw_data ->> 'name' <> 'third')"
+        await connection.execute(f"ALTER TABLE stripe.customers ADD CONSTRAINT no_third {check}")
+        for body in reversed(_two_updates(simulator, "customers")):
+            await push(client, pipeline, pushed_as("event_json", body))
+        kept = await connection.fetch("SELECT attempts FROM stripe._pipesync_rejected")
+    finally:
+        await connection.close()
+    # The older one did not take its place: the object was looked up, and rejected once more.
+    assert [row["attempts"] for row in kept] == [2]
+    assert "second" not in {
+        row["name"] for row in await documents(pipeline.database_url, "customers")
+    }

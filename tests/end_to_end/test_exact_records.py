@@ -11,8 +11,9 @@ import pytest
 from engine_server import exact_json
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.progress_pb2 import Progress
-from tests.end_to_end.followed import WAYS, WayIn, followed
+from tests.end_to_end.listening import quick_engine
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections, served_engine
+from tests.end_to_end.ways_in import EXACT_WAYS_IN, WAYS_IN, WayIn, following
 from tests.stripe_simulator.simulator import StripeSimulator
 
 # Every number with more digits than a float has, or written in another way than one is.
@@ -151,7 +152,7 @@ async def test_items_of_lists_inside_objects_are_exact(
 
 
 @pytest.mark.parametrize("revalidate", [None, "all"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", EXACT_WAYS_IN)
 async def test_events_are_exact_and_so_is_what_is_looked_up_for_them(
     simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn, revalidate: str | None
 ) -> None:
@@ -168,8 +169,9 @@ async def test_events_are_exact_and_so_is_what_is_looked_up_for_them(
         changes = [{"id": one, "odd": odd()} for one in items]
         simulator.update("subscriptions", subscription, {"items": changes})
 
-    async with followed(pipeline, way) as follow:
-        await follow.apply(change)
+    async with quick_engine() as client, following(client, pipeline, way) as apply:
+        change()
+        await apply()
         assert_exact((await odd_fields(pipeline, "customers"))[customer])
         found = await odd_fields(pipeline, "subscription_items")
     assert sorted(found) == items
@@ -177,7 +179,7 @@ async def test_events_are_exact_and_so_is_what_is_looked_up_for_them(
         assert_exact(fields)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS_IN)
 async def test_an_expanded_reference_is_its_id_by_every_way_in(
     simulator: StripeSimulator, pipeline: StripePipeline, way: WayIn
 ) -> None:
@@ -185,12 +187,10 @@ async def test_an_expanded_reference_is_its_id_by_every_way_in(
     customer = simulator.create("customers")
     source = {"id": "card_1", "object": "card", "last4": "4242"}
 
-    async with followed(pipeline, way) as follow:
-        await follow.apply(
-            lambda: simulator.update(
-                "subscriptions", subscription, {"customer": customer, "default_source": source}
-            )
-        )
+    async with quick_engine() as client, following(client, pipeline, way) as apply:
+        changes = {"customer": customer, "default_source": source}
+        simulator.update("subscriptions", subscription, changes)
+        await apply()
         connection = await asyncpg.connect(pipeline.database_url)
         try:
             [row] = await connection.fetch(

@@ -19,6 +19,8 @@ Pushed = Literal["event", "event_json", "webhook"]
 WayIn = Literal["poll", "event", "event_json", "webhook", "recent_events", "listener", "websocket"]
 PUSHED: tuple[Pushed, ...] = get_args(Pushed)
 WAYS_IN: tuple[WayIn, ...] = get_args(WayIn)
+# A protobuf Struct has floats of 64 bits for numbers, and no lone surrogates.
+EXACT_WAYS_IN: tuple[WayIn, ...] = tuple(way_in for way_in in WAYS_IN if way_in != "event")
 
 _SECRET = "whsec_pushed"
 

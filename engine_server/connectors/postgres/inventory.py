@@ -1,16 +1,25 @@
 """What the tables hold: ids, asked for by the time or by the owner of their records."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
+from typing import TypeVar
 
 import asyncpg
 import structlog
 
 from engine_server.connectors.postgres import inventory_questions as questions
-from engine_server.connectors.postgres import retry
+from engine_server.connectors.postgres import rejected_table, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.existing import lock
@@ -18,12 +27,14 @@ from engine_server.connectors.postgres.faults import describe
 from engine_server.connectors.postgres.inventory_questions import Index, Question
 from engine_server.connectors.postgres.pool import Connection, Pool, open_pool
 from engine_server.connectors.postgres.tables import Table, table_of
-from engine_server.connectors.postgres.transaction import transaction
+from engine_server.connectors.postgres.transaction import Transaction, transaction
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import ConnectorError
 from engine_server.text import storable
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _INDEX_EXISTS = files(__package__).joinpath("inventory_index_exists.sql").read_text()
 # A smaller table is read whole in a few milliseconds.
@@ -117,7 +128,7 @@ class PostgresInventory:
     async def stamped(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
     ) -> Mapping[str, int]:
-        """How new the records of these ids are; see ``Inventory``.
+        """How new the records of these ids are, rejected ones included; see ``Inventory``.
 
         Raises:
             ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
@@ -126,8 +137,17 @@ class PostgresInventory:
         table = self._table(stream)
         account_id = account_id or table.account_id
         asked = {storable(one): one for one in ids}
-        rows = await self._answer(questions.stamped(table, account_id, [*asked]))
-        return {asked[row["id"]]: row["stamp"] for row in rows}
+        question = questions.stamped(table, account_id, [*asked])
+
+        async def put(begun: Transaction) -> dict[str, int]:
+            rows = await begun.fetch(question.statement, *question.arguments)
+            found = await rejected_table.stamped(begun, table, account_id, [*asked])
+            for row in rows:
+                found[row["id"]] = max(row["stamp"], found.get(row["id"], row["stamp"]))
+            return found
+
+        stamps = await self._ask(put, dict[str, int]())
+        return {asked[row_id]: stamp for row_id, stamp in stamps.items()}
 
     def _table(self, stream: str) -> Table:
         if stream not in self._tables:
@@ -135,13 +155,19 @@ class PostgresInventory:
         return self._tables[stream]
 
     async def _answer(self, question: Question) -> list[asyncpg.Record]:
-        async def put(connection: Connection) -> list[asyncpg.Record]:
+        async def put(begun: Transaction) -> list[asyncpg.Record]:
+            return await begun.fetch(question.statement, *question.arguments)
+
+        return await self._ask(put, list[asyncpg.Record]())
+
+    async def _ask(self, question: Callable[[Transaction], Awaitable[T]], without_table: T) -> T:
+        async def put(connection: Connection) -> T:
             try:
                 async with transaction(connection, self._config.statement_timeout) as begun:
-                    return await begun.fetch(question.statement, *question.arguments)
+                    return await question(begun)
             except asyncpg.UndefinedTableError:
                 # A write that runs beside this one may not have come to make it.
-                return []
+                return without_table
 
         return await retry.Retries(self._pool, patience=retry.SYNC_PATIENCE).use(put)
 

@@ -6,6 +6,7 @@ from importlib.resources import files
 from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table, literal, quote
+from engine_server.connectors.postgres.transaction import Transaction
 
 NAME = "_pipesync_rejected"
 
@@ -14,6 +15,7 @@ _CREATE = _SQL.joinpath("create_rejected.sql").read_text()
 _ACCESS = _SQL.joinpath("rejected_access.sql").read_text()
 _HELD = _SQL.joinpath("rejected_held.sql").read_text()
 _KEPT = _SQL.joinpath("rejected_kept.sql").read_text()
+_STAMPED = _SQL.joinpath("rejected_stamped.sql").read_text()
 _PAGE = _SQL.joinpath("rejected_page.sql").read_text()
 _DONE = _SQL.joinpath("rejected_done.sql").read_text()
 
@@ -81,6 +83,26 @@ async def held(
         [table.account_id for table in tables],
     )
     return {row["stream"]: (row["of_account"], row["of_all_accounts"]) for row in rows}
+
+
+async def stamped(
+    transaction: Transaction, table: Table, account_id: str, ids: Sequence[str]
+) -> dict[str, int]:
+    """Return how new the rejected records of these ids are, in Unix seconds.
+
+    Args:
+        transaction: Where to ask.
+        table: Whose records.
+        account_id: The account that they are of; empty where it is not known.
+        ids: Their ids.
+    """
+    place = next((n for n, column in enumerate(table.key, 1) if column.path == ("id",)), None)
+    access = await transaction.fetch(_ACCESS, table.schema, NAME)
+    if place is None or not access or not access[0]["is_usable"]:
+        return {}
+    statement = _STAMPED.format(rejected=quoted(table.schema))
+    rows = await transaction.fetch(statement, table.stream, place, ids, account_id)
+    return {row["id"]: row["stamp"] for row in rows}
 
 
 async def forget_stream(connection: Connection, table: Table, account_id: str | None) -> None:

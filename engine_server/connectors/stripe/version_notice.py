@@ -1,4 +1,4 @@
-"""What the account's default API version means for the events that are polled."""
+"""Notices about the account's default API version, in which polled events are rendered."""
 
 from engine_server.connectors.stripe.account import Account
 from engine_server.connectors.stripe.catalog import api_version

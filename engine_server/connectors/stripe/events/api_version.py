@@ -6,6 +6,8 @@ endpoint, whatever version the reader asks for (https://docs.stripe.com/webhooks
 
 import re
 
+from engine_server.connectors.stripe.version_name import is_version_name
+
 # A date alone up to 2024-06-20, then a date and the name of its major release
 # (https://docs.stripe.com/api/versioning).
 _NAMED = re.compile(r"(\d{4}-\d{2}-\d{2})\.([a-z]+)", re.ASCII)
@@ -33,4 +35,4 @@ def is_safe(event_version: str | None, catalog_version: str) -> bool:
     rendered, wanted = _NAMED.fullmatch(event_version), _NAMED.fullmatch(catalog_version)
     if rendered is None or wanted is None or rendered[2] != wanted[2] or wanted[2] in _UNSTABLE:
         return False
-    return rendered[1] > wanted[1]
+    return is_version_name(event_version) and rendered[1] > wanted[1]

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 async def stored_items(
     client: StripeClient, scope: EventScope, event: Event, subject: Subject, fields: dict[str, Any]
 ) -> Mapping[str, Collection[str]]:
-    """What the destination stores of the lists in an object that are to be compared, by stream.
+    """Return the stored items of the lists in an object that are to be compared, by stream.
 
     These lists are then read from their beginning, in place: the items that the event shows may be
     outdated, and an item that was added since would seem to be gone.
@@ -84,9 +84,10 @@ def _may_lack_items(event: Event, fields: Mapping[str, Any], field: str) -> bool
     if fields.get("deleted") is True:
         # Little may be left of the object to tell whose they were.
         return True
-    if event.object is None:
-        # Nothing tells what was otherwise before.
-        return isinstance(fields.get(field), dict)
+    if event.object is None or not isinstance(event.object.get(field), Mapping):
+        # Nothing tells what was otherwise before: a thin event, or one of an API version that has
+        # no such list.
+        return isinstance(fields.get(field), Mapping)
     told = (event.previous.get(field), event.object.get(field), fields.get(field))
     return any(map(is_cut, told))
 

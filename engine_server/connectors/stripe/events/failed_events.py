@@ -52,7 +52,7 @@ class SkippedStreams:
 
 
 class FailedEvents(Generic[T]):
-    """What of the events of one read was not applied, and why.
+    """The events of one read that were not applied, each with its reason.
 
     Attributes:
         skipped: The streams whose events are skipped.

@@ -1,4 +1,4 @@
-"""What an event says whichever API version it was rendered in: ids."""
+"""Ids: the part of an event that is the same in every API version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,9 @@ def ids_only(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ids_of_list(found: Mapping[str, Any]) -> dict[str, Any]:
     items = [_identity(item) for item in found["data"] if isinstance(item, Mapping)]
-    return {"data": items, "has_more": found.get("has_more") is True}
+    # Whether it was cut is the same in every version, too; a list need not say it.
+    facts = {name: found[name] for name in ("has_more", "total_count") if name in found}
+    return {"data": items, **facts}
 
 
 def _identity(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,9 @@ PARTS: Mapping[str, tuple[_Reference, ...]] = MappingProxyType(
         # An account has external_accounts, capabilities and requirements, and shows the person of
         # an individual (https://docs.stripe.com/api/accounts/object).
         "account.external_account": _named(account="account"),
+        # Holds the application that the account is connected by, perhaps once more
+        # (https://docs.stripe.com/connect/webhooks).
+        "account.application": _named(account="account"),
         "capability": _named(account="account"),
         "person": _named(account="account"),
         # A fee has refunds (https://docs.stripe.com/api/application_fees/object).
@@ -64,6 +67,9 @@ PARTS: Mapping[str, tuple[_Reference, ...]] = MappingProxyType(
         # (https://docs.stripe.com/api/charges/object).
         "charge.dispute": _named(charge="charge"),
         "charge.refund": _named(charge="charge"),
+        # Of some payment methods there are no charge.refund events
+        # (https://docs.stripe.com/api/refunds).
+        "refund": _named(charge="charge"),
         # https://docs.stripe.com/api/discounts/object
         "customer.discount": _named(
             subscription="subscription",
@@ -72,7 +78,9 @@ PARTS: Mapping[str, tuple[_Reference, ...]] = MappingProxyType(
             customer="customer",
         ),
         # A customer has sources and a default_source, and tax_ids
-        # (https://docs.stripe.com/api/customers/object).
+        # (https://docs.stripe.com/api/customers/object). Sources were cards before 2015-02-18
+        # (https://docs.stripe.com/changelog/2015-02-18/customers-have-source-field-accepts-source-card).
+        "customer.card": _named(customer="customer"),
         "customer.source": _named(customer="customer"),
         "customer.tax_id": _named(customer="customer"),
         "source": _named(customer="customer"),

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -123,13 +121,17 @@ async def apply_events(
         ConnectionFailed: see ``process_events``.
         ConnectorError: the same.
     """
-    for streams, some in groupby(events, key=attrgetter("streams")):
-        alike = list(some)
-        sent = [event.sent for event in alike]
-        numbers: FailedEvents[int] = FailedEvents(failed.skipped)
-        processed = process_events(client, scope.only(streams), sent, same_second, failed=numbers)
-        async with aclosing(processed) as messages:
-            async for message in messages:
-                yield message
-        for failure in numbers.take():
-            failed.add(alike[failure.sent], failure.reason)
+    numbers: FailedEvents[int] = FailedEvents(failed.skipped)
+    processed = process_events(
+        client,
+        scope,
+        [event.sent for event in events],
+        same_second,
+        failed=numbers,
+        streams=[event.streams for event in events],
+    )
+    async with aclosing(processed) as messages:
+        async for message in messages:
+            yield message
+    for failure in numbers.take():
+        failed.add(events[failure.sent], failure.reason)

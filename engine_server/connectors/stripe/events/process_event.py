@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, aclosing, nullcontext
-from itertools import groupby, zip_longest
+from itertools import groupby, repeat, zip_longest
 from typing import Any, TypeAlias
 
 import structlog
@@ -48,6 +49,7 @@ async def process_events(
     same_second: SameSecond | None = None,
     *,
     failed: FailedEvents[int],
+    streams: Sequence[AbstractSet[str]] | None = None,
 ) -> AsyncGenerator[Message, None]:
     """Yields the record batches that events make, in the order in which the events came.
 
@@ -62,6 +64,7 @@ async def process_events(
             would matter.
         failed: Told of the events that fail by themselves, by their numbers among ``events``; the
             others are applied.
+        streams: The streams that each of the events is applied to; None for all that are selected.
 
     Raises:
         ConnectionFailed: see ``StripeClient.get``; also that Stripe keeps failing at what an event
@@ -69,11 +72,15 @@ async def process_events(
         ConnectorError: the destination cannot be asked what it holds.
     """
     for start in range(0, len(events), _EVENTS_AT_ONCE):
-        together = events[start : start + _EVENTS_AT_ONCE]
+        part = slice(start, start + _EVENTS_AT_ONCE)
         async with scope.batch() as stored:
             shared = scope.sharing(stored)
+            scopes = (
+                [shared.only(chosen) for chosen in streams[part]] if streams else repeat(shared)
+            )
+            together = zip(events[part], scopes, strict=False)
             processing = asyncio.create_task(
-                _process_together(client, shared, together, start, same_second, failed)
+                _process_together(client, together, start, same_second, failed)
             )
             try:
                 async with aclosing(stored.barriers_until(processing)) as barriers:
@@ -89,8 +96,7 @@ async def process_events(
 
 async def _process_together(
     client: StripeClient,
-    scope: EventScope,
-    events: Iterable[bytes | Mapping[str, Any]],
+    events: Iterable[tuple[bytes | Mapping[str, Any], EventScope]],
     start: int,
     same_second: SameSecond | None,
     failed: FailedEvents[int],
@@ -104,7 +110,7 @@ async def _process_together(
                         process_event(client, fetches, scope, event, same_second), failed.skipped
                     )
                 )
-                for event in events
+                for event, scope in events
             ]
     except ExceptionGroup as errors:
         # The first one ended the others.

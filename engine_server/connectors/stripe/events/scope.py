@@ -70,7 +70,7 @@ class EventScope:
         )
 
     def batch(self, on_barrier: Callable[[], None] = lambda: None) -> StoredItems:
-        """What the events of one batch, which share it, learn of the destination's items."""
+        """Return the questions about stored items that the events of one batch share."""
         return StoredItems(self.inventory, self.barriers, on_barrier=on_barrier)
 
     def sharing(self, stored_items: StoredItems) -> "EventScope":

@@ -39,10 +39,10 @@ class _Round:
 
 
 class StoredItems:
-    """What a destination stores of the lists inside objects, during one batch of events.
+    """Items of lists inside objects that a destination stores, during one batch of events.
 
-    An async context manager: no question goes on once it is closed. Whoever yields messages yields
-    the barriers that ``take_barriers`` has.
+    An async context manager: no question goes on once it is closed. The generator that yields
+    messages also yields the barriers of ``take_barriers``.
     """
 
     def __init__(

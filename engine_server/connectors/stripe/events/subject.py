@@ -68,7 +68,7 @@ class Subject:
 
     @classmethod
     def of(cls, event: Event, scope: EventScope) -> Self:
-        """What an event is about: of a part that is no record itself, the whole.
+        """Return the object of an event: of a part that is no record itself, the whole.
 
         Raises:
             Ignored: It does not concern the pipeline, whichever streams are selected.
@@ -117,10 +117,15 @@ class Subject:
 
     @classmethod
     def _whole(cls, event: Event, scope: EventScope) -> Self | None:
+        if event.happening == _DISCONNECTED:
+            # There is nothing left to fetch.
+            return None
         if event.object is not None:
             whole = whole_of(event.happening, event.object, account=event.account)
         else:
             whole = whole_at(event.related.url) if event.related is not None else None
+            # The part of an account need not lie within its URL.
+            whole = whole or whole_of(event.happening, {}, account=event.account)
         if whole is None:
             return None
         try:
@@ -141,9 +146,10 @@ class Subject:
         is_summary = fields is not None and fields.get("object") == _SUMMARY
         path, created = "", None
         items: Sequence[tuple[str, str]] = ()
+        if fields is not None and not is_summary:
+            path = retrieve_path(kind, fields) or ""
         if fields is not None and fields is event.object:
             if not is_summary:
-                path = retrieve_path(kind, fields) or ""
                 created = _created(kind, fields)
                 items = [row for row in _items(kind, fields) if row[0] in scope.streams]
             if not is_safe(event.api_version, scope.api_version):

@@ -27,6 +27,7 @@ from engine_server.connectors.stripe.events.api_version import is_safe
         ("2025-06-30.preview", "2025-06-30.preview", True),
         ("2025-07-30.preview", "2025-06-30.preview", False),
         ("2025-06-30.basil\n", "2025-03-31.basil", False),
+        ("2025-13-45.basil", "2025-03-31.basil", False),
     ],
 )
 def test_the_same_version_is_safe_and_a_later_one_of_the_same_release(

@@ -104,6 +104,30 @@ async def test_what_was_cut_before_is_compared(
     }
 
 
+@pytest.mark.parametrize("said", CUT.values(), ids=CUT.keys())
+async def test_what_was_cut_before_is_compared_in_events_of_other_versions_too(
+    simulator: StripeSimulator, client: StripeClient, said: Document
+) -> None:
+    now = nested(simulator, "sub_1", ids(3, 1))
+    simulator.objects("subscriptions").put(subscription(items=now))
+    before = {"data": [item(one) for one in ids(25, 16)], **said}
+    stored = Stored({"sub_1": ids(25, 1)})
+    sent = updated("sub_1", now, {"items": before}, api_version="2020-08-27")
+    assert sorted(gone_in(await records(client, knowing(stored), sent))) == sorted(ids(25, 4))
+
+
+@pytest.mark.parametrize("told", [{}, {"items": [{"id": "si_1"}]}], ids=["no list", "an array"])
+async def test_an_event_of_a_version_without_the_list_tells_nothing_of_before(
+    simulator: StripeSimulator, client: StripeClient, told: Document
+) -> None:
+    now = nested(simulator, "sub_1", ids(3, 1))
+    simulator.objects("subscriptions").put(subscription(items=now))
+    stored = Stored({"sub_1": ids(5, 1)})
+    about = {"id": "sub_1", "object": "subscription", **told}
+    sent = event("customer.subscription.updated", about, api_version="2013-08-13")
+    assert sorted(gone_in(await records(client, knowing(stored), sent))) == ["si_4", "si_5"]
+
+
 async def test_what_is_cut_now_is_compared_whatever_the_event_says_of_before(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
