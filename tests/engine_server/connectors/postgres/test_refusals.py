@@ -1,6 +1,7 @@
 """A table that Postgres does not let us write stops its stream alone, and the error says why."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
@@ -159,6 +160,19 @@ async def test_a_batch_that_is_refused_as_a_whole_errs_its_stream(
     assert "DETAIL" not in error
     assert written[-1] == checkpoint(GOOD)
     assert await rejected_rows(database) == []
+
+
+@pytest.mark.parametrize("count", [20, 1001])
+async def test_many_versions_of_one_bad_object_do_not_err_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection, count: int
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+    await refuse_with(database, "P0001", BAD)
+    versions = [customer(1, at=at, bad=True) for at in range(1, count + 1)]
+    messages = [records(BAD, *versions), checkpoint(BAD)]
+    assert await write(config, [stream(BAD)], messages) == messages
+    [kept] = await rejected_rows(database)
+    assert json.loads(kept["record"])["_updated_at"] == count
 
 
 @pytest.mark.parametrize("bad", [9, 10, 11])
