@@ -68,6 +68,7 @@ class Target:
         statement: What writes a batch that Postgres takes as a whole.
         limit: How many of its records may be refused; None when the number does not matter.
         retried: Which kept records are in the batch, with the last_time of each.
+        keeps_rejected: Whether our role may use the table of rejected records.
     """
 
     table: Table
@@ -75,11 +76,14 @@ class Target:
     statement: str
     limit: int | None = None
     retried: Mapping[bytes, object] = field(default_factory=dict)
+    keeps_rejected: bool = True
 
     @property
     def splitting_statement(self) -> str:
         """What writes a part of a batch that Postgres does not take as a whole."""
-        return upsert_statement(self.table, hard_delete=self.hard_delete, clears_rejected=True)
+        return upsert_statement(
+            self.table, hard_delete=self.hard_delete, clears_rejected=self.keeps_rejected
+        )
 
     @property
     def kept_statement(self) -> str:
@@ -223,7 +227,8 @@ class Attempt:
         at_commit = self._stream is None
         streams = frozenset([self._stream]) if self._stream is not None else self._deferred(error)
         known = self._suspects.deferred if at_commit else self._suspects.split
-        if lies_in_a_record(error) and not streams <= known:
+        # A commit may not say which stream it fails for, even if the table is at fault.
+        if not streams <= known and (lies_in_a_record(error) or len(streams) > 1):
             return Suspected(error, streams, at_commit=at_commit)
         stream = min(streams)
         table = self._targets[stream].table.quoted

@@ -118,7 +118,9 @@ class Writer:
             try:
                 committed = await retries.use(attempt.commit)
             except Suspected as suspected:
-                if not (obstacle := await self._rejected.make_usable()):
+                obstacle = await self._rejected.make_usable()
+                # Of several streams a split finds the one, even if its record cannot be kept.
+                if not obstacle or len(suspected.streams) > 1:
                     suspects.split |= suspected.streams
                     suspects.deferred |= suspected.streams if suspected.at_commit else set()
                     continue
@@ -145,6 +147,7 @@ class Writer:
             # Kept records are known to be refused; the table need not be wrong for it.
             limit=self._rejected.allowance(stream) if retried is None else None,
             retried=retried.get(stream, {}) if retried is not None else {},
+            keeps_rejected=self._rejected.is_usable,
         )
 
     def _statement(self, stream: str) -> str:
