@@ -1,6 +1,6 @@
 """One transaction that writes batches of several streams and keeps the records that are refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -8,7 +8,11 @@ import asyncpg
 from engine_server.connectors.postgres import rejected_table
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
 from engine_server.connectors.postgres.pool import Connection
-from engine_server.connectors.postgres.rejection import Rejection, kept_arguments
+from engine_server.connectors.postgres.rejection import (
+    Rejection,
+    kept_arguments,
+    without_untranslatable_key,
+)
 from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.splitter import Splitter, StreamRefused
 from engine_server.connectors.postgres.tables import Table
@@ -17,6 +21,9 @@ from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_st
 
 # A deferred constraint is then looked at by the statement that violates it, not by the commit.
 _BLAME_STATEMENTS = "SET CONSTRAINTS ALL IMMEDIATE"
+
+# Each takes up to as many statements as it took to find the records.
+_MOST_ROUNDS = 5
 
 
 class Suspected(Exception):
@@ -61,6 +68,7 @@ class Target:
         statement: What writes a batch that Postgres takes as a whole.
         limit: How many of its records may be refused; None when the number does not matter.
         retried: Which kept records are in the batch, with the last_time of each.
+        keeps_rejected: Whether our role may use the table of rejected records.
     """
 
     table: Table
@@ -68,11 +76,14 @@ class Target:
     statement: str
     limit: int | None = None
     retried: Mapping[bytes, object] = field(default_factory=dict)
+    keeps_rejected: bool = True
 
     @property
     def splitting_statement(self) -> str:
         """What writes a part of a batch that Postgres does not take as a whole."""
-        return upsert_statement(self.table, hard_delete=self.hard_delete, clears_rejected=True)
+        return upsert_statement(
+            self.table, hard_delete=self.hard_delete, clears_rejected=self.keeps_rejected
+        )
 
     @property
     def kept_statement(self) -> str:
@@ -153,10 +164,10 @@ class Attempt:
             )
             splitters[stream] = splitter
             await splitter.write()
+        await self._write_orphans(splitters)
         rejections: dict[str, Sequence[Rejection]] = {}
         for stream, splitter in splitters.items():
             self._stream = stream
-            await splitter.write_orphans()
             splitter.blame_table_if_all_are_refused()
             changes[stream] = splitter.changes
             if splitter.rejections:
@@ -172,12 +183,23 @@ class Attempt:
         self._stream = None
         return Committed(changes=changes, rejections=rejections)
 
+    async def _write_orphans(self, splitters: Mapping[str, Splitter]) -> None:
+        """Tries again what waits for other rows, also of other streams, as long as that helps."""
+        for round_number in range(_MOST_ROUNDS):
+            has_progress = False
+            for stream, splitter in splitters.items():
+                self._stream = stream
+                # Rows mostly wait for each other in one direction.
+                has_progress |= await splitter.write_orphans(backwards=round_number % 2 == 1)
+            if not has_progress:
+                return
+
     async def _keep(
         self, begun: Transaction, stream: str, rejections: Mapping[bytes, Rejection]
     ) -> Sequence[Rejection]:
         target = self._targets[stream]
         try:
-            kept = await begun.fetch(target.kept_statement, *kept_arguments(rejections.values()))
+            kept = await self._kept(begun, target.kept_statement, rejections.values())
         except asyncpg.PostgresError as error:
             if not is_refusal(error):
                 raise
@@ -189,12 +211,24 @@ class Attempt:
             ) from error
         return [rejections[row["digest"]] for row in kept]
 
+    async def _kept(
+        self, begun: Transaction, statement: str, rejections: Collection[Rejection]
+    ) -> Sequence[asyncpg.Record]:
+        await begun.execute("SAVEPOINT pipesync_kept")
+        try:
+            return await begun.fetch(statement, *kept_arguments(rejections))
+        except asyncpg.UntranslatableCharacterError:
+            await begun.execute("ROLLBACK TO pipesync_kept")
+            rest = [without_untranslatable_key(rejection) for rejection in rejections]
+            return await begun.fetch(statement, *kept_arguments(rest))
+
     def _verdict(self, error: asyncpg.PostgresError) -> Suspected | StreamRefused:
         """Who is to blame for a refusal that ended the transaction."""
         at_commit = self._stream is None
         streams = frozenset([self._stream]) if self._stream is not None else self._deferred(error)
         known = self._suspects.deferred if at_commit else self._suspects.split
-        if lies_in_a_record(error) and not streams <= known:
+        # A commit may not say which stream it fails for, even if the table is at fault.
+        if not streams <= known and (lies_in_a_record(error) or len(streams) > 1):
             return Suspected(error, streams, at_commit=at_commit)
         stream = min(streams)
         table = self._targets[stream].table.quoted

@@ -53,6 +53,10 @@ _KNOWN_CLASSES = frozenset(
         "0001020308090A0B0F0L0P0Z102021222324252627282B2D2F3438393B3D3F404244535455575872F0HVP0XX",
     )
 )
+# Raised as often by a function that wants something else done first, and about its row then.
+_PREREQUISITE = "55000"
+# A policy by row does not allow this row, where it is not the role that lacks a right.
+_ROW_POLICY = ("42501", "ExecWithCheckOptions")
 # Connections, transactions, resources, operators, the system.
 _SERVER_CLASSES = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"})
 # Where Postgres raises what a function in PL/pgSQL says by RAISE, under whatever SQLSTATE:
@@ -95,12 +99,18 @@ def lies_in_a_record(error: asyncpg.PostgresError) -> bool:
     """Whether a single record is to blame for a refusal.
 
     A trigger that raises an error speaks of its row, whichever SQLSTATE it chooses, unless that one
-    says that the server cannot go on.
+    says that the server cannot go on. So does one that fails by itself, unless it lacks a table, a
+    column or a right.
     """
-    category = _state(error)[:2]
+    state = _state(error)
+    category = state[:2]
     if category in _DATA_CLASSES or category not in _KNOWN_CLASSES:
         return True
-    return _is_raised(error) and category not in _SERVER_CLASSES
+    if (state, _routine(error)) == _ROW_POLICY:
+        return True
+    if category in _SERVER_CLASSES and state != _PREREQUISITE:
+        return False
+    return _is_raised(error) or (category not in _TABLE_CLASSES and _is_in_function(error))
 
 
 def describe(error: BaseException) -> str:
@@ -123,7 +133,18 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 
 def _is_raised(error: asyncpg.PostgresError) -> bool:
-    return getattr(error, "server_source_function", None) == _RAISE_ROUTINE
+    return _routine(error) == _RAISE_ROUTINE
+
+
+def _routine(error: asyncpg.PostgresError) -> str | None:
+    """The function in the source code of Postgres that reported the error."""
+    routine: str | None = getattr(error, "server_source_function", None)
+    return routine
+
+
+def _is_in_function(error: asyncpg.PostgresError) -> bool:
+    """Whether a function of the user's was running: the context, in any language, names it then."""
+    return bool(getattr(error, "context", None))
 
 
 def _state(error: asyncpg.PostgresError) -> str:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Self
 
@@ -12,9 +11,9 @@ import asyncpg
 
 from engine_server.connectors.postgres.faults import describe
 from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table
+from engine_server.text import storable
 
 _MAX_KEY_LENGTH = 200
-_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 # A timestamptz lies between the years -4713 and 294276.
 _EARLIEST_TIME, _LATEST_TIME = -2e11, 9e12
 _LARGEST_EXPONENT = 1000
@@ -95,7 +94,7 @@ def reject(table: Table, record: bytes, error: asyncpg.PostgresError) -> Rejecti
         identity=identify(table, record),
         record=record,
         sqlstate=error.sqlstate or "",
-        reason=_storable(describe(error)),
+        reason=storable(describe(error)),
     )
 
 
@@ -104,7 +103,7 @@ def describe_key(table: Table, identity: Identity) -> str:
     if identity.key is None or None in identity.key:
         return "its key cannot be read"
     key = ", ".join(
-        f"{column.name} {json.dumps(value)}"
+        f"{column.name} {json.dumps(value, ensure_ascii=False)}"
         for column, value in zip(table.key, identity.key, strict=True)
     )
     # One too long for an index is what may be wrong with it.
@@ -118,7 +117,7 @@ def kept_arguments(rejections: Iterable[Rejection]) -> tuple[Sequence[Any], ...]
     identities = [rejection.identity for rejection in ordered]
     return (
         [identity.digest for identity in identities],
-        [None if identity.key is None else json.dumps(identity.key) for identity in identities],
+        [_json(identity.key) for identity in identities],
         [identity.account_id for identity in identities],
         [identity.updated_at for identity in identities],
         [identity.is_deleted for identity in identities],
@@ -126,6 +125,19 @@ def kept_arguments(rejections: Iterable[Rejection]) -> tuple[Sequence[Any], ...]
         [rejection.sqlstate for rejection in ordered],
         [rejection.reason for rejection in ordered],
     )
+
+
+def without_untranslatable_key(rejection: Rejection) -> Rejection:
+    """Return the rejection without a key that a database in another encoding may not hold."""
+    key = rejection.identity.key
+    if key is None or all(value is None or value.isascii() for value in key):
+        return rejection
+    return replace(rejection, identity=replace(rejection.identity, key=None))
+
+
+def _json(key: Sequence[str | None] | None) -> str | None:
+    # Not escaped: a database in another encoding than UTF-8 refuses escapes of all but ASCII.
+    return None if key is None else json.dumps(key, ensure_ascii=False)
 
 
 def _fields(record: bytes) -> dict[str, Any] | None:
@@ -150,18 +162,13 @@ def _text(value: object) -> str | None:
         case None:
             return None
         case str():
-            return _storable(value)
+            return storable(value)
         case bool():
             return "true" if value else "false"
         case Decimal() if abs(value.adjusted()) < _LARGEST_EXPONENT:
             return f"{value:f}"
         case _:
-            return _storable(json.dumps(value, default=str))
-
-
-def _storable(text: str) -> str:
-    """The text with what Postgres cannot hold replaced."""
-    return _NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+            return storable(json.dumps(value, default=str))
 
 
 def _time(value: object) -> float | None:

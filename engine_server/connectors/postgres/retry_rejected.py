@@ -35,21 +35,25 @@ async def retry_rejected(
 
     Raises:
         ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
-        ConnectorError: Postgres does not take a stream for a reason that lies in its table.
+        ConnectorError: Postgres does not take a stream for a reason that lies in its table. The
+            records of the other streams were tried again.
     """
-    total = await _pass(pool, config, tables, writer, rejected)
+    refused: dict[str, str] = {}
+    total = await _pass(pool, config, tables, writer, rejected, refused)
     latest = total
     # What refers to a row of a later stream is written once that one is.
     for _ in range(_MOST_PASSES):
         if not (latest.written and latest.rejected):
             break
-        latest = await _pass(pool, config, tables, writer, rejected, only_orphans=True)
+        latest = await _pass(pool, config, tables, writer, rejected, refused, only_orphans=True)
         settled = latest.retried - latest.rejected
         total = RetryResult(
             retried=total.retried,
             written=total.written + latest.written,
             rejected=total.rejected - settled,
         )
+    if refused:
+        raise ConnectorError("; ".join(refused.values()))
     return total
 
 
@@ -59,12 +63,13 @@ async def _pass(
     tables: Sequence[Table],
     writer: Writer,
     rejected: RejectedRecords,
+    refused: dict[str, str],
     *,
     only_orphans: bool = False,
 ) -> RetryResult:
     retried = written = still_rejected = 0
     for table in tables:
-        if not rejected.has_entries(table.stream):
+        if table.stream in refused or not rejected.has_entries(table.stream):
             continue
         after = b""
         while page := await ask(
@@ -78,8 +83,9 @@ async def _pass(
             rows.add([entry["record"] for entry in page])
             last_times = {entry["digest"]: entry["last_time"] for entry in page}
             outcome = await writer.commit({table.stream: rows}, {table.stream: last_times})
-            for reason in outcome.refused.values():
-                raise ConnectorError(reason)
+            if outcome.refused:
+                refused.update(outcome.refused)
+                break
             counts = outcome.counts[table.stream]
             retried += len(page)
             written += counts.inserted + counts.updated + counts.deleted

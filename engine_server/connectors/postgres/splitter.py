@@ -18,13 +18,13 @@ from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table
 from engine_server.connectors.postgres.transaction import Transaction
 from engine_server.connectors.postgres.upsert import upsert_arguments
 
-# When all of so many records are refused, the table is wrong, and not the records.
+# When the records of so many rows are all refused, the table is wrong, and not the records.
 _FEWEST_TO_BLAME_THE_TABLE = 20
-# The same where so many are within one run.
+# The same where more are within one run.
 MOST_REJECTIONS = 1000
-# A row may be refused until the row that it refers to is written, by a later part of the batch.
-_FOREIGN_KEY_VIOLATION = "23503"
-_MOST_ROUNDS = 5
+# A row may be refused until a later part of the batch writes another: the one that it refers to, or
+# one that gives up a value which no two rows may have.
+_ORDER_VIOLATIONS = frozenset({"23503", "23505", "23P01"})
 
 _SAVE = "SAVEPOINT pipesync_part"
 _KEEP = f"RELEASE {_SAVE}"
@@ -89,6 +89,7 @@ class Splitter:
         # The rows of one object differ by their accounts at most.
         self._is_told_by_first = all(column.name == ACCOUNT_ID for column in table.key[1:])
         self._refused: dict[int, Rejection] = {}
+        self._rejected_rows: set[bytes] = set()
         self.changes: Counter[str] = Counter()
 
     @property
@@ -111,34 +112,42 @@ class Splitter:
         await self._write(self._by_row(range(len(self._rows))), is_refused=True)
         await self._begun.execute(_KEEP)
 
-    async def write_orphans(self) -> None:
-        """Tries again what was refused before the rows that it refers to were written.
+    async def write_orphans(self, *, backwards: bool) -> bool:
+        """Tries again the records that may have been refused for their place in the order.
+
+        Args:
+            backwards: Whether the last of them comes first.
+
+        Returns:
+            Whether Postgres took one.
 
         Raises:
             StreamRefused: The reason does not lie in single records.
         """
-        for _ in range(_MOST_ROUNDS):
-            orphans = [
-                place
-                for place, rejection in sorted(self._refused.items())
-                if rejection.sqlstate == _FOREIGN_KEY_VIOLATION
-            ]
-            if not orphans:
-                return
-            for place in orphans:
-                del self._refused[place]
-            await self._begun.execute(_SAVE)
-            await self._write(self._by_row(orphans), is_refused=False)
-            await self._begun.execute(_KEEP)
-            if self._refused.keys() >= set(orphans):
-                return
+        orphans = sorted(
+            place
+            for place, rejection in self._refused.items()
+            if rejection.sqlstate in _ORDER_VIOLATIONS
+        )
+        if not orphans:
+            return False
+        for place in orphans:
+            del self._refused[place]
+        groups = self._by_row(orphans)
+        await self._begun.execute(_SAVE)
+        await self._write(groups[::-1] if backwards else groups, is_refused=False)
+        await self._begun.execute(_KEEP)
+        written = [place for place in orphans if place not in self._refused]
+        for place in written:
+            self._drop_outdated(place, list(self._refused))
+        return bool(written)
 
     def blame_table_if_all_are_refused(self) -> None:
-        """Raise StreamRefused when none of many records was taken."""
+        """Raise StreamRefused when none of many records was taken, and they are of many rows."""
         count = len(self._rows)
-        if self._limit is None or count < _FEWEST_TO_BLAME_THE_TABLE:
+        if self._limit is None or len(self._refused) < count:
             return
-        if len(self._refused) == count:
+        if len(self._rejected_rows) >= _FEWEST_TO_BLAME_THE_TABLE:
             self._blame_table(f"all {count} records of a batch")
 
     async def _write(self, groups: Sequence[Sequence[int]], *, is_refused: bool) -> bool:
@@ -173,16 +182,21 @@ class Splitter:
             if error is not None:
                 self._reject(place, error)
                 continue
-            written = identify(self._table, self._rows.record(place))
-            for other in places:
-                rejected = self._refused.get(other)
-                if (
-                    rejected is not None
-                    and rejected.identity.digest == written.digest
-                    and written.outdates(rejected.identity)
-                ):
-                    del self._refused[other]
+            self._drop_outdated(place, places)
         return False
+
+    def _drop_outdated(self, written_place: int, places: Sequence[int]) -> None:
+        """Forgets the refusals of these places that the record at ``written_place`` outdates."""
+        written = identify(self._table, self._rows.record(written_place))
+        for place in places:
+            rejected = self._refused.get(place)
+            if (
+                rejected is not None
+                and rejected.identity.digest == written.digest
+                and (place < written_place or not rejected.identity.outdates(written))
+                and written.outdates(rejected.identity)
+            ):
+                del self._refused[place]
 
     async def _try(self, places: Sequence[int]) -> asyncpg.PostgresError | None:
         """Writes these records, or none of them and says why."""
@@ -204,8 +218,11 @@ class Splitter:
         return None
 
     def _reject(self, place: int, error: asyncpg.PostgresError) -> None:
-        self._refused[place] = reject(self._table, self._rows.record(place), error)
-        if self._limit is not None and len(self._refused) > self._limit:
+        rejection = reject(self._table, self._rows.record(place), error)
+        self._refused[place] = rejection
+        # One object may come often: it is the rows that speak against their table.
+        self._rejected_rows.add(rejection.identity.digest)
+        if self._limit is not None and len(self._rejected_rows) > self._limit:
             self._blame_table(f"more than {MOST_REJECTIONS:,} records in one run")
 
     def _blame_table(self, which: str) -> None:

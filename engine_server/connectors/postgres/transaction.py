@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+import asyncpg
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
@@ -56,6 +57,8 @@ class Transaction:
         except TimeoutError:
             self.drop()
             raise TimeoutError(f"no answer for {limit:.0f} s") from None
+        except asyncpg.PostgresWarning as warning:
+            raise _as_error(warning) from None
 
 
 @asynccontextmanager
@@ -83,6 +86,17 @@ async def transaction(
             await _run(begun, "ROLLBACK")
         raise
     await _run(begun, "COMMIT" if keep else "ROLLBACK")
+
+
+def _as_error(warning: asyncpg.PostgresWarning) -> asyncpg.PostgresError:
+    """Return the error that Postgres reported with the SQLSTATE of a warning (classes 01 and 02).
+
+    A function may choose one. The driver then raises an object that is no PostgresError, and that
+    no context manager can raise again, since it refuses attributes.
+    """
+    error = asyncpg.PostgresError(*warning.args)
+    vars(error).update(vars(warning))
+    return error
 
 
 async def _run(begun: Transaction, script: str) -> None:

@@ -7,9 +7,7 @@ surrogate pairs have to be correct.
 import re
 from collections.abc import Sequence
 
-from engine_server import exact_json
-from engine_server.connectors.postgres.tables import Table
-from engine_server.text import REPLACEMENT, storable
+from engine_server.text import REPLACEMENT
 
 # What may be one of them: a pair is, too, and what follows an escaped backslash.
 _SUSPECT = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -21,8 +19,6 @@ _ESCAPE = re.compile(
     re.DOTALL,
 )
 _REPLACEMENT = REPLACEMENT.encode()
-
-_MOST_CHARACTERS = 200
 
 
 def unstorable(records: Sequence[bytes]) -> list[int]:
@@ -46,18 +42,3 @@ def unstorable(records: Sequence[bytes]) -> list[int]:
 def replaced(record: bytes) -> bytes:
     """Return the record with U+FFFD in place of each of them; all else stays as it is."""
     return _ESCAPE.sub(lambda found: _REPLACEMENT if found[1] else found[0], record)
-
-
-def key_in_words(table: Table, record: bytes) -> str:
-    """Return the columns of a record's key for a log, e.g. ``id "cus_1"``."""
-    try:
-        fields = exact_json.decode(record)
-        values = []
-        for column in table.key:
-            value = fields
-            for segment in column.path:
-                value = value[segment]
-            values.append(f'{column.name} "{value}"')
-    except (ValueError, LookupError, TypeError):
-        return "unreadable"
-    return storable(", ".join(values))[:_MOST_CHARACTERS]

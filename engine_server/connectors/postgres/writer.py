@@ -20,12 +20,11 @@ from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
-from engine_server.connectors.postgres.rejection import Rejection, describe_key
+from engine_server.connectors.postgres.rejection import Rejection, describe_key, identify
 from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.splitter import StreamRefused
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
-from engine_server.connectors.postgres.unstorable import key_in_words
 from engine_server.connectors.postgres.upsert import upsert_statement
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import RowCounts
@@ -82,7 +81,8 @@ class Writer:
 
     def key_of(self, stream: str, record: bytes) -> str:
         """The key of a record in words, for a log."""
-        return key_in_words(self._tables[stream], record)
+        table = self._tables[stream]
+        return describe_key(table, identify(table, record))
 
     async def commit(self, rows: Rows, retried: Retried | None = None) -> Outcome:
         """Commits all rows, but for refused records, which are kept, and for refused streams.
@@ -118,7 +118,9 @@ class Writer:
             try:
                 committed = await retries.use(attempt.commit)
             except Suspected as suspected:
-                if not (obstacle := await self._rejected.make_usable()):
+                obstacle = await self._rejected.make_usable()
+                # Of several streams a split finds the one, even if its record cannot be kept.
+                if not obstacle or len(suspected.streams) > 1:
                     suspects.split |= suspected.streams
                     suspects.deferred |= suspected.streams if suspected.at_commit else set()
                     continue
@@ -145,6 +147,7 @@ class Writer:
             # Kept records are known to be refused; the table need not be wrong for it.
             limit=self._rejected.allowance(stream) if retried is None else None,
             retried=retried.get(stream, {}) if retried is not None else {},
+            keeps_rejected=self._rejected.is_usable,
         )
 
     def _statement(self, stream: str) -> str:

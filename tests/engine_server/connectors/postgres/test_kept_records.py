@@ -239,6 +239,21 @@ async def test_a_retry_of_twenty_that_are_all_refused_blames_no_table(
     assert len(await rejected_rows(database)) == 30
 
 
+async def test_a_retry_goes_on_behind_a_stream_whose_table_is_wrong(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    both = [stream(), stream("products")]
+    bad = customer(1, bad=True)
+    await write(config, both, [records("customers", bad), records("products", bad)])
+    await database.execute("DROP TRIGGER refuses ON stripe.products")
+    await _mend(database)
+    await break_at(database, "customers", "cus_1")
+    with pytest.raises(ConnectorError, match="refused to write to table"):
+        await _retry(config, *both)
+    assert [row["stream"] for row in await rejected_rows(database)] == ["customers"]
+    assert await row_count(database, "products") == 1
+
+
 async def test_a_retry_of_what_cannot_be_read_leaves_it(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:

@@ -1,6 +1,7 @@
 """A table that Postgres does not let us write stops its stream alone, and the error says why."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
@@ -140,6 +141,42 @@ async def test_a_table_whose_trigger_is_broken_errs_its_stream(
     assert await rejected_rows(database) == []
 
 
+@pytest.mark.parametrize("body", ["PERFORM FROM stripe.no_such_table;", "RAISE 'no';"])
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_deferred_trigger_that_fails_at_the_commit_errs_no_other_stream(
+    config: PostgresConfig,
+    database: asyncpg.Connection,
+    database_url: str,
+    body: str,
+    keeps: bool,
+) -> None:
+    """Postgres names no table then, and the streams that are written before it are others."""
+    names = ["accounts", BAD, GOOD]
+    streams = [stream(name) for name in names]
+    role = await _syncing_role(database)
+    await logs(PostgresDestination().setup(config, streams))
+    await database.execute(
+        f"""
+        CREATE FUNCTION stripe.f() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN IF NEW.id = 'cus_1' THEN {body} END IF; RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER t AFTER INSERT ON stripe.{BAD} DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION stripe.f();
+        GRANT ALL ON ALL TABLES IN SCHEMA stripe TO {role}
+        """
+    )
+    if not keeps:
+        await database.execute(f"REVOKE ALL ON stripe._pipesync_rejected FROM {role}")
+    messages = [records(name, customer(1), customer(2)) for name in names]
+    try:
+        written = await write(_as_role(database_url, role), streams, messages)
+        is_kept = keeps and body.startswith("RAISE")
+        assert len(_errors(written)) == (0 if is_kept else 1)
+        assert [await row_count(database, name) for name in names] == [2, 1 if is_kept else 0, 2]
+        assert len(await rejected_rows(database)) == (1 if is_kept else 0)
+    finally:
+        await database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 @pytest.mark.parametrize("count", [20, 21, 64])
 async def test_a_batch_that_is_refused_as_a_whole_errs_its_stream(
     config: PostgresConfig, database: asyncpg.Connection, count: int
@@ -159,6 +196,19 @@ async def test_a_batch_that_is_refused_as_a_whole_errs_its_stream(
     assert "DETAIL" not in error
     assert written[-1] == checkpoint(GOOD)
     assert await rejected_rows(database) == []
+
+
+@pytest.mark.parametrize("count", [20, 1001])
+async def test_many_versions_of_one_bad_object_do_not_err_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection, count: int
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream(BAD)]))
+    await refuse_with(database, "P0001", BAD)
+    versions = [customer(1, at=at, bad=True) for at in range(1, count + 1)]
+    messages = [records(BAD, *versions), checkpoint(BAD)]
+    assert await write(config, [stream(BAD)], messages) == messages
+    [kept] = await rejected_rows(database)
+    assert json.loads(kept["record"])["_updated_at"] == count
 
 
 @pytest.mark.parametrize("bad", [9, 10, 11])

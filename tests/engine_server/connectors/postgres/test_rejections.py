@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -124,6 +125,42 @@ CONSTRAINTS = {
         ),
         "P0001",
     ),
+    "deferred exclusion": (
+        """
+        ALTER TABLE stripe.customers ADD one text GENERATED ALWAYS AS (
+            CASE WHEN _raw_data ? 'bad' OR id = 'cus_1' THEN 'x' END
+        ) STORED;
+        ALTER TABLE stripe.customers ADD EXCLUDE USING btree (one WITH =)
+            DEFERRABLE INITIALLY DEFERRED
+        """,
+        "23P01",
+    ),
+    "function without a return": (
+        _TRIGGER.format(
+            body="IF NOT NEW._raw_data ? 'bad' THEN RETURN NEW; END IF;",
+            kind="TRIGGER t BEFORE INSERT OR UPDATE",
+            when="",
+        ),
+        "2F005",
+    ),
+    "function that needs another call first": (
+        "CREATE SEQUENCE stripe.numbers;"
+        + _TRIGGER.format(
+            body="IF NEW._raw_data ? 'bad' THEN PERFORM currval('stripe.numbers'); END IF; "
+            "RETURN NEW;",
+            kind="TRIGGER t BEFORE INSERT OR UPDATE",
+            when="",
+        ),
+        "55000",
+    ),
+    "function that may not commit": (
+        _TRIGGER.format(
+            body="IF NEW._raw_data ? 'bad' THEN COMMIT; END IF; RETURN NEW;",
+            kind="TRIGGER t BEFORE INSERT OR UPDATE",
+            when="",
+        ),
+        "2D000",
+    ),
     "case without a branch": (
         _TRIGGER.format(
             body="CASE WHEN NOT NEW._raw_data ? 'bad' THEN RETURN NEW; END CASE;",
@@ -161,7 +198,8 @@ async def test_records_that_a_constraint_refuses_are_kept_apart(
 
 
 @pytest.mark.parametrize(
-    "sqlstate", ["P0001", "P0002", "45000", "U0001", "42501", "0A000", "09000"]
+    "sqlstate",
+    ["P0001", "P0002", "45000", "U0001", "42501", "0A000", "09000", "01000", "02000", "55000"],
 )
 async def test_what_a_trigger_raises_is_about_its_row(
     config: PostgresConfig, database: asyncpg.Connection, sqlstate: str
@@ -191,6 +229,116 @@ async def test_a_user_s_unique_index_refuses_the_later_of_two_records(
     yielded = await write_and_count(config, [stream()], [records(BAD, *page)])
     assert yielded[-1].rows_written.rows == RowCounts(inserted=5, rejected=2)
     assert [row["key"][0] for row in await rejected_rows(database)] == ["cus_5", "cus_6"]
+
+
+async def test_a_policy_refuses_single_rows(
+    config: PostgresConfig, database: asyncpg.Connection, database_url: str
+) -> None:
+    await set_up(config, stream())
+    role = f"syncs_{await database.fetchval('SELECT current_database()')}"[:60]
+    await database.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA stripe TO {role}; "
+        f"GRANT ALL ON ALL TABLES IN SCHEMA stripe TO {role}; "
+        "ALTER TABLE stripe.customers ENABLE ROW LEVEL SECURITY; "
+        "CREATE POLICY p ON stripe.customers USING (true) WITH CHECK (NOT _raw_data ? 'bad')"
+    )
+    address = urlsplit(database_url)
+    host = address.netloc.rpartition("@")[2]
+    as_role = PostgresConfig.model_validate(
+        {"url": address._replace(netloc=f"{role}@{host}").geturl()}
+    )
+    messages = [records(BAD, customer(1), customer(2, bad=True), customer(3)), checkpoint(BAD)]
+    try:
+        assert await write(as_role, [stream()], messages) == messages
+        assert [row["sqlstate"] for row in await rejected_rows(database)] == ["42501"]
+        assert await row_count(database, BAD) == 2
+        # A right that is missing is no such matter.
+        await database.execute(f"REVOKE INSERT ON stripe.customers FROM {role}")
+        [errored] = await write(as_role, [stream()], [records(BAD, customer(4))])
+        assert "42501" in errored.stream_status.errored.error
+    finally:
+        await database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+async def test_characters_beyond_the_encoding_of_the_database_stop_no_stream(
+    database: asyncpg.Connection, database_url: str, encoding: str
+) -> None:
+    name = f"{await database.fetchval('SELECT current_database()')}_e"
+    await database.execute(
+        f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+    )
+    url = urlsplit(database_url)._replace(path=f"/{name}").geturl()
+    try:
+        config = PostgresConfig.model_validate({"url": url})
+        odd = {**customer(3), "id": "cus_\N{GRINNING FACE}"}
+        page = [customer(1, name="\N{GRINNING FACE}"), customer(2), odd]
+        messages = [records(BAD, *page), checkpoint(BAD)]
+        assert await write(config, [stream()], messages) == messages
+        connection = await asyncpg.connect(url)
+        kept = {row["record"] for row in await rejected_rows(connection)}
+        assert kept == {json.dumps(page[0]).encode(), json.dumps(page[2]).encode()}
+        assert await row_count(connection, BAD) == 1
+        await connection.close()
+    finally:
+        await database.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_a_value_that_a_later_record_of_the_batch_gives_up_may_be_taken(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await set_up(config, stream())
+    await database.execute("CREATE UNIQUE INDEX ON stripe.customers ((_raw_data ->> 'name'))")
+    await write(config, [stream()], [records(BAD, customer(1, name="a"), customer(2, name="b"))])
+    page = [customer(1, at=2, name="b"), customer(2, at=2, name="c"), customer(3, name="c")]
+    await write(config, [stream()], [records(BAD, *page)])
+    assert [row["key"][0] for row in await rejected_rows(database)] == ["cus_3"]
+    names = await database.fetch(
+        "SELECT _raw_data ->> 'name' AS n FROM stripe.customers ORDER BY 1"
+    )
+    assert [row["n"] for row in names] == ["b", "c"]
+
+
+async def test_rows_that_refer_to_each_other_in_a_chain_are_written(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    """Whichever the order, within a stream as over several, and beside a record that is refused."""
+    streams = [stream("a"), stream("b"), stream("c")]
+    await set_up(config, *streams)
+    refers = "text GENERATED ALWAYS AS (_raw_data ->> 'next') STORED REFERENCES stripe"
+    await database.execute(
+        "ALTER TABLE stripe.b ADD UNIQUE (id); ALTER TABLE stripe.c ADD UNIQUE (id); "
+        f"ALTER TABLE stripe.a ADD next {refers}.b (id); "
+        f"ALTER TABLE stripe.b ADD next {refers}.c (id); "
+        f"ALTER TABLE stripe.c ADD next {refers}.c (id)"
+    )
+    chain = [customer(number, next=f"cus_{number + 1}") for number in range(12)]
+    messages = [
+        records("a", customer(1, next="cus_1"), customer(2)),
+        records("b", customer(1, next="cus_0")),
+        records("c", *chain, customer(12), customer(13, next="cus_none")),
+    ]
+    await write(config, streams, messages)
+    assert [(row["stream"], row["key"][0]) for row in await rejected_rows(database)] == [
+        ("c", "cus_13")
+    ]
+    assert [await row_count(database, name) for name in "abc"] == [2, 1, 13]
+
+
+async def test_what_is_written_in_a_later_round_outdates_what_was_refused_before(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await set_up(config, stream("a"), stream("b"))
+    await database.execute(
+        "ALTER TABLE stripe.b ADD UNIQUE (id); ALTER TABLE stripe.a ADD CHECK (NOT _raw_data ? "
+        "'bad'); ALTER TABLE stripe.a ADD other text GENERATED ALWAYS AS (_raw_data ->> 'other') "
+        "STORED REFERENCES stripe.b (id)"
+    )
+    versions = [customer(1, at=5, bad=True), customer(1, at=5, other="cus_2", n=2)]
+    messages = [records("a", *versions), records("b", customer(2))]
+    await write(config, [stream("a"), stream("b")], messages)
+    assert await rejected_rows(database) == []
+    assert await database.fetchval("SELECT _raw_data -> 'n' FROM stripe.a") == "2"
 
 
 async def test_a_row_that_refers_to_one_of_the_same_batch_is_written(
