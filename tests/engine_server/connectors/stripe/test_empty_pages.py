@@ -91,6 +91,20 @@ async def test_where_the_newest_page_stays_empty_the_bounds_of_the_window_are_as
     assert reading.turns("customers") == ["started", "completed"]
 
 
+@pytest.mark.parametrize("gte", [None, END - 10_000_000], ids=["no start", "a start"])
+async def test_an_engine_that_has_not_heard_from_stripe_asks_within_those_bounds_as_well(
+    simulator: StripeSimulator, gte: int | None
+) -> None:
+    """It asks without an end first, as its own clock may be behind."""
+    fill(simulator, "customers", even(450))
+    simulator.faults.add(
+        empty_page(lambda query: "created[lt]" not in query), path=CUSTOMERS, times=None
+    )
+    reading = await read(config_for(simulator), [selected("customers", gte=gte)])
+    assert reading.ids == held(simulator, "customers")
+    assert reading.turns("customers") == ["started", "completed"]
+
+
 async def test_a_cursor_without_bounds_that_leads_nowhere_is_asked_for_within_the_bounds(
     simulator: StripeSimulator,
 ) -> None:
