@@ -13,7 +13,7 @@ _RETRIEVE = re.compile(r'def retrieve\(.*?"(/v[12]/[^"]+)"', re.DOTALL)
 def retrieve_paths() -> frozenset[str]:
     """Return the path of every ``retrieve`` call, e.g. ``/v1/transfers/{id}/reversals/{id}``.
 
-    A module that cannot be read has none: what it lists is left out of the catalog.
+    A module that cannot be read has none: the catalog leaves its lists out.
     """
     import stripe
 

@@ -108,13 +108,13 @@ class RangeReader:
     async def _first_page(
         self, client: StripeClient, part: Range, size: int, *, holds_newest: bool
     ) -> tuple[Page, Range]:
-        """Read the first page of a range, without its end where what is newer is welcome."""
+        """Read the first page of a range, without its end if newer objects are welcome."""
         if holds_newest and self._is_open:
             asked = Range(gte=part.gte)
             try:
                 return await fetch_page(client, self._resource, asked, size), asked
             except EmptyPage:
-                # What is newer than the end is left to a later run.
+                # A later run reads the newer ones.
                 pass
         return await fetch_page(client, self._resource, part, size), part
 
