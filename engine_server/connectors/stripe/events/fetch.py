@@ -81,6 +81,7 @@ class Fetches:
         return copy.deepcopy(self._objects[key])
 
     async def _find(self, resource: Resource, object_id: str, part: Range) -> dict[str, Any] | None:
+        passed: set[str] = set()
         while True:
             page = await fetch_page(self._client, resource, part, page_size(resource))
             for listed in page.objects:
@@ -89,6 +90,13 @@ class Fetches:
                     return found
             if page.next_cursor is None:
                 return None
+            if page.next_cursor in passed:
+                raise RequestFailed(
+                    f"GET {resource.path} goes on at {page.next_cursor}, where it was before: its "
+                    "pages come to no end",
+                    status=200,
+                )
+            passed.add(page.next_cursor)
             part = part.with_cursor(page.next_cursor)
 
     async def _fetch(
