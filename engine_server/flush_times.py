@@ -1,4 +1,4 @@
-"""How long destinations took lately to commit: what a short time limit is divided by."""
+"""The durations of destinations' latest flushes, by which a short time limit is divided."""
 
 from collections import OrderedDict, deque
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""What a state remembers of the fields that each stream's history was read with.
+"""The part of a state that remembers the fields which each stream's history was read with.
 
 An entry of ``SyncState.stream_schemas`` is the fingerprint of the fields that the whole history was
 read with; ``READ>READING`` while it is read from the start again, and ``>READING`` while it is read
@@ -102,7 +102,7 @@ class StreamSchemas:
         return [name for name in self._current if self._is_outdated(name)]
 
     def warning(self, *, can_reconcile: bool) -> Message | None:
-        """What a caller is told as a sync begins; None when no stream is outdated.
+        """Return the warning that a sync begins with; None when no stream is outdated.
 
         Args:
             can_reconcile: Whether both connectors can.

@@ -18,6 +18,10 @@ from typing import Any, cast
 from engine_server.connectors.stripe.catalog_omissions import OMISSIONS, UnknownForm
 
 _QUOTED_PATH = re.compile(r"""["'](/v[12]/[^"'{}]+)["']""")
+# A path that the method puts together otherwise, by an f-string for example, is only in part here.
+_PATH = re.compile(r"/v[12](?:/[\w.-]+|/\{\w+\})+")
+
+_Method = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +67,20 @@ def list_endpoints() -> Mapping[str, ListEndpoint]:
     for module in sorted(package.rglob("*_service.py")):
         place = module.relative_to(package.parent).as_posix()
         try:
-            found.update((endpoint.path, endpoint) for endpoint in _endpoints_of(module, place))
+            for endpoint in _endpoints_of(module, place):
+                _add(found, endpoint, place)
         except Exception as error:
             OMISSIONS.add(place, error, streams=_streams_named_in(module))
     if not found:
         OMISSIONS.add(package.as_posix(), "no service in it has a list that can be read")
     return MappingProxyType(dict(sorted(found.items())))
+
+
+def _add(found: dict[str, ListEndpoint], endpoint: ListEndpoint, place: str) -> None:
+    """Adds an endpoint, unless another service has a list of other objects there already."""
+    before = found.setdefault(endpoint.path, endpoint)
+    if before != endpoint:
+        OMISSIONS.add(f"{place}:{endpoint.path}", "another service has a list of that path")
 
 
 def _endpoints_of(module: Path, place: str) -> Iterator[ListEndpoint]:
@@ -84,7 +96,7 @@ def _endpoints_of(module: Path, place: str) -> Iterator[ListEndpoint]:
         for alias in node.names
     }
     for node in nodes:
-        if isinstance(node, ast.FunctionDef) and node.name == "list":
+        if isinstance(node, _Method) and node.name == "list":
             paths = _paths(node)
             try:
                 yield _endpoint(node, _only(paths), homes)
@@ -93,9 +105,7 @@ def _endpoints_of(module: Path, place: str) -> Iterator[ListEndpoint]:
                 OMISSIONS.add(named, error, streams=_streams_of(paths))
 
 
-def _endpoint(
-    method: ast.FunctionDef, path: str, homes: Mapping[str, tuple[str, str]]
-) -> ListEndpoint:
+def _endpoint(method: _Method, path: str, homes: Mapping[str, tuple[str, str]]) -> ListEndpoint:
     arguments = [*method.args.args, *method.args.kwonlyargs]
     annotations = [one.annotation for one in arguments if one.arg == "params"]
     if not annotations:
@@ -112,7 +122,7 @@ def _endpoint(
     )
 
 
-def _paths(method: ast.FunctionDef) -> list[str]:
+def _paths(method: _Method) -> list[str]:
     """The URL paths in a method."""
     found = {
         node.value
@@ -128,6 +138,8 @@ def _only(paths: list[str]) -> str:
     if len(paths) != 1:
         listed = ", ".join(paths) or "none"
         raise UnknownForm(f"its method should hold one path, and holds: {listed}")
+    if _PATH.fullmatch(paths[0]) is None:
+        raise UnknownForm(f"its method holds a path in an unknown form: {paths[0]}")
     return paths[0]
 
 
@@ -141,12 +153,15 @@ def stream_name(path: str) -> str:
 
 def _streams_of(paths: Iterable[str]) -> list[str]:
     """The streams that lists would be; a list below another object is none of its own."""
-    return [stream_name(path) for path in paths if "{" not in path]
+    return [name for path in paths if "{" not in path and (name := stream_name(path))]
 
 
 def _streams_named_in(module: Path) -> list[str]:
     """The streams that a module which cannot be parsed may be about."""
-    text = module.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = module.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
     return _streams_of(sorted(set(_QUOTED_PATH.findall(text))))
 
 

@@ -11,15 +11,25 @@ _RETRIEVE = re.compile(r'def retrieve\(.*?"(/v[12]/[^"]+)"', re.DOTALL)
 
 @cache
 def retrieve_paths() -> frozenset[str]:
-    """Return the path of every ``retrieve`` call, e.g. ``/v1/transfers/{id}/reversals/{id}``."""
+    """Return the path of every ``retrieve`` call, e.g. ``/v1/transfers/{id}/reversals/{id}``.
+
+    A module that cannot be read has none: the catalog leaves its lists out.
+    """
     import stripe
 
     package = Path(stripe.__file__).parent
     return frozenset(
         without_names(path)
         for module in package.rglob("*_service.py")
-        for path in _RETRIEVE.findall(module.read_text(encoding="utf-8"))
+        for path in _RETRIEVE.findall(_text(module))
     )
+
+
+def _text(module: Path) -> str:
+    try:
+        return module.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def without_names(path: str) -> str:

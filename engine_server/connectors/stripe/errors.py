@@ -32,15 +32,23 @@ _UNAVAILABLE_CODES = frozenset(
 
 # The list answers only when it is told whose objects to list. The tests have the source of each
 # wording; "names" are the parameters that Stripe asks for.
+_PARAMETER = r"(?:param(?:eter)?|field|argument|filter)s?"
 _PARAMETER_MISSING = re.compile(
-    r"\bmissing (?:an? |the )?(?:required )?(?:query )?param(?:eter)?s?\b(?P<names1>[^.]*)"
-    r"|\b(?:must|need to|have to) (?:provide|specify|pass|supply|include)\b(?P<names2>[^.]*)"
+    rf"\bmissing (?:an? |the )?(?:required )?(?:query )?{_PARAMETER}\b(?P<names1>[^.]*)"
+    r"|\b(?:must|needs? to|ha(?:s|ve) to) (?:provide|specify|pass|supply|include|set)\b"
+    r"(?P<names2>[^.]*)"
     r"|(?P<names3>[^.]*)\b(?:must|should|needs? to|ha(?:s|ve) to) be "
-    r"(?:provided|specified|passed|supplied|included)\b(?P<names4>[^.]*)"
-    r"|(?P<names5>[^.]*)\b(?:is|are) (?:an? )?required param(?:eter)?s?\b"
-    r"|(?P<names6>[^.]*)\bparam(?:eter)?s?\b[^.]* (?:is|are) required\b(?P<names7>[^.]*)",
+    r"(?:provided|specified|passed|supplied|included|set|given)\b(?P<names4>[^.]*)"
+    rf"|(?P<names5>[^.]*)\b(?:is|are) (?:an? )?required {_PARAMETER}\b"
+    r"|(?P<names6>[^.]*)\b(?:is|are) required\b(?P<names7>[^.]*)"
+    rf"|(?P<names8>[^.]*)\b{_PARAMETER}\b(?P<names9>[^.]*)\bmissing\b(?P<names10>[^.]*)"
+    rf"|\brequires? (?:one of|either|at least|(?=[^.]*\b{_PARAMETER}\b))(?P<names11>[^.]*)",
     re.IGNORECASE,
 )
+# Longer messages are not looked at to their end: the time that the forms take grows faster.
+_MOST_CHARACTERS = 500
+# Words of sentences that are about the request as a whole, in the forms above.
+_OF_ANY_REQUEST = frozenset({"version", "header", "key", "keys", "authorization", "authentication"})
 _NAME = re.compile(r"\w+")
 
 # What is said of one list, even with the status that otherwise says that the key is unknown.
@@ -268,12 +276,14 @@ class RequestFailed(ConnectorError):
 
         A complaint about a parameter that was sent is about its value.
         """
-        found = _PARAMETER_MISSING.search(self.stripe_message)
+        found = _PARAMETER_MISSING.search(self.stripe_message[:_MOST_CHARACTERS])
         is_said = self.stripe_code == "parameter_missing" or found is not None
         if self.status != 400 or not self.stripe_message or not is_said:
             return False
         said = " ".join(filter(None, found.groups())) if found else ""
         named = [self.param] if self.param else _NAME.findall(said)
+        if not _OF_ANY_REQUEST.isdisjoint(name.lower() for name in named):
+            return False
         sent = {name.partition("[")[0] for name in self.sent}
         return sent.isdisjoint(name.partition("[")[0] for name in named)
 

@@ -81,8 +81,8 @@ class RangeReader:
             ):
                 return self._noted(newest), Range()
         if part.cursor is None:
-            asked = Range(gte=part.gte) if holds_newest and self._is_open else part
-            return self._noted(await fetch_page(client, self._resource, asked, size)), asked
+            page, asked = await self._first_page(client, part, size, holds_newest=holds_newest)
+            return self._noted(page), asked
         try:
             page, asked = await self._page_after_cursor(client, part, part.cursor, size), part
         except EmptyPage as error:
@@ -104,6 +104,19 @@ class RangeReader:
             return await fetch_page(client, self._resource, Range(), size)
         except EmptyPage:
             return None
+
+    async def _first_page(
+        self, client: StripeClient, part: Range, size: int, *, holds_newest: bool
+    ) -> tuple[Page, Range]:
+        """Read the first page of a range, without its end if newer objects are welcome."""
+        if holds_newest and self._is_open:
+            asked = Range(gte=part.gte)
+            try:
+                return await fetch_page(client, self._resource, asked, size), asked
+            except EmptyPage:
+                # A later run reads the newer ones.
+                pass
+        return await fetch_page(client, self._resource, part, size), part
 
     async def _page_by_bounds(
         self, client: StripeClient, part: Range, cursor: str, size: int, error: EmptyPage

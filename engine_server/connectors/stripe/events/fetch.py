@@ -79,7 +79,7 @@ class Fetches:
         return copy.deepcopy(self._objects[key])
 
     async def _find(self, resource: Resource, object_id: str, part: Range) -> dict[str, Any] | None:
-        passed: set[str | None] = set()
+        passed: set[str] = set()
         while True:
             page = await fetch_page(self._client, resource, part, page_size(resource))
             for listed in page.objects:

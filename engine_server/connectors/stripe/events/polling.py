@@ -198,6 +198,8 @@ class Poller:
                 same_second,
                 before=min(floor, group.before),
                 known_until=group.known_until,
+                # A second that is read in parts may have more events than a cursor should hold.
+                is_whole=group.before != accounted,
             )
             async with aclosing(applying) as messages:
                 async for message in messages:
@@ -249,10 +251,13 @@ class Poller:
         *,
         before: int,
         known_until: int,
+        is_whole: bool = True,
     ) -> Messages:
         """Yields what events make, and those of them that are given up.
 
-        Where these are as many as one request may list, a checkpoint follows at once.
+        Where these are as many as one request may list, a checkpoint follows at once. So it does
+        behind every ``_EVENTS_AT_ONCE`` events: looking up the objects of all may take longer than
+        a request has.
 
         Args:
             poll_round: Told of those that fail.
@@ -260,6 +265,7 @@ class Poller:
             same_second: Has the objects looked up of which events of one second tell.
             before: What can be accounted for meanwhile, as of ``PollRound.account``.
             known_until: As of ``PollRound.account``.
+            is_whole: Whether a checkpoint may hold the ids of all these events.
         """
         while events := list(islice(chosen, _EVENTS_AT_ONCE)):
             self._news.update(*(event.streams for event in events))
@@ -281,6 +287,11 @@ class Poller:
                     continue
                 giving_up = self._give_up(letter, poll_round, before, known_until)
                 async with aclosing(giving_up) as messages:
+                    async for message in messages:
+                        yield message
+            if is_whole and len(events) == _EVENTS_AT_ONCE and self._has_many_states_left():
+                accounting = self._account(poll_round, before, known_until, is_last=False)
+                async with aclosing(accounting) as messages:
                     async for message in messages:
                         yield message
 
@@ -357,6 +368,10 @@ class Poller:
         message = Message(source_state=checkpoint)
         self.note(message)
         return message
+
+    def _has_many_states_left(self) -> bool:
+        """Whether there are checkpoints to spare: few are better spent on whole windows."""
+        return self._states_left is None or self._states_left > AHEAD
 
     def _ahead(self) -> int:
         left = AHEAD if self._states_left is None else self._states_left

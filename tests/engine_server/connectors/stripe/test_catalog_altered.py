@@ -101,6 +101,53 @@ async def test_every_list_of_an_unknown_form_is_left_out_alone(tmp_path: Path) -
     assert len(catalog.left_out) == len(LOST)
 
 
+@pytest.mark.parametrize(
+    ("edits", "lost", "left_out"),
+    [
+        pytest.param(
+            {"_coupon_service.py": replacing("    def list(", "    async def list(")},
+            None,
+            {},
+            id="a coroutine",
+        ),
+        pytest.param(
+            {"_plan_service.py": replacing("/v1/plans", "/v1/coupons")},
+            "plans",
+            {"stripe/_plan_service.py:/v1/coupons": "another service has a list of that path"},
+            id="the path of another list",
+        ),
+        pytest.param(
+            {"_coupon_service.py": replacing('"/v1/coupons",', 'f"/v1/{self.name}",')},
+            "coupons",
+            {"/v1/": "its method holds a path in an unknown form: /v1/"},
+            id="a path put together",
+        ),
+    ],
+)
+async def test_a_form_costs_its_own_list_at_most(
+    tmp_path: Path, edits: dict[str, Edit], lost: str | None, left_out: dict[str, str]
+) -> None:
+    catalog = await loaded(tmp_path, edits)
+    assert catalog.streams.keys() == load_resources().keys() - {lost}
+    assert {*catalog.object_types.values()} == catalog.streams.keys()
+    assert catalog.left_out == left_out
+    assert "percent_off" in catalog.streams.get("coupons", {"percent_off": ""})
+
+
+async def test_files_that_cannot_be_read_cost_their_own_lists(tmp_path: Path) -> None:
+    directory = altered_package(
+        tmp_path, {"_coupon_service.py": replacing("    def list(", "    def  list(")}
+    )
+    module = directory / "stripe/_coupon_service.py"
+    module.write_bytes(module.read_bytes() + b"# \xff")
+    (directory / "stripe/_other_service.py").mkdir()
+    catalog = await load_catalog(directory, tmp_path)
+    assert catalog.streams.keys() == load_resources().keys() - {"coupons"}
+    assert {*catalog.object_types.values()} == catalog.streams.keys()
+    assert catalog.left_out.keys() == {"stripe/_coupon_service.py", "stripe/_other_service.py"}
+    assert "UnicodeDecodeError" in catalog.left_out_streams["coupons"]
+
+
 async def test_a_type_of_object_that_cannot_be_told_costs_its_events_alone(
     tmp_path: Path,
 ) -> None:

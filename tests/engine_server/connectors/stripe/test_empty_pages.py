@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from pipesync.v1.progress_pb2 import ConnectionStatus
@@ -87,6 +88,20 @@ async def test_where_the_newest_page_stays_empty_the_bounds_of_the_window_are_as
     fill(simulator, "customers", even(450))
     simulator.faults.add(empty_page(is_unfiltered), path=CUSTOMERS, times=None)
     reading = await read(config_for(simulator), [selected("customers", lt=int(time.time()) + 1)])
+    assert reading.ids == held(simulator, "customers")
+    assert reading.turns("customers") == ["started", "completed"]
+
+
+@pytest.mark.parametrize("gte", [None, END - 10_000_000], ids=["no start", "a start"])
+async def test_an_engine_that_has_not_heard_from_stripe_asks_within_those_bounds_as_well(
+    simulator: StripeSimulator, gte: int | None
+) -> None:
+    """It asks without an end first, as its own clock may be behind."""
+    fill(simulator, "customers", even(450))
+    simulator.faults.add(
+        empty_page(lambda query: "created[lt]" not in query), path=CUSTOMERS, times=None
+    )
+    reading = await read(config_for(simulator), [selected("customers", gte=gte)])
     assert reading.ids == held(simulator, "customers")
     assert reading.turns("customers") == ["started", "completed"]
 
@@ -195,12 +210,14 @@ async def test_a_list_without_a_filter_that_stays_empty_keeps_what_was_read(
         empty_page(lambda query: query.get("starting_after") == last), path=FEATURES, times=None
     )
     streams = [selected("entitlements_features")]
-    before = await read(config_for(simulator), streams)
+    # One end for both: a later one would have the newest part of the list read again.
+    until = Timestamp(seconds=END)
+    before = await read(config_for(simulator), streams, until=until)
     error = error_of(before, "entitlements_features")
     assert f"GET {FEATURES}?limit=100&starting_after={last} " in error
     assert before.ids.total() == 200
     simulator.faults.clear()
-    after = await read(config_for(simulator), streams, state=before.state)
+    after = await read(config_for(simulator), streams, state=before.state, until=until)
     assert before.ids + after.ids == held(simulator, "entitlements_features")
 
 

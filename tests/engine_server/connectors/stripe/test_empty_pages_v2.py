@@ -4,10 +4,21 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.events.fetch import Fetches
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, even, fill, held
-from tests.engine_server.connectors.stripe.reading import Reading, config_for, read, selected
+from tests.engine_server.connectors.stripe.reading import (
+    QUICK,
+    Reading,
+    config_for,
+    read,
+    selected,
+)
 from tests.engine_server.connectors.stripe.reconcile.held import Held
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.odd_pages import (
@@ -29,7 +40,9 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 
 async def read_accounts(simulator: StripeSimulator, **request: object) -> Reading:
-    return await read(config_for(simulator), [selected(STREAM)], **request)  # type: ignore[arg-type]
+    # One end for all reads of a test: a later one would read the newest part of the list again.
+    until = Timestamp(seconds=END)
+    return await read(config_for(simulator), [selected(STREAM)], until=until, **request)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,30 @@ async def test_a_list_that_names_the_same_page_for_ever_ends_in_an_error_that_na
     after = await read_accounts(simulator, state=before.state)
     assert after.turns(STREAM) == ["started", "errored"]
     assert len(simulator.requests) == seen + 1
+
+
+async def test_an_object_that_is_sought_in_such_a_list_is_not_sought_for_ever(
+    simulator: StripeSimulator,
+) -> None:
+    """As for an event about an object that no call retrieves."""
+    simulator.faults.add(pages_without_end(), path=PATH, times=None)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        with pytest.raises(RequestFailed, match="its pages come to no end"):
+            await Fetches(client).find(load_resources()[STREAM], "acct_unknown", None)
+        found = await Fetches(client).find(load_resources()[STREAM], "obj_0", None)
+    assert found is not None
+
+
+@pytest.mark.parametrize("fault", [empty_last_page, empty_middle_pages])
+async def test_an_object_that_is_sought_in_a_list_is_sought_behind_empty_pages(
+    simulator: StripeSimulator, fault: Callable[[], faults.Fault]
+) -> None:
+    simulator.faults.add(fault(), path=PATH, times=None)
+    async with StripeClient(config_for(simulator), QUICK) as client:
+        for object_id in ("obj_0", "obj_49"):
+            found = await Fetches(client).find(load_resources()[STREAM], object_id, None)
+            assert found is not None
+        assert await Fetches(client).find(load_resources()[STREAM], "acct_no", None) is None
 
 
 async def test_a_token_that_is_taken_no_more_has_the_list_read_from_its_start(

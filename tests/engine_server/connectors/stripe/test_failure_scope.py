@@ -148,3 +148,43 @@ async def test_only_a_refusal_of_the_account_itself_shows_that_it_was_disconnect
     assert not refused(403, named).shows_disconnected("acct_2")
     assert not refused(400, named).shows_disconnected("acct_1")
     assert not refused(403, "Permission denied.", code="").shows_disconnected("acct_1")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "`customer` is required.",
+        "One of customer or customer_account is required.",
+        "Exactly one of customer and customer_account must be set.",
+        "Required param customer is missing.",
+        "The parameter `customer` is missing.",
+        "Missing required field: customer",
+        "This list requires the customer parameter.",
+        "Listing requires one of: customer, account",
+    ],
+)
+def test_a_parameter_that_is_missing_is_told_in_other_words_as_well(message: str) -> None:
+    """Made up, in the forms in which APIs say it."""
+    sent = ["limit", "created[gte]"]
+    error = RequestFailed("", status=400, stripe_message=message, sent=sent)
+    assert error.scope is FailureScope.STREAM
+    assert error.is_unlistable
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "You must provide a valid API version.",
+        "Invalid Stripe API version: 2099-01-01. You must provide a version such as 2020-08-27.",
+        "The Stripe-Version header is required.",
+        "You must provide your API key in the Authorization header.",
+        "created is required to be an integer.",
+        "The filter limit is not an integer, and none of it is missing.",
+        "x" * 1000 + " customer is required.",
+    ],
+)
+def test_words_about_the_whole_request_or_what_was_sent_skip_no_stream(message: str) -> None:
+    sent = ["limit", "created[gte]"]
+    error = RequestFailed("", status=400, stripe_message=message, sent=sent)
+    assert error.scope is FailureScope.OBJECT
+    assert not error.is_unlistable

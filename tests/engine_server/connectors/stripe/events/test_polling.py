@@ -8,6 +8,7 @@ import pytest
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Log
 from pipesync.v1.state_pb2 import SourceState
+from tests.end_to_end.held_requests import HeldRequests
 from tests.engine_server.connectors.stripe.events.polling_reads import (
     cursor,
     follow,
@@ -355,3 +356,27 @@ async def test_a_stream_that_is_refused_from_the_start_stays_behind_and_is_left_
     assert recovered.records["customers", customer]["name"] == "B"
     assert not recovered.ids_of("products")
     assert cursor(recovered.state)["behind"] == {}
+
+
+async def test_events_whose_objects_are_looked_up_are_accounted_for_a_hundred_at_a_time(
+    simulator: StripeSimulator,
+) -> None:
+    """Else a request that is too short for all of them would begin with the same ones for ever."""
+    made = [simulator.create("customers")["id"] for _ in range(250)]
+    state = (await sync(simulator, "customers")).state
+    simulator.set_default_version("2020-08-27")
+    for object_id in made:
+        simulator.update("customers", object_id, {"name": "new"})
+    held = HeldRequests()
+    for object_id in made[100:]:
+        simulator.faults.add(held, path=f"/v1/customers/{object_id}")
+    first = await follow(simulator, "customers", state=state, stop_after=1)
+    assert first.ids_of("customers") == set(made[:100])
+    simulator.faults.clear()
+    asked = len(simulator.requests)
+    rest = await follow(simulator, "customers", state=first.state)
+    looked_up = {request.path for request in list(simulator.requests)[asked:]}
+    assert rest.ids_of("customers") >= set(made[100:])
+    assert f"/v1/customers/{made[200]}" in looked_up
+    assert f"/v1/customers/{made[50]}" not in looked_up
+    assert not (await follow(simulator, "customers", state=rest.state)).ids
