@@ -6,9 +6,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine_server import exact_json
 from engine_server.connectors.protocols import ReadRequest, SelectedStream
 from engine_server.connectors.stripe.catalog import load_resources
 from engine_server.connectors.stripe.config import StripeConfig
@@ -94,7 +94,7 @@ async def read(
             match message.WhichOneof("payload"):
                 case "record_batch":
                     batch = message.record_batch
-                    for record in map(orjson.loads, batch.records):
+                    for record in map(exact_json.decode, batch.records):
                         reading.ids[batch.stream, record["id"]] += 1
                         reading.records[batch.stream, record["id"]] = record
                 case "source_state":

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from engine_server import dead_letters
+from engine_server import dead_letters, exact_json
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.events.cursor import EventCursor
 from engine_server.connectors.stripe.events.poll_round import MOST_ATTEMPTS
@@ -79,6 +79,23 @@ async def test_a_dead_letter_is_the_event_byte_for_byte(simulator: StripeSimulat
     [letter] = [letter for reading in readings for letter in reading.dead_letters]
     assert orjson.loads(letter.event_json) == event
     assert letter.event_json.count(b" ") == listed.count(b" ")
+
+
+async def test_an_event_with_a_lone_surrogate_fails_as_any_other(
+    simulator: StripeSimulator,
+) -> None:
+    state = (await sync(simulator, "customers")).state
+    name = "\ud83d \0 \\ud83d \U0001f600 é"
+    bad, good = (simulator.create("customers", {"name": name})["id"] for _ in range(2))
+    refuse_lookups(simulator, bad, refusal=REFUSAL)
+    readings = await poll_until_quiet(simulator, "customers", state=state)
+    assert {stream_and_id for reading in readings for stream_and_id in reading.ids} == {
+        ("customers", good)
+    }
+    [letter] = [letter for reading in readings for letter in reading.dead_letters]
+    assert letter.attempt_count == MOST_ATTEMPTS
+    about = exact_json.decode(letter.event_json)["data"]["object"]
+    assert (about["id"], about["name"]) == (bad, name)
 
 
 async def test_an_event_that_is_applied_after_all_is_not_given_up(
