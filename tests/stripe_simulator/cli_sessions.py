@@ -130,12 +130,22 @@ class CliSession:
         """Waits until all is acknowledged."""
         await self._settled.wait()
 
+    def give_up(self, event_id: str) -> None:
+        """Lets an event be sent no more."""
+        for conversation, event in list(self._unacknowledged.items()):
+            if event.id == event_id:
+                del self._unacknowledged[conversation]
+        self._note_settled()
+
     def _acknowledge(self, conversation: str, event_id: str) -> None:
         event = self._unacknowledged.get(conversation)
         if event is None or event.id != event_id:
             return
         del self._unacknowledged[conversation]
         self.acknowledged.append(event_id)
+        self._note_settled()
+
+    def _note_settled(self) -> None:
         if not self._unacknowledged:
             self._settled.set()
 
@@ -209,6 +219,11 @@ class CliSessions:
                 session.put(event, self.own_version)
             if self.sends_latest or event.thin:
                 session.put(event)
+
+    def give_up(self, event_id: str) -> None:
+        """Lets an event be sent no more."""
+        for session in self.made:
+            session.give_up(event_id)
 
     async def settled(self) -> None:
         """Waits until all is acknowledged."""

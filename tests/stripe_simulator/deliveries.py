@@ -43,13 +43,18 @@ class Deliveries:
             for _ in range(1 + (self._generator.random() < self._duplicates)):
                 outbox.put(event, self._generator.uniform(0, self._reorder))
 
+    def give_up(self, event_id: str) -> None:
+        """Delivers an event no more, as Stripe does after three days."""
+        for outbox in self._outboxes.values():
+            outbox.give_up(event_id)
+
     async def attempted(self, count: int = 1) -> None:
         """Waits until so many deliveries were tried."""
         while len(self.attempts) < count:
             await self._attempted.wait()
 
     async def settled(self) -> None:
-        """Waits until all is acknowledged."""
+        """Waits until all is acknowledged or given up."""
         for outbox in list(self._outboxes.values()):
             await outbox.settled()
 

@@ -7,6 +7,7 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -77,7 +78,8 @@ class Outbox:
         # By when each is due, with the delay after which it would be tried again.
         self._due: list[tuple[float, int, Event, float]] = []
         self._numbers = itertools.count()
-        self._unacknowledged = 0
+        # How many deliveries of each event are yet to be acknowledged.
+        self._unacknowledged = Counter[str]()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._woken = asyncio.Event()
         self._settled = asyncio.Event()
@@ -85,12 +87,18 @@ class Outbox:
 
     def put(self, event: Event, delay: float) -> None:
         """Lets an event be sent after so many seconds."""
-        self._unacknowledged += 1
+        self._unacknowledged[event.id] += 1
         self._settled.clear()
         self._schedule(event, delay, _FIRST_DELAY)
 
+    def give_up(self, event_id: str) -> None:
+        """Sends an event no more."""
+        self._unacknowledged.pop(event_id, None)
+        if not self._unacknowledged:
+            self._settled.set()
+
     async def settled(self) -> None:
-        """Waits until all is acknowledged, or the endpoint is there no more."""
+        """Waits until all is acknowledged or given up, or the endpoint is there no more."""
         await self._settled.wait()
 
     async def run(self, session: aiohttp.ClientSession) -> None:
@@ -121,15 +129,18 @@ class Outbox:
 
     async def _send(self, session: aiohttp.ClientSession, event: Event, delay: float) -> None:
         try:
-            acknowledged = not self._receiver.enabled or await self._post(session, event)
+            is_wanted = self._receiver.enabled and event.id in self._unacknowledged
+            acknowledged = not is_wanted or await self._post(session, event)
         finally:
             self._slots.release()
+        if event.id not in self._unacknowledged:
+            return
         if not acknowledged:
             self._schedule(event, delay, min(2 * delay, _LONGEST_DELAY))
             return
-        self._unacknowledged -= 1
-        if self._unacknowledged == 0:
-            self._settled.set()
+        self._unacknowledged[event.id] -= 1
+        if self._unacknowledged[event.id] == 0:
+            self.give_up(event.id)
 
     async def _post(self, session: aiohttp.ClientSession, event: Event) -> bool:
         url = self._receiver.url

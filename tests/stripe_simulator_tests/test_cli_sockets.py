@@ -88,6 +88,19 @@ async def refusal(client: Client, session: Session, **changes: str) -> tuple[int
         return response.status, (await response.json())["error"]["message"]
 
 
+async def test_an_event_that_is_given_up_is_sent_no_more(
+    simulator: StripeSimulator, client: Client, session: Session
+) -> None:
+    simulator.create("coupons")
+    [listed] = (event for event in simulator.objects("events").documents())
+    simulator.cli_sessions.give_up(listed["id"])
+    await simulator.cli_sessions.settled()
+    another = simulator.create("coupons")
+    async with connected(client, session) as socket:
+        received = await frame(socket)
+        assert event_of(received)["data"]["object"]["id"] == another["id"]
+
+
 async def test_events_come_signed_and_are_acknowledged(
     simulator: StripeSimulator, client: Client, session: Session
 ) -> None:

@@ -130,6 +130,22 @@ async def test_what_is_not_acknowledged_is_sent_again(
     assert [attempt.status for attempt in simulator.deliveries.attempts] == [500, 302, 400, 200]
 
 
+async def test_an_event_that_is_given_up_is_sent_no_more(
+    simulator: StripeSimulator, receiver: WebhookReceiver
+) -> None:
+    register(simulator, receiver)
+    receiver.answers = [500]
+    simulator.create("coupons")
+    await simulator.deliveries.attempted()
+    [attempt] = simulator.deliveries.attempts
+    simulator.deliveries.give_up(attempt.event_id)
+    await simulator.deliveries.settled()
+    simulator.create("coupons")
+    await simulator.deliveries.settled()
+    assert receiver.statuses == [500, 200]
+    assert attempt.event_id not in receiver.ids()
+
+
 async def test_an_endpoint_that_is_away_gets_all_once_it_is_back(
     simulator: StripeSimulator,
 ) -> None:
