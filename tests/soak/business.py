@@ -1,11 +1,15 @@
 """What goes on in an account: objects made, changed and deleted at random, at an even rate."""
 
 import asyncio
-import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
+from engine_server import exact_json
+from engine_server.connectors.stripe.catalog import api_version
+from tests.soak.oddities import OLD_VERSION, REFUSED, REFUSING, Oddities, is_refused
+from tests.stripe_simulator.events import Event
 from tests.stripe_simulator.simulator import StripeSimulator
 
 STREAMS = (
@@ -31,14 +35,26 @@ _CHANGING = {
     "products": "name",
     "tax_rates": "description",
 }
+# Each by the type that its objects say they are of.
+_STREAM_OF = {stream.removesuffix("s"): stream for stream in STREAMS}
 # Of no other change to a payment intent an event tells (https://docs.stripe.com/api/events/types).
 _STATUSES = ("canceled", "processing", "requires_action", "succeeded")
 # Of these, what can be deleted; a subscription that is deleted is canceled.
 _DELETED = ("coupons", "customers", "invoices", "products")
 
 _FEW = 10
+# One change in so many puts a value there that a table refuses, or mends one.
+_REFUSED_EVERY = 12
+# Changes in that first part of the time, one in so many and so many at most, are to objects that
+# cannot be looked up: each such event is tried again and again.
+_UNSHOWN_EVERY, _MOST_UNSHOWN = 8, 20
+# One value in so many holds such a character.
+_CHARACTER_EVERY = 8
+_CHARACTERS = ("\0", "\ud83d", "\udc00\ud83d", "\\u0000", "\U0001f600")
 
 Document = dict[str, Any]
+# A stream, and the id of one of its objects.
+Key = tuple[str, str]
 
 
 class Business:
@@ -47,20 +63,60 @@ class Business:
     Attributes:
         gone: What was deleted so far, by stream and id, as it was last.
         changes: How many changes were made.
+        oddities: What is odd about the account.
+        versions: All that each object ever was, the latest last.
+        events: The ids of the events about each object, the latest last.
+        initial: What was there at first.
     """
 
-    def __init__(self, simulator: StripeSimulator, *, seed: int) -> None:
+    def __init__(
+        self, simulator: StripeSimulator, *, seed: int, oddities: Oddities | None = None
+    ) -> None:
         self.gone: dict[str, dict[str, Document]] = {stream: {} for stream in STREAMS}
         self.changes = 0
+        self.oddities = oddities or Oddities()
+        self.versions: defaultdict[Key, list[Document]] = defaultdict(list)
+        self.events: defaultdict[Key, list[str]] = defaultdict(list)
         self._simulator = simulator
         self._random = Random(seed)  # noqa: S311 - a soak that fails must fail again
+        self._unshown = {
+            (stream, object_id)
+            for stream, ids in sorted(self.oddities.unshown.items())
+            for object_id in sorted(ids)
+        }
+        if self.oddities.rejections:
+            self._make_initial_oddities()
+        for stream in STREAMS:
+            for document in simulator.objects(stream).documents():
+                self.versions[stream, document["id"]].append(document)
+        self.initial = frozenset(self.versions)
+        simulator.on_event(self._note)
+
+    def events_of(self, keys: Iterable[Key]) -> set[str]:
+        """The ids of the events about these objects."""
+        return {event_id for key in keys for event_id in self.events[key]}
+
+    @property
+    def unshown(self) -> frozenset[Key]:
+        """The objects that Stripe refuses to show when they are looked up."""
+        return frozenset(self._unshown)
 
     async def go_on(self, *, seconds: float, rate: float) -> None:
         """Goes on for so long, with so many changes a second."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        for number in range(int(seconds * rate)):
-            self.change()
+        total = int(seconds * rate)
+        unshown = range(3, total // 2, _UNSHOWN_EVERY)[:_MOST_UNSHOWN]
+        for number in range(total):
+            self._set_version(number)
+            if self._unshown and number in unshown:
+                self._update_unshown()
+            elif self.oddities.rejections and number % _REFUSED_EVERY == 0:
+                self._spoil()
+            elif self.oddities.rejections and number % (2 * _REFUSED_EVERY) == 1:
+                self._mend()
+            else:
+                self.change()
             # By the clock, so that a late turn is made up for.
             await asyncio.sleep(max(0.0, began + (number + 1) / rate - clock()))
 
@@ -77,6 +133,64 @@ class Business:
         ]
         self._random.choice(changes)()
         self.changes += 1
+
+    def _note(self, event: Event) -> None:
+        """Takes down what an object is like after a change."""
+        about = exact_json.decode(event.latest or event.body)["data"]["object"]
+        stream = _STREAM_OF.get(about["object"])
+        if stream is None:
+            return
+        self.events[stream, about["id"]].append(event.id)
+        self.versions[stream, about["id"]].append(about)
+        for item in about["items"]["data"] if stream == "subscriptions" else ():
+            self.versions["subscription_items", item["id"]].append(item)
+
+    def _set_version(self, number: int) -> None:
+        if not self.oddities.version_lasts:
+            return
+        is_old = number // self.oddities.version_lasts % 2 == 0
+        self._simulator.set_default_version(OLD_VERSION if is_old else api_version())
+        self._simulator.cli_sessions.own_version = OLD_VERSION if is_old else None
+        self._simulator.cli_sessions.sends_latest = not is_old
+
+    def _make_initial_oddities(self) -> None:
+        """Has some of the history hold values that are refused."""
+        for stream, name in REFUSING.items():
+            objects = self._simulator.objects(stream)
+            for document in list(objects.documents())[2::60][:10]:
+                if (stream, document["id"]) not in self._unshown:
+                    objects.put({**document, name: f"{REFUSED} from the start"})
+
+    def _update_unshown(self) -> None:
+        """Changes an object that cannot be looked up."""
+        stream, object_id = self._random.choice(sorted(self._unshown))
+        self._simulator.update(stream, object_id, self._new_value(stream))
+        self.changes += 1
+
+    def _spoil(self) -> None:
+        """Gives an object, new or not, a value that its table refuses, or deletes one that has."""
+        stream = self._random.choice(sorted(REFUSING))
+        value = {REFUSING[stream]: f"{REFUSED} {self._random.random()}"}
+        choice = self._random.random()
+        spoiled = self._spoiled(stream)
+        if choice < 0.2 and spoiled and stream in _DELETED:
+            self._delete_one(stream, spoiled[0])
+        elif choice < 0.5:
+            self._simulator.create(stream, value)
+        elif object_id := self._one_of(stream):
+            self._simulator.update(stream, object_id, value)
+        self.changes += 1
+
+    def _mend(self) -> None:
+        """Gives an object whose row is refused a value that is not."""
+        stream = self._random.choice(sorted(REFUSING))
+        if spoiled := self._spoiled(stream):
+            self._simulator.update(stream, self._random.choice(spoiled), self._new_value(stream))
+        self.changes += 1
+
+    def _spoiled(self, stream: str) -> list[str]:
+        documents = self._simulator.objects(stream).documents()
+        return [one["id"] for one in documents if is_refused(stream, one)]
 
     def _make(self) -> None:
         stream = self._random.choice(sorted(_CHANGING))
@@ -104,7 +218,7 @@ class Business:
         if not subscription or not price:
             return
         stored = self._simulator.objects("subscriptions").get(subscription)
-        held = json.loads(stored.body) if stored else {}
+        held = exact_json.decode(stored.body) if stored else {}
         items = held["items"]["data"]
         if held["status"] == "canceled":
             return
@@ -122,21 +236,28 @@ class Business:
         is_scarce = len(self._simulator.objects(stream)) <= _FEW
         if is_scarce or not object_id or not self._may_be_deleted(stream, object_id):
             return
+        self._delete_one(stream, object_id)
+
+    def _delete_one(self, stream: str, object_id: str) -> None:
         stored = self._simulator.objects(stream).get(object_id)
         assert stored is not None
-        self.gone[stream][object_id] = json.loads(stored.body)
+        self.gone[stream][object_id] = exact_json.decode(stored.body)
         self._simulator.delete(stream, object_id)
 
     def _may_be_deleted(self, stream: str, object_id: str) -> bool:
         stored = self._simulator.objects(stream).get(object_id)
         assert stored is not None
-        return stream != "invoices" or json.loads(stored.body)["status"] == "draft"
+        return stream != "invoices" or exact_json.decode(stored.body)["status"] == "draft"
 
     def _new_value(self, stream: str) -> Document:
         if stream == "payment_intents":
             return {"status": self._random.choice(_STATUSES)}
-        return {_CHANGING[stream]: f"value {self._random.random()}"}
+        value = f"value {self._random.random()}"
+        if self.oddities.characters and self._random.randrange(_CHARACTER_EVERY) == 0:
+            value += self._random.choice(_CHARACTERS)
+        return {_CHANGING[stream]: value}
 
     def _one_of(self, stream: str) -> str | None:
         ids = sorted(self._simulator.objects(stream).ids())
+        ids = [one for one in ids if (stream, one) not in self._unshown]
         return self._random.choice(ids) if ids else None

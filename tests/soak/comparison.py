@@ -1,54 +1,171 @@
-"""Tables compared with the account: row for row, field for field, deleted ones marked."""
+"""Tables compared with the account: row for row, field for field, deleted ones marked.
 
-from collections.abc import Mapping
+Only these may differ: objects whose latest event is a dead letter, and those whose latest version
+is listed as rejected. What is listed there must be so, and nothing else may be.
+"""
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import asyncpg
+
+from engine_server import exact_json
 from tests.end_to_end.tables import documents
-from tests.soak.business import STREAMS, Document
+from tests.soak.business import STREAMS, Business, Document
+from tests.soak.oddities import is_refused, storable
 from tests.stripe_simulator.simulator import StripeSimulator
+
+_STAMPS = ("_account_id", "_updated_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What is there of one object.
+
+    Attributes:
+        row: Its row; None when there is none.
+        rejected: The record of it that is listed as rejected; None when none is.
+    """
+
+    row: Document | None
+    rejected: Document | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What the tables were told.
+
+    Attributes:
+        every_event: Whether every event came. If not, what was deleted may never have come, or not
+            as it was last: but its row, if there is one, is marked.
+        whole_deletions: Whether deletions came with all that there was, and not with ids alone.
+        dead_letters: The ids of the events that were given up.
+    """
+
+    every_event: bool = True
+    whole_deletions: bool = True
+    dead_letters: Collection[str] = ()
 
 
 async def differences(
     simulator: StripeSimulator,
-    gone: Mapping[str, Mapping[str, Document]],
+    business: Business,
     database_url: str,
+    told: Told,
     *,
     schema: str = "stripe",
-    all_was_told: bool = True,
 ) -> list[str]:
     """One line for each object whose row is not what it should be; none when all are.
 
     Args:
         simulator: The account.
-        gone: What was deleted there.
+        business: What went on there.
         database_url: Where the tables are.
+        told: What they were told.
         schema: Their schema.
-        all_was_told: Whether every event came. If not, what was deleted may never have come, or not
-            as it was last: but its row, if there is one, is marked.
     """
     found: list[str] = []
+    rejected = await rejected_records(database_url, schema=schema)
     for stream in STREAMS:
         rows = await documents(database_url, stream, schema=schema)
         by_id = {row["id"]: row for row in rows}
         if len(by_id) != len(rows):
             found.append(f"{stream}: {len(rows) - len(by_id)} rows are there twice")
-        expected = {document["id"]: document for document in simulator.objects(stream).documents()}
-        for object_id, document in gone[stream].items():
-            row = by_id.get(object_id)
-            if all_was_told:
-                expected[object_id] = {**document, "deleted": True}
-            elif row is not None:
-                expected[object_id] = {**row, "deleted": True}
-        for object_id in sorted(expected.keys() | by_id.keys()):
-            line = _difference(expected.get(object_id), by_id.get(object_id))
+        current = {
+            document["id"]: storable(document) for document in simulator.objects(stream).documents()
+        }
+        listed = rejected.get(stream, {})
+        gone = business.gone[stream]
+        for object_id in sorted(current.keys() | gone.keys() | by_id.keys() | listed.keys()):
+            stored = Stored(row=by_id.get(object_id), rejected=listed.get(object_id))
+            fate = _Fate(business, stream, object_id, told)
+            if object_id in current:
+                line = fate.of_current(current[object_id], stored)
+            elif object_id in gone:
+                line = fate.of_gone(storable(gone[object_id]), stored)
+            else:
+                line = "is none of the account's objects"
             found += [f"{stream} {object_id}: {line}"] if line else []
     return found
 
 
-def _difference(expected: Document | None, row: Document | None) -> str:
+async def rejected_records(
+    database_url: str, *, schema: str = "stripe"
+) -> Mapping[str, Mapping[str, Document]]:
+    """The records that are listed as rejected, by stream and id, without their stamps."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        entries = await connection.fetch(
+            f'SELECT stream, key, record FROM "{schema}"._pipesync_rejected'  # noqa: S608 - names of our own
+        )
+    finally:
+        await connection.close()
+    found: dict[str, dict[str, Document]] = {}
+    for entry in entries:
+        record = storable(exact_json.decode(entry["record"]))
+        of_stream = found.setdefault(entry["stream"], {})
+        assert entry["key"][0] not in of_stream, "a key is listed twice"
+        of_stream[entry["key"][0]] = {
+            name: value for name, value in record.items() if name not in _STAMPS
+        }
+    return found
+
+
+class _Fate:
+    """What may have become of one object."""
+
+    def __init__(self, business: Business, stream: str, object_id: str, told: Told) -> None:
+        self._stream = stream
+        self._told = told
+        self._is_initial = (stream, object_id) in business.initial
+        self._versions = [storable(one) for one in business.versions[stream, object_id]]
+        events = business.events[stream, object_id]
+        self._is_unheard = bool(events) and events[-1] in told.dead_letters
+
+    def of_current(self, current: Document, stored: Stored) -> str:
+        """The difference of an object that exists; empty when there is none."""
+        row, rejected = stored.row, stored.rejected
+        taken = [one for one in self._versions if not is_refused(self._stream, one)]
+        if self._is_unheard:
+            if rejected is not None and rejected not in self._versions:
+                return "is listed as rejected as it never was"
+            return "" if row is None or row in taken else "is as it never was"
+        if not is_refused(self._stream, current):
+            return "is listed as rejected" if rejected is not None else _difference(current, row)
+        if rejected != current:
+            return f"is refused, but listed as {rejected}"
+        return "" if row is None or row in taken else "is as it never was, or is refused"
+
+    def of_gone(self, last: Document, stored: Stored) -> str:
+        """The difference of an object that was deleted; empty when there is none."""
+        row, rejected = stored.row, stored.rejected
+        marked = [{**one, "deleted": True} for one in (*self._versions, last)]
+        if rejected is not None:
+            # No deletion of it was taken, or none was told.
+            if not is_refused(self._stream, rejected):
+                return "is listed as rejected, though it is not refused"
+            if self._told.every_event and not self._is_unheard and rejected not in marked:
+                return "is listed as it was before it was deleted"
+            return "" if row is None or row in (*marked, *self._versions) else "is as it never was"
+        if self._is_unheard and (row is None or row in self._versions):
+            return ""
+        if row is None and not self._told.every_event:
+            return ""
+        if self._told.every_event and self._told.whole_deletions and not self._is_unheard:
+            return _difference({**last, "deleted": True}, row)
+        if row is None:
+            # An item that came and left between two look-ups.
+            is_unseen = self._stream == "subscription_items" and not self._is_initial
+            return "" if is_unseen else "has no row"
+        if row.get("deleted") is not True:
+            return "is not marked as deleted"
+        bare = {"id": last["id"], "object": last["object"], "deleted": True}
+        return "" if row in marked or row == bare else "was deleted as it never was"
+
+
+def _difference(expected: Document, row: Document | None) -> str:
     if row is None:
         return "has no row"
-    if expected is None:
-        return "is none of the account's objects"
     if row == expected:
         return ""
     fields = sorted(

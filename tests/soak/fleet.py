@@ -9,12 +9,14 @@ from typing import Any
 import asyncpg
 
 from pipesync.v1 import pipeline_service_pb2 as pb
-from pipesync_client import PipelineClient
+from pipesync.v1.engine_service_pb2 import PipelineSetupRequest
+from pipesync_client import EngineClient, PipelineClient
 from pipesync_rpc.errors import RpcError
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.soak.business import STREAMS, Business
-from tests.soak.comparison import differences
+from tests.soak.comparison import Told, differences, rejected_records
 from tests.soak.mortal import MortalServer
+from tests.soak.oddities import OLD_VERSION, Oddities, refuse_lookups, refuse_rows, some_of
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -37,6 +39,9 @@ _DUPLICATES = 0.1
 _ANSWER_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.3
 _APPLIED = 2
+_SET_ASIDE = 3
+# How far the clocks of some accounts are ahead of the machine's, in seconds.
+_SKEWS = (-90.0, -15.0, -3.0, 4.0, 40.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class Member:
         business: What goes on there.
         config: Its configuration.
         takes_webhooks: Whether the account tells what happens by webhook, too.
+        is_old: Whether the account's events come in an old API version.
     """
 
     id: str
@@ -56,12 +62,20 @@ class Member:
     business: Business
     config: StripePipeline
     takes_webhooks: bool
+    is_old: bool
 
-    async def differences(self) -> list[str]:
-        """One line for each row that is not what it should be."""
-        return await differences(
-            self.simulator, self.business.gone, self.config.database_url, schema=self.id
-        )
+    async def differences(self, set_aside: set[str]) -> list[str]:
+        """One line for each row that is not what it should be; some events were set aside."""
+        told = Told(whole_deletions=not self.is_old, dead_letters=set_aside)
+        url = self.config.database_url
+        found = await differences(self.simulator, self.business, url, told, schema=self.id)
+        strangers = set_aside - self.business.events_of(self.business.unshown)
+        return [*found, *(f"{event_id}: is set aside" for event_id in strangers)]
+
+    async def held_rejected(self) -> int:
+        """How many records are listed as rejected."""
+        listed = await rejected_records(self.config.database_url, schema=self.id)
+        return sum(map(len, listed.values()))
 
     def acknowledged(self) -> set[str]:
         """The ids of the events that a service took in, as it said."""
@@ -76,9 +90,12 @@ class Fleet:
         members: One by one.
     """
 
-    def __init__(self, members: Sequence[Member], client: PipelineClient) -> None:
+    def __init__(
+        self, members: Sequence[Member], client: PipelineClient, service_database_url: str
+    ) -> None:
         self.members = members
         self._client = client
+        self._service_database_url = service_database_url
 
     async def create(self) -> None:
         """Makes the pipelines, which run by themselves from then on."""
@@ -107,6 +124,38 @@ class Fleet:
             ]
             raise AssertionError(f"not ready in {seconds} s: {told}") from None
 
+    async def refuse_rows(self, engine: EngineClient) -> None:
+        """Makes the tables of accounts with such values, and has them refuse these."""
+        for member in self.members:
+            if member.business.oddities.rejections:
+                setup = PipelineSetupRequest(pipeline=member.config.config())
+                [_ async for _ in engine.pipeline_setup(setup)]
+                await refuse_rows(member.config.database_url, schema=member.id)
+
+    async def until_rejections_are_shown(self, *, seconds: float) -> int:
+        """Waits until each pipeline's status says how many of its records are rejected.
+
+        Returns:
+            How many they are, all pipelines together.
+        """
+        held = {member.id: await member.held_rejected() for member in self.members}
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    messages = {one.id: one.status_message for one in await self._shown()}
+                    if messages.keys() == held.keys() and all(
+                        _says(messages[name], count) for name, count in held.items()
+                    ):
+                        return sum(held.values())
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        except TimeoutError:
+            wrong = {
+                name: (count, messages.get(name))
+                for name, count in held.items()
+                if not _says(messages.get(name, ""), count)
+            }
+            raise AssertionError(f"not shown as rejected in {seconds} s: {wrong}") from None
+
     async def change(self, *, seconds: float, rate: float) -> None:
         """Lets every account change for so long, so many times a second each."""
         async with asyncio.TaskGroup() as changing:
@@ -128,14 +177,29 @@ class Fleet:
         """Waits until every table is as its account."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        for member in self.members:
-            while wrong := await member.differences():
-                told = "\n".join(wrong[:20])
-                assert loop.time() < deadline, f"{member.id}: {len(wrong)} rows differ:\n{told}"
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        connection = await asyncpg.connect(self._service_database_url)
+        try:
+            for member in self.members:
+                while wrong := await member.differences(
+                    await _events(connection, member.id, _SET_ASIDE)
+                ):
+                    told = "\n".join(wrong[:20])
+                    assert loop.time() < deadline, f"{member.id}: {len(wrong)} differ:\n{told}"
+                    await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        finally:
+            await connection.close()
 
-    async def until_applied(self, service_database_url: str, *, seconds: float) -> int:
-        """Waits until every event that was acknowledged is in the inbox, and applied.
+    async def set_aside(self) -> int:
+        """How many events were given up, all pipelines together."""
+        connection = await asyncpg.connect(self._service_database_url)
+        try:
+            ids = [await _events(connection, one.id, _SET_ASIDE) for one in self.members]
+        finally:
+            await connection.close()
+        return sum(map(len, ids))
+
+    async def until_applied(self, *, seconds: float) -> int:
+        """Waits until every event that was acknowledged is in the inbox, and applied or set aside.
 
         Returns:
             How many they are.
@@ -143,11 +207,13 @@ class Fleet:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         count = 0
-        connection = await asyncpg.connect(service_database_url)
+        connection = await asyncpg.connect(self._service_database_url)
         try:
             for member in self.members:
                 acknowledged = member.acknowledged()
-                while missing := acknowledged - await _applied(connection, member.id):
+                while missing := acknowledged - await _events(
+                    connection, member.id, _APPLIED, _SET_ASIDE
+                ):
                     assert loop.time() < deadline, f"{member.id}: not applied: {missing}"
                     await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 count += len(acknowledged)
@@ -171,10 +237,16 @@ async def fleet(
     services: Sequence[MortalServer],
     client: PipelineClient,
     database_url: str,
+    service_database_url: str,
     *,
     seed: int,
 ) -> AsyncIterator[Fleet]:
-    """Accounts that are served for the length of the block; half of them with webhooks."""
+    """Accounts that are served for the length of the block; half of them with webhooks.
+
+    Some are odd: every third one's events come in an old API version, half of these have objects
+    that cannot be looked up, every third one has values that its tables refuse, and every other
+    one's clock is not the machine's.
+    """
     async with AsyncExitStack() as stack:
         members = []
         for number in range(count):
@@ -182,6 +254,12 @@ async def fleet(
             simulator = StripeSimulator(PLAN, account_id=account_id)
             await stack.enter_async_context(simulator)
             simulator.delay_events(_LATEST_SECONDS, seed=seed + number)
+            oddities = _oddities(number, simulator)
+            refuse_lookups(simulator, oddities.unshown)
+            if is_old := number % 3 == 0:
+                simulator.set_default_version(OLD_VERSION)
+            if number % 4 > 1:
+                simulator.clock.skew = _SKEWS[number // 4 % len(_SKEWS)]
             source: dict[str, Any] = {"poll_events": True}
             member_id = f"fleet_{number:02}"
             takes_webhooks = number % 2 == 0
@@ -196,7 +274,7 @@ async def fleet(
                 Member(
                     id=member_id,
                     simulator=simulator,
-                    business=Business(simulator, seed=seed + number),
+                    business=Business(simulator, seed=seed + number, oddities=oddities),
                     config=StripePipeline(
                         simulator=simulator,
                         database_url=database_url,
@@ -205,15 +283,38 @@ async def fleet(
                         source=source,
                     ),
                     takes_webhooks=takes_webhooks,
+                    is_old=is_old,
                 )
             )
-        yield Fleet(members, client)
+        yield Fleet(members, client, service_database_url)
 
 
-async def _applied(connection: "asyncpg.Connection[asyncpg.Record]", pipeline_id: str) -> set[str]:
+def _oddities(number: int, simulator: StripeSimulator) -> Oddities:
+    # Of old API versions; one of these by polling alone, the next by webhook, too.
+    has_unshown = number % 9 in (0, 3)
+    streams = ("charges", "customers", "invoices", "products")
+    return Oddities(
+        characters=number % 2 == 0,
+        rejections=number % 3 == 1,
+        unshown=some_of(simulator, *streams, each=2) if has_unshown else {},
+    )
+
+
+def _says(message: str, rejected: int) -> bool:
+    """Whether a status message tells how many records are rejected."""
+    if rejected == 0:
+        return "rejected" not in message
+    return f"{rejected} record is rejected" in message or f"{rejected} records are" in message
+
+
+async def _events(
+    connection: "asyncpg.Connection[asyncpg.Record]", pipeline_id: str, *statuses: int
+) -> set[str]:
+    """The ids of the events in the inbox of a pipeline that are of some statuses."""
     rows = await connection.fetch(
-        "SELECT event_id FROM pipesync.webhook_events WHERE pipeline_id = $1 AND status = $2",
+        "SELECT event_id FROM pipesync.webhook_events"
+        " WHERE pipeline_id = $1 AND status = ANY ($2::int[])",
         pipeline_id,
-        _APPLIED,
+        list(statuses),
     )
     return {row["event_id"] for row in rows}

@@ -1,7 +1,7 @@
 """Follows an account by an engine that may die at any time, and keeps what it was told to keep."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from google.rpc import code_pb2
@@ -14,7 +14,7 @@ from pipesync.v1.engine_service_pb2 import (
 )
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
-from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncState
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import RpcError
 
@@ -29,11 +29,22 @@ class Follower:
     Attributes:
         state: What the next request goes on from.
         calls: How many were made.
+        dead_letters: The events that were given up, by their ids.
+        held_rejected: How many records were listed as rejected at the end of the last call.
     """
 
-    def __init__(self, client: EngineClient, config: PipelineConfig) -> None:
+    def __init__(
+        self,
+        client: EngineClient,
+        config: PipelineConfig,
+        on_dead_letter: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Begins with nothing; the callback is told the id of each event that is given up."""
         self.state = SyncState()
         self.calls = 0
+        self.dead_letters: dict[str, DeadLetter] = {}
+        self.held_rejected = 0
+        self._on_dead_letter = on_dead_letter
         self._client = client
         self._config = config
 
@@ -43,7 +54,9 @@ class Follower:
             eof = await self._batch(**options)
             if eof is not None:
                 assert not eof.failure_message, eof.failure_message
+                self._keep_dead_letters(eof.dead_letters)
                 self.state = eof.ending_state
+                self.held_rejected = eof.held_rejected_record_count
                 if not eof.has_more:
                     assert eof.status == RUN_STATUS_SUCCEEDED, eof.run_progress
                     return
@@ -94,6 +107,15 @@ class Follower:
                 self.state.sync_run.CopyFrom(message.sync_run)
             case "progress":
                 self.state.sync_run.progress.CopyFrom(message.progress)
+            case "dead_letter":
+                self._keep_dead_letters([message.dead_letter])
             case "eof":
                 assert not message.eof.failure_message, message.eof.failure_message
                 self.state.CopyFrom(message.eof.ending_state)
+
+    def _keep_dead_letters(self, letters: Iterable[DeadLetter]) -> None:
+        for letter in letters:
+            assert letter.event_json, letter
+            assert letter.reason, letter
+            self.dead_letters[letter.event_id] = letter
+            self._on_dead_letter(letter.event_id)

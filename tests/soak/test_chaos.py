@@ -1,6 +1,8 @@
 """Pipelines run by themselves while their servers are killed and stand still: nothing is lost.
 
-For some seconds here, and for three minutes by ``make chaos``.
+For some seconds here, and for three minutes by ``make chaos``. Some accounts are odd: their events
+come in an old API version, their objects cannot be looked up, their values are refused by the
+tables, their clocks are not the machine's. Their pipelines are as ready as the others.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ import asyncpg
 import pytest
 import structlog
 
-from pipesync_client import PipelineClient
+from pipesync_client import EngineClient, PipelineClient
 from tests.leaks import leaks
 from tests.postgres import PostgresCluster
 from tests.soak.chaos import Chaos
@@ -53,7 +55,6 @@ class Scene:
     services: Sequence[MortalServer]
     fleet: Fleet
     chaos: Chaos
-    service_database_url: str
 
     @property
     def servers(self) -> list[MortalServer]:
@@ -81,7 +82,7 @@ class Scene:
         """
         await self.fleet.until_told(seconds=60)
         await self.fleet.until_true(seconds=120)
-        webhooks = await self.fleet.until_applied(self.service_database_url, seconds=60)
+        webhooks = await self.fleet.until_applied(seconds=60)
         await self.fleet.until_ready(seconds=60)
         # What was true stays so.
         await self.fleet.until_true(seconds=0)
@@ -145,13 +146,14 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         for service in services:
             await stack.enter_async_context(mortal(service))
         client = await stack.enter_async_context(PipelineClient(_all(services)))
-        pipelines = fleet(PIPELINES, services, client, database_url, seed=SEED)
+        pipelines = fleet(
+            PIPELINES, services, client, database_url, service_database_url, seed=SEED
+        )
         yield Scene(
             engines=engines,
             services=services,
             fleet=await stack.enter_async_context(pipelines),
             chaos=Chaos([*engines, *services], cluster, seed=SEED),
-            service_database_url=service_database_url,
         )
         for server in (*engines, *services):
             _write_log(server, tmp_path / f"{server.name}.log")
@@ -161,12 +163,16 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
     clock = asyncio.get_running_loop().time
     began = clock()
+    async with EngineClient(scene.engines[0].address) as engine:
+        await scene.fleet.refuse_rows(engine)
     await scene.fleet.create()
     await scene.fleet.until_ready(seconds=120)
     ready = clock()
     await scene.go_through()
     calm = clock()
     webhooks = await scene.settle()
+    rejected = await scene.fleet.until_rejections_are_shown(seconds=60)
+    set_aside = await scene.fleet.set_aside()
     settled = clock()
     syncs = await scene.syncs()
     overlapping = overlaps(syncs)
@@ -179,12 +185,16 @@ async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
         **scene.chaos.done,
         changes=scene.fleet.changes(),
         webhooks=webhooks,
+        rejected=rejected,
+        set_aside=set_aside,
         syncs=len(syncs),
         turns_lost=scene.count("turn_lost"),
         connectors_left=scene.count("connector_does_not_stop"),
         seconds_awake_in_overlaps=[round(one.seconds_awake, 3) for one in overlapping],
         commits_late_by_seconds=[round(seconds, 3) for seconds in late],
     )
+    assert rejected
+    assert set_aside
     assert sum(scene.chaos.done.values()) > SECONDS / 5
     assert len(syncs) > PIPELINES
     assert [overlap for overlap in overlapping if not _is_harmless(overlap)] == []
