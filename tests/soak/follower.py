@@ -30,7 +30,7 @@ class Follower:
         state: What the next request goes on from.
         calls: How many were made.
         dead_letters: The events that were given up, by their ids.
-        held_rejected: How many records were listed as rejected at the end of the last call.
+        held_rejected: How many records were listed as rejected when ``finish`` ended; None before.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Follower:
         self.state = SyncState()
         self.calls = 0
         self.dead_letters: dict[str, DeadLetter] = {}
-        self.held_rejected = 0
+        self.held_rejected: int | None = None
         self._on_dead_letter = on_dead_letter
         self._client = client
         self._config = config
