@@ -164,7 +164,7 @@ class Steps:
         options = SyncOptions(events_only=True, state=situation.state)
         eof = await self._batch(poll, situation, options, lease)
         happened: happenings.Happening = happenings.Polled(
-            has_more=eof.has_more, progressed=_progressed(eof)
+            has_more=eof.has_more, progressed=_has_checkpoint(eof)
         )
         if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
             connection = eof.request_progress.connection_status.status
@@ -260,9 +260,14 @@ def _failure(eof: Eof) -> str:
 
 
 def _progressed(eof: Eof) -> bool:
+    streams = eof.request_progress.streams.values()
+    return _has_checkpoint(eof) or any(stream.status in _FINAL for stream in streams)
+
+
+def _has_checkpoint(eof: Eof) -> bool:
+    """Whether the next request begins further on.
+
+    Records alone do not show it: events that no checkpoint accounts for are applied once more.
+    """
     progress = eof.request_progress
-    return bool(
-        progress.global_state_count
-        or progress.derived.total_state_count
-        or any(stream.status in _FINAL for stream in progress.streams.values())
-    )
+    return bool(progress.global_state_count or progress.derived.total_state_count)

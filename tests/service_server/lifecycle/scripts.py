@@ -7,7 +7,7 @@ from typing import Any
 
 from pipesync.v1 import engine_service_pb2 as engine_pb
 from pipesync.v1 import pipeline_service_pb2 as pb
-from pipesync.v1.progress_pb2 import RunStatus
+from pipesync.v1.progress_pb2 import RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import PipelineClient
 from tests.service_server.conftest import connector, pipeline
@@ -56,6 +56,18 @@ def failed(request: Request, reason: str) -> Eof:
     """The end of a request that could not go on."""
     eof = _ended(request, RunStatus.RUN_STATUS_FAILED)
     eof.failure_message = reason
+    return eof
+
+
+def unaccounted(request: Request) -> Eof:
+    """The end of a request for events that was cut with records, and before a checkpoint."""
+    eof = Eof(status=RunStatus.RUN_STATUS_STARTED, has_more=True)
+    eof.ending_state.CopyFrom(request.options.state)
+    for progress in (eof.run_progress, eof.request_progress):
+        # So the engine counts streams that no history is read of.
+        progress.streams["customers"].status = StreamProgress.STATUS_COMPLETED
+        progress.streams["customers"].record_count = 3
+        progress.derived.total_record_count = 3
     return eof
 
 

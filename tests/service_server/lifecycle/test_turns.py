@@ -33,6 +33,7 @@ from tests.service_server.lifecycle.scripts import (
     cut,
     empty,
     succeeded,
+    unaccounted,
 )
 from tests.service_server.scripted_engine import ScriptedEngine
 
@@ -237,6 +238,19 @@ async def test_polls_too_short_for_a_page_show_it_and_have_no_history_read_again
     batches.script = [succeeded]
     await bench.take_all()
     assert batches.polls[-1].options.time_limit.ToSeconds() == 80
+    assert (await bench.shown()).status == pb.PIPELINE_STATUS_READY
+
+
+async def test_polls_that_apply_the_same_events_again_and_again_get_more_time(
+    bench: Bench, engine: ScriptedEngine
+) -> None:
+    engine.batch = batches = Batches([succeeded, *[unaccounted] * 4, succeeded])
+    await bench.take_all()
+    await bench.end_pauses()
+    await bench.wake()
+    await bench.take_all()
+    limits = [request.options.time_limit.ToSeconds() for request in batches.polls]
+    assert limits == [10, 20, 40, 80, 80]
     assert (await bench.shown()).status == pb.PIPELINE_STATUS_READY
 
 
