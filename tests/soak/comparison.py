@@ -129,24 +129,28 @@ class _Fate:
         if self._is_unheard:
             if rejected is not None and rejected not in self._versions:
                 return "is listed as rejected as it never was"
-            return "" if row is None or row in taken else "is as it never was"
+            return self._never(row) if row is not None and row not in taken else ""
         if not is_refused(self._stream, current):
             return "is listed as rejected" if rejected is not None else _difference(current, row)
         if rejected != current:
             return f"is refused, but listed as {rejected}"
-        return "" if row is None or row in taken else "is as it never was, or is refused"
+        return self._never(row) if row is not None and row not in taken else ""
 
     def of_gone(self, last: Document, stored: Stored) -> str:
         """The difference of an object that was deleted; empty when there is none."""
         row, rejected = stored.row, stored.rejected
         marked = [{**one, "deleted": True} for one in (*self._versions, last)]
+        bare = {"id": last["id"], "object": last["object"], "deleted": True}
         if rejected is not None:
             # No deletion of it was taken, or none was told.
             if not is_refused(self._stream, rejected):
                 return "is listed as rejected, though it is not refused"
             if self._told.every_event and not self._is_unheard and rejected not in marked:
                 return "is listed as it was before it was deleted"
-            return "" if row is None or row in (*marked, *self._versions) else "is as it never was"
+            # A change that was looked up after the deletion tells of it as well.
+            if row is None or row in (*marked, *self._versions, bare):
+                return ""
+            return self._never(row)
         if self._is_unheard and (row is None or row in self._versions):
             return ""
         if row is None and not self._told.every_event:
@@ -159,8 +163,10 @@ class _Fate:
             return "" if is_unseen else "has no row"
         if row.get("deleted") is not True:
             return "is not marked as deleted"
-        bare = {"id": last["id"], "object": last["object"], "deleted": True}
-        return "" if row in marked or row == bare else "was deleted as it never was"
+        return "" if row in marked or row == bare else self._never(row)
+
+    def _never(self, row: Document) -> str:
+        return f"is as it never was: {_difference(self._versions[-1], row)}"
 
 
 def _difference(expected: Document, row: Document | None) -> str:
