@@ -130,3 +130,11 @@ class ConnectionFailed(ConnectorError):
     """
 
     default_reason = Reason.CONNECTION_FAILED
+
+
+class CheckpointsMoved(ConnectorError):
+    """Another request took the recorded checkpoints over, or they were removed, during a write.
+
+    Nothing of the transaction that found out is committed. The sync ends with ``has_more``; the
+    next request compares anew.
+    """

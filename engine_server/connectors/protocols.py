@@ -12,7 +12,7 @@ from engine_server.barriers import Barriers
 from engine_server.connectors.config import ConnectorConfig
 from pipesync.v1.catalog_pb2 import Spec, Stream, StreamSelection
 from pipesync.v1.message_pb2 import Message, SourceInput
-from pipesync.v1.state_pb2 import SourceState
+from pipesync.v1.state_pb2 import CheckpointPosition, SourceState, SyncState
 
 # Every method is an async generator: the engine closes it early at a limit or a cancellation, and
 # its `finally` blocks must then end every task, connection and socket that it opened.
@@ -383,4 +383,132 @@ class RejectedRecordKeeper(Protocol[ConfigT_contra]):
         """Writes the kept records of these streams once more, and keeps those that it rejects.
 
         A record never takes the place of a newer one. Raises as ``write`` does.
+        """
+
+
+@runtime_checkable
+class AccountKeeper(Protocol[ConfigT_contra]):
+    """A source whose records belong to an account at its far side.
+
+    Optional: a destination records the checkpoints of other sources under an empty account.
+    """
+
+    async def account_id(self, config: ConfigT_contra) -> str:
+        """Return the id of the account that the configuration reads; empty when it has none.
+
+        Called beside ``read``, which needs the id as well: the far side is asked once for both.
+
+        Raises:
+            ConnectionFailed: The far side is unavailable, or refuses the configuration.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRequest:
+    """A request's state, for a destination to compare with the checkpoints that it recorded.
+
+    Attributes:
+        account_id: The account at the source; empty when it has none.
+        state: The state that the request begins with. Its ``source`` may hold checkpoints of
+            streams that are not selected.
+        reads: Names of the streams whose checkpoints the request moves.
+        moves_global: Whether it moves the checkpoint that all streams share.
+        pushes_inputs: Whether it writes inputs whose end is to be recorded (``inputs_end``).
+        replayable_inputs: The caller can send all inputs behind this position again; None when it
+            keeps none.
+    """
+
+    account_id: str
+    state: SyncState
+    reads: Collection[str]
+    moves_global: bool
+    pushes_inputs: bool = False
+    replayable_inputs: CheckpointPosition | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewind:
+    """One stream that the destination does not hold up to the caller's checkpoint.
+
+    Attributes:
+        stream: Its name; empty for the checkpoint that all streams share.
+        reason: Why it goes back, in one sentence.
+        checkpoint: The recorded checkpoint to go on from; None to read from the start.
+        stream_schema: What ``SyncState.stream_schemas`` held when that one was recorded; empty when
+            it held nothing.
+        is_empty: Whether its table holds no rows. Rows that stay although the stream is read from
+            the start may be of records that were deleted since.
+    """
+
+    stream: str
+    reason: str
+    checkpoint: str | None
+    stream_schema: str = ""
+    is_empty: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """The outcome of a comparison.
+
+    Attributes:
+        destination: The new ``SyncState.destination``.
+        positions: The new ``SyncState.positions``, of all streams and of the global checkpoint.
+        inputs_position: The new ``SyncState.inputs_position``; None for none.
+        rewinds: The streams that go back; none means that the state was as expected.
+        inputs_are_lost: Whether inputs that the caller had committed are missing.
+        lost_inputs_are_replayable: Whether the caller can send all of them again. Where it cannot,
+            each stream of the pipeline is among ``rewinds``.
+        held_inputs: The last inputs position that it still holds; None for none.
+        ticket: What ``write_resumed`` needs; only the destination looks into it.
+    """
+
+    destination: str
+    positions: Mapping[str, CheckpointPosition]
+    inputs_position: CheckpointPosition | None
+    rewinds: Sequence[Rewind]
+    inputs_are_lost: bool = False
+    lost_inputs_are_replayable: bool = False
+    held_inputs: CheckpointPosition | None = None
+    ticket: object = None
+
+
+@runtime_checkable
+class CheckpointKeeper(Protocol[ConfigT_contra]):
+    """A destination that records checkpoints in the transactions that write the rows before them.
+
+    Optional: with others, the caller's state alone says where a sync goes on.
+
+    A recorded checkpoint is always true: the destination holds every record before it. The engine
+    calls ``resume`` before the first record of each request is written, and then ``write_resumed``
+    in the place of ``write``.
+    """
+
+    async def resume(
+        self,
+        config: ConfigT_contra,
+        streams: Sequence[SelectedStream],
+        request: ResumeRequest,
+    ) -> Resumed:
+        """Compare the caller's state with the recorded checkpoints, and begin new epochs.
+
+        Tables that do not exist are made first, as ``write`` makes them. A state whose
+        ``destination`` is empty is new, or an older version's: it starts a lineage. Raises as
+        ``write`` does.
+        """
+
+    def write_resumed(
+        self,
+        config: ConfigT_contra,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+        resumed: Resumed,
+    ) -> Messages:
+        """Write as ``write`` does, and record each checkpoint before it is yielded.
+
+        A ``source_state`` is yielded with ``position`` set, and an ``inputs_end`` likewise, once
+        the position is committed.
+
+        Raises:
+            engine_server.errors.CheckpointsMoved: See there.
         """

@@ -341,6 +341,7 @@ class SyncOptions(_message.Message):
     EVENTS_ONLY_FIELD_NUMBER: _builtins.int
     RECONCILE_FIELD_NUMBER: _builtins.int
     REREAD_OUTDATED_FIELD_NUMBER: _builtins.int
+    REPLAYABLE_INPUTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Names a finite run. The same id as in state continues that run; another one starts a new run. A request
     without an id is a run of its own, but continues one without an id that was cut short: calling again
@@ -350,7 +351,8 @@ class SyncOptions(_message.Message):
     """Stop after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1000."""
     events_only: _builtins.bool
     """Read no history: only what happened since the checkpoint that all streams share, e.g. an events cursor. Like
-    inputs, this belongs to no run: state.sync_run is handed back as it came, but for its empty_request_count.
+    inputs, this belongs to no run: state.sync_run is handed back as it came, but for its empty_request_count, and for
+    streams that went back (Resumption), which are unfinished then.
     """
     reconcile: _builtins.bool
     """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
@@ -378,6 +380,12 @@ class SyncOptions(_message.Message):
         take longer; of a time_limit below 2 s, all but the time that a flush takes.
         """
 
+    @_builtins.property
+    def replayable_inputs(self) -> _state_pb2.CheckpointPosition:
+        """The caller keeps all inputs with a position behind this one, and sends them again when Resumption.lost_inputs says so.
+        Absent when it keeps none: should the destination have lost some, the streams are read from the start.
+        """
+
     def __init__(
         self,
         *,
@@ -389,10 +397,11 @@ class SyncOptions(_message.Message):
         events_only: _builtins.bool = ...,
         reconcile: _builtins.bool = ...,
         reread_outdated: _builtins.bool = ...,
+        replayable_inputs: _state_pb2.CheckpointPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["soft_time_limit", b"soft_time_limit", "state", b"state", "time_limit", b"time_limit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replayable_inputs", b"replayable_inputs", "soft_time_limit", b"soft_time_limit", "state", b"state", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_only", b"events_only", "reconcile", b"reconcile", "reread_outdated", b"reread_outdated", "run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events_only", b"events_only", "reconcile", b"reconcile", "replayable_inputs", b"replayable_inputs", "reread_outdated", b"reread_outdated", "run_id", b"run_id", "soft_time_limit", b"soft_time_limit", "state", b"state", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

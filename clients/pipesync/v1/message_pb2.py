@@ -29,7 +29,7 @@ from pipesync.v1 import progress_pb2 as pipesync_dot_v1_dot_progress__pb2
 from pipesync.v1 import state_pb2 as pipesync_dot_v1_dot_state__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pipesync/v1/message.proto\x12\x0bpipesync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19pipesync/v1/catalog.proto\x1a\x1apipesync/v1/progress.proto\x1a\x17pipesync/v1/state.proto\"s\n\x0bRecordBatch\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x12.\n\nemitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61re_changes\x18\x04 \x01(\x08\"`\n\x0fStateCheckpoint\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x18\n\x10\x65xcluded_streams\x18\x03 \x03(\t\x12\x15\n\rstream_schema\x18\x04 \x01(\t\"\x19\n\x07\x42\x61rrier\x12\x0e\n\x06number\x18\x01 \x01(\x03\"b\n\x0bRowsWritten\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12\x1d\n\x15replaced_record_count\x18\x03 \x01(\x03\",\n\x0fRejectedRecords\x12\x19\n\x11held_record_count\x18\x01 \x01(\x03\"\xfb\x03\n\x0cStreamStatus\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x34\n\x07started\x18\x02 \x01(\x0b\x32!.pipesync.v1.StreamStatus.StartedH\x00\x12\x43\n\x0frange_completed\x18\x03 \x01(\x0b\x32(.pipesync.v1.StreamStatus.RangeCompletedH\x00\x12\x38\n\tcompleted\x18\x04 \x01(\x0b\x32#.pipesync.v1.StreamStatus.CompletedH\x00\x12\x34\n\x07skipped\x18\x05 \x01(\x0b\x32!.pipesync.v1.StreamStatus.SkippedH\x00\x12\x34\n\x07\x65rrored\x18\x06 \x01(\x0b\x32!.pipesync.v1.StreamStatus.ErroredH\x00\x1a\x35\n\x07Started\x12*\n\ntime_range\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x1a\x37\n\x0eRangeCompleted\x12%\n\x05range\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x1a\x0b\n\tCompleted\x1a\x19\n\x07Skipped\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a\x18\n\x07\x45rrored\x12\r\n\x05\x65rror\x18\x01 \x01(\tB\x08\n\x06status\"\xc6\x01\n\x03Log\x12%\n\x05level\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.Log.Level\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"`\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_DEBUG\x10\x01\x12\x0e\n\nLEVEL_INFO\x10\x02\x12\x0e\n\nLEVEL_WARN\x10\x03\x12\x0f\n\x0bLEVEL_ERROR\x10\x04\"|\n\x07\x43ontrol\x12\x30\n\rsource_config\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x35\n\x12\x64\x65stination_config\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x42\x08\n\x06\x63onfig\"\xbb\x01\n\x0bSourceInput\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12/\n\x07webhook\x18\x02 \x01(\x0b\x32\x1c.pipesync.v1.WebhookDeliveryH\x00\x12\x32\n\rrecent_events\x18\x03 \x01(\x0b\x32\x19.pipesync.v1.RecentEventsH\x00\x12\x14\n\nevent_json\x18\x04 \x01(\x0cH\x00\x42\x07\n\x05input\"P\n\x0cRecentEvents\x12\x31\n\rcreated_after\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x02 \x01(\x03\"\x8b\x01\n\x0fWebhookDelivery\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).pipesync.v1.WebhookDelivery.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf9\x05\n\x07Message\x12\x12\n\nemitted_by\x18\x01 \x01(\t\x12&\n\x02ts\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crecord_batch\x18\x03 \x01(\x0b\x32\x18.pipesync.v1.RecordBatchH\x00\x12\x34\n\x0csource_state\x18\x04 \x01(\x0b\x32\x1c.pipesync.v1.StateCheckpointH\x00\x12\x32\n\rstream_status\x18\x05 \x01(\x0b\x32\x19.pipesync.v1.StreamStatusH\x00\x12:\n\x11\x63onnection_status\x18\x06 \x01(\x0b\x32\x1d.pipesync.v1.ConnectionStatusH\x00\x12\x1f\n\x03log\x18\x07 \x01(\x0b\x32\x10.pipesync.v1.LogH\x00\x12\'\n\x07\x63ontrol\x18\x08 \x01(\x0b\x32\x14.pipesync.v1.ControlH\x00\x12\'\n\x07\x63\x61talog\x18\t \x01(\x0b\x32\x14.pipesync.v1.CatalogH\x00\x12!\n\x04spec\x18\n \x01(\x0b\x32\x11.pipesync.v1.SpecH\x00\x12)\n\x08progress\x18\x0b \x01(\x0b\x32\x15.pipesync.v1.ProgressH\x00\x12\x1f\n\x03\x65of\x18\x0c \x01(\x0b\x32\x10.pipesync.v1.EofH\x00\x12(\n\x08sync_run\x18\r \x01(\x0b\x32\x14.pipesync.v1.SyncRunH\x00\x12\x30\n\x0crows_written\x18\x0e \x01(\x0b\x32\x18.pipesync.v1.RowsWrittenH\x00\x12\'\n\x07\x62\x61rrier\x18\x0f \x01(\x0b\x32\x14.pipesync.v1.BarrierH\x00\x12.\n\x0b\x64\x65\x61\x64_letter\x18\x10 \x01(\x0b\x32\x17.pipesync.v1.DeadLetterH\x00\x12\x38\n\x10rejected_records\x18\x11 \x01(\x0b\x32\x1c.pipesync.v1.RejectedRecordsH\x00\x42\t\n\x07payloadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19pipesync/v1/message.proto\x12\x0bpipesync.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19pipesync/v1/catalog.proto\x1a\x1apipesync/v1/progress.proto\x1a\x17pipesync/v1/state.proto\"s\n\x0bRecordBatch\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0f\n\x07records\x18\x02 \x03(\x0c\x12.\n\nemitted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61re_changes\x18\x04 \x01(\x08\"\x93\x01\n\x0fStateCheckpoint\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\t\x12\x18\n\x10\x65xcluded_streams\x18\x03 \x03(\t\x12\x15\n\rstream_schema\x18\x04 \x01(\t\x12\x31\n\x08position\x18\x05 \x01(\x0b\x32\x1f.pipesync.v1.CheckpointPosition\">\n\tInputsEnd\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.pipesync.v1.CheckpointPosition\"\x19\n\x07\x42\x61rrier\x12\x0e\n\x06number\x18\x01 \x01(\x03\"b\n\x0bRowsWritten\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12$\n\x04rows\x18\x02 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12\x1d\n\x15replaced_record_count\x18\x03 \x01(\x03\",\n\x0fRejectedRecords\x12\x19\n\x11held_record_count\x18\x01 \x01(\x03\"\xfb\x03\n\x0cStreamStatus\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x34\n\x07started\x18\x02 \x01(\x0b\x32!.pipesync.v1.StreamStatus.StartedH\x00\x12\x43\n\x0frange_completed\x18\x03 \x01(\x0b\x32(.pipesync.v1.StreamStatus.RangeCompletedH\x00\x12\x38\n\tcompleted\x18\x04 \x01(\x0b\x32#.pipesync.v1.StreamStatus.CompletedH\x00\x12\x34\n\x07skipped\x18\x05 \x01(\x0b\x32!.pipesync.v1.StreamStatus.SkippedH\x00\x12\x34\n\x07\x65rrored\x18\x06 \x01(\x0b\x32!.pipesync.v1.StreamStatus.ErroredH\x00\x1a\x35\n\x07Started\x12*\n\ntime_range\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x1a\x37\n\x0eRangeCompleted\x12%\n\x05range\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x1a\x0b\n\tCompleted\x1a\x19\n\x07Skipped\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a\x18\n\x07\x45rrored\x12\r\n\x05\x65rror\x18\x01 \x01(\tB\x08\n\x06status\"\xc6\x01\n\x03Log\x12%\n\x05level\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.Log.Level\x12\x0f\n\x07message\x18\x02 \x01(\t\x12%\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"`\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_DEBUG\x10\x01\x12\x0e\n\nLEVEL_INFO\x10\x02\x12\x0e\n\nLEVEL_WARN\x10\x03\x12\x0f\n\x0bLEVEL_ERROR\x10\x04\"|\n\x07\x43ontrol\x12\x30\n\rsource_config\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x35\n\x12\x64\x65stination_config\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x42\x08\n\x06\x63onfig\"\xbb\x01\n\x0bSourceInput\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12/\n\x07webhook\x18\x02 \x01(\x0b\x32\x1c.pipesync.v1.WebhookDeliveryH\x00\x12\x32\n\rrecent_events\x18\x03 \x01(\x0b\x32\x19.pipesync.v1.RecentEventsH\x00\x12\x14\n\nevent_json\x18\x04 \x01(\x0cH\x00\x42\x07\n\x05input\"P\n\x0cRecentEvents\x12\x31\n\rcreated_after\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x02 \x01(\x03\"\x8b\x01\n\x0fWebhookDelivery\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12:\n\x07headers\x18\x02 \x03(\x0b\x32).pipesync.v1.WebhookDelivery.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x06\n\x07Message\x12\x12\n\nemitted_by\x18\x01 \x01(\t\x12&\n\x02ts\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0crecord_batch\x18\x03 \x01(\x0b\x32\x18.pipesync.v1.RecordBatchH\x00\x12\x34\n\x0csource_state\x18\x04 \x01(\x0b\x32\x1c.pipesync.v1.StateCheckpointH\x00\x12\x32\n\rstream_status\x18\x05 \x01(\x0b\x32\x19.pipesync.v1.StreamStatusH\x00\x12:\n\x11\x63onnection_status\x18\x06 \x01(\x0b\x32\x1d.pipesync.v1.ConnectionStatusH\x00\x12\x1f\n\x03log\x18\x07 \x01(\x0b\x32\x10.pipesync.v1.LogH\x00\x12\'\n\x07\x63ontrol\x18\x08 \x01(\x0b\x32\x14.pipesync.v1.ControlH\x00\x12\'\n\x07\x63\x61talog\x18\t \x01(\x0b\x32\x14.pipesync.v1.CatalogH\x00\x12!\n\x04spec\x18\n \x01(\x0b\x32\x11.pipesync.v1.SpecH\x00\x12)\n\x08progress\x18\x0b \x01(\x0b\x32\x15.pipesync.v1.ProgressH\x00\x12\x1f\n\x03\x65of\x18\x0c \x01(\x0b\x32\x10.pipesync.v1.EofH\x00\x12(\n\x08sync_run\x18\r \x01(\x0b\x32\x14.pipesync.v1.SyncRunH\x00\x12\x30\n\x0crows_written\x18\x0e \x01(\x0b\x32\x18.pipesync.v1.RowsWrittenH\x00\x12\'\n\x07\x62\x61rrier\x18\x0f \x01(\x0b\x32\x14.pipesync.v1.BarrierH\x00\x12.\n\x0b\x64\x65\x61\x64_letter\x18\x10 \x01(\x0b\x32\x17.pipesync.v1.DeadLetterH\x00\x12\x38\n\x10rejected_records\x18\x11 \x01(\x0b\x32\x1c.pipesync.v1.RejectedRecordsH\x00\x12-\n\nresumption\x18\x12 \x01(\x0b\x32\x17.pipesync.v1.ResumptionH\x00\x12,\n\ninputs_end\x18\x13 \x01(\x0b\x32\x16.pipesync.v1.InputsEndH\x00\x42\t\n\x07payloadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,40 +40,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKDELIVERY_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_RECORDBATCH']._serialized_start=185
   _globals['_RECORDBATCH']._serialized_end=300
-  _globals['_STATECHECKPOINT']._serialized_start=302
-  _globals['_STATECHECKPOINT']._serialized_end=398
-  _globals['_BARRIER']._serialized_start=400
-  _globals['_BARRIER']._serialized_end=425
-  _globals['_ROWSWRITTEN']._serialized_start=427
-  _globals['_ROWSWRITTEN']._serialized_end=525
-  _globals['_REJECTEDRECORDS']._serialized_start=527
-  _globals['_REJECTEDRECORDS']._serialized_end=571
-  _globals['_STREAMSTATUS']._serialized_start=574
-  _globals['_STREAMSTATUS']._serialized_end=1081
-  _globals['_STREAMSTATUS_STARTED']._serialized_start=895
-  _globals['_STREAMSTATUS_STARTED']._serialized_end=948
-  _globals['_STREAMSTATUS_RANGECOMPLETED']._serialized_start=950
-  _globals['_STREAMSTATUS_RANGECOMPLETED']._serialized_end=1005
-  _globals['_STREAMSTATUS_COMPLETED']._serialized_start=1007
-  _globals['_STREAMSTATUS_COMPLETED']._serialized_end=1018
-  _globals['_STREAMSTATUS_SKIPPED']._serialized_start=1020
-  _globals['_STREAMSTATUS_SKIPPED']._serialized_end=1045
-  _globals['_STREAMSTATUS_ERRORED']._serialized_start=1047
-  _globals['_STREAMSTATUS_ERRORED']._serialized_end=1071
-  _globals['_LOG']._serialized_start=1084
-  _globals['_LOG']._serialized_end=1282
-  _globals['_LOG_LEVEL']._serialized_start=1186
-  _globals['_LOG_LEVEL']._serialized_end=1282
-  _globals['_CONTROL']._serialized_start=1284
-  _globals['_CONTROL']._serialized_end=1408
-  _globals['_SOURCEINPUT']._serialized_start=1411
-  _globals['_SOURCEINPUT']._serialized_end=1598
-  _globals['_RECENTEVENTS']._serialized_start=1600
-  _globals['_RECENTEVENTS']._serialized_end=1680
-  _globals['_WEBHOOKDELIVERY']._serialized_start=1683
-  _globals['_WEBHOOKDELIVERY']._serialized_end=1822
-  _globals['_WEBHOOKDELIVERY_HEADERSENTRY']._serialized_start=1776
-  _globals['_WEBHOOKDELIVERY_HEADERSENTRY']._serialized_end=1822
-  _globals['_MESSAGE']._serialized_start=1825
-  _globals['_MESSAGE']._serialized_end=2586
+  _globals['_STATECHECKPOINT']._serialized_start=303
+  _globals['_STATECHECKPOINT']._serialized_end=450
+  _globals['_INPUTSEND']._serialized_start=452
+  _globals['_INPUTSEND']._serialized_end=514
+  _globals['_BARRIER']._serialized_start=516
+  _globals['_BARRIER']._serialized_end=541
+  _globals['_ROWSWRITTEN']._serialized_start=543
+  _globals['_ROWSWRITTEN']._serialized_end=641
+  _globals['_REJECTEDRECORDS']._serialized_start=643
+  _globals['_REJECTEDRECORDS']._serialized_end=687
+  _globals['_STREAMSTATUS']._serialized_start=690
+  _globals['_STREAMSTATUS']._serialized_end=1197
+  _globals['_STREAMSTATUS_STARTED']._serialized_start=1011
+  _globals['_STREAMSTATUS_STARTED']._serialized_end=1064
+  _globals['_STREAMSTATUS_RANGECOMPLETED']._serialized_start=1066
+  _globals['_STREAMSTATUS_RANGECOMPLETED']._serialized_end=1121
+  _globals['_STREAMSTATUS_COMPLETED']._serialized_start=1123
+  _globals['_STREAMSTATUS_COMPLETED']._serialized_end=1134
+  _globals['_STREAMSTATUS_SKIPPED']._serialized_start=1136
+  _globals['_STREAMSTATUS_SKIPPED']._serialized_end=1161
+  _globals['_STREAMSTATUS_ERRORED']._serialized_start=1163
+  _globals['_STREAMSTATUS_ERRORED']._serialized_end=1187
+  _globals['_LOG']._serialized_start=1200
+  _globals['_LOG']._serialized_end=1398
+  _globals['_LOG_LEVEL']._serialized_start=1302
+  _globals['_LOG_LEVEL']._serialized_end=1398
+  _globals['_CONTROL']._serialized_start=1400
+  _globals['_CONTROL']._serialized_end=1524
+  _globals['_SOURCEINPUT']._serialized_start=1527
+  _globals['_SOURCEINPUT']._serialized_end=1714
+  _globals['_RECENTEVENTS']._serialized_start=1716
+  _globals['_RECENTEVENTS']._serialized_end=1796
+  _globals['_WEBHOOKDELIVERY']._serialized_start=1799
+  _globals['_WEBHOOKDELIVERY']._serialized_end=1938
+  _globals['_WEBHOOKDELIVERY_HEADERSENTRY']._serialized_start=1892
+  _globals['_WEBHOOKDELIVERY_HEADERSENTRY']._serialized_end=1938
+  _globals['_MESSAGE']._serialized_start=1941
+  _globals['_MESSAGE']._serialized_end=2795
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,7 @@ class StateCheckpoint(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     EXCLUDED_STREAMS_FIELD_NUMBER: _builtins.int
     STREAM_SCHEMA_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
     """Empty for a checkpoint shared by all streams."""
     data: _builtins.str
@@ -86,6 +87,10 @@ class StateCheckpoint(_message.Message):
         is not among them has been refused.
         """
 
+    @_builtins.property
+    def position(self) -> _state_pb2.CheckpointPosition:
+        """Set by a destination that records checkpoints: stored with data, as SyncState.positions."""
+
     def __init__(
         self,
         *,
@@ -93,14 +98,39 @@ class StateCheckpoint(_message.Message):
         data: _builtins.str = ...,
         excluded_streams: _abc.Iterable[_builtins.str] | None = ...,
         stream_schema: _builtins.str = ...,
+        position: _state_pb2.CheckpointPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "excluded_streams", b"excluded_streams", "stream", b"stream", "stream_schema", b"stream_schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "excluded_streams", b"excluded_streams", "position", b"position", "stream", b"stream", "stream_schema", b"stream_schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StateCheckpoint: _TypeAlias = StateCheckpoint  # noqa: Y015
+
+@_typing.final
+class InputsEnd(_message.Message):
+    """Marks the end of the inputs of a request. It leaves the destination only after every record before it, with the
+    position that the destination has recorded for it. It ends in the engine; a caller never sees it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def position(self) -> _state_pb2.CheckpointPosition: ...
+    def __init__(
+        self,
+        *,
+        position: _state_pb2.CheckpointPosition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputsEnd: _TypeAlias = InputsEnd  # noqa: Y015
 
 @_typing.final
 class Barrier(_message.Message):
@@ -525,6 +555,8 @@ class Message(_message.Message):
     BARRIER_FIELD_NUMBER: _builtins.int
     DEAD_LETTER_FIELD_NUMBER: _builtins.int
     REJECTED_RECORDS_FIELD_NUMBER: _builtins.int
+    RESUMPTION_FIELD_NUMBER: _builtins.int
+    INPUTS_END_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
     """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for what the service says itself."""
     @_builtins.property
@@ -567,6 +599,10 @@ class Message(_message.Message):
     def dead_letter(self) -> _state_pb2.DeadLetter: ...
     @_builtins.property
     def rejected_records(self) -> Global___RejectedRecords: ...
+    @_builtins.property
+    def resumption(self) -> _state_pb2.Resumption: ...
+    @_builtins.property
+    def inputs_end(self) -> Global___InputsEnd: ...
     def __init__(
         self,
         *,
@@ -587,12 +623,14 @@ class Message(_message.Message):
         barrier: Global___Barrier | None = ...,
         dead_letter: _state_pb2.DeadLetter | None = ...,
         rejected_records: Global___RejectedRecords | None = ...,
+        resumption: _state_pb2.Resumption | None = ...,
+        inputs_end: Global___InputsEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "emitted_by", b"emitted_by", "eof", b"eof", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "emitted_by", b"emitted_by", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier", "dead_letter", "rejected_records"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier", "dead_letter", "rejected_records", "resumption", "inputs_end"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

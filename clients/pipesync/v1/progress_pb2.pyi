@@ -208,6 +208,7 @@ class StreamProgress(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    REWOUND_REASON_FIELD_NUMBER: _builtins.int
     status: Global___StreamProgress.Status.ValueType
     state_count: _builtins.int
     """Checkpoints seen for this stream."""
@@ -219,6 +220,8 @@ class StreamProgress(_message.Message):
     """Records that the destination refused and keeps aside for a retry: part of record_count."""
     replaced_record_count: _builtins.int
     """Records in which characters that the destination cannot store were replaced by U+FFFD."""
+    rewound_reason: _builtins.str
+    """Why the stream went back during this run, in one sentence; empty when it did not. See Resumption."""
     @_builtins.property
     def total_range(self) -> _catalog_pb2.TimeRange:
         """The whole span that the backfill covers."""
@@ -243,10 +246,11 @@ class StreamProgress(_message.Message):
         rows: Global___RowCounts | None = ...,
         rejected_record_count: _builtins.int = ...,
         replaced_record_count: _builtins.int = ...,
+        rewound_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "total_range", b"total_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "rejected_record_count", b"rejected_record_count", "replaced_record_count", b"replaced_record_count", "rows", b"rows", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_ranges", b"completed_ranges", "message", b"message", "record_count", b"record_count", "rejected_record_count", b"rejected_record_count", "replaced_record_count", b"replaced_record_count", "rewound_reason", b"rewound_reason", "rows", b"rows", "state_count", b"state_count", "status", b"status", "total_range", b"total_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pipesync.v1 import progress_pb2 as pipesync_dot_v1_dot_progress__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pipesync/v1/state.proto\x12\x0bpipesync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apipesync/v1/progress.proto\"\x85\x01\n\x0bSourceState\x12\x36\n\x07streams\x18\x01 \x03(\x0b\x32%.pipesync.v1.SourceState.StreamsEntry\x12\x0e\n\x06global\x18\x02 \x01(\t\x1a.\n\x0cStreamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x07SyncRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x30\n\x0ctime_ceiling\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08progress\x18\x03 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x12\x11\n\treconcile\x18\x05 \x01(\x08\x12\x1b\n\x13\x65mpty_request_count\x18\x06 \x01(\x05\"\xeb\x01\n\tSyncState\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.pipesync.v1.SourceState\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12&\n\x08sync_run\x18\x03 \x01(\x0b\x32\x14.pipesync.v1.SyncRun\x12\x41\n\x0estream_schemas\x18\x04 \x03(\x0b\x32).pipesync.v1.SyncState.StreamSchemasEntry\x1a\x34\n\x12StreamSchemasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x9e\x01\n\nDeadLetter\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x12\n\nevent_json\x18\x03 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\x81\x03\n\x03\x45of\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.RunStatus\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12,\n\x0c\x65nding_state\x18\x03 \x01(\x0b\x32\x16.pipesync.v1.SyncState\x12+\n\x0crun_progress\x18\x04 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12/\n\x10request_progress\x18\x05 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12\x17\n\x0f\x66\x61ilure_message\x18\x06 \x01(\t\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x07 \x03(\x0b\x32\x17.pipesync.v1.DeadLetter\x12\x15\n\rlimit_message\x18\x08 \x01(\t\x12\"\n\x1aheld_rejected_record_count\x18\t \x01(\x03\x12\x18\n\x10outdated_streams\x18\n \x03(\t\x12\x17\n\x0frenewed_streams\x18\x0b \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17pipesync/v1/state.proto\x12\x0bpipesync.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apipesync/v1/progress.proto\"\x85\x01\n\x0bSourceState\x12\x36\n\x07streams\x18\x01 \x03(\x0b\x32%.pipesync.v1.SourceState.StreamsEntry\x12\x0e\n\x06global\x18\x02 \x01(\t\x1a.\n\x0cStreamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x07SyncRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x30\n\x0ctime_ceiling\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08progress\x18\x03 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x12\x11\n\treconcile\x18\x05 \x01(\x08\x12\x1b\n\x13\x65mpty_request_count\x18\x06 \x01(\x05\"3\n\x12\x43heckpointPosition\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\"\xb2\x03\n\tSyncState\x12(\n\x06source\x18\x01 \x01(\x0b\x32\x18.pipesync.v1.SourceState\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12&\n\x08sync_run\x18\x03 \x01(\x0b\x32\x14.pipesync.v1.SyncRun\x12\x41\n\x0estream_schemas\x18\x04 \x03(\x0b\x32).pipesync.v1.SyncState.StreamSchemasEntry\x12\x38\n\tpositions\x18\x05 \x03(\x0b\x32%.pipesync.v1.SyncState.PositionsEntry\x12\x38\n\x0finputs_position\x18\x06 \x01(\x0b\x32\x1f.pipesync.v1.CheckpointPosition\x1a\x34\n\x12StreamSchemasEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1aQ\n\x0ePositionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.pipesync.v1.CheckpointPosition:\x02\x38\x01\"C\n\rRewoundStream\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x12\n\nfrom_start\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"V\n\nLostInputs\x12-\n\x04held\x18\x01 \x01(\x0b\x32\x1f.pipesync.v1.CheckpointPosition\x12\x19\n\x11\x63overed_by_reread\x18\x02 \x01(\x08\"\xaa\x01\n\nResumption\x12%\n\x05state\x18\x01 \x01(\x0b\x32\x16.pipesync.v1.SyncState\x12\x33\n\x0frewound_streams\x18\x02 \x03(\x0b\x32\x1a.pipesync.v1.RewoundStream\x12,\n\x0blost_inputs\x18\x03 \x01(\x0b\x32\x17.pipesync.v1.LostInputs\x12\x12\n\naccount_id\x18\x04 \x01(\t\"\x9e\x01\n\nDeadLetter\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_type\x18\x02 \x01(\t\x12\x12\n\nevent_json\x18\x03 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x0e\n\x06reason\x18\x06 \x01(\t\"\xf8\x03\n\x03\x45of\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.RunStatus\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12,\n\x0c\x65nding_state\x18\x03 \x01(\x0b\x32\x16.pipesync.v1.SyncState\x12+\n\x0crun_progress\x18\x04 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12/\n\x10request_progress\x18\x05 \x01(\x0b\x32\x15.pipesync.v1.Progress\x12\x17\n\x0f\x66\x61ilure_message\x18\x06 \x01(\t\x12-\n\x0c\x64\x65\x61\x64_letters\x18\x07 \x03(\x0b\x32\x17.pipesync.v1.DeadLetter\x12\x15\n\rlimit_message\x18\x08 \x01(\t\x12\"\n\x1aheld_rejected_record_count\x18\t \x01(\x03\x12\x18\n\x10outdated_streams\x18\n \x03(\t\x12\x17\n\x0frenewed_streams\x18\x0b \x03(\t\x12\x33\n\x0frewound_streams\x18\x0c \x03(\x0b\x32\x1a.pipesync.v1.RewoundStream\x12,\n\x0blost_inputs\x18\r \x01(\x0b\x32\x17.pipesync.v1.LostInputs\x12\x12\n\naccount_id\x18\x0e \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SOURCESTATE_STREAMSENTRY']._serialized_options = b'8\001'
   _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._loaded_options = None
   _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._serialized_options = b'8\001'
+  _globals['_SYNCSTATE_POSITIONSENTRY']._loaded_options = None
+  _globals['_SYNCSTATE_POSITIONSENTRY']._serialized_options = b'8\001'
   _globals['_SOURCESTATE']._serialized_start=102
   _globals['_SOURCESTATE']._serialized_end=235
   _globals['_SOURCESTATE_STREAMSENTRY']._serialized_start=189
   _globals['_SOURCESTATE_STREAMSENTRY']._serialized_end=235
   _globals['_SYNCRUN']._serialized_start=238
   _globals['_SYNCRUN']._serialized_end=420
-  _globals['_SYNCSTATE']._serialized_start=423
-  _globals['_SYNCSTATE']._serialized_end=658
-  _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._serialized_start=606
-  _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._serialized_end=658
-  _globals['_DEADLETTER']._serialized_start=661
-  _globals['_DEADLETTER']._serialized_end=819
-  _globals['_EOF']._serialized_start=822
-  _globals['_EOF']._serialized_end=1207
+  _globals['_CHECKPOINTPOSITION']._serialized_start=422
+  _globals['_CHECKPOINTPOSITION']._serialized_end=473
+  _globals['_SYNCSTATE']._serialized_start=476
+  _globals['_SYNCSTATE']._serialized_end=910
+  _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._serialized_start=775
+  _globals['_SYNCSTATE_STREAMSCHEMASENTRY']._serialized_end=827
+  _globals['_SYNCSTATE_POSITIONSENTRY']._serialized_start=829
+  _globals['_SYNCSTATE_POSITIONSENTRY']._serialized_end=910
+  _globals['_REWOUNDSTREAM']._serialized_start=912
+  _globals['_REWOUNDSTREAM']._serialized_end=979
+  _globals['_LOSTINPUTS']._serialized_start=981
+  _globals['_LOSTINPUTS']._serialized_end=1067
+  _globals['_RESUMPTION']._serialized_start=1070
+  _globals['_RESUMPTION']._serialized_end=1240
+  _globals['_DEADLETTER']._serialized_start=1243
+  _globals['_DEADLETTER']._serialized_end=1401
+  _globals['_EOF']._serialized_start=1404
+  _globals['_EOF']._serialized_end=1908
 # @@protoc_insertion_point(module_scope)

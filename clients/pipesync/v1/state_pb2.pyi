@@ -116,6 +116,34 @@ class SyncRun(_message.Message):
 Global___SyncRun: _TypeAlias = SyncRun  # noqa: Y015
 
 @_typing.final
+class CheckpointPosition(_message.Message):
+    """The place of a checkpoint among those that a destination has recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.str
+    """Random text that names one uninterrupted series of checkpoints. A destination that goes on from anything but the
+    last of them begins another.
+    """
+    number: _builtins.int
+    """Counts up within the epoch; no number is given twice."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointPosition: _TypeAlias = CheckpointPosition  # noqa: Y015
+
+@_typing.final
 class SyncState(_message.Message):
     """Everything needed to go on where a request ended. Hand it back unchanged."""
 
@@ -141,10 +169,33 @@ class SyncState(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class PositionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___CheckpointPosition: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___CheckpointPosition | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SOURCE_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     SYNC_RUN_FIELD_NUMBER: _builtins.int
     STREAM_SCHEMAS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    INPUTS_POSITION_FIELD_NUMBER: _builtins.int
     destination: _builtins.str
     """The destination's own checkpoint, one JSON object. Empty when there is none."""
     @_builtins.property
@@ -158,6 +209,16 @@ class SyncState(_message.Message):
         fields.
         """
 
+    @_builtins.property
+    def positions(self) -> _containers.MessageMap[_builtins.str, Global___CheckpointPosition]:
+        """By stream name, the position of the stream's checkpoint in source, where the destination records checkpoints: it
+        finds out by it whether it still holds the data before that checkpoint. The empty name stands for source.global.
+        """
+
+    @_builtins.property
+    def inputs_position(self) -> Global___CheckpointPosition:
+        """The position of the last SourceInputs that the destination has committed. Absent when it has recorded none."""
+
     def __init__(
         self,
         *,
@@ -165,14 +226,120 @@ class SyncState(_message.Message):
         destination: _builtins.str = ...,
         sync_run: Global___SyncRun | None = ...,
         stream_schemas: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        positions: _abc.Mapping[_builtins.str, Global___CheckpointPosition] | None = ...,
+        inputs_position: Global___CheckpointPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "sync_run", b"sync_run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs_position", b"inputs_position", "source", b"source", "sync_run", b"sync_run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source", "stream_schemas", b"stream_schemas", "sync_run", b"sync_run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "inputs_position", b"inputs_position", "positions", b"positions", "source", b"source", "stream_schemas", b"stream_schemas", "sync_run", b"sync_run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
+
+@_typing.final
+class RewoundStream(_message.Message):
+    """A stream that goes on from an earlier checkpoint than the caller's state says, as the destination does not hold the
+    data up to that one: its table was dropped or emptied, say, or an older backup of it was restored.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    FROM_START_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    """Empty for the checkpoint that all streams share."""
+    from_start: _builtins.bool
+    """True when it is read from the start; false when it goes on from the checkpoint that the destination has recorded."""
+    reason: _builtins.str
+    """Why, in one sentence."""
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        from_start: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_start", b"from_start", "reason", b"reason", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewoundStream: _TypeAlias = RewoundStream  # noqa: Y015
+
+@_typing.final
+class LostInputs(_message.Message):
+    """Inputs that were committed once, and that the destination does not hold any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    COVERED_BY_REREAD_FIELD_NUMBER: _builtins.int
+    covered_by_reread: _builtins.bool
+    """False when the caller is expected to send all inputs with a position behind that one again; true when it cannot,
+    by SyncOptions.replayable_inputs, and the streams are read from the start instead.
+    """
+    @_builtins.property
+    def held(self) -> Global___CheckpointPosition:
+        """The last position that it still holds. Absent when it holds none, or none that it knows."""
+
+    def __init__(
+        self,
+        *,
+        held: Global___CheckpointPosition | None = ...,
+        covered_by_reread: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covered_by_reread", b"covered_by_reread", "held", b"held"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostInputs: _TypeAlias = LostInputs  # noqa: Y015
+
+@_typing.final
+class Resumption(_message.Message):
+    """Where a request goes on from, once the destination has compared its records with the caller's state. Sent once, ahead
+    of all data, by an engine whose destination records checkpoints.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REWOUND_STREAMS_FIELD_NUMBER: _builtins.int
+    LOST_INPUTS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """The account at the source whose data this is; empty when the source does not say."""
+    @_builtins.property
+    def state(self) -> Global___SyncState:
+        """The state that the request goes on with: store it in the place of the one that was handed in."""
+
+    @_builtins.property
+    def rewound_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewoundStream]:
+        """Streams that go back, in the order of the selection; empty for most requests."""
+
+    @_builtins.property
+    def lost_inputs(self) -> Global___LostInputs:
+        """Absent when none were lost."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___SyncState | None = ...,
+        rewound_streams: _abc.Iterable[Global___RewoundStream] | None = ...,
+        lost_inputs: Global___LostInputs | None = ...,
+        account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lost_inputs", b"lost_inputs", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "lost_inputs", b"lost_inputs", "rewound_streams", b"rewound_streams", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resumption: _TypeAlias = Resumption  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
@@ -235,6 +402,9 @@ class Eof(_message.Message):
     HELD_REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     OUTDATED_STREAMS_FIELD_NUMBER: _builtins.int
     RENEWED_STREAMS_FIELD_NUMBER: _builtins.int
+    REWOUND_STREAMS_FIELD_NUMBER: _builtins.int
+    LOST_INPUTS_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
     has_more: _builtins.bool
     """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
@@ -246,6 +416,8 @@ class Eof(_message.Message):
     """
     held_rejected_record_count: _builtins.int
     """Records that the destination rejected and keeps for a retry, of this request or an earlier one."""
+    account_id: _builtins.str
+    """The account at the source whose data this is; empty when the source does not say, or was not asked."""
     @_builtins.property
     def ending_state(self) -> Global___SyncState: ...
     @_builtins.property
@@ -273,6 +445,14 @@ class Eof(_message.Message):
         destination has a place for these once setup has run with the same catalog.
         """
 
+    @_builtins.property
+    def rewound_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewoundStream]:
+        """Streams that went back as the request began: see Resumption."""
+
+    @_builtins.property
+    def lost_inputs(self) -> Global___LostInputs:
+        """Inputs that the destination turned out to lack as the request began: see Resumption. Absent when none were lost."""
+
     def __init__(
         self,
         *,
@@ -287,10 +467,13 @@ class Eof(_message.Message):
         held_rejected_record_count: _builtins.int = ...,
         outdated_streams: _abc.Iterable[_builtins.str] | None = ...,
         renewed_streams: _abc.Iterable[_builtins.str] | None = ...,
+        rewound_streams: _abc.Iterable[Global___RewoundStream] | None = ...,
+        lost_inputs: Global___LostInputs | None = ...,
+        account_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "lost_inputs", b"lost_inputs", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "lost_inputs", b"lost_inputs", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "rewound_streams", b"rewound_streams", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
