@@ -86,7 +86,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         CannotStart: Something that the service stands on is missing.
         CannotListen: The address is taken, or not safe to listen on.
         ServiceError: The database cannot be used.
-        InsecureToken: The engine's token would travel in plain text.
+        CannotOpenChannel: The engine's token would travel in plain text, or its proxy is none.
         OSError: A PEM file cannot be read.
     """
     async with AsyncExitStack() as stack:
@@ -95,6 +95,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             settings.engine,
             tls=settings.client_tls,
             token=settings.engine_token.get_secret_value() if settings.engine_token else None,
+            proxy=settings.engine_proxy.get_secret_value() if settings.engine_proxy else None,
         )
         engine = Engine(await stack.enter_async_context(client), settings.engine)
         connectors = Connectors(engine)

@@ -96,6 +96,11 @@ class ServiceSettings(StoreSettings, ServerSettings):
         default=None, description="PEM file of that certificate's private key."
     )
     engine_token: CliSuppress[SecretStr | None] = Field(default=None)
+    engine_proxy: SecretStr | None = Field(
+        default=None,
+        description="http://host:port of a proxy that leads to the engine. Without it the engine is"
+        " called directly: http_proxy and its like are not looked at.",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,
