@@ -71,14 +71,18 @@ _REMEDIES: Mapping[str, str] = {
 }
 
 
-def check_parameters(said: Mapping[str, str]) -> None:
+def check_parameters(said: Mapping[str, str], *, further: frozenset[str] = frozenset()) -> None:
     """Refuse a parameter that would not be honoured.
+
+    Args:
+        said: The parameters.
+        further: More names that the caller honours.
 
     Raises:
         ValueError: It names the parameter and the remedy, and never a value.
     """
     for name, value in said.items():
-        if name not in _KNOWN | _HARMLESS:
+        if name not in _KNOWN | _HARMLESS | further:
             remedy = _REMEDIES.get(
                 name, "take it out; a setting of the session goes into options=-c name=value"
             )

@@ -73,7 +73,9 @@ async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
             url = settings.database_url.get_secret_value()
         else:
             url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
-        database = await stack.enter_async_context(Database.open(url))
+        database = await stack.enter_async_context(
+            Database.open(url, password_command=settings.password_command)
+        )
         await migrate(database)
         yield database
 
@@ -150,7 +152,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         )
         await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
         watches = Watches(pipelines)
-        notifications = Notifications(database.url)
+        notifications = Notifications(database.url, database.password_command)
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
         runner = _runner(settings, pipelines, engine, database, leases, applier, metrics)

@@ -8,6 +8,10 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import structlog
 
+from pipesync_postgres.password_command import PasswordCommand
+from service_server.errors import StoreUnavailable
+from service_server.store.connecting import connect
+
 _log = structlog.get_logger(__name__)
 
 # Notified with a pipeline's id when anything that people see of it has changed.
@@ -29,8 +33,9 @@ class Notifications:
     each listener is called with None.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, password_command: PasswordCommand | None = None) -> None:
         self._url = url
+        self._password_command = password_command
         self._listeners: list[tuple[str, Listener]] = []
 
     def listen(self, channel: str, listener: Listener) -> None:
@@ -57,13 +62,20 @@ class Notifications:
         pause = _FIRST_PAUSE
         while True:
             try:
-                connection = await asyncpg.connect(
+                connection = await connect(
                     self._url,
+                    password_command=self._password_command,
                     timeout=_TIMEOUT,
                     command_timeout=_TIMEOUT,
                     server_settings={"application_name": "pipesync service-server listener"},
                 )
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+                StoreUnavailable,
+            ) as error:
                 _log.warning("not_listening", error=type(error).__name__)
             else:
                 pause = _FIRST_PAUSE

@@ -147,7 +147,7 @@ PARAMETERS = {
     "ssl=1": "ssl is not supported: say sslmode=require",
     "hostaddr=10.0.0.1": "hostaddr is not supported: give the address as host",
     "host=one,two&port=1,2,3": "names 3 ports for 2 hosts",
-    "p&ss@word": "a parameter of it is not supported",
+    "p&ss@word=1": "a parameter of it is not supported",
     "schema=public": "schema is not supported: give it in the field schema",
     "service=prod": "service is not supported: give host",
     "servicefile=/run/s": "servicefile is not supported: give host",
