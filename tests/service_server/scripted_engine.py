@@ -74,6 +74,7 @@ class ScriptedEngine(EngineServiceServicer):
         metadata: Of the latest call.
         seconds_to_deadline: Of the latest call; None when it had none.
         failing_check: What a failed connection says; empty when connections are good.
+        failing_check_reached: Whether a failed check reached the connector's other end.
         unreadable_streams: What a good connection says of its streams.
         notices: What else it says, for each connector.
         error: Raised by every call but those for specs, when set.
@@ -91,6 +92,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.metadata: dict[str, str] = {}
         self.seconds_to_deadline: float | None = None
         self.failing_check = ""
+        self.failing_check_reached = False
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.notices: Sequence[str] = ()
         self.error: RpcError | None = None
@@ -160,7 +162,9 @@ class ScriptedEngine(EngineServiceServicer):
         )
         if self.failing_check:
             status = ConnectionStatus(
-                status=ConnectionStatus.STATUS_FAILED, message=self.failing_check
+                status=ConnectionStatus.STATUS_FAILED,
+                message=self.failing_check,
+                reached=self.failing_check_reached,
             )
         yield pb.PipelineCheckResponse(
             message=Message(emitted_by="source/scripted", connection_status=status)

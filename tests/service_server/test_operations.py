@@ -125,6 +125,14 @@ async def test_nothing_is_removed_or_forgotten_while_the_destination_is_out_of_r
 
 
 @REMOVALS
+async def test_what_keeps_a_sync_from_writing_keeps_nothing_from_being_removed(
+    client: PipelineClient, synced: pb.Pipeline, engine: ScriptedEngine, remove: Remove
+) -> None:
+    engine.failing_check, engine.failing_check_reached = "role lacks INSERT", True
+    assert await remove(client) == [DROPPED]
+
+
+@REMOVALS
 async def test_after_half_a_teardown_the_next_sync_begins_anew_and_it_can_be_repeated(
     client: PipelineClient,
     synced: pb.Pipeline,

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from pipesync.v1 import catalog_pb2 as pipesync_dot_v1_dot_catalog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apipesync/v1/progress.proto\x12\x0bpipesync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19pipesync/v1/catalog.proto\"2\n\x10UnreadableStream\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x9f\x02\n\x10\x43onnectionStatus\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32$.pipesync.v1.ConnectionStatus.Status\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x39\n\x12unreadable_streams\x18\x03 \x03(\x0b\x32\x1d.pipesync.v1.UnreadableStream\x12-\n\nclock_skew\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07notices\x18\x05 \x03(\t\"I\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10STATUS_SUCCEEDED\x10\x01\x12\x11\n\rSTATUS_FAILED\x10\x02\"d\n\tRowCounts\x12\x10\n\x08inserted\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\x12\x11\n\tunchanged\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x03\x12\x10\n\x08rejected\x18\x05 \x01(\x03\"\xe8\x03\n\x0eStreamProgress\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".pipesync.v1.StreamProgress.Status\x12\x13\n\x0bstate_count\x18\x02 \x01(\x03\x12\x14\n\x0crecord_count\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\x12+\n\x0btotal_range\x18\x05 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x12\x30\n\x10\x63ompleted_ranges\x18\x06 \x03(\x0b\x32\x16.pipesync.v1.TimeRange\x12$\n\x04rows\x18\x07 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12\x1d\n\x15rejected_record_count\x18\x08 \x01(\x03\x12\x1d\n\x15replaced_record_count\x18\t \x01(\x03\x12\x16\n\x0erewound_reason\x18\n \x01(\t\"\x8a\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12STATUS_NOT_STARTED\x10\x01\x12\x12\n\x0eSTATUS_STARTED\x10\x02\x12\x14\n\x10STATUS_COMPLETED\x10\x03\x12\x12\n\x0eSTATUS_SKIPPED\x10\x04\x12\x12\n\x0eSTATUS_ERRORED\x10\x05\"\xee\x04\n\x08Progress\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x03\x12\x1a\n\x12global_state_count\x18\x03 \x01(\x03\x12\x38\n\x11\x63onnection_status\x18\x04 \x01(\x0b\x32\x1d.pipesync.v1.ConnectionStatus\x12.\n\x07\x64\x65rived\x18\x05 \x01(\x0b\x32\x1d.pipesync.v1.Progress.Derived\x12\x33\n\x07streams\x18\x06 \x03(\x0b\x32\".pipesync.v1.Progress.StreamsEntry\x1a\x95\x02\n\x07\x44\x65rived\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.RunStatus\x12\x1a\n\x12records_per_second\x18\x02 \x01(\x01\x12\x19\n\x11states_per_second\x18\x03 \x01(\x01\x12\x1a\n\x12total_record_count\x18\x04 \x01(\x03\x12\x19\n\x11total_state_count\x18\x05 \x01(\x03\x12*\n\ntotal_rows\x18\x06 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12#\n\x1btotal_rejected_record_count\x18\x07 \x01(\x03\x12#\n\x1btotal_replaced_record_count\x18\x08 \x01(\x03\x1aK\n\x0cStreamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.pipesync.v1.StreamProgress:\x02\x38\x01*p\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_STARTED\x10\x01\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x02\x12\x15\n\x11RUN_STATUS_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apipesync/v1/progress.proto\x12\x0bpipesync.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19pipesync/v1/catalog.proto\"2\n\x10UnreadableStream\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb0\x02\n\x10\x43onnectionStatus\x12\x34\n\x06status\x18\x01 \x01(\x0e\x32$.pipesync.v1.ConnectionStatus.Status\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x39\n\x12unreadable_streams\x18\x03 \x03(\x0b\x32\x1d.pipesync.v1.UnreadableStream\x12-\n\nclock_skew\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07notices\x18\x05 \x03(\t\x12\x0f\n\x07reached\x18\x06 \x01(\x08\"I\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10STATUS_SUCCEEDED\x10\x01\x12\x11\n\rSTATUS_FAILED\x10\x02\"d\n\tRowCounts\x12\x10\n\x08inserted\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\x12\x11\n\tunchanged\x18\x03 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x04 \x01(\x03\x12\x10\n\x08rejected\x18\x05 \x01(\x03\"\xe8\x03\n\x0eStreamProgress\x12\x32\n\x06status\x18\x01 \x01(\x0e\x32\".pipesync.v1.StreamProgress.Status\x12\x13\n\x0bstate_count\x18\x02 \x01(\x03\x12\x14\n\x0crecord_count\x18\x03 \x01(\x03\x12\x0f\n\x07message\x18\x04 \x01(\t\x12+\n\x0btotal_range\x18\x05 \x01(\x0b\x32\x16.pipesync.v1.TimeRange\x12\x30\n\x10\x63ompleted_ranges\x18\x06 \x03(\x0b\x32\x16.pipesync.v1.TimeRange\x12$\n\x04rows\x18\x07 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12\x1d\n\x15rejected_record_count\x18\x08 \x01(\x03\x12\x1d\n\x15replaced_record_count\x18\t \x01(\x03\x12\x16\n\x0erewound_reason\x18\n \x01(\t\"\x8a\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12STATUS_NOT_STARTED\x10\x01\x12\x12\n\x0eSTATUS_STARTED\x10\x02\x12\x14\n\x10STATUS_COMPLETED\x10\x03\x12\x12\n\x0eSTATUS_SKIPPED\x10\x04\x12\x12\n\x0eSTATUS_ERRORED\x10\x05\"\xee\x04\n\x08Progress\x12.\n\nstarted_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nelapsed_ms\x18\x02 \x01(\x03\x12\x1a\n\x12global_state_count\x18\x03 \x01(\x03\x12\x38\n\x11\x63onnection_status\x18\x04 \x01(\x0b\x32\x1d.pipesync.v1.ConnectionStatus\x12.\n\x07\x64\x65rived\x18\x05 \x01(\x0b\x32\x1d.pipesync.v1.Progress.Derived\x12\x33\n\x07streams\x18\x06 \x03(\x0b\x32\".pipesync.v1.Progress.StreamsEntry\x1a\x95\x02\n\x07\x44\x65rived\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.pipesync.v1.RunStatus\x12\x1a\n\x12records_per_second\x18\x02 \x01(\x01\x12\x19\n\x11states_per_second\x18\x03 \x01(\x01\x12\x1a\n\x12total_record_count\x18\x04 \x01(\x03\x12\x19\n\x11total_state_count\x18\x05 \x01(\x03\x12*\n\ntotal_rows\x18\x06 \x01(\x0b\x32\x16.pipesync.v1.RowCounts\x12#\n\x1btotal_rejected_record_count\x18\x07 \x01(\x03\x12#\n\x1btotal_replaced_record_count\x18\x08 \x01(\x03\x1aK\n\x0cStreamsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.pipesync.v1.StreamProgress:\x02\x38\x01*p\n\tRunStatus\x12\x1a\n\x16RUN_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12RUN_STATUS_STARTED\x10\x01\x12\x18\n\x14RUN_STATUS_SUCCEEDED\x10\x02\x12\x15\n\x11RUN_STATUS_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,24 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROGRESS_STREAMSENTRY']._loaded_options = None
   _globals['_PROGRESS_STREAMSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATUS']._serialized_start=1695
-  _globals['_RUNSTATUS']._serialized_end=1807
+  _globals['_RUNSTATUS']._serialized_start=1712
+  _globals['_RUNSTATUS']._serialized_end=1824
   _globals['_UNREADABLESTREAM']._serialized_start=135
   _globals['_UNREADABLESTREAM']._serialized_end=185
   _globals['_CONNECTIONSTATUS']._serialized_start=188
-  _globals['_CONNECTIONSTATUS']._serialized_end=475
-  _globals['_CONNECTIONSTATUS_STATUS']._serialized_start=402
-  _globals['_CONNECTIONSTATUS_STATUS']._serialized_end=475
-  _globals['_ROWCOUNTS']._serialized_start=477
-  _globals['_ROWCOUNTS']._serialized_end=577
-  _globals['_STREAMPROGRESS']._serialized_start=580
-  _globals['_STREAMPROGRESS']._serialized_end=1068
-  _globals['_STREAMPROGRESS_STATUS']._serialized_start=930
-  _globals['_STREAMPROGRESS_STATUS']._serialized_end=1068
-  _globals['_PROGRESS']._serialized_start=1071
-  _globals['_PROGRESS']._serialized_end=1693
-  _globals['_PROGRESS_DERIVED']._serialized_start=1339
-  _globals['_PROGRESS_DERIVED']._serialized_end=1616
-  _globals['_PROGRESS_STREAMSENTRY']._serialized_start=1618
-  _globals['_PROGRESS_STREAMSENTRY']._serialized_end=1693
+  _globals['_CONNECTIONSTATUS']._serialized_end=492
+  _globals['_CONNECTIONSTATUS_STATUS']._serialized_start=419
+  _globals['_CONNECTIONSTATUS_STATUS']._serialized_end=492
+  _globals['_ROWCOUNTS']._serialized_start=494
+  _globals['_ROWCOUNTS']._serialized_end=594
+  _globals['_STREAMPROGRESS']._serialized_start=597
+  _globals['_STREAMPROGRESS']._serialized_end=1085
+  _globals['_STREAMPROGRESS_STATUS']._serialized_start=947
+  _globals['_STREAMPROGRESS_STATUS']._serialized_end=1085
+  _globals['_PROGRESS']._serialized_start=1088
+  _globals['_PROGRESS']._serialized_end=1710
+  _globals['_PROGRESS_DERIVED']._serialized_start=1356
+  _globals['_PROGRESS_DERIVED']._serialized_end=1633
+  _globals['_PROGRESS_STREAMSENTRY']._serialized_start=1635
+  _globals['_PROGRESS_STREAMSENTRY']._serialized_end=1710
 # @@protoc_insertion_point(module_scope)

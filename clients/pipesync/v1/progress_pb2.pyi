@@ -98,9 +98,14 @@ class ConnectionStatus(_message.Message):
     UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
     CLOCK_SKEW_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.Status.ValueType
     message: _builtins.str
     """Why, in words for a person."""
+    reached: _builtins.bool
+    """Whether the connector's other end answered and let the engine in. A check that fails although it did found something
+    else that is in a sync's way, such as a missing right. False where the connector does not say.
+    """
     @_builtins.property
     def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableStream]:
         """The selected streams that a check could not read, in the order of the selection: a sync would skip them, or
@@ -125,10 +130,11 @@ class ConnectionStatus(_message.Message):
         unreadable_streams: _abc.Iterable[Global___UnreadableStream] | None = ...,
         clock_skew: _duration_pb2.Duration | None = ...,
         notices: _abc.Iterable[_builtins.str] | None = ...,
+        reached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "message", b"message", "notices", b"notices", "status", b"status", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "message", b"message", "notices", b"notices", "reached", b"reached", "status", b"status", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,9 @@
 SELECT
     current_user::text AS role,
     current_database()::text AS database,
+    current_setting('server_encoding') AS encoding,
     schema_.oid IS NOT NULL AS schema_exists,
+    schema_.oid IS NULL OR has_schema_privilege(schema_.oid, 'USAGE') AS may_use,
     current_setting('transaction_read_only')::boolean AS read_only,
     CASE
         WHEN schema_.oid IS NULL THEN has_database_privilege(current_database(), 'CREATE')

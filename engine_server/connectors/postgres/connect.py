@@ -62,7 +62,18 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
                 raise
             return await _connect(where | {"password": renewed}, attempts)
 
-    return await connect_to_any(config.hosts, said.get("target_session_attrs", "any"), connect_to)
+    try:
+        return await connect_to_any(
+            config.hosts, said.get("target_session_attrs", "any"), connect_to
+        )
+    except ssl.SSLCertVerificationError as error:
+        if said.get("channel_binding") != "require":
+            raise
+        raise ConnectionFailed(
+            f"the certificate of Postgres is not trusted ({error.verify_message}), and "
+            "channel_binding=require needs one that is: give its authority as ssl_ca_pem, or take "
+            "channel_binding out"
+        ) from error
 
 
 async def _connect(options: dict[str, Any], attempts: list[Tls]) -> asyncpg.Connection:

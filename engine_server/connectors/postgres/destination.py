@@ -2,19 +2,18 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.postgres import definition, deleted_rows, owner_index, retry
 from engine_server.connectors.postgres.ask import ask
+from engine_server.connectors.postgres.check import Findings, check_database
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from engine_server.connectors.postgres.inventory import PostgresInventory, open_inventory
 from engine_server.connectors.postgres.pool import Connection, Pool, lingering_pools, open_pool
-from engine_server.connectors.postgres.rejected_notices import rejected_notices
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
 from engine_server.connectors.postgres.retry_rejected import retry_rejected
-from engine_server.connectors.postgres.tables import Table, quote, table_of
+from engine_server.connectors.postgres.tables import Table, table_of
 from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
 from engine_server.connectors.protocols import Messages, RetryResult, SelectedStream
@@ -23,8 +22,6 @@ from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.message_pb2 import RejectedRecords as RejectedRecordCount
 from pipesync.v1.progress_pb2 import ConnectionStatus
-
-_ACCESS = files(__package__).joinpath("access.sql").read_text()
 
 
 class PostgresDestination:
@@ -46,23 +43,28 @@ class PostgresDestination:
 
     async def check(self, config: PostgresConfig, streams: Sequence[SelectedStream]) -> Messages:
         """Yields whether Postgres lets us in and lets us write these streams."""
-        notices: list[str] = []
-
-        async def look(connection: Connection) -> str:
-            problem = await _access_problem(connection, config, tables)
-            if not problem:
-                notices[:] = await rejected_notices(connection, config.schema_name, tables)
-            return problem
-
+        found, reached = Findings(), False
         try:
             tables = _tables(config, streams)
             async with open_pool(config) as pool:
-                problem = await ask(pool, config, look, patience=retry.CHECK_PATIENCE)
+                found = await ask(
+                    pool,
+                    config,
+                    lambda connection: check_database(connection, config, tables),
+                    patience=retry.CHECK_PATIENCE,
+                )
+                reached = True
         except ConnectorError as error:
-            problem = error.message
-        status = ConnectionStatus.STATUS_FAILED if problem else ConnectionStatus.STATUS_SUCCEEDED
+            found.problems.append(error.message)
+        failed = bool(found.problems)
+        status = ConnectionStatus.STATUS_FAILED if failed else ConnectionStatus.STATUS_SUCCEEDED
         yield Message(
-            connection_status=ConnectionStatus(status=status, message=problem, notices=notices)
+            connection_status=ConnectionStatus(
+                status=status,
+                message="; ".join(found.problems),
+                notices=found.notices,
+                reached=reached,
+            )
         )
 
     async def write(
@@ -195,24 +197,3 @@ async def _make_missing(
     differences = await ask(pool, config, make, patience=patience)
     made = [Log(level=Log.LEVEL_INFO, message=sentence) for sentence in differences.missing]
     return made + [Log(level=Log.LEVEL_WARN, message=text) for text in differences.warnings]
-
-
-async def _access_problem(
-    connection: Connection, config: PostgresConfig, tables: Sequence[Table]
-) -> str:
-    """What stands in the way of writing ``tables``, and the remedy; empty when nothing does."""
-    schema = config.schema_name
-    [access] = await connection.fetch(_ACCESS, schema)
-    if access["read_only"]:
-        return f"database {access['database']} is read-only: is this a standby?"
-    is_complete = await definition.is_complete(
-        connection, schema, tables, config.columns, hard_delete=config.deletes_for_good
-    )
-    if is_complete or access["may_create"]:
-        return ""
-    role = quote(access["role"])
-    if access["schema_exists"]:
-        remedy = f"GRANT CREATE, USAGE ON SCHEMA {quote(schema)} TO {role}"
-    else:
-        remedy = f"GRANT CREATE ON DATABASE {quote(access['database'])} TO {role}"
-    return f"role {role} may not create tables in schema {quote(schema)}: {remedy}"

@@ -20,7 +20,7 @@ async def _check(config: PostgresConfig, *streams: SelectedStream) -> Connection
 
 async def test_a_database_where_tables_can_be_made_is_fine(config: PostgresConfig) -> None:
     assert await _check(config, stream()) == ConnectionStatus(
-        status=ConnectionStatus.STATUS_SUCCEEDED
+        status=ConnectionStatus.STATUS_SUCCEEDED, reached=True
     )
 
 
@@ -41,6 +41,7 @@ async def test_an_unreachable_database_fails_without_naming_the_password(
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert said in status.message
     assert "hunter2" not in status.message
+    assert not status.reached
     with pytest.raises(ConnectionFailed) as caught:
         await write(config, [stream()], [records("customers")])
     assert "hunter2" not in str(caught.value)
@@ -65,6 +66,7 @@ async def test_a_role_that_may_make_no_tables_is_told_what_to_grant(
         status = await _check(limited, stream("products"))
         assert status.status == ConnectionStatus.STATUS_FAILED
         assert f'GRANT CREATE, USAGE ON SCHEMA "stripe" TO "{role}"' in status.message
+        await database.execute(f'GRANT SELECT, INSERT, UPDATE ON stripe.customers TO "{role}"')
         assert (await _check(limited, stream())).status == ConnectionStatus.STATUS_SUCCEEDED
     finally:
         await database.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')

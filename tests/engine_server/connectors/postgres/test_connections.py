@@ -206,6 +206,54 @@ async def test_the_only_server_of_several_that_can_be_written_to_is_found(
     assert await _problem(url=url) == ""
 
 
+@pytest.mark.parametrize("query", ["", "&sslmode=require", "&sslmode=prefer"])
+async def test_channel_binding_needs_a_certificate_that_is_trusted(
+    tls_proxy: Proxy,
+    plain_proxy: Proxy,
+    authority: Authority,
+    query: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameters = f"?channel_binding=require{query}"
+    problem = await _problem(url=tls_proxy.url + parameters)
+    assert "is not trusted" in problem
+    assert "channel_binding=require needs one that is" in problem
+    assert "rejected SSL upgrade" in await _problem(url=plain_proxy.url + parameters)
+    pem = authority.certificate.read_text()
+    assert await _problem(url=tls_proxy.url + parameters, ssl_ca_pem=pem) == ""
+    # As a provider has it whose certificates everybody trusts.
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    assert await _problem(url=tls_proxy.url + parameters) == ""
+    elsewhere = tls_proxy.url.replace("127.0.0.1", "localhost")
+    assert "is not trusted" in await _problem(url=elsewhere + parameters)
+
+
+async def test_a_server_that_does_not_answer_hides_no_other(
+    plain_proxy: Proxy, tls_proxy: Proxy, authority: Authority
+) -> None:
+    plain_proxy.stall()
+    hosts = f"127.0.0.1:{plain_proxy.port},127.0.0.1:{tls_proxy.port}"
+    url = tls_proxy.url.replace(f"127.0.0.1:{tls_proxy.port}", hosts)
+    pem = authority.certificate.read_text()
+    assert await _problem(url=f"{url}?connect_timeout=1") == ""
+    assert await _problem(url=f"{url}?connect_timeout=1", ssl_ca_pem=pem) == ""
+
+
+@pytest.mark.parametrize("password", ["a+b", "a%2Bb"])
+@pytest.mark.parametrize("in_query", [True, False])
+async def test_a_plus_sign_in_a_password_is_one(
+    database_url: str, database: asyncpg.Connection, role: str, password: str, in_query: bool
+) -> None:
+    await database.execute(f"ALTER ROLE {role} PASSWORD 'a+b'")
+    if in_query:
+        url = f"{database_url.replace('postgres@', f'{role}@')}&password={password}"
+    else:
+        url = database_url.replace("postgres@", f"{role}:{password}@")
+    assert await _problem(url=url) == ""
+    wrong = url.replace(password, "a%20b")
+    assert "password authentication failed" in await _problem(url=wrong)
+
+
 @pytest.fixture
 async def role(
     postgres_cluster: PostgresCluster, database: asyncpg.Connection

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -14,11 +15,13 @@ from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from pipesync.v1.message_pb2 import Message
+from service_server.store.database import Database
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
     customer,
     records,
     stream,
+    write,
 )
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.sessions import until
@@ -98,3 +101,24 @@ async def test_a_fail_over_in_the_middle_of_a_write_loses_nothing(
     everything = {f"cus_{number}" for number in range(AFTER)}
     assert acknowledged == everything
     assert await _stored(standby.url("postgres")) == everything
+
+
+async def test_the_server_that_can_be_written_to_is_found_among_several(
+    primary: PostgresCluster, standby: Standby
+) -> None:
+    servers = [parse_qs(urlsplit(one.url("")).query)["host"][0] for one in (standby, primary)]
+    url = f"postgresql://postgres@/postgres?host={','.join(servers)}"
+    config = PostgresConfig.model_validate({"url": f"{url}&target_session_attrs=read-write"})
+    await write(config, [stream()], [records("customers", customer(1))])
+    async with Database.open(f"{url}&target_session_attrs=read-write") as database:
+        async with database.transaction() as connection:
+            await connection.execute("CREATE TABLE written ()")
+        await asyncio.to_thread(primary.crash)
+        await asyncio.to_thread(standby.promote)
+        await write(config, [stream()], [records("customers", customer(2))])
+        assert await _stored(standby.url("postgres")) == {"cus_1", "cus_2"}
+    async with (
+        Database.open(f"{url}&target_session_attrs=read-write") as database,
+        database.transaction() as connection,
+    ):
+        await connection.execute("INSERT INTO written DEFAULT VALUES")

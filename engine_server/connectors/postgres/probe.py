@@ -1,0 +1,152 @@
+"""A row that a check writes as a sync would, and takes back.
+
+One script goes to the server for many tables: a check must not take a round trip for each step of
+each table.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine_server.connectors.postgres.rows import StreamRows
+from engine_server.connectors.postgres.tables import (
+    ACCOUNT_ID,
+    RAW_DATA,
+    UPDATED_AT,
+    Table,
+    literal,
+    quote,
+)
+from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
+
+_PARAMETER = re.compile(r"\$([1-4])::(bytea|text|boolean)")
+_VALUES_BY_TYPE: Mapping[str, Any] = {
+    "text": "pipesync",
+    "bigint": 1,
+    "numeric": 1,
+    "boolean": True,
+    "jsonb": {},
+}
+# The start of what Postgres says when a step had no effect. Only a cast fails where and when it is
+# evaluated, without a function of our own.
+NO_EFFECT = "pipesync: no effect of "
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A row to try in one table.
+
+    Attributes:
+        table: The table.
+        hard_delete: Whether deleted rows are removed.
+        content: The fields of the row, besides its key and its stamps.
+    """
+
+    table: Table
+    hard_delete: bool
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    def script(self) -> str:
+        """SQL that inserts the row, updates it and deletes it, and leaves nothing of it behind.
+
+        It begins with a savepoint, whose end also gives up all locks.
+        """
+        key, now = f"pipesync_check_{uuid.uuid4().hex}", int(time.time())
+        steps = [("INSERT", 0, {}), ("UPDATE", 1, {"pipesync_check": True})]
+        if self.table.soft_delete_field:
+            steps.append(("DELETE", 2, {self.table.soft_delete_field: True}))
+        statements = ["SAVEPOINT pipesync_probe"]
+        for name, seconds, fields in steps:
+            record = self._record(key, now + seconds, fields)
+            statements += [self._upsert(record), self._assertion(name, record, now + seconds)]
+        # Whatever is deferred to the end of a transaction.
+        statements += [
+            "SET CONSTRAINTS ALL IMMEDIATE",
+            "ROLLBACK TO pipesync_probe",
+            "RELEASE pipesync_probe",
+        ]
+        return ";\n".join(statements)
+
+    def with_all_fields(self) -> "Probe":
+        """A probe that has a value in each typed column."""
+        content = {column.name: _VALUES_BY_TYPE[column.type] for column in self.table.generated}
+        if self.table.soft_delete_field:
+            content[self.table.soft_delete_field] = False
+        return Probe(self.table, self.hard_delete, content)
+
+    def like(self, raw_data: str) -> "Probe":
+        """A probe with the content of a row that is stored."""
+        content = {**json.loads(raw_data)}
+        if self.table.soft_delete_field:
+            content.pop(self.table.soft_delete_field, None)
+        return Probe(self.table, self.hard_delete, content)
+
+    def _record(self, key: str, seconds: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+        record: dict[str, Any] = {**self.content, **fields}
+        for column in self.table.key:
+            _put(record, column.path, key)
+        if self.table.newer_than_field:
+            record[self.table.newer_than_field] = seconds
+        record[ACCOUNT_ID] = self.table.account_id or key
+        return record
+
+    def _upsert(self, record: Mapping[str, Any]) -> str:
+        rows = StreamRows(are_changes=True)
+        rows.add([json.dumps(record).encode()])
+        data, account_ids, updated_ats, are_changes = upsert_arguments(rows)
+        values = {
+            "1": f"decode('{data.hex()}', 'hex')",
+            "2": literal(account_ids),
+            "3": literal(updated_ats),
+            "4": "true" if are_changes else "false",
+        }
+        statement = upsert_statement(self.table, hard_delete=self.hard_delete)
+        return _PARAMETER.sub(_value_of(values), statement)
+
+    def _assertion(self, name: str, record: Mapping[str, Any], seconds: int) -> str:
+        """SQL that fails where the row is not what the step ought to have made of it."""
+        conditions = [
+            f"{quote(column.name)} = {literal(str(_get(record, column.path)))}"
+            for column in self.table.key
+        ]
+        is_gone = name == "DELETE" and self.hard_delete
+        if not is_gone and self.table.newer_than_field:
+            conditions.append(f"{quote(UPDATED_AT)} = to_timestamp({seconds})")
+        return (
+            f"SELECT CASE WHEN (count(*) = 0) = {str(is_gone).lower()} THEN 1 "  # noqa: S608 - names and literals are quoted
+            f"ELSE ({literal(NO_EFFECT + name)} || repeat(' ', count(*)::integer))::integer END "
+            f"FROM {self.table.quoted} WHERE {' AND '.join(conditions)}"
+        )
+
+
+def sample_statement(table: Table) -> str:
+    """SQL for the content of one row that is stored."""
+    return f"SELECT {quote(RAW_DATA)}::text FROM {table.quoted} LIMIT 1"  # noqa: S608 - names are quoted
+
+
+def scripts_of(probes: Sequence[Probe]) -> str:
+    """One script that tries all of the probes."""
+    return ";\n".join(probe.script() for probe in probes)
+
+
+def _value_of(values: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
+    return lambda found: f"{values[found[1]]}::{found[2]}"
+
+
+def _put(record: dict[str, Any], path: Sequence[str], value: str) -> None:
+    *outer, last = path
+    for segment in outer:
+        inner = record.get(segment)
+        record[segment] = inner = dict(inner) if isinstance(inner, Mapping) else {}
+        record = inner
+    record[last] = value
+
+
+def _get(record: Any, path: Sequence[str]) -> Any:
+    for segment in path:
+        record = record[segment]
+    return record
