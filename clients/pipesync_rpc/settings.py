@@ -25,10 +25,15 @@ def _split(value: Any) -> Any:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
+# Between the values of a repeated flag: pydantic would take a comma, and stops at a line's end.
+_BETWEEN_FLAGS = "\x1e"
+
+
 def _split_lines(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    return [line.strip() for line in value.splitlines() if line.strip()]
+    lines = value.replace(_BETWEEN_FLAGS, "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
 # Texts that may hold anything but the end of a line: one a line in a variable, one for each flag.
@@ -133,7 +138,7 @@ def read_settings(model: type[SettingsT], arguments: Sequence[str] | None = None
 
 
 def _joined(arguments: Sequence[str], flag: str) -> list[str]:
-    """Join the values of a repeated flag by line ends: pydantic would by commas."""
+    """Join the values of a repeated flag, so that it is given once."""
     others: list[str] = []
     values: list[str] = []
     remaining = iter(arguments)
@@ -144,7 +149,7 @@ def _joined(arguments: Sequence[str], flag: str) -> list[str]:
             values.append(argument.removeprefix(f"{flag}="))
         else:
             others.append(argument)
-    return [*others, f"{flag}={chr(10).join(values)}"] if values else others
+    return [*others, f"{flag}={_BETWEEN_FLAGS.join(values)}"] if values else others
 
 
 def _sentence(error: ValidationError | SettingsError) -> str:
