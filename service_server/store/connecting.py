@@ -140,7 +140,7 @@ def _options(url: PostgresUrl, given: Mapping[str, Any]) -> dict[str, Any]:
         return options
     drivers = {name: said[name] for name in _DRIVERS & said.keys()}
     if drivers:
-        options["dsn"] = f"postgresql:///?{urlencode(drivers, quote_via=quote)}"
+        options["dsn"] = f"postgresql://?{urlencode(drivers, quote_via=quote)}"
     return options
 
 
