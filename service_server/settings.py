@@ -21,13 +21,19 @@ class StoreSettings(ProgramSettings):
         description="The service's own Postgres: postgresql://user:password@host/database. Without"
         " it an embedded one is started in the data directory.",
     )
+    database_session_url: SecretStr | None = Field(
+        default=None,
+        description="The same database past the pooler, or through one in session mode, when"
+        " database_url leads through a pooler in transaction mode: services are then notified of"
+        " changes at once, instead of looking for them every second, and migrate over it.",
+    )
     data_dir: Path = Field(
         default=Path(platformdirs.user_data_dir("pipesync", appauthor=False)),
         description="Where the embedded Postgres and the key file are kept.",
     )
     encryption_keys: CliSuppress[SecretStr | None] = Field(default=None)
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_session_url")
     @classmethod
     def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not url.get_secret_value().startswith(
@@ -35,6 +41,12 @@ class StoreSettings(ProgramSettings):
         ):
             raise ValueError("must be a URL such as postgresql://user:password@host/database")
         return url
+
+    @model_validator(mode="after")
+    def _session_url_leads_past_another(self) -> Self:
+        if self.database_session_url is not None and self.database_url is None:
+            raise ValueError("database_session_url is given without database_url")
+        return self
 
     @field_validator("encryption_keys")
     @classmethod

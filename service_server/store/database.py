@@ -7,7 +7,8 @@ from typing import Self, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service_server.errors import StoreUnavailable
+from service_server.errors import CannotStart, StoreUnavailable
+from service_server.store.statements import connection_options, learn_types
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -26,10 +27,16 @@ _UNREACHABLE = (
     OSError,
     TimeoutError,
 )
+# pgbouncer's answer to BEGIN, with which it hangs up.
+_STATEMENT_MODE = "statement pooling mode"
 
 
 class Database:
-    """A pool of connections that says in the service's own words when Postgres is gone."""
+    """A pool of connections that says in the service's own words when Postgres is gone.
+
+    It holds nothing in a server session between two transactions, so that a pooler may give each
+    transaction another one.
+    """
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", url: str) -> None:
         """``url`` is where the pool leads, for whoever needs a connection of its own."""
@@ -47,6 +54,7 @@ class Database:
 
         Raises:
             StoreUnavailable: Postgres cannot be reached, or refuses the user.
+            CannotStart: A pooler allows no transactions.
         """
         with _reachable():
             try:
@@ -56,9 +64,17 @@ class Database:
                     max_size=max_connections,
                     timeout=_CONNECT_TIMEOUT,
                     command_timeout=_STATEMENT_TIMEOUT,
-                    server_settings={"application_name": "pipesync service-server"},
+                    init=learn_types,
                     reset=_leave_as_it_is,
+                    **connection_options("pipesync service-server"),
                 )
+            except asyncpg.PostgresConnectionError as error:
+                if _STATEMENT_MODE in str(error):
+                    raise CannotStart(
+                        "the service's database is behind a pooler in statement mode, which allows"
+                        " no transactions: set its pool_mode to transaction or session"
+                    ) from error
+                raise
             except (
                 asyncpg.InvalidAuthorizationSpecificationError,
                 asyncpg.InvalidCatalogNameError,

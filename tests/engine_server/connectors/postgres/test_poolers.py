@@ -1,12 +1,6 @@
 """Between us and Postgres may stand a pooler that shares sessions transaction by transaction."""
 
 import asyncio
-import os
-import shutil
-import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -25,8 +19,9 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 from tests.engine_server.connectors.postgres.pooler import TransactionPooler
-from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.schemas import rejected_rows
+from tests.pgbouncer import Mode, pgbouncer
+from tests.postgres import PostgresCluster
 
 PAGES = 20
 
@@ -71,54 +66,10 @@ async def test_nothing_rests_on_a_session_that_outlives_its_transaction(
         assert pooler.changes > PAGES
 
 
-SETTINGS = """
-[databases]
-* = host=127.0.0.1 port={proxy.port} user={user}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 3
-"""
-
-
-@pytest.fixture
-async def pgbouncer(database_url: str, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of a pgbouncer in transaction mode, where there is one."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("no pgbouncer on this machine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    user = urlsplit(database_url).username
-    settings = tmp_path / "pgbouncer.ini"
-    # It refuses to be root, and the directory of Postgres's socket is closed to others.
-    system_user = "nobody" if os.geteuid() == 0 else None
-    async with Proxy(database_url) as proxy:
-        settings.write_text(SETTINGS.format(proxy=proxy, user=user, port=port))
-        with settings.open() as stdin:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                "/dev/stdin",
-                stdin=stdin,
-                stderr=asyncio.subprocess.PIPE,
-                user=system_user,
-            )
-        assert process.stderr is not None
-        try:
-            async with asyncio.timeout(10):
-                while b"process up" not in await process.stderr.readline():
-                    assert process.returncode is None
-            yield f"postgresql://{user}@127.0.0.1:{port}{urlsplit(database_url).path}"
-        finally:
-            process.kill()
-            await process.communicate()
-
-
-async def test_a_pgbouncer_in_transaction_mode_will_do(
-    pgbouncer: str, database: asyncpg.Connection
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_a_pgbouncer_will_do(
+    mode: Mode, postgres_cluster: PostgresCluster, database_url: str, database: asyncpg.Connection
 ) -> None:
-    await _everything_works(pgbouncer, database)
+    # In session mode each pool of the destination keeps as many sessions as it has connections.
+    async with pgbouncer(postgres_cluster, database_url, mode, default_pool_size=25) as pooler:
+        await _everything_works(pooler.url, database)
