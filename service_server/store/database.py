@@ -94,7 +94,13 @@ class Database:
         """
         with _reachable():
             async with self._pool.acquire(timeout=_CONNECT_TIMEOUT) as connection:
-                yield connection
+                try:
+                    yield connection
+                except asyncpg.InternalClientError:
+                    # A migration may have changed a table since its columns were described.
+                    connection.terminate()
+                    await self._pool.expire_connections()
+                    raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

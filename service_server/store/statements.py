@@ -13,8 +13,7 @@ Options: TypeAlias = dict[str, Any]
 
 # The statements of the service are fewer; a caller that makes up others does not fill the memory.
 _MOST_DESCRIPTIONS = 500
-# Arrays that the driver has to ask Postgres about: it changes a setting of the session meanwhile,
-# and takes it back within the transaction.
+# Arrays that the driver has to ask Postgres about, for which it changes a setting of the session.
 _ARRAYS = "SELECT $1::bytea[], $2::timestamptz[], $3::integer[], $4::smallint[], $5::bigint[]"
 
 
@@ -69,8 +68,13 @@ def connection_options(application_name: str) -> Options:
 async def learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     """Have the driver learn every type that the service's statements use.
 
-    Later it would do so between two round trips of a statement, and in another server session than
-    the statement's own.
+    Later it would do so between two round trips of a statement, and perhaps in another server
+    session than the statement's own.
     """
-    async with connection.transaction():
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
         await connection.fetch(_ARRAYS, *[[]] * 5)
+    finally:
+        # To put the setting back would leave it set for this session.
+        await transaction.rollback()
