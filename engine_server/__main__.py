@@ -9,6 +9,7 @@ from engine_server.servicer import EngineServicer
 from engine_server.settings import EngineSettings
 from pipesync.v1.engine_service_pb2 import CONNECTOR_SIDE_UNSPECIFIED, DESCRIPTOR
 from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
+from pipesync_postgres.password_command import PasswordCommands
 from pipesync_rpc.credentials import CannotListen
 from pipesync_rpc.logging import configure_logging
 from pipesync_rpc.program import Termination, run_program
@@ -28,7 +29,10 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
     Raises:
         CannotListen: The address is taken, or not safe to listen on.
     """
-    registry = ConnectorRegistry.installed(secrets_directory=settings.secrets_directory)
+    registry = ConnectorRegistry.installed(
+        secrets_directory=settings.secrets_directory,
+        password_commands=PasswordCommands(settings.password_command),
+    )
     # Loads them all, so that no sync has to wait for it.
     registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
     servicer = EngineServicer(registry)

@@ -67,6 +67,7 @@ def resolve_source(registry: ConnectorRegistry, connector: Connector, path: str)
         connector.config,
         f"{path}.config",
         secrets_directory=registry.secrets_directory,
+        password_commands=registry.password_commands,
     )
     return ResolvedSource(type=connector.type, connector=source, config=config)
 
@@ -85,6 +86,7 @@ def resolve_destination(
         connector.config,
         f"{path}.config",
         secrets_directory=registry.secrets_directory,
+        password_commands=registry.password_commands,
     )
     return ResolvedDestination(type=connector.type, connector=destination, config=config)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from pipesync_rpc.channel import InsecureToken
+from pipesync_rpc.channel import CannotOpenChannel
 from pipesync_rpc.credentials import CannotListen
 from pipesync_rpc.logging import configure_logging
 from pipesync_rpc.program import Termination, run_program
@@ -68,7 +68,7 @@ def main() -> None:
     except CannotListen as error:
         log.error("cannot_listen", reason=str(error))
         sys.exit(1)
-    except (CannotStart, ServiceError, InsecureToken, OSError) as error:
+    except (CannotStart, ServiceError, CannotOpenChannel, OSError) as error:
         log.error("cannot_start", reason=str(error))
         sys.exit(1)
 

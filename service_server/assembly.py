@@ -74,18 +74,19 @@ async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
             url = settings.database_url.get_secret_value()
         else:
             url = await stack.enter_async_context(embedded_postgres(settings.data_dir))
-        database = await stack.enter_async_context(Database.open(url))
+        database = await stack.enter_async_context(
+            Database.open(url, password_command=settings.password_command)
+        )
         if settings.database_session_url is None:
             await migrate(database)
         else:
-            await _migrate_past_pooler(database, settings.database_session_url.get_secret_value())
+            session_url = settings.database_session_url.get_secret_value()
+            async with Database.open(
+                session_url, max_connections=2, password_command=database.password_command
+            ) as direct:
+                await require_sessions(direct, database)
+                await migrate(direct)
         yield database
-
-
-async def _migrate_past_pooler(database: Database, session_url: str) -> None:
-    async with Database.open(session_url, max_connections=2) as direct:
-        await require_sessions(direct, database)
-        await migrate(direct)
 
 
 @asynccontextmanager
@@ -96,7 +97,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         CannotStart: Something that the service stands on is missing.
         CannotListen: The address is taken, or not safe to listen on.
         ServiceError: The database cannot be used.
-        InsecureToken: The engine's token would travel in plain text.
+        CannotOpenChannel: The engine's token would travel in plain text, or its proxy is none.
         OSError: A PEM file cannot be read.
     """
     async with AsyncExitStack() as stack:
@@ -105,6 +106,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             settings.engine,
             tls=settings.client_tls,
             token=settings.engine_token.get_secret_value() if settings.engine_token else None,
+            proxy=settings.engine_proxy.get_secret_value() if settings.engine_proxy else None,
         )
         engine = Engine(await stack.enter_async_context(client), settings.engine)
         connectors = Connectors(engine)

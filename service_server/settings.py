@@ -1,23 +1,34 @@
 """What the service is told when it starts."""
 
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import CliSuppress, SettingsConfigDict
 
+from pipesync_postgres.password_command import PasswordCommand
+from pipesync_postgres.url import is_postgres
 from pipesync_rpc.credentials import ClientTls
 from pipesync_rpc.settings import ProgramSettings, ServerSettings
 from service_server.secrets import parse_keys
+from service_server.store.connecting import check_url
 
 
 class StoreSettings(ProgramSettings):
     """Where the service's tables are, and what they are encrypted with."""
 
+    # Before the URL, whose validator looks at it.
+    database_password_command: SecretStr | None = Field(
+        default=None,
+        description="What prints the password for the database URL, which must then hold none: run"
+        " without a shell for new connections, at most once a minute.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
+        validate_default=True,
         description="The service's own Postgres: postgresql://user:password@host/database. Without"
         " it an embedded one is started in the data directory.",
     )
@@ -33,13 +44,24 @@ class StoreSettings(ProgramSettings):
     )
     encryption_keys: CliSuppress[SecretStr | None] = Field(default=None)
 
+    @field_validator("database_password_command")
+    @classmethod
+    def _is_a_command(cls, command: SecretStr | None) -> SecretStr | None:
+        if command is not None:
+            PasswordCommand.parse(command.get_secret_value(), "")
+        return command
+
     @field_validator("database_url", "database_session_url")
     @classmethod
-    def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(
-            ("postgresql://", "postgres://")
-        ):
+    def _is_a_postgres_url(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        has_command = info.data.get("database_password_command") is not None
+        if url is None:
+            if has_command and info.field_name == "database_url":
+                raise ValueError("is required with a password command")
+            return url
+        if not is_postgres(url.get_secret_value()):
             raise ValueError("must be a URL such as postgresql://user:password@host/database")
+        check_url(url.get_secret_value(), has_password_command=has_command)
         return url
 
     @model_validator(mode="after")
@@ -54,6 +76,15 @@ class StoreSettings(ProgramSettings):
         if keys is not None:
             parse_keys(keys.get_secret_value())
         return keys
+
+    @cached_property
+    def password_command(self) -> PasswordCommand | None:
+        """The command that prints the database's password; the same object each time."""
+        if self.database_password_command is None:
+            return None
+        return PasswordCommand.parse(
+            self.database_password_command.get_secret_value(), "the service's database"
+        )
 
 
 class RotateKeysSettings(StoreSettings):
@@ -108,6 +139,11 @@ class ServiceSettings(StoreSettings, ServerSettings):
         default=None, description="PEM file of that certificate's private key."
     )
     engine_token: CliSuppress[SecretStr | None] = Field(default=None)
+    engine_proxy: SecretStr | None = Field(
+        default=None,
+        description="http://host:port of a proxy that leads to the engine. Without it the engine is"
+        " called directly: http_proxy and its like are not looked at.",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,

@@ -7,7 +7,7 @@ import typer
 from pipesync_cli import operations, pipelines, reconcile, rejected, sync, watching, webhooks
 from pipesync_cli.app import app
 from pipesync_cli.output import complain
-from pipesync_rpc.channel import InsecureToken
+from pipesync_rpc.channel import CannotOpenChannel
 from pipesync_rpc.errors import RpcError
 
 for room in (operations, pipelines, sync, reconcile, rejected, webhooks, watching):
@@ -33,7 +33,7 @@ def _exit_code() -> int:
     except RpcError as error:
         complain(_sentence(error))
         return 1
-    except (InsecureToken, OSError) as error:
+    except (CannotOpenChannel, OSError) as error:
         complain(str(error))
         return 1
     except KeyboardInterrupt:

@@ -31,10 +31,11 @@ class Service:
     target: str
     token: str | None
     tls: ClientTls | None
+    proxy: str | None
 
     def client(self) -> PipelineClient:
         """A client, to be entered."""
-        return PipelineClient(self.target, tls=self.tls, token=self.token)
+        return PipelineClient(self.target, tls=self.tls, token=self.token, proxy=self.proxy)
 
 
 @app.callback()
@@ -58,6 +59,14 @@ def root(
     tls_key: Annotated[
         Path | None, typer.Option(envvar="PIPESYNC_TLS_KEY", help="PEM file of its private key.")
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PIPESYNC_PROXY",
+            help="http://host:port of a proxy that leads to the service; http_proxy and its like "
+            "are not looked at.",
+        ),
+    ] = None,
 ) -> None:
     """Keeps pipelines that bring Stripe's data into Postgres."""
     if (tls_certificate is None) != (tls_key is None):
@@ -71,6 +80,7 @@ def root(
         tls=ClientTls(ca=tls_ca, certificate=tls_certificate, private_key=tls_key)
         if secured
         else None,
+        proxy=proxy or None,
     )
     context.bind(traceparent=context.new_traceparent())
 

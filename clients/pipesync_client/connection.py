@@ -49,6 +49,7 @@ class Connection(Generic[StubT]):
         tls: ClientTls | None,
         token: str | None,
         idempotent_methods: Iterable[str],
+        proxy: str | None = None,
     ) -> None:
         """Takes what ``open_channel`` takes, and what makes a stub of it; nothing is opened yet."""
         self._target = target
@@ -56,6 +57,7 @@ class Connection(Generic[StubT]):
         self._tls = tls
         self._token = token
         self._idempotent_methods = tuple(idempotent_methods)
+        self._proxy = proxy
         self._channel: grpc.aio.Channel | None = None
         self._opened_stub: StubT | None = None
         self._closed = False
@@ -68,6 +70,7 @@ class Connection(Generic[StubT]):
             tls=self._tls,
             token=self._token,
             idempotent_methods=self._idempotent_methods,
+            proxy=self._proxy,
         )
         self._opened_stub = self._make_stub(self._channel)
         return self

@@ -62,7 +62,12 @@ class EngineClient:
     """
 
     def __init__(
-        self, target: str, *, tls: ClientTls | None = None, token: str | None = None
+        self,
+        target: str,
+        *,
+        tls: ClientTls | None = None,
+        token: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         """Remembers where to go; the connection is made by the first call.
 
@@ -70,9 +75,15 @@ class EngineClient:
             target: ``host:port``, ``dns:///host:port`` or ``unix:/path``.
             tls: None is plain text.
             token: The bearer token, if the server asks for one.
+            proxy: ``http://host:port`` of a proxy that leads there; None goes there directly.
         """
         self._connection: Connection[EngineServiceAsyncStub] = Connection(
-            target, EngineServiceStub, tls=tls, token=token, idempotent_methods=_IDEMPOTENT_METHODS
+            target,
+            EngineServiceStub,
+            tls=tls,
+            token=token,
+            idempotent_methods=_IDEMPOTENT_METHODS,
+            proxy=proxy,
         )
 
     async def __aenter__(self) -> Self:

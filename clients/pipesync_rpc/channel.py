@@ -1,13 +1,20 @@
 """The client's end of a connection."""
 
 import json
+import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import grpc
 
 from pipesync_rpc.credentials import ClientTls, is_loopback
 from pipesync_rpc.interceptors.client import outgoing_interceptors
 from pipesync_rpc.limits import SIZE_OPTIONS
+
+# gRPC would take the proxy of http_proxy, https_proxy or grpc_proxy, even to this machine, and
+# looks at no_proxy for one address only:
+# https://grpc.github.io/grpc/core/md_doc_environment_variables.html
+DIRECT = ("grpc.enable_http_proxy", 0)
 
 _OPTIONS = (
     *SIZE_OPTIONS,
@@ -22,7 +29,15 @@ _OPTIONS = (
 )
 
 
-class InsecureToken(ValueError):
+class CannotOpenChannel(ValueError):
+    """A channel cannot be opened as it was asked for: the message says why and what to do."""
+
+
+class UnusableProxy(CannotOpenChannel):
+    """A proxy was given that the channel cannot go through."""
+
+
+class InsecureToken(CannotOpenChannel):
     """A token would be sent in plain text over a network."""
 
 
@@ -32,6 +47,7 @@ def open_channel(
     tls: ClientTls | None = None,
     token: str | None = None,
     idempotent_methods: Iterable[str] = (),
+    proxy: str | None = None,
 ) -> grpc.aio.Channel:
     """A channel whose calls carry identities and the token.
 
@@ -42,12 +58,16 @@ def open_channel(
         tls: None is plain text.
         token: The bearer token, if the server asks for one.
         idempotent_methods: ``/package.Service/Method`` each: tried again when UNAVAILABLE.
+        proxy: ``http://host:port``, with ``user:password@`` if it asks for them: what leads to the
+            target by CONNECT. None goes to it directly, whatever the environment says.
 
     Raises:
+        UnusableProxy: there is a proxy, but its address is none, or the target not one host.
         InsecureToken: there is a token, but neither TLS nor a loopback target.
         OSError: a PEM file cannot be read.
     """
-    options = (*_OPTIONS, ("grpc.service_config", _service_config(idempotent_methods)))
+    way = DIRECT if proxy is None else ("grpc.http_proxy", _proxy(proxy, target))
+    options = (*_OPTIONS, way, ("grpc.service_config", _service_config(idempotent_methods)))
     interceptors = outgoing_interceptors(token)
     if tls is not None:
         return grpc.aio.secure_channel(
@@ -58,6 +78,20 @@ def open_channel(
             f"the token would travel to {target} in plain text: use TLS, or leave the token out"
         )
     return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
+
+
+def _proxy(proxy: str, target: str) -> str:
+    try:
+        parts = urlsplit(proxy)
+        is_usable = parts.scheme == "http" and parts.hostname and parts.port
+    except ValueError:
+        is_usable = False
+    if not is_usable or parts.path.strip("/") or parts.query:
+        # It may hold a password, so it is not quoted.
+        raise UnusableProxy("the proxy must be http://host:port, or http://user:password@host:port")
+    if re.match("unix|vsock|ipv4:.*,|ipv6:.*,", target):
+        raise UnusableProxy(f"no proxy leads to {target}: give one host:port, or take it out")
+    return proxy
 
 
 def _service_config(idempotent_methods: Iterable[str]) -> str:

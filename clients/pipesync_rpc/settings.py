@@ -25,6 +25,16 @@ def _split(value: Any) -> Any:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
+def _split_lines(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [line.strip() for line in value.splitlines() if line.strip()]
+
+
+# Texts that may hold anything but the end of a line: one a line in a variable, one for each flag.
+LineSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_lines)]
+
+
 class ProgramSettings(BaseSettings):
     """The settings that all programs have in common."""
 
@@ -109,11 +119,32 @@ def read_settings(model: type[SettingsT], arguments: Sequence[str] | None = None
         SystemExit: A setting is wrong: one plain sentence on stderr, exit code 2. Or --help was
             asked for.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    for name, field in model.model_fields.items():
+        if any(
+            isinstance(one, BeforeValidator) and one.func is _split_lines for one in field.metadata
+        ):
+            given = _joined(given, f"--{name.replace('_', '-')}")
     try:
-        return CliApp.run(model, None if arguments is None else list(arguments))
+        return CliApp.run(model, given)
     except (ValidationError, SettingsError) as error:
         print(f"{Path(sys.argv[0]).name}: {_sentence(error)}", file=sys.stderr)  # noqa: T201 - logging is not set up before the settings are known
         raise SystemExit(EXIT_USAGE) from None
+
+
+def _joined(arguments: Sequence[str], flag: str) -> list[str]:
+    """Join the values of a repeated flag by line ends: pydantic would by commas."""
+    others: list[str] = []
+    values: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == flag:
+            values.append(next(remaining, ""))
+        elif argument.startswith(f"{flag}="):
+            values.append(argument.removeprefix(f"{flag}="))
+        else:
+            others.append(argument)
+    return [*others, f"{flag}={chr(10).join(values)}"] if values else others
 
 
 def _sentence(error: ValidationError | SettingsError) -> str:

@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engine_server.connectors.files import SECRETS_DIRECTORY
 from engine_server.errors import InvalidRequest
 from engine_server.suggestion import did_you_mean
+from pipesync_postgres.password_command import PasswordCommands
 from pipesync_rpc.errors import FieldViolation
+
+# Where a configuration's check finds the operator's password commands, in pydantic's context.
+PASSWORD_COMMANDS = "password_commands"  # noqa: S105 - a name
 
 
 class ConnectorConfig(BaseModel):
@@ -34,7 +38,12 @@ def config_schema(model: type[ConnectorConfig]) -> Struct:
 
 
 def parse_config(
-    model: type[ConfigT], config: Struct, path: str, *, secrets_directory: Path | None = None
+    model: type[ConfigT],
+    config: Struct,
+    path: str,
+    *,
+    secrets_directory: Path | None = None,
+    password_commands: PasswordCommands | None = None,
 ) -> ConfigT:
     """Checks ``config`` against ``model``.
 
@@ -43,6 +52,7 @@ def parse_config(
         config: What the caller sent. Its numbers are all floats: 5.0 is a valid integer.
         path: Where it stands in the request, e.g. ``pipeline.source.config``.
         secrets_directory: Where files lie that it may name; None when it may name none.
+        password_commands: The operator's commands that print passwords of databases.
 
     Raises:
         InvalidRequest: names every bad field, never a value.
@@ -54,7 +64,10 @@ def parse_config(
             [FieldViolation(path, "holds a number that is not finite: JSON has none such")]
         ) from None
     try:
-        return model.model_validate(fields, context={SECRETS_DIRECTORY: secrets_directory})
+        return model.model_validate(
+            fields,
+            context={SECRETS_DIRECTORY: secrets_directory, PASSWORD_COMMANDS: password_commands},
+        )
     except ValidationError as error:
         raise InvalidRequest(
             [

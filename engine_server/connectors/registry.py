@@ -17,6 +17,7 @@ from pipesync.v1.engine_service_pb2 import (
     ConnectorInfo,
     ConnectorSide,
 )
+from pipesync_postgres.password_command import PasswordCommands
 
 log = structlog.get_logger()
 
@@ -29,6 +30,7 @@ class ConnectorRegistry:
 
     Attributes:
         secrets_directory: Where files lie that their configurations may name; None: they may not.
+        password_commands: The operator's commands that print passwords of databases.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class ConnectorRegistry:
         destinations: Iterable[EntryPoint],
         *,
         secrets_directory: Path | None = None,
+        password_commands: PasswordCommands | None = None,
     ) -> None:
         self.secrets_directory = secrets_directory
+        self.password_commands = password_commands
         self._entry_points: Mapping[ConnectorSide.ValueType, dict[str, EntryPoint]] = {
             CONNECTOR_SIDE_SOURCE: {point.name: point for point in sources},
             CONNECTOR_SIDE_DESTINATION: {point.name: point for point in destinations},
@@ -46,12 +50,18 @@ class ConnectorRegistry:
         self._loaded: dict[tuple[ConnectorSide.ValueType, str], Any] = {}
 
     @classmethod
-    def installed(cls, *, secrets_directory: Path | None = None) -> "ConnectorRegistry":
+    def installed(
+        cls,
+        *,
+        secrets_directory: Path | None = None,
+        password_commands: PasswordCommands | None = None,
+    ) -> "ConnectorRegistry":
         """Every connector that an installed package offers."""
         return cls(
             entry_points(group=SOURCES_GROUP),
             entry_points(group=DESTINATIONS_GROUP),
             secrets_directory=secrets_directory,
+            password_commands=password_commands,
         )
 
     def source(self, connector_type: str) -> Source[Any]:

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Self, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from pipesync_postgres.password_command import PasswordCommand
 from service_server.errors import CannotStart, StoreUnavailable
+from service_server.store.connecting import connect
 from service_server.store.statements import connection_options, learn_types
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
@@ -38,19 +41,32 @@ class Database:
     transaction another one.
     """
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", url: str) -> None:
+    def __init__(
+        self,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+        url: str,
+        password_command: PasswordCommand | None = None,
+    ) -> None:
         """``url`` is where the pool leads, for whoever needs a connection of its own."""
         self._pool = pool
         self.url = url
+        self.password_command = password_command
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, url: str, *, max_connections: int = 10) -> AsyncIterator[Self]:
+    async def open(
+        cls,
+        url: str,
+        *,
+        max_connections: int = 10,
+        password_command: PasswordCommand | None = None,
+    ) -> AsyncIterator[Self]:
         """Connects, and closes all connections at the end.
 
         Args:
             url: ``postgresql://...``
             max_connections: How many may be open at once.
+            password_command: What prints the password, in place of one in ``url``.
 
         Raises:
             StoreUnavailable: Postgres cannot be reached, or refuses the user.
@@ -60,6 +76,7 @@ class Database:
             try:
                 pool = await asyncpg.create_pool(
                     url,
+                    connect=partial(connect, password_command=password_command),
                     min_size=1,
                     max_size=max_connections,
                     timeout=_CONNECT_TIMEOUT,
@@ -81,7 +98,7 @@ class Database:
             ) as error:
                 raise StoreUnavailable(f"the service's database refuses it: {error}") from error
         try:
-            yield cls(pool, url)
+            yield cls(pool, url, password_command)
         finally:
             await pool.close()
 

@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from service_server.errors import StoreUnavailable
+from service_server.store.connecting import connect
 from service_server.store.database import Database
 from service_server.store.poolers import is_shared
 from service_server.store.statements import connection_options
@@ -110,8 +111,9 @@ class Notifications:
         Raises:
             _CannotListen: Nothing is heard over it.
         """
-        connection = await asyncpg.connect(
+        connection = await connect(
             self._url,
+            password_command=self._database.password_command,
             timeout=_TIMEOUT,
             command_timeout=_TIMEOUT,
             **connection_options("pipesync service-server listener"),

@@ -18,6 +18,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, Progress, StreamProgress
 from pipesync_client import PipelineClient
+from pipesync_rpc.channel import DIRECT
 from service_server.secrets import Vault
 from service_server.store import pipelines, runs
 from service_server.store.database import Database
@@ -126,7 +127,7 @@ async def _listening(port: int, log: Path) -> None:
     try:
         async with (
             asyncio.timeout(_START_TIMEOUT),
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[DIRECT]) as channel,
         ):
             await channel.channel_ready()
     except TimeoutError:

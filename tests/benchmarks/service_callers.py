@@ -23,6 +23,7 @@ import uvloop
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.message_pb2 import WebhookDelivery
 from pipesync.v1.pipeline_service_pb2_grpc import PipelineServiceStub
+from pipesync_rpc.channel import DIRECT
 from tests.benchmarks.registered_service import WEBHOOK_SECRET
 from tests.benchmarks.webhook_deliveries import event_bodies
 from tests.stripe_simulator.signatures import delivery_headers, signature_header
@@ -155,7 +156,7 @@ async def _calling(calls: Calls) -> AsyncIterator[_Call]:
 
             yield post
         return
-    async with grpc.aio.insecure_channel(calls.address) as channel:
+    async with grpc.aio.insecure_channel(calls.address, options=[DIRECT]) as channel:
         stub = PipelineServiceStub(channel)
         bodies = event_bodies()
 

@@ -23,6 +23,7 @@ from pipesync.v1.engine_service_pb2 import (
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync_rpc import context as call_context
+from pipesync_rpc.channel import DIRECT
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.status import from_grpc
 from tests.pipesync_rpc.scripted_engine import engine_server, engine_stub, scripted_engine
@@ -86,7 +87,7 @@ async def test_a_missing_or_malformed_identity_is_replaced_or_dropped(
     engine = scripted_engine()
     async with (
         engine_server(engine) as server,
-        grpc.aio.insecure_channel(server.address) as channel,
+        grpc.aio.insecure_channel(server.address, options=[DIRECT]) as channel,
     ):
         call = EngineServiceStub(channel).ListConnectors(ListConnectorsRequest(), metadata=metadata)
         await call
@@ -205,7 +206,7 @@ async def test_whoever_observes_hears_of_every_call_to_the_services() -> None:
     engine = scripted_engine()
     async with (
         engine_server(engine, observe=observe) as server,
-        grpc.aio.insecure_channel(server.address) as channel,
+        grpc.aio.insecure_channel(server.address, options=[DIRECT]) as channel,
     ):
         stub = EngineServiceStub(channel)
         health: Any = health_pb2_grpc.HealthStub(channel)

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from pipesync.v1.engine_service_pb2 import ListConnectorsRequest, PipelineSyncRequest
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
-from pipesync_rpc.channel import open_channel
+from pipesync_rpc.channel import DIRECT, open_channel
 from pipesync_rpc.credentials import CannotListen
 from pipesync_rpc.tokens import hash_token
 from tests.pipesync_rpc.scripted_engine import (
@@ -131,7 +131,7 @@ async def test_one_call_too_many_is_refused() -> None:
         call = stub.PipelineSync(PipelineSyncRequest())
         await anext(aiter(call))
         # On one connection a call that is too many waits; over another it is refused.
-        async with grpc.aio.insecure_channel(server.address) as channel:
+        async with grpc.aio.insecure_channel(server.address, options=[DIRECT]) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await EngineServiceStub(channel).ListConnectors(ListConnectorsRequest())
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -1,21 +1,30 @@
 """What a user says about the Postgres to write to."""
 
 import ssl
-from collections.abc import Mapping
-from typing import Annotated, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from engine_server.connectors.config import ConnectorConfig
+from engine_server.connectors.config import PASSWORD_COMMANDS, ConnectorConfig
 from engine_server.connectors.files import allowed_file
-from engine_server.connectors.postgres.url import (
+from pipesync_postgres.parameters import (
     FILES,
     SslMode,
     check_parameters,
-    is_postgres,
-    parameters,
-    password_in,
+    check_transport,
+    effective_ssl_mode,
 )
+from pipesync_postgres.password_command import PasswordCommand, PasswordCommands
+from pipesync_postgres.url import DEFAULT_PORT, Host, PostgresUrl, parse_url
 
 # Postgres cuts longer identifiers off.
 MAX_IDENTIFIER_BYTES = 63
@@ -103,6 +112,7 @@ class PostgresConfig(ConnectorConfig):
         "included, before it is broken off and tried again. Setup and teardown may take longer, "
         "but wait no longer for a lock.",
     )
+    _password_commands: dict[Host, PasswordCommand] = PrivateAttr(default_factory=dict)
     # After all that its validator looks at.
     url: SecretStr | None = Field(
         None,
@@ -112,8 +122,9 @@ class PostgresConfig(ConnectorConfig):
         "libpq's parameters, application_name, connect_timeout (10 s when absent), options, "
         "target_session_attrs and those of TLS are honoured, whose files must lie in the engine's "
         "secrets directory; those that change nothing here (keepalives, pgbouncer, ...) are "
-        "ignored, and others refused. channel_binding=require needs verify-full, where the server "
-        "proves itself by its certificate.",
+        "ignored, and others refused. Several hosts are tried in turn, each for as long as "
+        "connect_timeout says. With channel_binding=require the server must prove itself by its "
+        "certificate, as with verify-full.",
     )
 
     @field_validator("password_file")
@@ -141,21 +152,47 @@ class PostgresConfig(ConnectorConfig):
     @field_validator("url")
     @classmethod
     def _exactly_one_way(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        parts = [name for name in _PARTS if info.data.get(name) is not None]
+        given = [name for name in _PARTS if info.data.get(name) is not None]
         if url is None:
             if info.data.get("host") is None and "host" in info.data:
                 raise ValueError("is required, unless host, database and user say where to connect")
             return None
-        if parts:
-            raise ValueError(f"cannot be given together with {', '.join(parts)}: give one or other")
-        text = url.get_secret_value()
-        if not is_postgres(text):
-            raise ValueError("must begin with postgresql://")
-        if info.data.get("password_file") is not None and password_in(text):
+        if given:
+            raise ValueError(f"cannot be given together with {', '.join(given)}: give one or other")
+        parts = parse_url(url.get_secret_value())
+        if info.data.get("password_file") is not None and parts.password:
             raise ValueError("has a password already: give that or password_file")
-        check_parameters(text)
-        _check_tls(parameters(text), info)
+        check_parameters(parts.parameters)
+        _check_tls(parts, info)
         return url
+
+    @model_validator(mode="after")
+    def _find_password_commands(self, info: ValidationInfo) -> Self:
+        commands: PasswordCommands | None = (info.context or {}).get(PASSWORD_COMMANDS)
+        if commands is None or self.password_file is not None or self.own_password:
+            return self
+        for host in self.hosts:
+            command = commands.find(host, self.role or "")
+            if command is not None:
+                self._refuse_unsafe(host)
+                self._password_commands[host] = command
+        return self
+
+    def _refuse_unsafe(self, host: Host) -> None:
+        """Refuse to send a password of the operator's where another server could read it.
+
+        The authority is the operator's choice, too: whoever makes a pipeline could sign a
+        certificate for any host by one of their own.
+        """
+        if host.is_local:
+            return
+        if self.effective_ssl_mode != "verify-full" or self.ssl_ca_pem is not None:
+            raise ValueError(
+                f"the engine has a password command for {host.name}, whose password it sends only "
+                "to a server with a certificate for that name, of an authority that the engine's "
+                "machine trusts or that sslrootcert names in the engine's secrets directory: say "
+                "sslmode=verify-full, without ssl_ca_pem"
+            )
 
     @property
     def deletes_for_good(self) -> bool:
@@ -164,17 +201,54 @@ class PostgresConfig(ConnectorConfig):
 
     @property
     def url_parameters(self) -> Mapping[str, str]:
-        """What the url says after its question mark, by name; nothing when there is no url."""
-        return parameters(self.url.get_secret_value()) if self.url is not None else {}
+        """What the url says besides where to and as whom, by name; nothing without a url."""
+        return self._url.parameters if self._url is not None else {}
+
+    @property
+    def hosts(self) -> Sequence[Host]:
+        """The servers, in the order in which they are tried; none for the driver's default."""
+        if self._url is not None:
+            return self._url.hosts
+        return [Host(name=self.host, port=self.port or DEFAULT_PORT)] if self.host else []
+
+    @property
+    def role(self) -> str | None:
+        """The role to connect as; None for the operating system's user."""
+        return self._url.user or None if self._url is not None else self.user
+
+    @property
+    def database_name(self) -> str | None:
+        """The database; None for the one that is called as the role is."""
+        return self._url.database or None if self._url is not None else self.database
+
+    @property
+    def own_password(self) -> str:
+        """The password that the configuration itself holds; empty without one."""
+        if self._url is not None:
+            return self._url.password
+        return self.password.get_secret_value() if self.password is not None else ""
 
     @property
     def effective_ssl_mode(self) -> SslMode:
         """The mode that all that is said of TLS amounts to."""
-        return _effective_ssl_mode(self.ssl_mode, self.ssl_ca_pem, self.url_parameters)
+        return effective_ssl_mode(
+            self.ssl_mode or cast("SslMode | None", self.url_parameters.get("sslmode")),
+            self.url_parameters,
+            has_own_authority=self.ssl_ca_pem is not None,
+        )
+
+    def password_command(self, host: Host | None) -> PasswordCommand | None:
+        """Return the operator's command for the password at this host; None where there is none."""
+        return self._password_commands.get(host) if host is not None else None
+
+    @property
+    def _url(self) -> PostgresUrl | None:
+        return parse_url(self.url.get_secret_value()) if self.url is not None else None
 
 
-def _check_tls(said: Mapping[str, str], info: ValidationInfo) -> None:
+def _check_tls(url: PostgresUrl, info: ValidationInfo) -> None:
     """Refuses what a url says of TLS where it cannot be met, or contradicts the other fields."""
+    said = url.parameters
     for name in FILES:
         if name in said and said[name] != "system":
             try:
@@ -183,29 +257,9 @@ def _check_tls(said: Mapping[str, str], info: ValidationInfo) -> None:
                 raise ValueError(f"{name} {error}") from None
     if "sslmode" in said and info.data.get("ssl_mode") is not None:
         raise ValueError("sslmode cannot be given together with ssl_mode: give one or other")
-    mode = _effective_ssl_mode(info.data.get("ssl_mode"), info.data.get("ssl_ca_pem"), said)
-    # The driver has no SCRAM-SHA-256-PLUS, but what that guards against, verify-full does, too.
-    if said.get("channel_binding") == "require" and mode != "verify-full":
-        raise ValueError(
-            "channel_binding=require is met by verify-full only, where the server proves itself by "
-            "its certificate: say sslmode=verify-full, or take channel_binding out"
-        )
-    if said.get("sslnegotiation") == "direct" and mode in {"disable", "allow", "prefer"}:
-        raise ValueError("sslnegotiation=direct needs sslmode=require or stricter")
-
-
-def _effective_ssl_mode(
-    ssl_mode: SslMode | None, ssl_ca_pem: str | None, said: Mapping[str, str]
-) -> SslMode:
-    mode = ssl_mode or cast("SslMode | None", said.get("sslmode"))
-    if mode in {"verify-ca", "verify-full"}:
-        return mode
-    if ssl_ca_pem is not None:
-        return "verify-full"
-    authorities = said.get("sslrootcert")
-    # As in libpq, who names an authority wants it looked at.
-    if authorities == "system" and mode in {None, "require"}:
-        return "verify-full"
-    if authorities is not None and mode == "require":
-        return "verify-ca"
-    return mode or "prefer"
+    mode = effective_ssl_mode(
+        info.data.get("ssl_mode") or cast("SslMode | None", said.get("sslmode")),
+        said,
+        has_own_authority=info.data.get("ssl_ca_pem") is not None,
+    )
+    check_transport(url, mode)

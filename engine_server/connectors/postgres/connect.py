@@ -4,20 +4,24 @@ The driver is told all that it would look up in the environment of the engine's 
 the password of whoever runs the engine is not for a server that a pipeline names.
 """
 
+import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.tls import Tls, tls_attempts
-from engine_server.connectors.postgres.url import NOT_UNDERSTOOD, address, password_in
 from engine_server.errors import ConnectionFailed
+from pipesync_postgres.hosts import connect_to_any
+from pipesync_postgres.tls import tls_context
+from pipesync_postgres.url import Host
+
+Tls: TypeAlias = ssl.SSLContext | Literal[False]
 
 _APPLICATION_NAME = "pipesync"
-# Seconds, unless the url has a connect_timeout.
+# Seconds for each host, unless the url has a connect_timeout.
 _TIMEOUT = 10.0
 # The server lets us in with TLS only, or without only.
 _NO_ENTRY = "28000"
@@ -37,15 +41,33 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
     Raises:
         ConnectionFailed: The configuration leads nowhere.
         OSError, asyncpg.PostgresError: As the driver does; TimeoutError when nothing is answered.
+            PasswordCommandFailed when the operator's command prints no password.
     """
-    timeout = float(config.url_parameters.get("connect_timeout", 0)) or _TIMEOUT
-    return await _connect(config, timeout=timeout, **of_the_pool)
+    said = config.url_parameters
+    options = {**of_the_pool, **_options(config)}
+    attempts = _tls_attempts(config)
+
+    async def connect_to(host: Host | None, attribute: str) -> asyncpg.Connection:
+        where = {**options, **_address(host), "target_session_attrs": attribute}
+        command = config.password_command(host)
+        if command is None:
+            return await _connect(where | {"password": _password(config)}, attempts)
+        password = await command.password()
+        try:
+            return await _connect(where | {"password": password}, attempts)
+        except asyncpg.InvalidAuthorizationSpecificationError:
+            # It may have expired since it was printed.
+            renewed = await command.password(refused=password)
+            if renewed == password:
+                raise
+            return await _connect(where | {"password": renewed}, attempts)
+
+    return await connect_to_any(config.hosts, said.get("target_session_attrs", "any"), connect_to)
 
 
-async def _connect(config: PostgresConfig, **options: Any) -> asyncpg.Connection:
-    options.update(_options(config))
-    *attempts, last = tls_attempts(config)
-    for tls in attempts:
+async def _connect(options: dict[str, Any], attempts: list[Tls]) -> asyncpg.Connection:
+    *others, last = attempts
+    for tls in others:
         try:
             return await _try_to_connect(tls, options)
         except TimeoutError:
@@ -66,7 +88,7 @@ async def _try_to_connect(tls: Tls, options: dict[str, Any]) -> asyncpg.Connecti
         raise
     except ValueError:
         # The driver's text may quote a piece of the password, so it is left out.
-        raise ConnectionFailed(f"the Postgres url {NOT_UNDERSTOOD}") from None
+        raise ConnectionFailed("the Postgres configuration cannot be understood") from None
     return connection
 
 
@@ -81,10 +103,10 @@ def _options(config: PostgresConfig) -> dict[str, Any]:
     if "options" in said:
         settings["options"] = said["options"]
     return {
-        **_address(config),
-        "password": _password(config),
+        "database": config.database_name,
+        "user": config.role,
+        "timeout": float(said.get("connect_timeout", 0)) or _TIMEOUT,
         "direct_tls": said.get("sslnegotiation") == "direct",
-        "target_session_attrs": said.get("target_session_attrs", "any"),
         "server_settings": settings,
         # So no statement is kept under a name. Were the cache itself turned off, the driver would
         # have every statement parsed twice; it need not, all of ours being in transactions.
@@ -92,24 +114,15 @@ def _options(config: PostgresConfig) -> dict[str, Any]:
     }
 
 
-def _address(config: PostgresConfig) -> dict[str, Any]:
-    if config.url is not None:
-        return {"dsn": address(config.url.get_secret_value())}
-    return {
-        "host": config.host,
-        "port": config.port or 5432,
-        "database": config.database,
-        "user": config.user,
-    }
+def _address(host: Host | None) -> dict[str, Any]:
+    return {} if host is None else {"host": [host.name], "port": [host.port]}
 
 
 def _password(config: PostgresConfig) -> str | Callable[[], str]:
     """Never None, for which the driver would take PGPASSWORD, or a line of ~/.pgpass."""
     if config.password_file is not None:
         return partial(_read_password, Path(config.password_file))
-    if config.password is not None:
-        return config.password.get_secret_value()
-    return password_in(config.url.get_secret_value()) if config.url is not None else ""
+    return config.own_password
 
 
 def _read_password(path: Path) -> str:
@@ -118,3 +131,29 @@ def _read_password(path: Path) -> str:
     if not password:
         raise ConnectionFailed(f"the Postgres password file {path} is empty")
     return password
+
+
+def _tls_attempts(config: PostgresConfig) -> list[Tls]:
+    """How to connect: in this way or else in the next, False being without TLS.
+
+    https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-PROTECTION
+
+    Raises:
+        ConnectionFailed: A certificate or a key cannot be read.
+    """
+    mode = config.effective_ssl_mode
+    if mode == "disable":
+        return [False]
+    try:
+        context = tls_context(mode, config.url_parameters, authority_pem=config.ssl_ca_pem)
+    except OSError as error:
+        raise ConnectionFailed(
+            f"sslrootcert, sslcert or sslkey in the Postgres url cannot be read: {error}"
+        ) from error
+    match mode:
+        case "allow":
+            return [False, context]
+        case "prefer":
+            return [context, False]
+        case _:
+            return [context]

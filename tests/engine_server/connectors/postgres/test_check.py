@@ -29,7 +29,7 @@ async def test_a_database_where_tables_can_be_made_is_fine(config: PostgresConfi
     [
         ("postgresql://me:hunter2@127.0.0.1:1/db", "Connect call failed"),
         ("postgresql://me:hunter2@/db?host=/nowhere", "No such file or directory"),
-        ("postgresql://me:hunter2:more@127.0.0.1:hunter2/db", "cannot be understood"),
+        ("postgresql://me:hunter2@127.0.0.1:1,127.0.0.1:2/db", "Connect call failed"),
     ],
 )
 async def test_an_unreachable_database_fails_without_naming_the_password(

@@ -84,8 +84,9 @@ def test_a_host_is_enough() -> None:
             "config.url",
             "sslmode cannot be given together with ssl_mode",
         ),
-        ({"url": "postgresql://me:p#q@h/d"}, "config.url", "percent-encoded"),
-        ({"url": "postgresql://me:p[q]@h/d"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://me:p/q@h/d"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://me:p%00q@h/d"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://me:h:unter2@h:unter2/d"}, "config.url", "percent-encoded"),
         ({"host": "h", "ssl_mode": "on"}, "config.ssl_mode", "'verify-full'"),
         (
             {"host": "h", "ssl_mode": "require", "ssl_ca_pem": PEM},
@@ -122,7 +123,11 @@ PARAMETERS = {
     "connect_timeout=15": "",
     "connect_timeout=soon": "connect_timeout must be a whole number of seconds",
     "sslmode=require&channel_binding=prefer": "",
-    "sslmode=require&channel_binding=require": "say sslmode=verify-full, or take",
+    "sslmode=require&channel_binding=require": "",
+    "channel_binding=require": "",
+    "sslmode=disable&channel_binding=require": "sslmode=disable is without: say",
+    "sslmode=allow&channel_binding=require": "sslmode=allow is without: say",
+    "host=/run/postgresql&channel_binding=require": "which a Unix socket is without",
     "sslmode=verify-full&channel_binding=require": "",
     "channel_binding=maybe": "channel_binding must be one of disable, prefer, require",
     "pgbouncer=true&connection_limit=1&prepareThreshold=0": "",
@@ -138,7 +143,11 @@ PARAMETERS = {
     "sslmode=require&ssl_min_protocol_version=TLSv1.3": "",
     "ssl_min_protocol_version=TLSv1": "must be one of TLSv1.2, TLSv1.3",
     "sslmode=no-verify": "sslmode must be one of disable",
-    "ssl=true": "ssl is not supported: say sslmode=require",
+    "ssl=true": "",
+    "ssl=1": "ssl is not supported: say sslmode=require",
+    "hostaddr=10.0.0.1": "hostaddr is not supported: give the address as host",
+    "host=one,two&port=1,2,3": "names 3 ports for 2 hosts",
+    "p&ss@word=1": "a parameter of it is not supported",
     "schema=public": "schema is not supported: give it in the field schema",
     "service=prod": "service is not supported: give host",
     "servicefile=/run/s": "servicefile is not supported: give host",
@@ -168,9 +177,26 @@ def test_each_parameter_of_a_url_is_honoured_or_harmless_or_refused_by_name(
     assert "hunter2" not in violations["config.url"]
 
 
-def test_with_an_authority_of_ones_own_channel_binding_is_not_missed() -> None:
-    _parse({"url": "postgresql://h/d?channel_binding=require", "ssl_ca_pem": PEM})
-    _parse({"url": "postgresql://h/d?channel_binding=require", "ssl_mode": "verify-full"})
+@pytest.mark.parametrize(
+    ("query", "given", "mode"),
+    [
+        ("", {}, "verify-full"),
+        ("&sslmode=prefer", {}, "verify-full"),
+        ("&sslmode=require", {}, "verify-full"),
+        ("&sslmode=require&sslrootcert=/run/ca.pem", {}, "verify-ca"),
+        ("&sslmode=verify-ca&sslrootcert=/run/ca.pem", {}, "verify-ca"),
+        # Anybody has a certificate of an authority that everybody trusts.
+        ("&sslmode=verify-ca", {}, "verify-full"),
+        ("", {"ssl_mode": "require"}, "verify-full"),
+        ("", {"ssl_ca_pem": PEM}, "verify-full"),
+        ("", {"ssl_ca_pem": PEM, "ssl_mode": "verify-ca"}, "verify-ca"),
+    ],
+)
+def test_channel_binding_is_met_by_a_certificate_that_is_verified(
+    query: str, given: dict[str, Any], mode: str
+) -> None:
+    config = _parse({"url": f"postgresql://h/d?channel_binding=require{query}", **given})
+    assert config.effective_ssl_mode == mode
 
 
 @pytest.mark.parametrize("field", ["password_file", "sslrootcert", "sslcert", "sslkey"])

@@ -1,0 +1,1 @@
+"""How both servers reach a Postgres: connection URLs, hosts, TLS and passwords."""

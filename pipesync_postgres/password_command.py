@@ -1,0 +1,177 @@
+"""Commands of the operator that print short-lived passwords, each for one host and user."""
+
+import asyncio
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Self
+from urllib.parse import unquote
+
+from pipesync_postgres.url import DEFAULT_PORT, Host, parse_url
+
+# Seconds. The tokens of the large providers are valid for 15 minutes and more when they are made.
+_KEPT_FOR = 60.0
+_TIMEOUT = 10.0
+# The token of an RDS has about 1,000 bytes.
+_MOST_BYTES = 64 * 1024
+
+
+class PasswordCommandFailed(OSError):
+    """A command printed no password. It may the next time, so this counts as unreachable."""
+
+
+class PasswordCommand:
+    """Runs one command when a connection is made; its output is kept for a minute.
+
+    It runs without a shell, and nothing that it prints is logged or told.
+    """
+
+    def __init__(self, arguments: Sequence[str], purpose: str) -> None:
+        """``purpose`` names in errors whose password it prints."""
+        self._arguments = tuple(arguments)
+        self._purpose = purpose
+        self._lock = asyncio.Lock()
+        self._password = ""
+        self._made_at = float("-inf")
+
+    @classmethod
+    def parse(cls, command: str, purpose: str) -> Self:
+        """Split a command line as a shell would, without running one.
+
+        Raises:
+            ValueError: There is no command, or a quotation mark is not closed.
+        """
+        try:
+            arguments = shlex.split(command)
+        except ValueError:
+            raise ValueError("has a quotation mark that is not closed") from None
+        if not arguments:
+            raise ValueError("names no command")
+        return cls(arguments, purpose)
+
+    async def password(self, *, refused: str | None = None) -> str:
+        """Return a password that was printed within the last minute.
+
+        Connections that are made at once share one run.
+
+        Args:
+            refused: A password that the server did not take: where it is kept, the command runs
+                again.
+
+        Raises:
+            PasswordCommandFailed: The command failed, took too long, or printed no password.
+        """
+        async with self._lock:
+            began = time.monotonic()
+            if began - self._made_at >= _KEPT_FOR or self._password == refused:
+                self._password = await self._run()
+                self._made_at = began
+            return self._password
+
+    async def _run(self) -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                # So that whatever it starts ends with it.
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else "its arguments cannot be passed on"
+            raise self._failed(f"cannot be started: {reason}") from None
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                output = await self._output(process)
+                status = await process.wait()
+        except BaseException as error:
+            await _kill(process)
+            if isinstance(error, TimeoutError):
+                raise self._failed(f"took longer than {_TIMEOUT:.0f} s") from None
+            raise
+        if status != 0:
+            raise self._failed(f"ended with status {status}: run it by hand to see why")
+        return self._password_in(output)
+
+    async def _output(self, process: asyncio.subprocess.Process) -> bytes:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        output = b""
+        while chunk := await process.stdout.read(_MOST_BYTES):
+            output += chunk
+            if len(output) > _MOST_BYTES:
+                raise self._failed(f"printed more than {_MOST_BYTES // 1024} KiB")
+        return output
+
+    def _password_in(self, output: bytes) -> str:
+        # Only the end of the line is not part of it.
+        password = output.decode(errors="replace").rstrip("\r\n")
+        if not password:
+            raise self._failed("printed nothing")
+        if "\n" in password or "\0" in password:
+            raise self._failed("printed more than one line")
+        return password
+
+    def _failed(self, sentence: str) -> PasswordCommandFailed:
+        return PasswordCommandFailed(f"the password command for {self._purpose} {sentence}")
+
+
+class PasswordCommands:
+    """The commands of one server process: one for each host, port and user."""
+
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        """Read ``HOST[:PORT]/USER=COMMAND`` each; the port is 5432 where none is given.
+
+        Raises:
+            ValueError: It names the entry by its number, and quotes no command.
+        """
+        self._commands: dict[tuple[str, int, str], PasswordCommand] = {}
+        for number, entry in enumerate(entries, start=1):
+            place, equals, command = entry.partition("=")
+            host_text, slash, user = place.strip().rpartition("/")
+            user = unquote(user)
+            if not (equals and slash and host_text and user):
+                raise ValueError(f"entry {number} must be HOST[:PORT]/USER=COMMAND")
+            host = _host(host_text, number)
+            key = _key(host, user)
+            if key in self._commands:
+                raise ValueError(f"entry {number} names a host and a user a second time")
+            try:
+                self._commands[key] = PasswordCommand.parse(
+                    command, f"user {user} at {host.name}:{host.port}"
+                )
+            except ValueError as error:
+                raise ValueError(f"entry {number} {error}") from None
+
+    def find(self, host: Host, user: str) -> PasswordCommand | None:
+        """Return the command for exactly this host, port and user; None where there is none."""
+        return self._commands.get(_key(host, user))
+
+
+def _key(host: Host, user: str) -> tuple[str, int, str]:
+    name = host.name if host.is_socket else host.name.lower()
+    return name, host.port, user
+
+
+def _host(text: str, number: int) -> Host:
+    if text.startswith("/"):
+        directory, colon, port = text.rpartition(":")
+        if colon and port.isdigit():
+            return Host(name=unquote(directory), port=int(port))
+        return Host(name=unquote(text), port=DEFAULT_PORT)
+    try:
+        [host] = parse_url(f"postgresql://{text}").hosts
+    except ValueError:
+        raise ValueError(f"entry {number} must begin with one host, and its port or none") from None
+    return host
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the command and whatever it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
