@@ -65,6 +65,10 @@ class PgBouncer:
         """Where clients connect."""
         return self._url(self._database)
 
+    def url_of(self, database: str) -> str:
+        """Where clients of another database of the same server connect."""
+        return self._url(f"/{database}")
+
     def configure(self, settings: dict[str, object]) -> None:
         """Write the configuration; ``reload`` or a start applies it."""
         text = _SETTINGS.format(
