@@ -13,7 +13,12 @@ import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.tls import Tls, tls_attempts
-from engine_server.connectors.postgres.url import NOT_UNDERSTOOD, address, password_in
+from engine_server.connectors.postgres.url import (
+    NOT_UNDERSTOOD,
+    address,
+    has_several_hosts,
+    password_in,
+)
 from engine_server.errors import ConnectionFailed
 
 _APPLICATION_NAME = "pipesync"
@@ -84,12 +89,18 @@ def _options(config: PostgresConfig) -> dict[str, Any]:
         **_address(config),
         "password": _password(config),
         "direct_tls": said.get("sslnegotiation") == "direct",
-        "target_session_attrs": said.get("target_session_attrs", "any"),
+        "target_session_attrs": said.get("target_session_attrs") or _wanted_server(config),
         "server_settings": settings,
         # So no statement is kept under a name. Were the cache itself turned off, the driver would
         # have every statement parsed twice; it need not, all of ours being in transactions.
         "max_cacheable_statement_size": 1,
     }
+
+
+def _wanted_server(config: PostgresConfig) -> str:
+    """Of several hosts the one that takes writes: after a fail-over it is another one."""
+    is_choice = config.url is not None and has_several_hosts(config.url.get_secret_value())
+    return "read-write" if is_choice else "any"
 
 
 def _address(config: PostgresConfig) -> dict[str, Any]:

@@ -110,6 +110,11 @@ def password_in(url: str) -> str:
     return unquote(credentials.partition(":")[2]) or parameters(url).get("password", "")
 
 
+def has_several_hosts(url: str) -> bool:
+    """Whether ``url`` names more than one host, of which one at a time takes writes."""
+    return "," in _split(url).netloc.rpartition("@")[2] or "," in parameters(url).get("host", "")
+
+
 def is_postgres(url: str) -> bool:
     """Whether ``url`` begins as one of Postgres does."""
     return _split(url).scheme in {"postgresql", "postgres"}
