@@ -1,13 +1,15 @@
 """Brings the database's tables up to date, one numbered file at a time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import asyncpg
 import structlog
 
-from service_server.errors import CannotStart
+from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.database import Connection, Database
+from service_server.store.faults import is_of_connection
 from service_server.store.migration import Migration, load_migrations
 
 _log = structlog.get_logger(__name__)
@@ -94,8 +96,9 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
     attempt = _apply_concurrently if migration.is_concurrent else _apply_in_transaction
     while True:
         try:
-            while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
-                await asyncio.sleep(_TURN_INTERVAL)
+            with _refusals():
+                while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
+                    await asyncio.sleep(_TURN_INTERVAL)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if clock() >= give_up_at:
                 raise CannotStart(
@@ -110,6 +113,18 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
             ) from error
         else:
             return
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise Postgres's own error where it refuses a statement."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        fault = error.__cause__
+        if isinstance(fault, asyncpg.PostgresError) and not is_of_connection(fault):
+            raise fault from None
+        raise
 
 
 async def _apply_in_transaction(database: Database, migration: Migration) -> bool:

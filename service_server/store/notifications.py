@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import structlog
 
+from service_server.store.hosts import wanted_server
+
 _log = structlog.get_logger(__name__)
 
 # Notified with a pipeline's id when anything that people see of it has changed.
@@ -61,6 +63,7 @@ class Notifications:
                     self._url,
                     timeout=_TIMEOUT,
                     command_timeout=_TIMEOUT,
+                    target_session_attrs=wanted_server(self._url),
                     server_settings={"application_name": "pipesync service-server listener"},
                 )
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
