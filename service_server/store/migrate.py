@@ -1,14 +1,15 @@
 """Brings the database's tables up to date, one numbered file at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 import structlog
 
-from service_server.errors import CannotStart
+from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.database import Connection, Database
+from service_server.store.faults import is_of_connection
 from service_server.store.migration import Migration, load_migrations
 
 _log = structlog.get_logger(__name__)
@@ -101,8 +102,9 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
     attempt = _apply_concurrently if migration.is_concurrent else _apply_in_transaction
     while True:
         try:
-            while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
-                await asyncio.sleep(_TURN_INTERVAL)
+            with _refusals():
+                while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
+                    await asyncio.sleep(_TURN_INTERVAL)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if clock() >= give_up_at:
                 raise CannotStart(
@@ -117,6 +119,18 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
             ) from error
         else:
             return
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise Postgres's own error where it refuses a statement."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        fault = error.__cause__
+        if isinstance(fault, asyncpg.PostgresError) and not is_of_connection(fault):
+            raise fault from None
+        raise
 
 
 async def _apply_in_transaction(database: Database, migration: Migration) -> bool:
@@ -151,11 +165,8 @@ async def _apply_concurrently(database: Database, migration: Migration) -> bool:
 @asynccontextmanager
 async def _turn(database: Database) -> AsyncIterator["Connection | None"]:
     """A transaction that keeps other services from migrating; None when one of them is at it."""
-    async with (
-        database.connection() as connection,
-        # Under a stricter isolation it would keep a snapshot, for whose end an index would wait.
-        connection.transaction(isolation="read_committed"),
-    ):
+    # Committed reads are all that it isolates: it keeps no snapshot, for whose end an index waits.
+    async with database.transaction() as connection:
         # Trying, not waiting: an index that is built waits for every statement under way.
         if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADVISORY_LOCK):
             await connection.execute(_LEDGER)
