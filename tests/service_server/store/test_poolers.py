@@ -26,7 +26,9 @@ LEFT_OVERS = """
 SELECT
     ARRAY(
         SELECT name FROM pg_settings
-        WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding')
+        WHERE source = 'session'
+            -- The pooler sets these, and this transaction the others.
+            AND name NOT IN ('application_name', 'client_encoding', 'synchronous_commit', 'transaction_isolation')
     ) AS settings,
     ARRAY(SELECT name FROM pg_prepared_statements) AS statements,
     ARRAY(SELECT pg_listening_channels()) AS channels,
