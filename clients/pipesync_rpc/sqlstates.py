@@ -113,6 +113,18 @@ _POOLER_WORDING = re.compile(
     r"|compute node|control plane|endpoint is (?:disabled|starting)",
     re.IGNORECASE,
 )
+_CONNECTION_EXCEPTION = "08"
+# What PgBouncer refuses whenever it is tried, and the remedy.
+_POOLER_REFUSALS = (
+    (
+        re.compile("in statement pooling mode"),
+        "set the pooler's pool_mode to transaction or session",
+    ),
+    (
+        re.compile("unsupported startup parameter"),
+        "take it out of the URL, or add it to the pooler's ignore_startup_parameters",
+    ),
+)
 # Two sessions changed one line of the catalog at once. Postgres translates none of its internal
 # errors.
 _CATALOG_RACE = re.compile(r"^tuple (?:concurrently|already) (?:updated|deleted)")
@@ -138,6 +150,8 @@ def verdict(sqlstate: str, message: str | None = None, routine: str | None = Non
     """
     if sqlstate == _INTERNAL_ERROR and message is not None and _passes(message, routine):
         return Verdict.PASSES
+    if sqlstate.startswith(_CONNECTION_EXCEPTION) and message and pooler_remedy(message):
+        return Verdict.SERVER
     if sqlstate == _FEATURE_NOT_SUPPORTED and routine == _CACHED_PLAN_ROUTINE:
         # The table changed since the statement was prepared.
         return Verdict.PASSES
@@ -151,6 +165,14 @@ def _passes(message: str, routine: str | None) -> bool:
         or _POOLER_WORDING.search(message) is not None
         or _CATALOG_RACE.match(message) is not None
     )
+
+
+def pooler_remedy(message: str) -> str:
+    """Return the remedy for what a pooler refuses for good; empty where it refuses nothing."""
+    for refusal, remedy in _POOLER_REFUSALS:
+        if refusal.search(message):
+            return remedy
+    return ""
 
 
 def is_contention(sqlstate: str) -> bool:

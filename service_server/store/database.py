@@ -10,7 +10,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pipesync_postgres.password_command import PasswordCommand
-from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS
+from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS, pooler_remedy
 from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.connecting import connect
 from service_server.store.faults import DRIVER_FAULTS, is_of_connection, store_faults
@@ -32,8 +32,6 @@ _BEGIN = """
     SELECT set_config('synchronous_commit', 'local', true)
     WHERE current_setting('synchronous_commit') = 'off'
 """
-# pgbouncer's answer to BEGIN, with which it hangs up.
-_STATEMENT_MODE = "statement pooling mode"
 
 
 class Database:
@@ -72,7 +70,7 @@ class Database:
 
         Raises:
             StoreUnavailable: Postgres cannot be reached, or refuses the user.
-            CannotStart: A pooler allows no transactions.
+            CannotStart: A pooler in between refuses the way in which the service uses it.
         """
         with store_faults():
             try:
@@ -88,10 +86,9 @@ class Database:
                     **connection_options("pipesync service-server"),
                 )
             except asyncpg.PostgresConnectionError as error:
-                if _STATEMENT_MODE in str(error):
+                if remedy := pooler_remedy(str(error)):
                     raise CannotStart(
-                        "the service's database is behind a pooler in statement mode, which allows"
-                        " no transactions: set its pool_mode to transaction or session"
+                        f"the service's database refuses it: {error}: {remedy}"
                     ) from error
                 raise
             except (

@@ -96,7 +96,10 @@ def describe(error: BaseException, names: Collection[str] = ()) -> str:
             in_function=_is_in_function(error),
             names={*names, *_names(error)},
         )
-        return f"{message} (SQLSTATE {_state(error)})"
+        remedy = (
+            sqlstates.pooler_remedy(message) if sqlstates.ends_connection(_state(error)) else ""
+        )
+        return f"{message} (SQLSTATE {_state(error)})" + (f": {remedy}" if remedy else "")
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         # The driver's text quotes the argument.
         return "the driver cannot send an argument of a statement"

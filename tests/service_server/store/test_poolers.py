@@ -28,7 +28,9 @@ SELECT
         SELECT name FROM pg_settings
         WHERE source = 'session'
             -- The pooler sets these, and this transaction the others.
-            AND name NOT IN ('application_name', 'client_encoding', 'synchronous_commit', 'transaction_isolation')
+            AND name NOT IN (
+                'application_name', 'client_encoding', 'synchronous_commit', 'transaction_isolation'
+            )
     ) AS settings,
     ARRAY(SELECT name FROM pg_prepared_statements) AS statements,
     ARRAY(SELECT pg_listening_channels()) AS channels,
@@ -175,9 +177,17 @@ async def test_a_pooler_in_statement_mode_is_refused_with_the_remedy(
     postgres_cluster: PostgresCluster, database_url: str
 ) -> None:
     async with pgbouncer(postgres_cluster, database_url, "statement") as pooler:
-        with pytest.raises(CannotStart, match=r"statement mode.*set its pool_mode to transaction"):
+        with pytest.raises(CannotStart, match=r"statement pooling mode: set .* pool_mode"):
             async with Database.open(pooler.url):
                 pass
+
+
+async def test_a_setting_that_the_pooler_refuses_is_named_with_the_remedy(
+    pooler: PgBouncer,
+) -> None:
+    with pytest.raises(CannotStart, match=r"parameter: options: take it out of the URL"):
+        async with Database.open(f"{pooler.url}&options=-c%20work_mem%3D8MB"):
+            pass
 
 
 @pytest.mark.parametrize(("mode", "shared"), [("session", False), ("transaction", True)])
