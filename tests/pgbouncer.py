@@ -32,6 +32,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 admin_users = {user}
+server_login_retry = 1
 """
 
 
