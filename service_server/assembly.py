@@ -36,6 +36,7 @@ from service_server.store.inbox import CHANNEL as INBOX_CHANNEL
 from service_server.store.lifecycles import DUE_CHANNEL
 from service_server.store.migrate import migrate
 from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
+from service_server.store.poolers import require_sessions
 from service_server.sync import Syncs
 from service_server.watching import Watches
 from service_server.webhooks.applier import InboxApplier
@@ -76,7 +77,15 @@ async def open_store(settings: StoreSettings) -> AsyncIterator[Database]:
         database = await stack.enter_async_context(
             Database.open(url, password_command=settings.password_command)
         )
-        await migrate(database)
+        if settings.database_session_url is None:
+            await migrate(database)
+        else:
+            session_url = settings.database_session_url.get_secret_value()
+            async with Database.open(
+                session_url, max_connections=2, password_command=database.password_command
+            ) as direct:
+                await require_sessions(direct, database)
+                await migrate(direct)
         yield database
 
 
@@ -152,7 +161,10 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         )
         await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
         watches = Watches(pipelines)
-        notifications = Notifications(database.url, database.password_command)
+        session_url = settings.database_session_url
+        notifications = Notifications(
+            database, session_url.get_secret_value() if session_url is not None else None
+        )
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
         runner = _runner(settings, pipelines, engine, database, leases, applier, metrics)

@@ -32,6 +32,12 @@ class StoreSettings(ProgramSettings):
         description="The service's own Postgres: postgresql://user:password@host/database. Without"
         " it an embedded one is started in the data directory.",
     )
+    database_session_url: SecretStr | None = Field(
+        default=None,
+        description="The same database past the pooler, or through one in session mode, when"
+        " database_url leads through a pooler in transaction mode: services are then notified of"
+        " changes at once, instead of looking for them every second, and migrate over it.",
+    )
     data_dir: Path = Field(
         default=Path(platformdirs.user_data_dir("pipesync", appauthor=False)),
         description="Where the embedded Postgres and the key file are kept.",
@@ -45,18 +51,24 @@ class StoreSettings(ProgramSettings):
             PasswordCommand.parse(command.get_secret_value(), "")
         return command
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_session_url")
     @classmethod
     def _is_a_postgres_url(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         has_command = info.data.get("database_password_command") is not None
         if url is None:
-            if has_command:
+            if has_command and info.field_name == "database_url":
                 raise ValueError("is required with a password command")
             return url
         if not is_postgres(url.get_secret_value()):
             raise ValueError("must be a URL such as postgresql://user:password@host/database")
         check_url(url.get_secret_value(), has_password_command=has_command)
         return url
+
+    @model_validator(mode="after")
+    def _session_url_leads_past_another(self) -> Self:
+        if self.database_session_url is not None and self.database_url is None:
+            raise ValueError("database_session_url is given without database_url")
+        return self
 
     @field_validator("encryption_keys")
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.leaks import leaks
+from tests.pgbouncer import MISSING
 from tests.postgres import PostgresCluster
 
 # Several services share a machine here, each with an HTTP side.
@@ -39,3 +40,15 @@ async def database_url(postgres_cluster: PostgresCluster) -> AsyncIterator[str]:
     yield postgres_cluster.url(name)
     await leaks.search_database(postgres_cluster.url(name))
     await postgres_cluster.drop_database(name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly that tests of poolers were left out."""
+    left_out = [
+        report
+        for report in terminalreporter.getreports("skipped")
+        if MISSING in str(report.longrepr)
+    ]
+    if left_out:
+        terminalreporter.section("POOLERS WERE NOT TESTED", red=True, bold=True)
+        terminalreporter.line(f"{len(left_out)} tests were skipped: {MISSING}", red=True)

@@ -39,6 +39,12 @@ class PostgresCluster:
         socket_directory = self._server.get_postmaster_info().socket_dir
         return f"postgresql://postgres@/{database}?host={quote(str(socket_directory), safe='')}"
 
+    @property
+    def system_user(self) -> str | None:
+        """The user that the server runs as; None for the tests' own."""
+        user: str | None = self._server.system_user
+        return user
+
     async def create_database(self, *, template: str = "template1") -> str:
         """Makes an empty database, or a copy of ``template``, and returns its name."""
         name = f"test_{uuid.uuid4().hex}"

@@ -100,7 +100,9 @@ async def connect(
                 raise
             return await _connect(where, renewed)
 
-    attribute = parts.parameters.get("target_session_attrs", "any")
+    # Of several hosts the one that takes writes: after a fail-over it is another one.
+    default = "read-write" if len(parts.hosts) > 1 else "any"
+    attribute = parts.parameters.get("target_session_attrs") or default
     try:
         return await connect_to_any(parts.hosts, attribute, connect_to)
     except ssl.SSLCertVerificationError as error:

@@ -1,7 +1,8 @@
 """The connections to the service's own Postgres."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Self, TypeAlias
 
@@ -9,30 +10,36 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from pipesync_postgres.password_command import PasswordCommand
-from service_server.errors import StoreUnavailable
+from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS, pooler_remedy
+from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.connecting import connect
+from service_server.store.faults import DRIVER_FAULTS, is_of_connection, store_faults
+from service_server.store.statements import connection_options, learn_types
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
-_CONNECT_TIMEOUT = 10.0
-# Every statement here touches a few rows; one that takes longer waits for something that is gone.
-_STATEMENT_TIMEOUT = 30.0
-_UNREACHABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InterfaceError,
-    # A server's farewell found the driver between two queries.
-    asyncpg.InternalClientError,
-    OSError,
-    TimeoutError,
-)
+# Seconds to wait for a connection, and then for each statement. Together they are less than the ten
+# after which no call is to be unanswered, whatever has become of the network. Every statement here
+# touches a few rows; one that takes longer waits for something that is gone.
+_CONNECT_TIMEOUT = 4.5
+_STATEMENT_TIMEOUT = 5.0
+# Seconds for ending what a call has left over a connection, before that is given up.
+_END_TIMEOUT = 1.0
+# A commit that is answered outlives a crash of Postgres, whatever the settings of the role or the
+# database say; stricter ones stay. https://www.postgresql.org/docs/current/wal-async-commit.html
+_BEGIN = """
+    BEGIN ISOLATION LEVEL READ COMMITTED;
+    SELECT set_config('synchronous_commit', 'local', true)
+    WHERE current_setting('synchronous_commit') = 'off'
+"""
 
 
 class Database:
-    """A pool of connections that says in the service's own words when Postgres is gone."""
+    """A pool of connections that says in the service's own words when Postgres is gone.
+
+    It holds nothing in a server session between two transactions, so that a pooler may give each
+    transaction another one.
+    """
 
     def __init__(
         self,
@@ -63,8 +70,9 @@ class Database:
 
         Raises:
             StoreUnavailable: Postgres cannot be reached, or refuses the user.
+            CannotStart: A pooler in between refuses the way in which the service uses it.
         """
-        with _reachable():
+        with store_faults():
             try:
                 pool = await asyncpg.create_pool(
                     url,
@@ -73,9 +81,16 @@ class Database:
                     max_size=max_connections,
                     timeout=_CONNECT_TIMEOUT,
                     command_timeout=_STATEMENT_TIMEOUT,
-                    server_settings={"application_name": "pipesync service-server"},
+                    init=learn_types,
                     reset=_leave_as_it_is,
+                    **connection_options("pipesync service-server"),
                 )
+            except asyncpg.PostgresConnectionError as error:
+                if remedy := pooler_remedy(str(error)):
+                    raise CannotStart(
+                        f"the service's database refuses it: {error}: {remedy}"
+                    ) from error
+                raise
             except (
                 asyncpg.InvalidAuthorizationSpecificationError,
                 asyncpg.InvalidCatalogNameError,
@@ -84,41 +99,92 @@ class Database:
         try:
             yield cls(pool, url, password_command)
         finally:
-            await pool.close()
+            await _close(pool)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """One connection of the pool.
 
+        A single statement over it commits as the settings of the role say: what must outlive a
+        crash of Postgres goes into a ``transaction``.
+
         Raises:
-            StoreUnavailable: Postgres was, or went, away.
+            StoreUnavailable: Postgres was, or went, away, or cannot do it now.
         """
-        with _reachable():
-            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT) as connection:
+        with store_faults():
+            connection = await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
+            try:
                 yield connection
+            except DRIVER_FAULTS as error:
+                if is_of_connection(error):
+                    # Nothing is asked any more over a connection that may be silent, or whose
+                    # statements were described before a migration changed a table.
+                    _terminate(connection)
+                    await self._pool.expire_connections()
+                raise
+            finally:
+                await self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """One connection with a transaction that is committed unless the body raises.
 
+        Once it is committed, it outlives a crash of Postgres.
+
         Raises:
-            StoreUnavailable: Postgres was, or went, away: nobody knows whether it committed.
+            StoreUnavailable: Postgres was, or went, away, and nobody knows whether it committed; or
+                it cannot do it now.
         """
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        async with self.connection() as connection:
+            await connection.execute(_BEGIN)
+            try:
+                yield connection
+            except BaseException as error:
+                await _roll_back(connection, error)
+                raise
+            await connection.execute("COMMIT")
+
+    async def _give_back(self, connection: Connection) -> None:
+        if _is_read_only(connection):
+            # What it answers may be old, and its successor is elsewhere.
+            await self._pool.expire_connections()
+        # One that cannot be given back in time is given up.
+        with suppress(*DRIVER_FAULTS):
+            await self._pool.release(connection, timeout=_END_TIMEOUT)
+
+
+async def _roll_back(connection: Connection, error: BaseException) -> None:
+    if is_of_connection(error):
+        return
+    try:
+        await connection.execute("ROLLBACK", timeout=_END_TIMEOUT)
+    except BaseException:
+        # What went wrong in the body is what is raised.
+        _terminate(connection)
+
+
+def _terminate(connection: Connection) -> None:
+    # One that was lost has left the pool by itself.
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def _is_read_only(connection: Connection) -> bool:
+    """Whether the server has said so of itself, as it does since version 14."""
+    try:
+        settings = connection.get_settings()
+    except asyncpg.InterfaceError:
+        return False
+    return any(getattr(settings, name, "off") == "on" for name in READ_ONLY_SETTINGS)
+
+
+async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    try:
+        async with asyncio.timeout(_END_TIMEOUT):
+            await pool.close()
+    except DRIVER_FAULTS:
+        pool.terminate()
 
 
 async def _leave_as_it_is(_: object) -> None:
     """Spares a round trip: nothing here changes a session, and transactions are ended anyway."""
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except _UNREACHABLE as error:
-        if isinstance(error, ValueError):  # asyncpg's word for an argument of the wrong type.
-            raise
-        raise StoreUnavailable(
-            f"the service's database cannot be reached ({type(error).__name__})"
-        ) from error

@@ -1,13 +1,15 @@
 """Brings the database's tables up to date, one numbered file at a time."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import asyncpg
 import structlog
 
-from service_server.errors import CannotStart
+from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.database import Connection, Database
+from service_server.store.faults import is_of_connection
 from service_server.store.migration import Migration, load_migrations
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +32,12 @@ CREATE TABLE IF NOT EXISTS pipesync.migrations (
     name text NOT NULL,
     apply_time timestamptz NOT NULL DEFAULT now()
 );
+"""
+# Whoever limits transactions means others than the one that waits for an index.
+_HOLD_FOR_LONG = """
+SELECT set_config(name, '0', true)
+FROM pg_settings
+WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 # Of an index that could not be built this is left: it is kept up to date and never used.
 _BROKEN_INDEXES = """
@@ -94,8 +102,9 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
     attempt = _apply_concurrently if migration.is_concurrent else _apply_in_transaction
     while True:
         try:
-            while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
-                await asyncio.sleep(_TURN_INTERVAL)
+            with _refusals():
+                while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
+                    await asyncio.sleep(_TURN_INTERVAL)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if clock() >= give_up_at:
                 raise CannotStart(
@@ -112,13 +121,23 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
             return
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise Postgres's own error where it refuses a statement."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        fault = error.__cause__
+        if isinstance(fault, asyncpg.PostgresError) and not is_of_connection(fault):
+            raise fault from None
+        raise
+
+
 async def _apply_in_transaction(database: Database, migration: Migration) -> bool:
     """Applies it unless it is applied; False when another service is migrating now."""
-    async with database.transaction() as connection:
-        # Trying, not waiting: an index that is built waits for every statement under way.
-        if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADVISORY_LOCK):
+    async with _turn(database) as connection:
+        if connection is None:
             return False
-        await connection.execute(_LEDGER)
         if not await _is_applied(connection, migration):
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
             await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
@@ -127,19 +146,33 @@ async def _apply_in_transaction(database: Database, migration: Migration) -> boo
 
 
 async def _apply_concurrently(database: Database, migration: Migration) -> bool:
-    """As ``_apply_in_transaction``, without one."""
-    async with database.connection() as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _ADVISORY_LOCK):
+    """As ``_apply_in_transaction``, with its statements outside of any transaction.
+
+    They run over a second connection, while a transaction that does nothing holds the lock: a
+    pooler would leave one that a session holds to the next user of that session.
+    """
+    async with _turn(database) as connection:
+        if connection is None:
             return False
-        try:
-            await connection.execute(_LEDGER)
-            if not await _is_applied(connection, migration):
-                await _build(connection, migration)
-                await _note(connection, migration)
-        finally:
-            if not connection.is_closed():
-                await connection.execute("SELECT pg_advisory_unlock($1)", _ADVISORY_LOCK)
+        if not await _is_applied(connection, migration):
+            await connection.execute(_HOLD_FOR_LONG)
+            async with database.connection() as building:
+                await _build(building, migration)
+            await _note(connection, migration)
         return True
+
+
+@asynccontextmanager
+async def _turn(database: Database) -> AsyncIterator["Connection | None"]:
+    """A transaction that keeps other services from migrating; None when one of them is at it."""
+    # Committed reads are all that it isolates: it keeps no snapshot, for whose end an index waits.
+    async with database.transaction() as connection:
+        # Trying, not waiting: an index that is built waits for every statement under way.
+        if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADVISORY_LOCK):
+            await connection.execute(_LEDGER)
+            yield connection
+        else:
+            yield None
 
 
 async def _build(connection: Connection, migration: Migration) -> None:

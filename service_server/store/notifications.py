@@ -1,105 +1,185 @@
-"""What other sessions of the database say: one connection that listens, for the whole process."""
+"""Notifications of other sessions of the database: one connection that listens for the process."""
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
 
 import asyncpg
 import structlog
 
-from pipesync_postgres.password_command import PasswordCommand
 from service_server.errors import StoreUnavailable
 from service_server.store.connecting import connect
+from service_server.store.database import Database
+from service_server.store.poolers import is_shared
+from service_server.store.statements import connection_options
 
 _log = structlog.get_logger(__name__)
 
 # Notified with a pipeline's id when anything that people see of it has changed.
 PIPELINES_CHANNEL = "pipesync_pipelines"
+# Notified with the name of a listening process, by that process.
+_ECHO_CHANNEL = "pipesync_echo"
 
 Listener = Callable[[str | None], None]
 
 _TIMEOUT = 10.0
-# How often a connection that is silent is asked whether it is still there, in seconds.
+# How often a connection that is silent is asked to prove that it still listens, in seconds.
 _CHECK_INTERVAL = 30.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0
+# How often the listeners are called while nothing is heard, in seconds.
+_POLL_INTERVAL = 1.0
+# How often a pooler that shares its sessions is tried again, in seconds: it may be set up anew.
+_POOLER_INTERVAL = 300.0
+
+
+class _CannotListen(Exception):
+    """The way to the database carries no notifications."""
 
 
 class Notifications:
     """Calls listeners with the payload of every notification of their channel.
 
-    Whenever notifications may have been missed, because the connection was lost and is there again,
-    each listener is called with None.
+    Each listener is called with None whenever notifications may have been missed: once the
+    connection is there again, and every second while there is none that hears any.
     """
 
-    def __init__(self, url: str, password_command: PasswordCommand | None = None) -> None:
-        self._url = url
-        self._password_command = password_command
-        self._listeners: list[tuple[str, Listener]] = []
-
-    def listen(self, channel: str, listener: Listener) -> None:
-        """Adds a listener; before ``listening`` is entered.
+    def __init__(self, database: Database, url: str | None = None) -> None:
+        """Take the ways to the database.
 
         Args:
-            channel: As the database knows it.
+            database: Where notifications are sent.
+            url: Where to listen, if not there.
+        """
+        self._database = database
+        self._url = url or database.url
+        self._listeners: list[tuple[str, Listener]] = []
+        self._name = uuid.uuid4().hex
+        self._echo = asyncio.Event()
+        self._listens = False
+        self._has_warned = False
+
+    def listen(self, channel: str, listener: Listener) -> None:
+        """Add a listener, before ``listening`` is entered.
+
+        Args:
+            channel: The name of the channel in the database.
             listener: Must return at once.
         """
         self._listeners.append((channel, listener))
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listens for the length of the body, through every restart of the database."""
-        task = asyncio.create_task(self._listen_for_ever())
+        """Listen for the length of the body, through every restart of the database."""
+        tasks = [asyncio.create_task(self._listen_for_ever()), asyncio.create_task(self._poll())]
         try:
             yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_INTERVAL)
+            if not self._listens:
+                self._call_all()
 
     async def _listen_for_ever(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             try:
-                connection = await connect(
-                    self._url,
-                    password_command=self._password_command,
-                    timeout=_TIMEOUT,
-                    command_timeout=_TIMEOUT,
-                    server_settings={"application_name": "pipesync service-server listener"},
-                )
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                StoreUnavailable,
-            ) as error:
+                await self._listen_until_lost()
+            except _CannotListen:
+                self._warn_of_pooler()
+                pause = _POOLER_INTERVAL
+            except Exception as error:
                 _log.warning("not_listening", error=type(error).__name__)
-            else:
+            if self._listens:
                 pause = _FIRST_PAUSE
-                await self._listen_on(connection)
+            self._listens = False
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _listen_on(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    async def _listen_until_lost(self) -> None:
+        """Listen over a connection of its own, and return or raise when it is lost.
+
+        Raises:
+            _CannotListen: Nothing is heard over it.
+        """
+        connection = await connect(
+            self._url,
+            password_command=self._database.password_command,
+            timeout=_TIMEOUT,
+            command_timeout=_TIMEOUT,
+            **connection_options("pipesync service-server listener"),
+        )
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            for channel, listener in self._listeners:
-                await connection.add_listener(
-                    channel, lambda *message, listener=listener: listener(message[-1])
-                )
-            _log.info("listening_to_database")
-            for _, listener in self._listeners:
-                listener(None)
+            # Asked first: a pooler's session that was told to listen does so ever after.
+            if await is_shared(connection, self._database):
+                raise _CannotListen
+            await self._listen_on(connection)
             while not lost.is_set():
                 try:
                     await asyncio.wait_for(lost.wait(), _CHECK_INTERVAL)
                 except TimeoutError:
                     await connection.execute("SELECT 1")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            _log.warning("not_listening", error=type(error).__name__)
+                    # With no connection to spare there is nothing to be learnt.
+                    with suppress(StoreUnavailable):
+                        await self._hear_echo()
         finally:
             connection.terminate()
+
+    async def _listen_on(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        await connection.add_listener(_ECHO_CHANNEL, self._note_echo)
+        for channel, listener in self._listeners:
+            await connection.add_listener(channel, partial(_pass_on, listener))
+        await self._hear_echo()
+        self._listens = True
+        self._has_warned = False
+        _log.info("listening_to_database")
+        self._call_all()
+
+    async def _hear_echo(self) -> None:
+        """Notify this process the way that others do.
+
+        Raises:
+            _CannotListen: It did not arrive.
+        """
+        self._echo.clear()
+        async with self._database.connection() as connection:
+            await connection.execute("SELECT pg_notify($1, $2)", _ECHO_CHANNEL, self._name)
+        try:
+            await asyncio.wait_for(self._echo.wait(), _TIMEOUT)
+        except TimeoutError:
+            raise _CannotListen from None
+
+    def _note_echo(self, *notification: Any) -> None:
+        if notification[-1] == self._name:
+            self._echo.set()
+
+    def _call_all(self) -> None:
+        for _, listener in self._listeners:
+            listener(None)
+
+    def _warn_of_pooler(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "notifications_unavailable",
+                reason="the service's database is behind a pooler that shares its sessions, or the"
+                " session URL leads to another database",
+                poll_interval_seconds=_POLL_INTERVAL,
+                remedy="give a URL without such a pooler as PIPESYNC_DATABASE_SESSION_URL to be"
+                " notified at once",
+            )
+
+
+def _pass_on(listener: Listener, *notification: Any) -> None:
+    listener(notification[-1])

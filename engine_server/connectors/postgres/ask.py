@@ -6,18 +6,20 @@ from typing import TypeVar
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.retry import Retries
+from engine_server.connectors.postgres.transaction import DURABLE
 from engine_server.connectors.postgres.watch import watched
 
 T = TypeVar("T")
 
 # Rewriting a large table may take hours, waiting for somebody's lock on it may not.
 # $1, $2: milliseconds.
-_LIMITS = """
+_SETTINGS = f"""
     SELECT
         pg_backend_pid(),
         set_config('statement_timeout', '0', true),
         set_config('lock_timeout', $1, true),
-        set_config('idle_in_transaction_session_timeout', $2, true)
+        set_config('idle_in_transaction_session_timeout', $2, true),
+        {DURABLE}
 """
 # Seconds. When the connection is lost, nobody else lets go of what was locked, and the next try
 # waits for it; we never keep the server waiting for long.
@@ -53,7 +55,7 @@ async def ask(
             connection.transaction(isolation="read_committed"),
         ):
             session.pid = await connection.fetchval(
-                _LIMITS, _milliseconds(config.statement_timeout), _milliseconds(_IDLE_TIMEOUT)
+                _SETTINGS, _milliseconds(config.statement_timeout), _milliseconds(_IDLE_TIMEOUT)
             )
             return await question(connection)
 

@@ -90,6 +90,10 @@ class Target:
         """What keeps refused records."""
         return rejected_table.kept_statement(self.table, hard_delete=self.hard_delete)
 
+    def describe(self, error: BaseException) -> str:
+        """Return an error in one line, which keeps the table's names."""
+        return describe(error, self.table.names)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
@@ -129,6 +133,11 @@ class Attempt:
         # The stream that is written now; None at the end.
         self._stream: str | None = None
 
+    @property
+    def stream(self) -> str | None:
+        """The stream whose statement ended the last try; None when no single one did."""
+        return self._stream
+
     async def commit(self, connection: Connection) -> Committed:
         """Commits what Postgres takes.
 
@@ -137,6 +146,7 @@ class Attempt:
             StreamRefused: Postgres refuses a stream for a reason that lies in its table.
             asyncpg.PostgresError: Any other fault.
         """
+        self._stream = None
         try:
             async with transaction(connection, self._statement_timeout) as begun:
                 return await self._write(begun)
@@ -233,7 +243,8 @@ class Attempt:
         stream = min(streams)
         table = self._targets[stream].table.quoted
         return StreamRefused(
-            stream, f"Postgres refused to write to table {table}: {describe(error)}"
+            stream,
+            f"Postgres refused to write to table {table}: {self._targets[stream].describe(error)}",
         )
 
     def _deferred(self, error: asyncpg.PostgresError) -> frozenset[str]:

@@ -62,10 +62,10 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
                 raise
             return await _connect(where | {"password": renewed}, attempts)
 
+    # Of several hosts the one that takes writes: after a fail-over it is another one.
+    wanted = said.get("target_session_attrs") or ("read-write" if len(config.hosts) > 1 else "any")
     try:
-        return await connect_to_any(
-            config.hosts, said.get("target_session_attrs", "any"), connect_to
-        )
+        return await connect_to_any(config.hosts, wanted, connect_to)
     except ssl.SSLCertVerificationError as error:
         if said.get("channel_binding") != "require":
             raise

@@ -13,6 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.connect import connect
 from engine_server.connectors.postgres.faults import DRIVER_ERRORS
+from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS
 
 Pool = asyncpg.Pool
 Connection = PoolConnectionProxy
@@ -102,6 +103,9 @@ async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
                 with suppress(asyncpg.InterfaceError):
                     if not used.is_closed() and used.is_in_transaction():
                         used.terminate()
+                    elif _is_read_only(used):
+                        # What it answers may be old, and its successor is elsewhere.
+                        await pool.expire_connections()
 
     task = asyncio.create_task(do())
     try:
@@ -116,6 +120,14 @@ async def use(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
                 used.terminate()
         await asyncio.gather(task, return_exceptions=True)
         raise
+
+
+def _is_read_only(connection: Connection) -> bool:
+    """Whether the server has said so of itself, as it does since version 14."""
+    if connection.is_closed():
+        return False
+    settings = connection.get_settings()
+    return any(getattr(settings, name, "off") == "on" for name in READ_ONLY_SETTINGS)
 
 
 async def _close_by_and_by(address: Hashable) -> None:

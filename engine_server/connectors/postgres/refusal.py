@@ -35,11 +35,11 @@ async def explain(
     """
     found = await _first_refused(trial, statement, rows)
     if found is None:
-        return f"Postgres refused records of {table.stream}: {describe(error)}"
+        return f"Postgres refused records of {table.stream}: {describe(error, table.names)}"
     offender, error = found
     return (
         f"Postgres refused a record of {table.stream} "
-        f"({describe_key(table, identify(table, offender))}): {describe(error)}"
+        f"({describe_key(table, identify(table, offender))}): {describe(error, table.names)}"
     )
 
 

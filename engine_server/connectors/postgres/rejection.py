@@ -94,7 +94,7 @@ def reject(table: Table, record: bytes, error: asyncpg.PostgresError) -> Rejecti
         identity=identify(table, record),
         record=record,
         sqlstate=error.sqlstate or "",
-        reason=storable(describe(error)),
+        reason=storable(describe(error, table.names)),
     )
 
 

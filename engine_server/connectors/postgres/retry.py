@@ -33,17 +33,31 @@ _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 5.0
 
 
+class StillFailing(ConnectionFailed):
+    """A fault that should pass on its own did not within the patience.
+
+    Attributes:
+        fault: The last one.
+    """
+
+    def __init__(self, message: str, fault: Exception) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class Retries:
     """The tries of one piece of work; its faults are waited out from the first of them on.
 
     Args:
         pool: Where each try takes a connection.
         patience: Seconds after the first fault beyond which there is no further try.
+        table: The quoted name of the one table that the work is about; empty when it is about more.
     """
 
-    def __init__(self, pool: Pool, *, patience: float) -> None:
+    def __init__(self, pool: Pool, *, patience: float, table: str = "") -> None:
         self._pool = pool
         self._patience = patience
+        self._table = table
         self._count = 0
         self._give_up_at = 0.0
 
@@ -53,6 +67,7 @@ class Retries:
         A fault may come after the work was done, when only the answer was lost.
 
         Raises:
+            StillFailing: The fault did not pass within the patience.
             ConnectionFailed: Postgres was out of reach, or does not let us in.
             ConnectorError: Postgres refused the work, e.g. because its disk is full.
         """
@@ -60,15 +75,17 @@ class Retries:
             try:
                 return await use(self._pool, work)
             except DRIVER_ERRORS as error:
-                await self._wait_out(error)
                 if wants_another_connection(error):
+                    # Also where this is the last try: the next piece of work begins elsewhere.
                     await self._pool.expire_connections()
+                await self._wait_out(error)
 
     async def _wait_out(self, error: Exception) -> None:
         if not (is_passing(error) and self._patience):
             if is_connection_fault(error):
                 raise ConnectionFailed(f"Postgres cannot be reached: {describe(error)}") from error
-            raise ConnectorError(f"Postgres refused: {describe(error)}") from error
+            subject = f" table {self._table}" if self._table else ""
+            raise ConnectorError(f"Postgres refused{subject}: {describe(error)}") from error
         now = time.monotonic()
         if self._count == 0:
             self._give_up_at = now + self._patience
@@ -76,8 +93,8 @@ class Retries:
         # Half of it at random, so that those cut off together do not come back together.
         delay = longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
         if now + delay > self._give_up_at:
-            raise ConnectionFailed(
-                f"Postgres could not be used for {self._patience:.0f} s: {describe(error)}"
+            raise StillFailing(
+                f"Postgres could not be used for {self._patience:.0f} s: {describe(error)}", error
             ) from error
         self._count += 1
         log.warning(

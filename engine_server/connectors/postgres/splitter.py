@@ -209,7 +209,8 @@ class Splitter:
             if not lies_in_a_record(error):
                 raise StreamRefused(
                     self._table.stream,
-                    f"Postgres refused to write to table {self._table.quoted}: {describe(error)}",
+                    f"Postgres refused to write to table {self._table.quoted}: "
+                    f"{describe(error, self._table.names)}",
                 ) from error
             await self._begun.execute(_UNDO)
             return error

@@ -109,6 +109,13 @@ class Table:
         """The qualified name, for SQL."""
         return f"{quote(self.schema)}.{quote(self.name)}"
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name of it that may be in a message: no value of a row is one."""
+        columns = [column.name for column in self.key] + [column.name for column in self.generated]
+        own = (self.stream, self.schema, self.name, f"{self.schema}.{self.name}")
+        return frozenset((*own, *columns, *_BOOKKEEPING))
+
 
 def table_of(selected: SelectedStream, schema: str) -> Table:
     """The table that ``selected`` is written to.

@@ -15,13 +15,22 @@ T = TypeVar("T")
 
 # Seconds beyond the statement's own limit: then the server is taken for unreachable.
 _GRACE = 5.0
+# A commit that is answered outlives a crash of the server, whatever the role's or the database's
+# settings say: the checkpoints behind it move. Stricter settings stay.
+# https://www.postgresql.org/docs/current/wal-async-commit.html
+DURABLE = (
+    "pg_catalog.set_config('synchronous_commit', CASE pg_catalog.current_setting("
+    "'synchronous_commit') WHEN 'off' THEN 'local' "
+    "ELSE pg_catalog.current_setting('synchronous_commit') END, true)"
+)
 # Under a stricter isolation, what is read after waiting for a lock may be older than the lock. The
 # settings go with the transaction, so that a pooler may give the session to others after it.
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; "
     "SET LOCAL statement_timeout = {limit_ms}; "
     # Should our machine vanish, nobody else would let go of the rows that we locked.
-    "SET LOCAL idle_in_transaction_session_timeout = {limit_ms}"
+    "SET LOCAL idle_in_transaction_session_timeout = {limit_ms}; "
+    f"SELECT {DURABLE}"
 )
 
 

@@ -16,6 +16,7 @@ from engine_server.connectors.postgres.attempt import (
     Suspects,
     Target,
 )
+from engine_server.connectors.postgres.faults import is_contention
 from engine_server.connectors.postgres.keys import KeyReader
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
@@ -106,7 +107,7 @@ class Writer:
         counts: Mapping[str, RowCounts] = {}
         refused: dict[str, str] = {}
         suspects = Suspects()
-        retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
+        retries = self._retries()
         while remaining:
             began = time.perf_counter()
             attempt = Attempt(
@@ -134,10 +135,21 @@ class Writer:
             except StreamRefused as error:
                 refused[error.stream] = error.reason
                 del remaining[error.stream]
+            except retry.StillFailing as failure:
+                # A lock on one table, say, is no reason to keep the others waiting any longer.
+                held_up = attempt.stream
+                if held_up is None or not is_contention(failure.fault):
+                    raise
+                refused[held_up] = f"table {self._tables[held_up].quoted}: {failure.message}"
+                del remaining[held_up]
+                retries = self._retries()
             else:
                 counts = self._conclude(remaining, committed, time.perf_counter() - began)
                 break
         return Outcome(counts=counts, refused=refused)
+
+    def _retries(self) -> retry.Retries:
+        return retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
 
     def _target(self, stream: str, retried: Retried | None) -> Target:
         return Target(

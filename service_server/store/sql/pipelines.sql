@@ -6,7 +6,20 @@ ON CONFLICT (id) DO NOTHING
 RETURNING true;
 
 -- name: get
-SELECT pipeline.*, latest_run.progress
+-- Its columns by name: a newer service may add others to the table at any time.
+SELECT
+    pipeline.id,
+    pipeline.config,
+    pipeline.sealed_config,
+    pipeline.desired_status,
+    pipeline.status,
+    pipeline.status_message,
+    pipeline.sync_policy,
+    pipeline.etag,
+    pipeline.create_time,
+    pipeline.update_time,
+    pipeline.held_rejected_record_count,
+    latest_run.progress
 FROM pipesync.pipelines AS pipeline
 LEFT JOIN LATERAL (
     SELECT progress
@@ -21,7 +34,19 @@ WHERE id = $1;
 SELECT true FROM pipesync.pipelines WHERE id = $1;
 
 -- name: list_after
-SELECT pipeline.*, latest_run.progress
+SELECT
+    pipeline.id,
+    pipeline.config,
+    pipeline.sealed_config,
+    pipeline.desired_status,
+    pipeline.status,
+    pipeline.status_message,
+    pipeline.sync_policy,
+    pipeline.etag,
+    pipeline.create_time,
+    pipeline.update_time,
+    pipeline.held_rejected_record_count,
+    latest_run.progress
 FROM (
     SELECT *
     FROM pipesync.pipelines

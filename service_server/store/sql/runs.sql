@@ -9,14 +9,14 @@ SET status = excluded.status,
     failure_message = excluded.failure_message;
 
 -- name: list_first
-SELECT *
+SELECT pipeline_id, run_id, status, start_time, end_time, progress, failure_message
 FROM pipesync.runs
 WHERE pipeline_id = $1
 ORDER BY start_time DESC, run_id DESC
 LIMIT $2;
 
 -- name: list_after
-SELECT *
+SELECT pipeline_id, run_id, status, start_time, end_time, progress, failure_message
 FROM pipesync.runs
 WHERE pipeline_id = $1 AND (start_time, run_id) < ($3, $4)
 ORDER BY start_time DESC, run_id DESC

@@ -21,7 +21,8 @@ WHERE schemaname = 'pipesync'
 
 async def use(database: Database) -> Mapping[str, asyncpg.Record]:
     """How many rows were read of each table so far, and the file it is in now."""
-    async with database.connection() as connection:
+    async with database.connection() as connection, database.connection() as other:
+        await other.execute("SELECT pg_stat_force_next_flush()")
         await connection.execute("SELECT pg_stat_force_next_flush()")
         return {row["relname"]: row for row in await connection.fetch(READ)}
 
@@ -44,7 +45,7 @@ async def test_no_migration_reads_or_writes_a_full_table_in_its_transaction(
     database_url: str,
 ) -> None:
     migrations = load_migrations()
-    async with Database.open(database_url, max_connections=1) as database:
+    async with Database.open(database_url, max_connections=2) as database:
         await migrate(database, migrations[:1])
         await fill(database_url, rows=2 * SMALL)
         for count in range(2, len(migrations) + 1):
@@ -67,7 +68,7 @@ async def test_a_migration_that_does_is_found(database_url: str) -> None:
         "CREATE TABLE pipesync.others (id integer PRIMARY KEY)",
     ]
     migrations = load_migrations()[:1]
-    async with Database.open(database_url, max_connections=1) as database:
+    async with Database.open(database_url, max_connections=2) as database:
         await migrate(database, migrations)
         await fill(database_url, rows=2 * SMALL)
         async with database.connection() as connection:

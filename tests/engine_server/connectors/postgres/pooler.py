@@ -76,6 +76,8 @@ class TransactionPooler:
                 answering += [asyncio.create_task(pass_answers(answers)) for answers, _ in sessions]
                 while True:
                     message = await _message(reader)
+                    if message[:1] == b"X":
+                        return
                     current.write(message)
         finally:
             for task in answering:

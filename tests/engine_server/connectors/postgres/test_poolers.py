@@ -1,12 +1,8 @@
 """Between us and Postgres may stand a pooler that shares sessions transaction by transaction."""
 
 import asyncio
-import os
-import shutil
-import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
-from urllib.parse import urlsplit
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import asyncpg
 import pytest
@@ -15,6 +11,8 @@ import structlog
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import RetryResult
+from engine_server.errors import ConnectionFailed
+from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.postgres.builders import (
     checkpoint,
@@ -25,8 +23,9 @@ from tests.engine_server.connectors.postgres.builders import (
     write,
 )
 from tests.engine_server.connectors.postgres.pooler import TransactionPooler
-from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.schemas import rejected_rows
+from tests.pgbouncer import Mode, pgbouncer
+from tests.postgres import PostgresCluster
 
 PAGES = 20
 
@@ -71,54 +70,87 @@ async def test_nothing_rests_on_a_session_that_outlives_its_transaction(
         assert pooler.changes > PAGES
 
 
-SETTINGS = """
-[databases]
-* = host=127.0.0.1 port={proxy.port} user={user}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 3
-"""
-
-
-@pytest.fixture
-async def pgbouncer(database_url: str, tmp_path: Path) -> AsyncIterator[str]:
-    """The URL of a pgbouncer in transaction mode, where there is one."""
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
-        pytest.skip("no pgbouncer on this machine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    user = urlsplit(database_url).username
-    settings = tmp_path / "pgbouncer.ini"
-    # It refuses to be root, and the directory of Postgres's socket is closed to others.
-    system_user = "nobody" if os.geteuid() == 0 else None
-    async with Proxy(database_url) as proxy:
-        settings.write_text(SETTINGS.format(proxy=proxy, user=user, port=port))
-        with settings.open() as stdin:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                "/dev/stdin",
-                stdin=stdin,
-                stderr=asyncio.subprocess.PIPE,
-                user=system_user,
-            )
-        assert process.stderr is not None
-        try:
-            async with asyncio.timeout(10):
-                while b"process up" not in await process.stderr.readline():
-                    assert process.returncode is None
-            yield f"postgresql://{user}@127.0.0.1:{port}{urlsplit(database_url).path}"
-        finally:
-            process.kill()
-            await process.communicate()
-
-
-async def test_a_pgbouncer_in_transaction_mode_will_do(
-    pgbouncer: str, database: asyncpg.Connection
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_a_pgbouncer_will_do(
+    mode: Mode, postgres_cluster: PostgresCluster, database_url: str, database: asyncpg.Connection
 ) -> None:
-    await _everything_works(pgbouncer, database)
+    # In session mode each pool of the destination keeps as many sessions as it has connections.
+    async with pgbouncer(postgres_cluster, database_url, mode, default_pool_size=25) as pooler:
+        await _everything_works(pooler.url, database)
+
+
+@pytest.mark.parametrize(
+    ("mode", "parameters", "reason"),
+    [
+        ("statement", "", "statement pooling mode .*: set the pooler's pool_mode"),
+        ("transaction", "&options=-c%20work_mem%3D8MB", "parameter: options .*: take it out"),
+    ],
+)
+async def test_what_a_pooler_refuses_for_good_is_not_waited_out(
+    mode: Mode,
+    parameters: str,
+    reason: str,
+    postgres_cluster: PostgresCluster,
+    database_url: str,
+) -> None:
+    async with pgbouncer(postgres_cluster, database_url, mode) as pooler:
+        config = PostgresConfig.model_validate({"url": pooler.url + parameters})
+        with (
+            pytest.raises(ConnectionFailed, match=reason),
+            structlog.testing.capture_logs() as logs,
+        ):
+            await write(config, [stream()], [records("customers", customer(1))])
+        assert not [entry for entry in logs if entry["event"] == "transaction_retried"]
+        [checked] = [message async for message in PostgresDestination().check(config, [stream()])]
+        assert re.search(reason, checked.connection_status.message)
+
+
+async def disturbed(
+    disturbances: Sequence[Callable[[], Awaitable[None]]],
+) -> AsyncIterator[Message]:
+    """Pages one after the other, with a disturbance after each."""
+    for number, disturb in enumerate(disturbances):
+        yield records("customers", customer(2 * number), customer(2 * number + 1))
+        yield checkpoint("customers", f"{number}")
+        await disturb()
+
+
+async def test_restarts_and_limits_of_a_pooler_are_got_over_in_the_middle_of_a_write(
+    postgres_cluster: PostgresCluster, database_url: str, database: asyncpg.Connection
+) -> None:
+    async with pgbouncer(
+        postgres_cluster, database_url, query_wait_timeout=1, max_client_conn=30
+    ) as pooler:
+        config = PostgresConfig.model_validate({"url": pooler.url, "batch_size": 2})
+        await logs(PostgresDestination().setup(config, [stream()]))
+        call_later = asyncio.get_running_loop().call_later
+
+        async def restart() -> None:
+            await pooler.kill()
+            await pooler.start()
+
+        async def reconnect() -> None:
+            await pooler.command("RECONNECT")
+
+        async def pause() -> None:
+            pooler.pause()
+            call_later(0.5, pooler.resume)
+
+        async def take_all_sessions() -> None:
+            for _ in range(3):
+                other = await asyncpg.connect(pooler.url, statement_cache_size=0)
+                await other.execute("BEGIN")
+                # Until a write has waited for longer than the pooler lets it.
+                call_later(1.5, other.terminate)
+
+        async def nothing() -> None:
+            pass
+
+        disturbances = [restart, reconnect, pause, take_all_sessions, restart, nothing]
+        written = await write(config, [stream()], disturbed(disturbances))
+    checkpoints = [
+        message.source_state.data for message in written if message.HasField("source_state")
+    ]
+    assert checkpoints == [f"{number}" for number in range(len(disturbances))]
+    rows = await database.fetchval("SELECT count(*) FROM stripe.customers")
+    assert rows == 2 * len(disturbances)

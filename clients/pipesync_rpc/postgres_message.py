@@ -1,0 +1,110 @@
+"""Messages of Postgres without the values of rows that they quote.
+
+A message quotes names (of constraints, columns, tables, types, encodings, settings, roles) and
+values alike. The SQLSTATE and the reporting routine say which, whatever language the server speaks.
+"""
+
+import re
+from collections.abc import Collection
+
+from pipesync_rpc import sqlstates
+
+_WITHHELD = '"..."'
+# The marks of all languages that Postgres speaks. The apostrophe is no mark in them.
+_MARKS = '"«»‹›„“”‚‘「」『』'  # noqa: RUF001 - quotation marks are meant
+_MARK = re.compile(f"[{_MARKS}]")
+# In the words of a user's function, an apostrophe within a word is none, either.
+_OPENING = re.compile(rf"[{_MARKS}]|(?<!\w)'(?=\S)")
+_CLOSING = re.compile(rf"[{_MARKS}]|(?<=\S)'(?!\w)")
+
+# Data exceptions quote the value that is wrong.
+_QUOTING_CLASS = "22"
+# Those that quote names: of encodings (22021, 22P05), and of a sequence (2200H).
+_NAMING_STATES = frozenset({"22021", "22P05", "2200H"})
+# These put the value behind a colon where they, or a translation of them, quote nothing.
+_TRAILING_STATES = frozenset({"22007", "22008", "22023", "22030", "22P02"})
+_TRAILING = re.compile(r"(?<=: ).*", re.DOTALL)
+# A statement that a user's function made of text may be wrong for the text.
+_SYNTAX_ERROR = "42601"
+# A setting's name comes first, its value may follow.
+_SETTING_ROUTINE = re.compile(r"parse_and_validate_value|set_config\w*|call_\w+_check_hook")
+_FIRST_QUOTED = re.compile(rf"\A[^{_MARKS}]*[{_MARKS}][\w. ]+[{_MARKS}]")
+# RAISE and ASSERT in PL/pgSQL.
+_RAISING_ROUTINES = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
+# Exceptions of functions in other languages, in the words of these.
+_FOREIGN_CLASSES = frozenset({"38", "39"})
+
+# https://www.postgresql.org/docs/current/multibyte.html#MULTIBYTE-CHARSET-SUPPORTED
+_ENCODING = (
+    r"BIG5|EUC_\w+|GB18030|GBK|ISO_8859_\d|JOHAB|KOI8[RU]|LATIN\d+|MULE_INTERNAL|SJIS"
+    r"|SHIFT_JIS_2004|SQL_ASCII|UHC|UTF8|WIN\d+"
+)
+
+
+def without_values(
+    message: str,
+    *,
+    sqlstate: str,
+    routine: str | None = None,
+    in_function: bool = False,
+    names: Collection[str] = (),
+) -> str:
+    """Return a message without the values that it quotes.
+
+    Args:
+        message: The primary message, in any language.
+        sqlstate: Its SQLSTATE.
+        routine: The function of Postgres's source code that reported it (field R).
+        in_function: Whether a function of the user's was running.
+        names: The names that are known, e.g. those in the report's other fields. They stay in the
+            words of a user's function.
+    """
+    if _is_of_user(sqlstate, routine):
+        return _withheld(message, _OPENING, _CLOSING, kept=_quoted(names))
+    if sqlstate in _NAMING_STATES:
+        return message
+    if sqlstate.startswith(_QUOTING_CLASS):
+        is_of_setting = routine is not None and _SETTING_ROUTINE.fullmatch(routine)
+        if sqlstate in _TRAILING_STATES and not _MARK.search(message):
+            return _TRAILING.sub(_WITHHELD, message, count=1)
+        return _withheld(message, _MARK, _MARK, kept=_FIRST_QUOTED if is_of_setting else None)
+    if sqlstate == _SYNTAX_ERROR and in_function:
+        return _withheld(message, _MARK, _MARK)
+    return message
+
+
+def _is_of_user(sqlstate: str, routine: str | None) -> bool:
+    """Whether a function of the user's chose the words."""
+    return (
+        routine in _RAISING_ROUTINES
+        or sqlstate[:2] in _FOREIGN_CLASSES
+        or not sqlstates.is_known(sqlstate)
+    )
+
+
+def _quoted(names: Collection[str]) -> re.Pattern[str]:
+    # The longest first, so that none hides one that it begins.
+    escaped = [re.escape(name) for name in sorted(names, key=len, reverse=True) if name]
+    return re.compile(rf"[{_MARKS}']\s?(?:{'|'.join([*escaped, _ENCODING])})\s?[{_MARKS}']")
+
+
+def _withheld(
+    message: str,
+    opening: re.Pattern[str],
+    closing: re.Pattern[str],
+    kept: re.Pattern[str] | None = None,
+) -> str:
+    """Withhold all from the first mark to the last: a value may hold marks itself."""
+    masked = message
+    if kept is not None:
+        masked = kept.sub(lambda found: "\0" * len(found[0]), message)
+    first = opening.search(masked)
+    if first is None:
+        return message
+    last = first.end()
+    for found in closing.finditer(masked, last):
+        last = found.end()
+    if last == first.end():
+        # One that is alone quotes nothing, unless the message was cut.
+        return message[: first.start()] + _WITHHELD if first[0] != "'" else message
+    return message[: first.start()] + _WITHHELD + message[last:]

@@ -1,0 +1,185 @@
+"""Table of SQLSTATEs: the verdict of both servers on each class and code of Postgres.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+
+
+class Verdict(Enum):
+    """How far a fault reaches, and whether trying again helps."""
+
+    PASSES = auto()
+    """It passes on its own: the same transaction may succeed when it is tried again."""
+    ROW = auto()
+    """Postgres refuses this row."""
+    TABLE = auto()
+    """Postgres refuses this statement, whatever the row: a matter of its table."""
+    SERVER = auto()
+    """Postgres refuses every statement until an operator changes something."""
+    FATAL = auto()
+    """The server is damaged: nothing more is to be written before an operator has looked at it."""
+
+
+READ_ONLY = "25006"
+"""The server takes no writes: after a fail-over, it is the standby."""
+READ_ONLY_SETTINGS = ("in_hot_standby", "default_transaction_read_only")
+"""Settings that are on in a session that takes no writes; the server reports every change."""
+
+_PASSES, _ROW, _TABLE, _SERVER, _FATAL = Verdict
+
+_CLASSES: Mapping[str, Verdict] = {
+    "00": _TABLE,  # successful completion, raised by a function
+    "01": _TABLE,  # warnings, raised by a function
+    "02": _TABLE,  # no data, raised by a function
+    "03": _TABLE,  # SQL statement not yet complete
+    "08": _PASSES,  # connection exceptions; 08P01: what PgBouncer says of itself
+    "09": _ROW,  # triggered action exception
+    "0A": _TABLE,  # feature not supported
+    "0B": _TABLE,  # invalid transaction initiation
+    "0F": _TABLE,  # locator exception
+    "0L": _TABLE,  # invalid grantor
+    "0P": _TABLE,  # invalid role specification
+    "0Z": _TABLE,  # diagnostics exception
+    "10": _TABLE,  # XQuery error
+    "20": _ROW,  # case not found
+    "21": _ROW,  # cardinality violation
+    "22": _ROW,  # data exception
+    "23": _ROW,  # integrity constraint violation
+    "24": _TABLE,  # invalid cursor state
+    "25": _TABLE,  # invalid transaction state
+    "26": _PASSES,  # no such prepared statement: a pooler gave the session to another client
+    "27": _ROW,  # triggered data change violation
+    "28": _SERVER,  # invalid authorization specification
+    "2B": _TABLE,  # dependent objects exist
+    "2D": _TABLE,  # invalid transaction termination
+    "2F": _TABLE,  # SQL routine exception
+    "34": _TABLE,  # invalid cursor name
+    "38": _ROW,  # external routine exception
+    "39": _ROW,  # external routine invocation exception
+    "3B": _TABLE,  # savepoint exception
+    "3D": _SERVER,  # no such database
+    "3F": _TABLE,  # no such schema
+    "40": _PASSES,  # transaction rollback: serialization, deadlock
+    "42": _TABLE,  # no such table or column, or no right to it
+    "44": _ROW,  # WITH CHECK OPTION violation
+    "53": _PASSES,  # insufficient resources: memory, connections, limits of the configuration
+    "54": _ROW,  # program limit exceeded
+    "55": _TABLE,  # object not in prerequisite state, e.g. no replica identity
+    "57": _PASSES,  # operator intervention: timeouts, shutdown, crash recovery
+    "58": _TABLE,  # system error: no such file
+    "72": _PASSES,  # snapshot too old
+    "F0": _FATAL,  # configuration file error
+    "HV": _TABLE,  # foreign data wrapper error
+    "P0": _ROW,  # PL/pgSQL: RAISE, ASSERT
+    "XX": _TABLE,  # internal error
+}
+
+_CODES: Mapping[str, Verdict] = {
+    READ_ONLY: _PASSES,
+    "25P03": _PASSES,  # the transaction was idle for too long: we, or the network, stood still
+    "25P04": _PASSES,  # the transaction took too long
+    "42P05": _PASSES,  # the prepared statement exists: a pooler gave us a used session
+    "53100": _SERVER,  # the disk is full
+    "55006": _PASSES,  # the object is in use
+    "55P03": _PASSES,  # the lock is not available
+    "57P04": _SERVER,  # the database was dropped
+    "58000": _PASSES,  # system error: what PgCat, among others, says of its own
+    "58030": _SERVER,  # the disk does not read or write
+    "XX001": _FATAL,  # data corrupted
+}
+
+# A single statement raises these because of another session that uses the same rows or table.
+_CONTENTION_CLASSES = frozenset({"40"})
+_CONTENTION_CODES = frozenset({"55006", "55P03", "57014"})
+
+# No session can begin, or this one is over.
+_CONNECTION_CLASSES = frozenset({"08", "28", "3D"})
+_CONNECTION_CODES = frozenset(
+    {"25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P04", "57P05"}
+)
+
+_INTERNAL_ERROR = "XX000"
+# Names of poolers, and the words in which they say that they have no session for their client:
+# Supavisor, PgBouncer, PgCat, Odyssey, RDS Proxy, the proxy of Neon.
+_POOLER_WORDING = re.compile(
+    r"\bpool|pgbouncer|pgcat|odyssey|supavisor"
+    r"|max[_ ]?client|max[_ ]?conn|too many .{0,40}(?:clients|connections|connection attempts)"
+    r"|DbHandler|EMAXCONN|ECHECKOUT|check ?out|server[_ ]login|query_wait_timeout"
+    r"|connection .{0,60}(?:not available|timed out|timeout|refused|closed|reset|terminated)"
+    r"|(?:could ?n[o']t|cannot|failed to|unable to) (?:connect|acquire|obtain)"
+    r"|compute node|control plane|endpoint is (?:disabled|starting)",
+    re.IGNORECASE,
+)
+_CONNECTION_EXCEPTION = "08"
+# What PgBouncer refuses whenever it is tried, and the remedy.
+_POOLER_REFUSALS = (
+    (
+        re.compile("in statement pooling mode"),
+        "set the pooler's pool_mode to transaction or session",
+    ),
+    (
+        re.compile("unsupported startup parameter"),
+        "take it out of the URL, or add it to the pooler's ignore_startup_parameters",
+    ),
+)
+# Two sessions changed one line of the catalog at once. Postgres translates none of its internal
+# errors.
+_CATALOG_RACE = re.compile(r"^tuple (?:concurrently|already) (?:updated|deleted)")
+_FEATURE_NOT_SUPPORTED = "0A000"
+_CACHED_PLAN_ROUTINE = "RevalidateCachedQuery"
+
+
+def is_known(sqlstate: str) -> bool:
+    """Whether the class is one of Postgres's own: a function may raise any other one."""
+    return sqlstate[:2] in _CLASSES
+
+
+def verdict(sqlstate: str, message: str | None = None, routine: str | None = None) -> Verdict:
+    """Return the verdict on an error.
+
+    A code of an unknown class is of a user's function, which speaks of its row.
+
+    Args:
+        sqlstate: Its SQLSTATE.
+        message: Its message; None judges by the SQLSTATE alone.
+        routine: The function of Postgres's source code that reported it (field R); None where the
+            report names none, as those of poolers do.
+    """
+    if sqlstate == _INTERNAL_ERROR and message is not None and _passes(message, routine):
+        return Verdict.PASSES
+    if sqlstate.startswith(_CONNECTION_EXCEPTION) and message and pooler_remedy(message):
+        return Verdict.SERVER
+    if sqlstate == _FEATURE_NOT_SUPPORTED and routine == _CACHED_PLAN_ROUTINE:
+        # The table changed since the statement was prepared.
+        return Verdict.PASSES
+    return _CODES.get(sqlstate) or _CLASSES.get(sqlstate[:2], Verdict.ROW)
+
+
+def _passes(message: str, routine: str | None) -> bool:
+    """Whether an internal error passes on its own."""
+    return (
+        routine is None
+        or _POOLER_WORDING.search(message) is not None
+        or _CATALOG_RACE.match(message) is not None
+    )
+
+
+def pooler_remedy(message: str) -> str:
+    """Return the remedy for what a pooler refuses for good; empty where it refuses nothing."""
+    for refusal, remedy in _POOLER_REFUSALS:
+        if refusal.search(message):
+            return remedy
+    return ""
+
+
+def is_contention(sqlstate: str) -> bool:
+    """Whether a fault that passes on its own concerns the tables of its statement alone."""
+    return sqlstate[:2] in _CONTENTION_CLASSES or sqlstate in _CONTENTION_CODES
+
+
+def ends_connection(sqlstate: str) -> bool:
+    """Whether the server lets no session begin, or has ended this one."""
+    return sqlstate[:2] in _CONNECTION_CLASSES or sqlstate in _CONNECTION_CODES
