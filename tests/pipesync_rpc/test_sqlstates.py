@@ -27,9 +27,8 @@ VERDICTS = {
 }
 PINNED = {state: verdict for verdict, states in VERDICTS.items() for state in states.split()}
 # The driver's register of classes of errors by SQLSTATE: it has no public face.
-KNOWN = sorted(
-    state for state in _base.PostgresMessageMeta._message_map if state and len(state) == 5
-)
+_REGISTER: dict[str | None, type] = vars(_base.PostgresMessageMeta)["_message_map"]
+KNOWN = sorted(state for state in _REGISTER if state and len(state) == 5)
 RAISED = "exec_stmt_raise"
 
 
