@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
@@ -19,6 +20,7 @@ from tests.engine_server.connectors.postgres.builders import (
     customer,
     records,
     stream,
+    write,
 )
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.sessions import until
@@ -98,3 +100,23 @@ async def test_a_fail_over_in_the_middle_of_a_write_loses_nothing(
     everything = {f"cus_{number}" for number in range(AFTER)}
     assert acknowledged == everything
     assert await _stored(standby.url("postgres")) == everything
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    primary: PostgresCluster, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(retry, "_LONGEST_DELAY", 0.1)
+    urls = standby.url("postgres"), primary.url("postgres")
+    hosts = ",".join(parse_qs(urlsplit(url).query)["host"][0] for url in urls)
+    config = PostgresConfig.model_validate(
+        {"url": f"postgresql://postgres@/postgres?host={quote(hosts, safe='')}"}
+    )
+    page = [records("customers", customer(1)), checkpoint("customers")]
+    assert await write(config, [stream()], page) == page
+    await asyncio.to_thread(primary.crash)
+    later = [records("customers", customer(2)), checkpoint("customers")]
+    writing = asyncio.create_task(write(config, [stream()], later))
+    await asyncio.to_thread(standby.promote)
+    assert await writing == later
+    assert await _stored(standby.url("postgres")) == {"cus_1", "cus_2"}
