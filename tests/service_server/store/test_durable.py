@@ -105,6 +105,10 @@ async def test_what_moves_a_checkpoint_or_is_acknowledged_commits_durably(
         token = await leases.acquire(connection, "first", "test", timedelta(minutes=1))
     assert token is not None
     assert await _noted(noting) == {("leases", effective)}
+    # One that is due is not woken.
+    async with noting.transaction() as connection:
+        await lifecycles.claim(connection, 1, timedelta(hours=1))
+    assert await _noted(noting) == {("lifecycles", effective)}
     async with GroupCommit.open(noting) as group_commit:
         assert await group_commit.put(_event(1, etag=etag)) is Stored.NEW
     # The pipeline is woken for it.
