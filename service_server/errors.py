@@ -133,8 +133,9 @@ class StoreUnavailable(ServiceError):
     default_code = code_pb2.UNAVAILABLE
     default_reason = Reason.STORE_UNAVAILABLE
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry_delay=timedelta(seconds=1))
+    def __init__(self, message: str, *, is_silent: bool = False) -> None:
+        """``is_silent``: it was waited for, as long as a call may take."""
+        super().__init__(message, retry_delay=timedelta(seconds=1), stops_retries=is_silent)
 
 
 class EngineUnavailable(ServiceError):

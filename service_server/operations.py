@@ -119,7 +119,7 @@ class Operations:
                 config = self._pipelines.open_config(stored)
                 async with aclosing(self._teardown.run(config, BOTH_SIDES, lease)) as messages:
                     said = [await self._connectors.masked(one, config) async for one in messages]
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 if not await pipelines.delete(connection, pipeline_id, lease.token):
                     raise LeaseLost(pipeline_id)
         return said
@@ -128,7 +128,7 @@ class Operations:
     async def _marked_as_deleted(self, pipeline: pb.Pipeline) -> AsyncIterator[None]:
         """Keeps every sync from beginning; takes that back when the body fails."""
         before, deleted = pipeline.desired_status, pb.DESIRED_STATUS_DELETED
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             await pipelines.set_desired_status(connection, pipeline.id, before, deleted)
         try:
             yield

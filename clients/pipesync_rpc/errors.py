@@ -41,6 +41,8 @@ class RpcError(Exception):
         field_violations: Every bad field of the request, for INVALID_ARGUMENT.
         retry_delay: When trying again may help; None when the server said nothing about it.
         request_id: Set on the caller's side: names the request in the server's log.
+        stops_retries: Whether the caller's channel is kept from trying again by itself, because the
+            answer already took as long as a call may.
     """
 
     default_code: ClassVar[int] = code_pb2.UNKNOWN
@@ -56,6 +58,7 @@ class RpcError(Exception):
         field_violations: Sequence[FieldViolation] = (),
         retry_delay: timedelta | None = None,
         request_id: str = "",
+        stops_retries: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -65,6 +68,7 @@ class RpcError(Exception):
         self.field_violations = tuple(field_violations)
         self.retry_delay = retry_delay
         self.request_id = request_id
+        self.stops_retries = stops_retries
 
 
 class InvalidRequest(RpcError):

@@ -23,7 +23,7 @@ _QUOTING_CLASS = "22"
 _NAMING_STATES = frozenset({"22021", "22P05", "2200H"})
 # These put the value behind a colon where they, or a translation of them, quote nothing.
 _TRAILING_STATES = frozenset({"22007", "22008", "22023", "22030", "22P02"})
-_TRAILING = re.compile(r"(?<=: ).*", re.DOTALL)
+_TRAILING = re.compile(rf"([^{_MARKS}]*?: )\s*[^{_MARKS}\s]")
 # A statement that a user's function made of text may be wrong for the text.
 _SYNTAX_ERROR = "42601"
 # A setting's name comes first, its value may follow.
@@ -65,8 +65,8 @@ def without_values(
         return message
     if sqlstate.startswith(_QUOTING_CLASS):
         is_of_setting = routine is not None and _SETTING_ROUTINE.fullmatch(routine)
-        if sqlstate in _TRAILING_STATES and not _MARK.search(message):
-            return _TRAILING.sub(_WITHHELD, message, count=1)
+        if sqlstate in _TRAILING_STATES and (unquoted := _TRAILING.match(message)):
+            return unquoted[1] + _WITHHELD
         return _withheld(message, _MARK, _MARK, kept=_FIRST_QUOTED if is_of_setting else None)
     if sqlstate == _SYNTAX_ERROR and in_function:
         return _withheld(message, _MARK, _MARK)

@@ -34,7 +34,8 @@ def store_faults() -> Iterator[None]:
     except DRIVER_FAULTS as error:
         if _is_defect(error):
             raise
-        raise StoreUnavailable(_describe(error)) from error
+        is_silent = isinstance(error, TimeoutError)
+        raise StoreUnavailable(_describe(error), is_silent=is_silent) from error
 
 
 def is_of_connection(error: BaseException) -> bool:

@@ -33,6 +33,8 @@ _LISTS = {
 # Notified, with the pipeline's id, of events that are to be applied.
 CHANNEL = "pipesync_webhook_events"
 _NEWEST = 2**63 - 1
+# Seconds: there may be any number of events.
+_REPLAY_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +245,9 @@ async def replay(connection: Connection, pipeline_id: str, ids: Collection[str])
 
 async def replay_set_aside(connection: Connection, pipeline_id: str) -> int:
     """Has all events applied again that are set aside; how many there were."""
-    count: int = await connection.fetchval(_SQL["replay_set_aside"], pipeline_id)
+    count: int = await connection.fetchval(
+        _SQL["replay_set_aside"], pipeline_id, timeout=_REPLAY_TIMEOUT
+    )
     return count
 
 

@@ -14,6 +14,8 @@ from service_server.store.database import Connection
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("pipelines.sql")
+# Seconds: any number of its events go with it.
+_DELETE_TIMEOUT = 30.0
 # So many are kept in memory as protobuf: those that were read last.
 _MOST_CONFIGS = 10_000
 
@@ -140,7 +142,9 @@ async def set_desired_status(
 
 async def delete(connection: Connection, pipeline_id: str, token: int) -> bool:
     """Forgets the pipeline and all that belongs to it, if ``token`` still holds its lease."""
-    return bool(await connection.fetchval(_SQL["delete"], pipeline_id, token))
+    return bool(
+        await connection.fetchval(_SQL["delete"], pipeline_id, token, timeout=_DELETE_TIMEOUT)
+    )
 
 
 def _stored(row: asyncpg.Record) -> StoredPipeline:

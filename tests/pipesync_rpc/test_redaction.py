@@ -13,6 +13,12 @@ from pipesync_rpc.redaction import redact
         ("https://api.stripe.com:443/v1/x?y=a@b", "https://api.stripe.com:443/v1/x?y=a@b"),
         ("the provided key 'rk_live_***' is no good", "the provided key 'rk_live_***' is no good"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
+        (
+            "postgresql://h/db?password=a+b&sslmode=require",
+            "postgresql://h/db?password=***&sslmode=require",
+        ),
+        (r"host=h password='a \'b' user=me", "host=h password=*** user=me"),
+        ("password_file=/run/secret", "password_file=/run/secret"),
     ],
 )
 def test_secrets_are_taken_out_and_nothing_else(text: str, shown: str) -> None:

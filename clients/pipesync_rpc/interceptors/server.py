@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 _Handler = Callable[[Any, Any], Any]
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+# https://github.com/grpc/proposal/blob/master/A6-client-retries.md#pushback
+_NO_MORE_ATTEMPTS = (("grpc-retry-pushback-ms", "-1"),)
 # Is told of every call that ended: its method, its code by name, and how many seconds it took.
 CallObserver = Callable[[str, str, float], None]
 
@@ -157,7 +159,11 @@ async def _abort(context: _Context, error: RpcError, request_id: str) -> None:
     await context.abort(
         status.code,
         status.details,
-        (*status.trailing_metadata, (call_context.REQUEST_ID_KEY, request_id)),
+        (
+            *status.trailing_metadata,
+            (call_context.REQUEST_ID_KEY, request_id),
+            *(_NO_MORE_ATTEMPTS if error.stops_retries else ()),
+        ),
     )
 
 

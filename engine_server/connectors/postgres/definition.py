@@ -1,6 +1,7 @@
 """Makes what is missing of the schema, its tables and their columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 
@@ -13,6 +14,7 @@ from engine_server.connectors.postgres.existing import (
     lock,
     refuse_protected,
 )
+from engine_server.connectors.postgres.faults import describe, is_refusal
 from engine_server.connectors.postgres.inventory_questions import owner_index
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
@@ -103,7 +105,8 @@ async def make_missing(
             differences.missing.update(await _missing_rejected(connection, schema))
         for sentence, statement in list(differences.missing.items()):
             if not columns_can_wait or sentence not in differences.columns:
-                await connection.execute(statement)
+                with _blamed(sentence):
+                    await connection.execute(statement)
             elif reason := await _left_to_setup(
                 connection, differences.columns[sentence], statement, mode
             ):
@@ -123,9 +126,26 @@ async def _left_to_setup(
     try:
         async with connection.transaction():
             await connection.execute(statement)
-    except asyncpg.InsufficientPrivilegeError as error:
-        return error.args[0] if error.args else "the role may not"
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        return describe(error, table.names)
     return ""
+
+
+@contextmanager
+def _blamed(sentence: str) -> Iterator[None]:
+    """Name the statement that Postgres refuses.
+
+    Raises:
+        ConnectorError: Postgres refuses it for a reason that is not of the whole server.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        raise ConnectorError(f"Postgres refused: {describe(error)}; so not {sentence}") from error
 
 
 async def is_complete(

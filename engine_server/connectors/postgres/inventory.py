@@ -95,7 +95,7 @@ class PostgresInventory:
         account_id = account_id or table.account_id
         after: tuple[int, str] | None = None
         while True:
-            rows = await self._answer(questions.held(table, account_id, gte, lt, after))
+            rows = await self._answer(table, questions.held(table, account_id, gte, lt, after))
             if rows:
                 yield {row["id"]: row["time"] for row in rows}
             if len(rows) < questions.PAGE_ROWS:
@@ -122,7 +122,7 @@ class PostgresInventory:
         table = self._table(stream)
         account_id = account_id or table.account_id
         asked = {storable(owner): owner for owner in owners}
-        rows = await self._answer(questions.belonging(table, account_id, field, [*asked]))
+        rows = await self._answer(table, questions.belonging(table, account_id, field, [*asked]))
         return [(asked[row["owner"]], row["id"]) for row in rows]
 
     async def stamped(
@@ -146,7 +146,7 @@ class PostgresInventory:
                 found[row["id"]] = max(row["stamp"], found.get(row["id"], row["stamp"]))
             return found
 
-        stamps = await self._ask(put, dict[str, int]())
+        stamps = await self._ask(table, put, dict[str, int]())
         return {asked[row_id]: stamp for row_id, stamp in stamps.items()}
 
     def _table(self, stream: str) -> Table:
@@ -154,13 +154,15 @@ class PostgresInventory:
             self._tables[stream] = table_of(self._streams[stream], self._config.schema_name)
         return self._tables[stream]
 
-    async def _answer(self, question: Question) -> list[asyncpg.Record]:
+    async def _answer(self, table: Table, question: Question) -> list[asyncpg.Record]:
         async def put(begun: Transaction) -> list[asyncpg.Record]:
             return await begun.fetch(question.statement, *question.arguments)
 
-        return await self._ask(put, list[asyncpg.Record]())
+        return await self._ask(table, put, list[asyncpg.Record]())
 
-    async def _ask(self, question: Callable[[Transaction], Awaitable[T]], without_table: T) -> T:
+    async def _ask(
+        self, table: Table, question: Callable[[Transaction], Awaitable[T]], without_table: T
+    ) -> T:
         async def put(connection: Connection) -> T:
             try:
                 async with transaction(connection, self._config.statement_timeout) as begun:
@@ -169,7 +171,8 @@ class PostgresInventory:
                 # A write that runs beside this one may not have come to make it.
                 return without_table
 
-        return await retry.Retries(self._pool, patience=retry.SYNC_PATIENCE).use(put)
+        retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE, table=table.quoted)
+        return await retries.use(put)
 
     async def _look_for(self, table: Table, index: Index) -> None:
         async with self._looking:

@@ -1,10 +1,13 @@
 -- name: insert
 -- Rows are numbered as they came and inserted in the order of their key, so that two services that store the same events
--- at once wait for each other and never both. Locking the pipelines keeps each there until its events are.
+-- at once wait for each other and never both. Locking the pipelines keeps each there until its events are. Events that
+-- are stored are acknowledged, so the commit waits for the disk, whatever the role's settings say.
 WITH arrived AS MATERIALIZED (
     SELECT nextval('pipesync.webhook_arrivals') AS arrival, sent.*
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
         AS sent (pipeline_id, etag, event_id, event_type, create_time, event)
+    WHERE (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+        ELSE current_setting('synchronous_commit') END, true)) <> 'off'
 ),
 known AS MATERIALIZED (
     SELECT id, etag, sync_policy
@@ -37,9 +40,11 @@ LEFT JOIN stored USING (pipeline_id, event_id)
 ORDER BY arrival;
 
 -- name: wake
--- Has pipelines that run by themselves apply what came in.
+-- Has pipelines that run by themselves apply what came in. It outlives a crash, as by insert.
 SELECT pipesync.wake(id)
-FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news;
+FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news
+WHERE (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+    ELSE current_setting('synchronous_commit') END, true)) <> 'off';
 
 -- name: store_dead_letters
 -- Inserted in the order of their key, as by insert. An event that is to be applied, or was, stays as it is.

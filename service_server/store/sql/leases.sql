@@ -1,10 +1,13 @@
 -- name: acquire
--- A lease that is still held is left alone; then no row is returned.
+-- A lease that is still held is left alone; then no row is returned. The commit waits for the disk, whatever the role's
+-- settings say: were a token given out twice, the second holder could not be told from the first.
 INSERT INTO pipesync.leases AS held
     (pipeline_id, token, holder, acquire_time, expire_time, is_brief)
 SELECT id, nextval('pipesync.fencing_tokens'), $2, clock_timestamp(), clock_timestamp() + $3, $4
 FROM pipesync.pipelines
 WHERE id = $1
+    AND (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+        ELSE current_setting('synchronous_commit') END, true)) <> 'off'
 ON CONFLICT (pipeline_id) DO UPDATE
 SET token = excluded.token,
     holder = excluded.holder,

@@ -26,6 +26,7 @@ from pipesync_rpc.credentials import CannotListen, ClientTls
 from pipesync_rpc.tokens import hash_token
 from service_server.assembly import RunningService, running_service
 from service_server.settings import ServiceSettings
+from service_server.store.database import Database
 from tests.leaks import leaks
 from tests.pipesync_rpc.certificates import Authority
 from tests.postgres import PostgresCluster
@@ -213,6 +214,38 @@ async def test_while_the_database_is_away_nothing_is_acknowledged(
         assert (await site.ask(HTTPMethod.GET, "/metrics")).status == 200
     finally:
         postgres_cluster.restart()
+    async with asyncio.timeout(20):
+        while (await site.post(body)).status != 200:  # noqa: ASYNC110 - as Stripe would
+            await asyncio.sleep(0.1)
+    await until_applied(site.client, "evt_kept")
+
+
+@pytest.mark.parametrize(
+    "sqlstate",
+    [
+        *("25006", "28P01", "57P05", "57014", "40001", "40P01", "53100", "55P03", "53200", "53300"),
+        *("58000", "25P04", "57P01", "42501", "0A000", "XX001", "U0001"),
+    ],
+)
+async def test_whatever_ails_the_database_the_sender_is_to_try_again(
+    site: Site, database: Database, sqlstate: str
+) -> None:
+    await site.post(event())
+    async with database.transaction() as connection:
+        await connection.execute(
+            f"""
+            CREATE FUNCTION pipesync.ail() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE 'made up' USING ERRCODE = '{sqlstate}'; END $$;
+            CREATE TRIGGER ails BEFORE INSERT ON pipesync.webhook_events
+                FOR EACH STATEMENT EXECUTE FUNCTION pipesync.ail()
+            """
+        )
+    body = event("evt_kept")
+    answer = await site.post(body)
+    assert (answer.status, answer.body["reason"]) == (503, "STORE_UNAVAILABLE")
+    assert answer.headers["Retry-After"] == "1"
+    async with database.transaction() as connection:
+        await connection.execute("DROP TRIGGER ails ON pipesync.webhook_events")
     async with asyncio.timeout(20):
         while (await site.post(body)).status != 200:  # noqa: ASYNC110 - as Stripe would
             await asyncio.sleep(0.1)

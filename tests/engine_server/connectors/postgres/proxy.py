@@ -23,6 +23,7 @@ class Proxy:
         passed: Bytes that passed so far, both ways.
         accepted: Connections taken so far.
         encrypted: How many of them came to speak TLS.
+        held: Pieces that were held up so far.
     """
 
     def __init__(self, database_url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -37,7 +38,7 @@ class Proxy:
         self._stranded: list[asyncio.Event] = []
         self._decide: Callable[[bytes, bool], Decision | None] | None = None
         self.port = 0
-        self.passed = self.accepted = self.encrypted = 0
+        self.passed = self.accepted = self.encrypted = self.held = 0
 
     @property
     def url(self) -> str:
@@ -152,6 +153,7 @@ class Proxy:
         flowing = self._flowing
         with suppress(OSError):
             while data := await reader.read(65536):
+                self.held += not flowing.is_set()
                 await flowing.wait()
                 decision = self._decide(data, to_server) if self._decide is not None else None
                 if decision is not None:

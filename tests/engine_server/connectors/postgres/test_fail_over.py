@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
@@ -122,3 +122,23 @@ async def test_the_server_that_can_be_written_to_is_found_among_several(
         database.transaction() as connection,
     ):
         await connection.execute("INSERT INTO written DEFAULT VALUES")
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    primary: PostgresCluster, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(retry, "_LONGEST_DELAY", 0.1)
+    urls = standby.url("postgres"), primary.url("postgres")
+    hosts = ",".join(parse_qs(urlsplit(url).query)["host"][0] for url in urls)
+    config = PostgresConfig.model_validate(
+        {"url": f"postgresql://postgres@/postgres?host={quote(hosts, safe='')}"}
+    )
+    page = [records("customers", customer(1)), checkpoint("customers")]
+    assert await write(config, [stream()], page) == page
+    await asyncio.to_thread(primary.crash)
+    later = [records("customers", customer(2)), checkpoint("customers")]
+    writing = asyncio.create_task(write(config, [stream()], later))
+    await asyncio.to_thread(standby.promote)
+    assert await writing == later
+    assert await _stored(standby.url("postgres")) == {"cus_1", "cus_2"}

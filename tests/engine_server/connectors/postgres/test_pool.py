@@ -157,3 +157,18 @@ async def test_cancelling_a_write_drops_its_own_connection_and_no_other(
     finally:
         if frozen:
             os.kill(frozen, signal.SIGCONT)
+
+
+async def test_a_session_that_turns_read_only_is_not_used_again(config: PostgresConfig) -> None:
+    async def backend(connection: pool.Connection) -> int:
+        pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+        return pid
+
+    async def turn(connection: pool.Connection) -> None:
+        await connection.execute("SET default_transaction_read_only = on")
+
+    async with pool.open_pool(config) as opened:
+        first = await pool.use(opened, backend)
+        assert await pool.use(opened, backend) == first
+        await pool.use(opened, turn)
+        assert await pool.use(opened, backend) != first

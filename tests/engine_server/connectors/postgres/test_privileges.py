@@ -94,8 +94,8 @@ async def test_a_field_that_is_new_stops_no_sync_whose_role_may_not_add_its_colu
     [warning] = [one.log for one in passed if one.HasField("log")]
     assert warning.level == Log.LEVEL_WARN
     assert warning.message == (
-        'not yet added to table "stripe"."customers": "tier": must be owner of table customers;'
-        " setup adds them"
+        'not yet added to table "stripe"."customers": "tier": must be owner of table customers '
+        "(SQLSTATE 42501); setup adds them"
     )
     assert await logs(destination.setup(maker, [new])) == [
         'added to table "stripe"."customers": "tier"'

@@ -1,0 +1,108 @@
+"""Messages of Postgres lose the values that they quote, and keep the names, in any language."""
+
+import pytest
+
+from pipesync_rpc.postgres_message import without_values
+
+RAISED = "exec_stmt_raise"
+SETTING = "parse_and_validate_value"
+
+# Those of Postgres's own catalogs of messages.
+NAMING = [
+    (
+        "22P05",
+        'character with byte sequence 0xe6 in encoding "UTF8" has no equivalent in "LATIN1"',
+    ),
+    (
+        "22P05",
+        "Zeichen mit Byte-Folge 0xe6 in Kodierung »UTF8« hat keine Entsprechung in »LATIN1«",
+    ),
+    ("22021", 'invalid byte sequence for encoding "UTF8": 0xff'),
+    ("22021", "séquence d'octets invalide pour l'encodage « UTF8 » : 0xff"),
+    ("2200H", 'nextval: reached maximum value of sequence "numbers" (10)'),
+    ("22001", "value too long for type character varying(3)"),
+    ("22003", "integer out of range"),
+    ("23505", 'duplicate key value violates unique constraint "customers_pkey"'),
+    ("23502", 'null value in column "name" of relation "customers" violates not-null constraint'),
+    ("23514", 'new row for relation "customers" violates check constraint "is_good"'),
+    ("42P01", 'relation "stripe.customers" does not exist'),
+    ("42501", "permission denied for table customers"),
+    ("42704", 'type "mood" does not exist'),
+    ("42704", 'unrecognized configuration parameter "no.such"'),
+    ("28P01", 'password authentication failed for user "writer"'),
+    ("3D000", 'database "books" does not exist'),
+    (
+        "54000",
+        'index row size 3000 exceeds btree version 4 maximum 2704 for index "customers_pkey"',
+    ),
+    ("55000", 'cannot update table "customers" because it does not have a replica identity'),
+]
+
+
+@pytest.mark.parametrize(("sqlstate", "message"), NAMING)
+def test_names_stay(sqlstate: str, message: str) -> None:
+    assert without_values(message, sqlstate=sqlstate, in_function=True) == message
+
+
+QUOTING = [
+    ("22P02", 'invalid input syntax for type integer: "{}"', 'type integer: "..."'),
+    ("22P02", "ungültige Eingabesyntax für Typ integer: »{}«", 'Typ integer: "..."'),
+    ("22P02", "syntaxe en entrée invalide pour le type integer : « {} »", 'type integer : "..."'),
+    ("22P02", "la sintaxis de entrada no es válida para tipo integer: «{}»", 'tipo integer: "..."'),
+    ("22P02", 'неверный синтаксис для типа integer: "{}"', 'типа integer: "..."'),
+    ("22P02", '无效的类型 integer 输入语法: "{}"', '输入语法: "..."'),
+    ("22P02", "ჩანაწერის არასწორი სტრიქონი: {}", 'სტრიქონი: "..."'),
+    (
+        "22003",
+        'value "{}" is out of range for type bigint',
+        '"..." is out of range for type bigint',
+    ),
+    ("22008", 'date/time field value out of range: "{}"', 'out of range: "..."'),
+    ("22007", 'invalid value "{}" for "YYYY"', "invalid value"),
+    ("22030", "duplicate JSON object key value: {}", 'key value: "..."'),
+]
+VALUES = ["secret", 'sec"ret', "sec » ret « x", 'secret" and "secret', "se\nc"]
+
+
+@pytest.mark.parametrize(("sqlstate", "message", "kept"), QUOTING)
+@pytest.mark.parametrize("value", VALUES)
+def test_values_go(sqlstate: str, message: str, kept: str, value: str) -> None:
+    shown = without_values(message.format(value), sqlstate=sqlstate)
+    assert "sec" not in shown
+    assert "ret" not in shown
+    assert kept in shown
+
+
+def test_a_value_that_was_cut_off_goes() -> None:
+    assert without_values('bad: "secre', sqlstate="22P02") == 'bad: "..."'
+
+
+def test_of_a_setting_the_name_stays_and_the_value_goes() -> None:
+    shown = without_values(
+        'invalid value for parameter "work_mem": "secret"', sqlstate="22023", routine=SETTING
+    )
+    assert shown == 'invalid value for parameter "work_mem": "..."'
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ('no cus_2, says "{"a": "secret"}"', 'no cus_2, says "..."'),
+        ("can't take 'O'Brien', for it isn't good", "can't take \"...\", for it isn't good"),
+        ("the customers' table isn't open", "the customers' table isn't open"),
+        ('column "email" lacks', 'column "email" lacks'),
+        ('column "email" may not be "secret"', 'column "email" may not be "..."'),
+        ("Spalte »email« darf nicht »secret« sein", 'Spalte »email« darf nicht "..." sein'),
+        ('not in "LATIN1"', 'not in "LATIN1"'),
+    ],
+)
+def test_in_the_words_of_a_user_s_function_known_names_stay(message: str, shown: str) -> None:
+    for state, routine in (("P0001", RAISED), ("23514", RAISED), ("U0001", None), ("38000", None)):
+        assert without_values(message, sqlstate=state, routine=routine, names=["email"]) == shown
+
+
+def test_a_statement_made_of_text_is_not_quoted() -> None:
+    message = 'syntax error at or near "secret"'
+    shown = without_values(message, sqlstate="42601", in_function=True)
+    assert shown == 'syntax error at or near "..."'
+    assert without_values(message, sqlstate="42601") == message

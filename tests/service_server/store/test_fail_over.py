@@ -1,0 +1,109 @@
+"""The primary of the service's database crashes, and its standby takes over."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import asyncpg
+import pytest
+from service_server.store.hosts import wanted_server
+
+from service_server.errors import StoreUnavailable
+from service_server.store.database import Database
+from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.engine_server.connectors.postgres.sessions import until
+from tests.postgres import PostgresCluster, Standby
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pipesync-tests-", ignore_cleanup_errors=True) as home:
+        yield Path(home)
+
+
+@pytest.fixture
+def primary(directory: Path) -> Iterator[PostgresCluster]:
+    cluster = PostgresCluster(directory / "primary")
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def standby(primary: PostgresCluster, directory: Path) -> Iterator[Standby]:
+    standby = primary.standby(directory / "standby")
+    yield standby
+    standby.stop()
+
+
+def _both(*urls: str) -> str:
+    """One URL of several servers, in this order."""
+    hosts = [parse_qs(urlsplit(url).query)["host"][0] for url in urls]
+    return f"postgresql://postgres@/postgres?host={quote(','.join(hosts), safe='')}"
+
+
+async def _note(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("INSERT INTO noted VALUES (1)")
+
+
+async def _note_at_last(database: Database) -> None:
+    while True:
+        try:
+            return await _note(database)
+        except StoreUnavailable:
+            await asyncio.sleep(0.05)
+
+
+async def _prepare(primary: PostgresCluster, standby: Standby) -> None:
+    connection = await asyncpg.connect(primary.url("postgres"))
+    await connection.execute("CREATE TABLE noted (n int)")
+    await connection.close()
+    replayed = await asyncpg.connect(standby.url("postgres"))
+    await until(replayed, "SELECT to_regclass('noted') IS NOT NULL")
+    await replayed.close()
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+    primary: PostgresCluster, standby: Standby
+) -> None:
+    await _prepare(primary, standby)
+    url = _both(standby.url("postgres"), primary.url("postgres"))
+    async with Database.open(url) as database:
+        await _note(database)
+        await asyncio.to_thread(primary.crash)
+        with pytest.raises(StoreUnavailable):
+            await _note(database)
+        await asyncio.to_thread(standby.promote)
+        async with asyncio.timeout(30):
+            await _note_at_last(database)
+
+
+async def test_behind_one_name_the_new_primary_is_found(
+    primary: PostgresCluster, standby: Standby
+) -> None:
+    """The sessions of the demoted server are as good as ever, but for writing."""
+    await _prepare(primary, standby)
+    async with Proxy(standby.url("postgres")) as proxy, Database.open(proxy.url) as database:
+        async with database.connection(), database.connection(), database.connection():
+            pass
+        with pytest.raises(StoreUnavailable, match="25006"):
+            await _note(database)
+        proxy.lead_to(primary.url("postgres"))
+        await _note(database)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_chosen"),
+    [
+        ("postgresql://me@one/db", False),
+        ("postgresql://me@one,two/db", True),
+        ("postgresql://me@one:1,two:2/db?target_session_attrs=any", False),
+        ("postgresql:///db?host=one,two", True),
+        ("postgresql:///db?host=%2Fone%2Ctwo", True),
+        ("postgresql://me:a,b@one/db", False),
+    ],
+)
+def test_only_where_there_is_a_choice_a_server_is_chosen(url: str, is_chosen: bool) -> None:
+    assert (wanted_server(url) is not None) == is_chosen

@@ -1,0 +1,110 @@
+"""A service whose database answers nothing any more answers all the same, and goes on after it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from google.rpc import code_pb2
+from pydantic import SecretStr
+from structlog.testing import capture_logs
+
+from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync_client import PipelineClient
+from pipesync_rpc.errors import RpcError
+from service_server.assembly import running_service
+from service_server.settings import ServiceSettings
+from service_server.store import database as database_module
+from tests.engine_server.connectors.postgres.proxy import Proxy
+from tests.service_server.conftest import pipeline
+from tests.service_server.webhooks.deliveries import create, event, hooked, push, statuses
+
+# Seconds: more than the limits of one call add up to, and less than those of several attempts.
+PATIENCE = 15.0
+
+CALLS: dict[str, Callable[[PipelineClient], Awaitable[object]]] = {
+    "get": lambda client: client.get_pipeline(pb.GetPipelineRequest(id="hooked")),
+    "list": lambda client: client.list_pipelines(pb.ListPipelinesRequest()),
+    "runs": lambda client: client.list_runs(pb.ListRunsRequest(pipeline_id="hooked")),
+    "events": lambda client: client.list_webhook_events(
+        pb.ListWebhookEventsRequest(pipeline_id="hooked")
+    ),
+    "create": lambda client: client.create_pipeline(
+        pb.CreatePipelineRequest(pipeline=pipeline("second"), skip_check=True)
+    ),
+    "delete": lambda client: client.delete_pipeline(pb.DeletePipelineRequest(id="hooked")),
+    "webhook": lambda client: push(client, event()),
+}
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(database_url) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def _served(settings: ServiceSettings, proxy: Proxy) -> AsyncIterator[PipelineClient]:
+    through = settings.model_copy(update={"database_url": SecretStr(proxy.url)})
+    async with running_service(through) as server, PipelineClient(server.address) as client:
+        await create(client, hooked())
+        yield client
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "_CONNECT_TIMEOUT", 3.0)
+    monkeypatch.setattr(database_module, "_STATEMENT_TIMEOUT", 3.0)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_every_call_is_answered_while_the_database_is_silent(
+    settings: ServiceSettings, proxy: Proxy
+) -> None:
+    async with _served(settings, proxy) as client:
+        # The secret is known by then, as in a service that has been taking webhooks for a while.
+        await push(client, event("evt_before"))
+        proxy.stall()
+
+        async def failed(call: Callable[[PipelineClient], Awaitable[object]]) -> int:
+            with pytest.raises(RpcError) as error:
+                await call(client)
+            return error.value.code
+
+        async with asyncio.timeout(PATIENCE):
+            codes = await asyncio.gather(*map(failed, CALLS.values()))
+        assert dict(zip(CALLS, codes, strict=True)) == dict.fromkeys(CALLS, code_pb2.UNAVAILABLE)
+        proxy.flow()
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await push(client, event("evt_after"))
+                    break
+                except RpcError:
+                    await asyncio.sleep(0.1)
+            # The worker was waiting for the database, too.
+            while (await statuses(client)).get("evt_after") != "applied":  # noqa: ASYNC110 - as a caller would
+                await asyncio.sleep(0.1)
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_silent_database_is_not_waited_for_once_more_by_the_caller_s_channel(
+    settings: ServiceSettings, proxy: Proxy
+) -> None:
+    async with _served(settings, proxy) as client:
+        proxy.stall()
+        with capture_logs() as captured, pytest.raises(RpcError):
+            await client.get_pipeline(pb.GetPipelineRequest(id="hooked"))
+        finished = [entry for entry in captured if entry["event"] == "rpc_finished"]
+        assert [entry["method"].rpartition("/")[2] for entry in finished] == ["GetPipeline"]
+        proxy.flow()
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_a_service_with_a_silent_database_ends(
+    settings: ServiceSettings, proxy: Proxy
+) -> None:
+    async with asyncio.timeout(60):
+        async with _served(settings, proxy) as client:
+            await push(client, event())
+            proxy.stall()
