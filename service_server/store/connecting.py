@@ -100,11 +100,8 @@ async def connect(
                 raise
             return await _connect(where, renewed)
 
-    # Of several hosts the one that takes writes: after a fail-over it is another one.
-    default = "read-write" if len(parts.hosts) > 1 else "any"
-    attribute = parts.parameters.get("target_session_attrs") or default
     try:
-        return await connect_to_any(parts.hosts, attribute, connect_to)
+        return await connect_to_any(parts.hosts, wanted_server(parts), connect_to)
     except ssl.SSLCertVerificationError as error:
         raise StoreUnavailable(
             f"the certificate of the service's database is not trusted: {error.verify_message}; "
@@ -112,6 +109,12 @@ async def connect(
         ) from error
     except asyncpg.ClientConfigurationError as error:
         raise StoreUnavailable(f"the service's database URL cannot be used: {error}") from error
+
+
+def wanted_server(url: PostgresUrl) -> str:
+    """Return the attribute that a server must have: of several, only one takes writes at a time."""
+    default = "read-write" if len(url.hosts) > 1 else "any"
+    return url.parameters.get("target_session_attrs") or default
 
 
 async def _connect(where: Mapping[str, Any], password: str | None) -> Connection:

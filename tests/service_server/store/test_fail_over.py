@@ -8,9 +8,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 import pytest
-from service_server.store.hosts import wanted_server
 
+from pipesync_postgres.url import parse_url
 from service_server.errors import StoreUnavailable
+from service_server.store.connecting import wanted_server
 from service_server.store.database import Database
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.sessions import until
@@ -106,4 +107,4 @@ async def test_behind_one_name_the_new_primary_is_found(
     ],
 )
 def test_only_where_there_is_a_choice_a_server_is_chosen(url: str, is_chosen: bool) -> None:
-    assert (wanted_server(url) is not None) == is_chosen
+    assert (wanted_server(parse_url(url)) == "read-write") == is_chosen
