@@ -1,12 +1,15 @@
 """What other sessions of the database say: one connection that listens, for the whole process."""
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 import structlog
+
+from service_server.background import BackgroundLoop, Backoff
+from service_server.errors import StoreUnavailable
+from service_server.heartbeats import Heartbeats, Loop
 
 _log = structlog.get_logger(__name__)
 
@@ -29,9 +32,15 @@ class Notifications:
     each listener is called with None.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, heartbeats: Heartbeats | None = None) -> None:
         self._url = url
         self._listeners: list[tuple[str, Listener]] = []
+        self._loop = BackgroundLoop(
+            Loop.NOTIFICATIONS,
+            self._listen,
+            heartbeats or Heartbeats(),
+            backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
+        )
 
     def listen(self, channel: str, listener: Listener) -> None:
         """Adds a listener; before ``listening`` is entered.
@@ -42,34 +51,24 @@ class Notifications:
         """
         self._listeners.append((channel, listener))
 
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Listens for the length of the body, through every restart of the database."""
-        task = asyncio.create_task(self._listen_for_ever())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def listening(self) -> AbstractAsyncContextManager[None]:
+        """Listen for the length of the body, through every fault of the database."""
+        return self._loop.running()
 
-    async def _listen_for_ever(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                connection = await asyncpg.connect(
-                    self._url,
-                    timeout=_TIMEOUT,
-                    command_timeout=_TIMEOUT,
-                    server_settings={"application_name": "pipesync service-server listener"},
-                )
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                _log.warning("not_listening", error=type(error).__name__)
-            else:
-                pause = _FIRST_PAUSE
-                await self._listen_on(connection)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            pause = min(2 * pause, _LONGEST_PAUSE)
+    async def _listen(self) -> float:
+        """Listen over one connection until it is lost."""
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=_TIMEOUT,
+                command_timeout=_TIMEOUT,
+                server_settings={"application_name": "pipesync service-server listener"},
+            )
+            await self._listen_on(connection)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"cannot listen ({type(error).__name__})") from error
+        _log.warning("not_listening")
+        return _FIRST_PAUSE
 
     async def _listen_on(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         lost = asyncio.Event()
@@ -83,11 +82,11 @@ class Notifications:
             for _, listener in self._listeners:
                 listener(None)
             while not lost.is_set():
+                self._loop.beat(_CHECK_INTERVAL)
                 try:
                     await asyncio.wait_for(lost.wait(), _CHECK_INTERVAL)
                 except TimeoutError:
+                    self._loop.beat()
                     await connection.execute("SELECT 1")
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            _log.warning("not_listening", error=type(error).__name__)
         finally:
             connection.terminate()
