@@ -14,6 +14,7 @@ from pipesync_rpc.server import RpcServer
 from service_server.connectors import Connectors
 from service_server.embedded import embedded_postgres
 from service_server.engine import Engine
+from service_server.heartbeats import Heartbeats
 from service_server.http import HttpServer
 from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
@@ -38,6 +39,7 @@ from service_server.store.migrate import migrate
 from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
 from service_server.store.poolers import require_sessions
 from service_server.sync import Syncs
+from service_server.watchdog import Watchdog
 from service_server.watching import Watches
 from service_server.webhooks.applier import InboxApplier
 from service_server.webhooks.events import WebhookEvents
@@ -110,12 +112,14 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         )
         engine = Engine(await stack.enter_async_context(client), settings.engine)
         connectors = Connectors(engine)
+        heartbeats = Heartbeats(patience=settings.loop_patience_seconds)
         leases = LeaseKeeper(
             database,
             holder=f"{socket.gethostname()}:{os.getpid()}",
             duration=settings.lease_duration,
+            heartbeats=heartbeats,
         )
-        metrics = Metrics()
+        metrics = Metrics(heartbeats)
         in_flight = InFlight()
         stack.push_async_callback(in_flight.drain, settings.drain_seconds)
         pipelines = Pipelines(database, engine, connectors, vault_of(settings))
@@ -127,6 +131,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
             leases=leases,
             in_flight=in_flight,
             metrics=metrics,
+            heartbeats=heartbeats,
         )
         operations = Operations(parts, patience=settings.patience)
         syncs, simulations = Syncs(parts), Simulations(parts)
@@ -144,9 +149,10 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 applier,
                 retention=settings.webhook_retention,
                 grace=settings.drain_seconds,
+                heartbeats=heartbeats,
             )
         )
-        group_commit = await stack.enter_async_context(GroupCommit.open(database))
+        group_commit = await stack.enter_async_context(GroupCommit.open(database, heartbeats))
         intake = Intake(SecretsByPipeline(pipelines, engine), group_commit, metrics)
         http = await stack.enter_async_context(
             HttpServer(
@@ -154,20 +160,26 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 intake=intake,
                 database=database,
                 metrics=metrics,
+                heartbeats=heartbeats,
                 tls=settings.tls,
                 token_hashes=settings.token_hashes,
                 grace=settings.drain_seconds,
             )
         )
-        await stack.enter_async_context(pruning(database, timedelta(days=settings.keep_runs_days)))
+        keep_runs = timedelta(days=settings.keep_runs_days)
+        await stack.enter_async_context(pruning(database, keep_runs, heartbeats))
         watches = Watches(pipelines)
         session_url = settings.database_session_url
         notifications = Notifications(
-            database, session_url.get_secret_value() if session_url is not None else None
+            database,
+            session_url.get_secret_value() if session_url is not None else None,
+            heartbeats,
         )
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
-        runner = _runner(settings, pipelines, engine, database, leases, applier, metrics)
+        runner = _runner(
+            settings, pipelines, engine, database, leases, applier, metrics, heartbeats
+        )
         if runner is not None:
             await stack.enter_async_context(runner.running(settings.drain_seconds))
             notifications.listen(DUE_CHANNEL, runner.look)
@@ -203,8 +215,11 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
                 grace=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
                 observe=metrics.observe_rpc,
+                is_well=lambda: not heartbeats.standing_still(),
             )
         )
+        watchdog = Watchdog(heartbeats, server.refresh_health)
+        await stack.enter_async_context(watchdog.watching())
         yield RunningService(address=server.address, http_address=http.address)
 
 
@@ -216,6 +231,7 @@ def _runner(
     leases: LeaseKeeper,
     inbox: InboxApplier,
     metrics: Metrics,
+    heartbeats: Heartbeats,
 ) -> Runner | None:
     if not settings.max_running_pipelines:
         return None
@@ -242,6 +258,7 @@ def _runner(
         turns=turns,
         most_at_once=settings.max_running_pipelines,
         claim=settings.claim_duration,
+        heartbeats=heartbeats,
     )
 
 

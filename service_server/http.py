@@ -18,7 +18,8 @@ from pipesync_rpc.credentials import CannotListen, ServerTls, refuse_insecure_li
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.reasons import Reason
 from pipesync_rpc.tokens import AUTHORIZATION_KEY, TokenCheck, Unauthenticated
-from service_server.errors import DeliveryTooLarge, StoreUnavailable
+from service_server.errors import DeliveryTooLarge
+from service_server.heartbeats import Heartbeats
 from service_server.metrics import Metrics
 from service_server.store import inbox, pipelines
 from service_server.store.database import Database
@@ -56,6 +57,7 @@ class HttpServer:
         intake: Intake,
         database: Database,
         metrics: Metrics,
+        heartbeats: Heartbeats,
         tls: ServerTls | None = None,
         token_hashes: Collection[str] = (),
         grace: float = 30.0,
@@ -67,6 +69,7 @@ class HttpServer:
             intake: Where webhooks go.
             database: Whose state is part of the service's health.
             metrics: What /metrics shows.
+            heartbeats: Of the loops that /healthz looks at.
             tls: None is plain text.
             token_hashes: Of ``tokens.hash_token``; none lets everybody see the metrics.
             grace: Seconds that requests in hand have at the end.
@@ -75,6 +78,7 @@ class HttpServer:
         self._intake = intake
         self._database = database
         self._metrics = metrics
+        self._heartbeats = heartbeats
         self._tls = tls
         self._token_hashes = tuple(token_hashes)
         self._tokens = TokenCheck(token_hashes)
@@ -159,12 +163,17 @@ class HttpServer:
     async def _tell_health(self, _: web.Request) -> web.Response:
         if self._is_draining:
             return web.json_response({"status": "draining"}, status=503)
+        if standing_still := self._heartbeats.standing_still():
+            return web.json_response(
+                {"status": "a background loop stands still", "loops": standing_still}, status=503
+            )
         if not await self._database_answers():
             return web.json_response({"status": "the database is away"}, status=503)
         return web.json_response({"status": "serving"})
 
     async def _database_answers(self) -> bool:
-        with suppress(StoreUnavailable, TimeoutError):
+        # Whatever it raises, it is of no use.
+        with suppress(Exception):
             async with (
                 asyncio.timeout(_DATABASE_TIMEOUT),
                 self._database.connection() as connection,
@@ -181,7 +190,8 @@ class HttpServer:
         self._tokens.admit(request.headers.get(AUTHORIZATION_KEY, ""))
         backlog: inbox.Backlog | None = None
         rejected: int | None = None
-        with suppress(StoreUnavailable):
+        # The metrics of the process are needed most where the database fails.
+        with suppress(Exception):
             async with self._database.connection() as connection:
                 backlog = await inbox.backlog(connection)
                 rejected = await pipelines.all_held_rejected(connection)

@@ -2,19 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from service_server.errors import (
-    LeaseLost,
-    PipelineNotFound,
-    ServiceError,
-    StoreUnavailable,
-    SyncInProgress,
-)
+from service_server.background import BackgroundLoop, Backoff
+from service_server.errors import LeaseLost, PipelineNotFound, SyncInProgress
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.store import leases, pipelines
 from service_server.store.database import Connection, Database
 from service_server.store.leases import Holder
@@ -64,17 +60,28 @@ class Lease:
 class LeaseKeeper:
     """Takes, renews and frees the leases of this process."""
 
-    def __init__(self, database: Database, *, holder: str, duration: timedelta) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        holder: str,
+        duration: timedelta,
+        heartbeats: Heartbeats | None = None,
+    ) -> None:
         """Takes the settings.
 
         Args:
             database: Where the leases are.
             holder: This process, in words for whoever is turned away.
             duration: How long a lease outlives a process that died.
+            heartbeats: Where the renewals' heartbeats are watched.
         """
+        self._heartbeats = heartbeats or Heartbeats()
         self._database = database
         self._holder = holder
         self._duration = duration
+        # Tokens of leases that could not be freed at their end, by pipeline.
+        self._unfreed: dict[str, int] = {}
 
     @asynccontextmanager
     async def hold(
@@ -134,11 +141,13 @@ class LeaseKeeper:
                     seconds_to_work=seconds_to_work,
                     last=last,
                 )
-                renewing = asyncio.create_task(self._renew(lease, life))
-                try:
-                    yield lease
-                finally:
-                    renewing.cancel()
+                async with self._renewing(lease, life):
+                    try:
+                        yield lease
+                    finally:
+                        # The body's outcome stands, however long a renewal takes to stop.
+                        if not life.expired():
+                            life.reschedule(None)
         except TimeoutError:
             if not life.expired():
                 raise
@@ -150,6 +159,10 @@ class LeaseKeeper:
         """The fencing token, or who else holds the lease."""
         while True:
             async with self._database.connection() as connection:
+                if (unfreed := self._unfreed.get(pipeline_id)) is not None:
+                    await leases.release(connection, pipeline_id, unfreed)
+                    if self._unfreed.get(pipeline_id) == unfreed:
+                        del self._unfreed[pipeline_id]
                 token = await leases.acquire(
                     connection, pipeline_id, self._holder, self._duration, is_brief=is_brief
                 )
@@ -162,18 +175,24 @@ class LeaseKeeper:
                 if not await pipelines.exists(connection, pipeline_id):
                     raise PipelineNotFound(pipeline_id)
 
-    async def _renew(self, lease: Lease, life: asyncio.Timeout) -> None:
-        while True:
-            await asyncio.sleep(self._duration.total_seconds() / 3)
-            try:
-                held = await self._extend(lease, life, self._duration)
-            except StoreUnavailable as error:
-                _log.warning("lease_not_renewed", pipeline_id=lease.pipeline_id, error=str(error))
-                continue
-            if not held:
+    def _renewing(self, lease: Lease, life: asyncio.Timeout) -> AbstractAsyncContextManager[None]:
+        interval = self._duration.total_seconds() / 3
+
+        async def renew() -> float:
+            if not await self._extend(lease, life, self._duration):
                 _log.warning("lease_lost", pipeline_id=lease.pipeline_id)
                 lease.give_up()
-                return
+                renewal.end()
+            return interval
+
+        renewal = BackgroundLoop(
+            Loop.LEASE_RENEWAL,
+            renew,
+            self._heartbeats,
+            backoff=Backoff(interval / 10, interval / 2),
+            subject=lease.pipeline_id,
+        )
+        return renewal.running(first_in=interval)
 
     async def _extend(self, lease: Lease, life: asyncio.Timeout, duration: timedelta) -> bool:
         """Has the lease last at least so long from now; False when it was taken over."""
@@ -188,7 +207,10 @@ class LeaseKeeper:
         try:
             async with self._database.connection() as connection:
                 await leases.release(connection, pipeline_id, token)
-        except ServiceError as error:
+        except Exception as error:
+            # What the body did stands. The lease expires by itself, and this process does not wait
+            # for that.
+            self._unfreed[pipeline_id] = token
             _log.warning("lease_not_released", pipeline_id=pipeline_id, error=str(error))
 
 

@@ -1,9 +1,13 @@
 """What Prometheus is told of this process and of the inbox."""
 
 import math
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.store.inbox import Backlog
 
 # From a read that is in memory to a batch that takes minutes, in seconds.
@@ -21,8 +25,10 @@ class Metrics:
         syncs_running: Syncs that this process runs now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeats: Heartbeats | None = None) -> None:
+        """Register all of them; ``heartbeats`` are those of the background loops."""
         self._registry = CollectorRegistry()
+        self._registry.register(_LoopMetrics(heartbeats or Heartbeats()))
         self.deliveries = Counter(
             "pipesync_webhook_deliveries",
             "Webhook deliveries that were answered, by the way they came and what became of them.",
@@ -94,3 +100,35 @@ class Metrics:
         self._pending.set(backlog.pending if backlog else math.nan)
         self._set_aside.set(backlog.set_aside if backlog else math.nan)
         return generate_latest(self._registry)
+
+
+class _LoopMetrics(Collector):
+    """Metrics of the background loops, by ``loop``: the names in ``Loop`` and no others."""
+
+    def __init__(self, heartbeats: Heartbeats) -> None:
+        self._heartbeats = heartbeats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        age = GaugeMetricFamily(
+            "pipesync_loop_last_round_age_seconds",
+            "How long ago each background loop last came round; the longest where several run.",
+            labels=["loop"],
+        )
+        still = GaugeMetricFamily(
+            "pipesync_loop_stands_still",
+            "1 while the next round of a background loop is overdue, else 0.",
+            labels=["loop"],
+        )
+        failures = CounterMetricFamily(
+            "pipesync_loop_failures",
+            "Rounds of each background loop that failed, and were followed by another.",
+            labels=["loop"],
+        )
+        standing_still = self._heartbeats.standing_still()
+        for loop, seconds in self._heartbeats.ages().items():
+            age.add_metric([loop.value], seconds)
+            still.add_metric([loop.value], float(loop in standing_still))
+        for loop in Loop:
+            failures.add_metric([loop.value], self._heartbeats.failures.get(loop, 0))
+        yield from (age, still, failures)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from service_server.connectors import Connectors
 from service_server.engine import Engine
+from service_server.heartbeats import Heartbeats
 from service_server.in_flight import InFlight
 from service_server.leases import LeaseKeeper
 from service_server.metrics import Metrics
@@ -23,6 +24,7 @@ class Parts:
         leases: One pipeline is never worked on twice at once.
         in_flight: The calls that are to be over when the service ends.
         metrics: Told what goes on.
+        heartbeats: Where background loops are watched.
     """
 
     pipelines: Pipelines
@@ -32,3 +34,4 @@ class Parts:
     leases: LeaseKeeper
     in_flight: InFlight
     metrics: Metrics
+    heartbeats: Heartbeats

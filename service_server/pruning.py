@@ -1,13 +1,13 @@
 """Forgets the runs that are older than somebody wants to look back."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from service_server.errors import StoreUnavailable
+from service_server.background import BackgroundLoop
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.store import runs
 from service_server.store.database import Database
 
@@ -19,20 +19,30 @@ _RUNS_AT_ONCE = 10
 _INTERVAL = 3600.0
 
 
-@asynccontextmanager
-async def pruning(database: Database, keep: timedelta) -> AsyncIterator[None]:
-    """Forgets old runs at the beginning of the body, and every hour of it."""
-    task = asyncio.create_task(_prune_for_ever(database, keep))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+def pruning(
+    database: Database, keep: timedelta, heartbeats: Heartbeats | None = None
+) -> AbstractAsyncContextManager[None]:
+    """Delete old runs at the beginning of the body, and every hour of it."""
+
+    async def prune() -> float:
+        count = await prune_runs(database, datetime.now(UTC) - keep, on_progress=loop.beat)
+        if count:
+            _log.info("runs_pruned", count=count)
+        return _INTERVAL
+
+    loop = BackgroundLoop(Loop.RUN_PRUNING, prune, heartbeats or Heartbeats())
+    return loop.running()
 
 
-async def prune_runs(database: Database, before: datetime) -> int:
-    """Forgets every run that started before a time, but for the latest of each pipeline.
+async def prune_runs(
+    database: Database, before: datetime, *, on_progress: Callable[[], None] = lambda: None
+) -> int:
+    """Delete every run that started before a time, but for the latest of each pipeline.
+
+    Args:
+        database: Where the runs are.
+        before: That time.
+        on_progress: Called after each statement.
 
     Returns:
         How many.
@@ -51,16 +61,6 @@ async def prune_runs(database: Database, before: datetime) -> int:
             async with database.connection() as connection:
                 count = await runs.prune(connection, ids, before, _RUNS_AT_ONCE)
             forgotten += count
+            on_progress()
             if not count:
                 break
-
-
-async def _prune_for_ever(database: Database, keep: timedelta) -> None:
-    while True:
-        try:
-            count = await prune_runs(database, datetime.now(UTC) - keep)
-            if count:
-                _log.info("runs_pruned", count=count)
-        except StoreUnavailable as error:
-            _log.warning("runs_not_pruned", error=str(error))
-        await asyncio.sleep(_INTERVAL)

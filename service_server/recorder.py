@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import structlog
 
@@ -10,8 +10,11 @@ from pipesync.v1.message_pb2 import Message
 from pipesync.v1.pipeline_service_pb2 import PipelineStatus, Run
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync_rpc.errors import RpcError
+from service_server.background import BackgroundLoop, Backoff
 from service_server.dead_letters import DeadLetters
 from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.held_rejected import describe_held, store_held
 from service_server.leases import Lease
 from service_server.metrics import Metrics
@@ -25,8 +28,11 @@ Beside = Callable[[Connection], Awaitable[None]]
 
 # Checkpoints are stored at least this often, in seconds.
 _INTERVAL = 1.0
-# How long the last store waits between attempts while the database is away, in seconds.
-_RETRY_DELAY = 0.5
+# Seconds between two signs of life while nothing changes.
+_LONGEST_WAIT = 30.0
+# How often the last store is tried when it meets a fault that may not pass. The pauses between
+# come to half a minute.
+_MOST_ATTEMPTS = 15
 # More names of streams than that make no line of a log.
 _MOST_NAMES = 10
 
@@ -52,6 +58,7 @@ class Recorder:
         state: SyncState,
         run_id: str,
         metrics: Metrics | None = None,
+        heartbeats: Heartbeats | None = None,
     ) -> None:
         """Begins with what is stored.
 
@@ -61,6 +68,7 @@ class Recorder:
             state: What the sync starts from.
             run_id: What the run's record is called.
             metrics: Told of events that the source gave up.
+            heartbeats: Where the heartbeat of ``storing`` is watched.
         """
         self._database = database
         self._lease = lease
@@ -77,7 +85,14 @@ class Recorder:
         # What the sync starts from may be of its caller's making: it is not stored by itself.
         self._state_is_new = False
         self._eof: Eof | None = None
-        self._changed = asyncio.Event()
+        self._storing = BackgroundLoop(
+            Loop.STATE_STORING,
+            self._store_changes,
+            heartbeats or Heartbeats(),
+            backoff=Backoff(first=_INTERVAL / 2),
+            subject=lease.pipeline_id,
+        )
+        self._is_changed = False
         self._dead_letters = DeadLetters(lease.pipeline_id, metrics)
 
     def take(self, message: Message) -> None:
@@ -99,14 +114,14 @@ class Recorder:
                 self.take_eof(message.eof)
             case "dead_letter":
                 self._dead_letters.add(message.dead_letter)
-                self._changed.set()
+                self._note_change()
                 return
             case _:
                 return
         if message.HasField("source_state") and self.state.sync_run.empty_request_count:
             self.state.sync_run.empty_request_count = 0
         self._state_is_new = True
-        self._changed.set()
+        self._note_change()
 
     def take_eof(self, eof: Eof) -> None:
         """Takes in how the sync ended."""
@@ -153,7 +168,6 @@ class Recorder:
             LeaseLost: somebody else may sync the pipeline by now; nothing was stored.
             StoreUnavailable: the database is away.
         """
-        self._changed.clear()
         status = _PIPELINE_STATUS[self._run.status]
         async with self._database.transaction() as connection:
             await self._lease.require(connection)
@@ -178,7 +192,12 @@ class Recorder:
         letters.done()
 
     async def store_at_last(self, beside: Beside | None = None) -> None:
-        """Stores like ``store``, but waits for a database that is away while the lease lasts."""
+        """Stores like ``store``, but waits for a database that is away while the lease lasts.
+
+        Raises:
+            LeaseLost: somebody else may sync the pipeline by now; nothing was stored.
+            Exception: the fault of the last of several attempts.
+        """
         await at_last(lambda: self.store(beside))
 
     @asynccontextmanager
@@ -187,29 +206,31 @@ class Recorder:
 
         Where nothing was, nothing is stored.
         """
-        task = asyncio.create_task(self._store_as_it_changes())
         try:
-            yield
+            async with self._storing.running(first_in=_LONGEST_WAIT):
+                yield
         finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
             is_failed = self._run.status == RunStatus.RUN_STATUS_FAILED
             if self._state_is_new or is_failed or self._dead_letters.are_unstored:
                 await self.store_at_last()
 
-    async def _store_as_it_changes(self) -> None:
-        while True:
-            await self._changed.wait()
+    def _note_change(self) -> None:
+        self._is_changed = True
+        self._storing.wake()
+
+    async def _store_changes(self) -> float:
+        if self._is_changed:
+            self._is_changed = False
             try:
                 await self.store()
-            except StoreUnavailable as error:
-                self._changed.set()
-                _log.warning("state_not_stored_yet", error=str(error))
             except LeaseLost:
                 self._lease.give_up()
-                return
+                self._storing.end()
+            except BaseException:
+                self._is_changed = True
+                raise
             await asyncio.sleep(_INTERVAL)
+        return _LONGEST_WAIT
 
     def _take_progress(self, progress: Progress) -> None:
         self._run.progress.CopyFrom(progress)
@@ -218,13 +239,26 @@ class Recorder:
 
 
 async def at_last(store: Callable[[], Awaitable[None]]) -> None:
-    """Tries ``store`` until the database is there."""
+    """Try ``store`` until the database is available, and several times against any other fault.
+
+    Raises:
+        RpcError: other than StoreUnavailable: trying again would not help.
+        Exception: the fault of the last attempt.
+    """
+    backoff, attempts_left = Backoff(first=0.5), _MOST_ATTEMPTS
     while True:
+        attempts_left -= 1
         try:
             return await store()
         except StoreUnavailable as error:
             _log.warning("state_not_stored_yet", error=str(error))
-            await asyncio.sleep(_RETRY_DELAY)
+        except RpcError:
+            raise
+        except Exception:
+            if attempts_left <= 0:
+                raise
+            _log.warning("state_not_stored_yet", exc_info=True)
+        await asyncio.sleep(backoff.pause())
 
 
 def failure_of(eof: Eof) -> str:

@@ -203,6 +203,12 @@ class ServiceSettings(StoreSettings, ServerSettings):
         gt=0,
         description="The most that comes to; twelve times that where the configuration is wrong.",
     )
+    loop_patience_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        description="How long a background loop may take for one round before /healthz and the"
+        " health check say that it stands still.",
+    )
     keep_runs_days: float = Field(
         default=30.0,
         gt=0,

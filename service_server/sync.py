@@ -61,6 +61,7 @@ class Syncs:
         self._leases = parts.leases
         self._in_flight = parts.in_flight
         self._metrics = parts.metrics
+        self._heartbeats = parts.heartbeats
         self._soft_end = SoftEnd()
 
     def end_softly(self) -> None:
@@ -187,7 +188,9 @@ class Syncs:
         if state is not None:
             plan.options.state.CopyFrom(state)
         run_id = request.run_id or uuid.uuid4().hex
-        return Recorder(self._database, lease, state or SyncState(), run_id, self._metrics)
+        return Recorder(
+            self._database, lease, state or SyncState(), run_id, self._metrics, self._heartbeats
+        )
 
 
 def _is_refusal(error: RpcError) -> bool:

@@ -4,9 +4,14 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 
+import structlog
+
 from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync_rpc.errors import RpcError
 from service_server.errors import ServiceStopping, StoreUnavailable
 from service_server.pipelines import Pipelines
+
+_log = structlog.get_logger(__name__)
 
 # The least number of seconds between two updates of one watcher.
 _LEAST_INTERVAL = 0.2
@@ -89,9 +94,11 @@ class Watches:
             changed = subject.changed
             try:
                 latest = await subject.latest()
-            except StoreUnavailable:
-                if shown is None:
+            except Exception as error:
+                is_final = isinstance(error, RpcError) and not isinstance(error, StoreUnavailable)
+                if shown is None or is_final:
                     raise
+                _log.warning("pipeline_not_read", error=str(error) or type(error).__name__)
             else:
                 if latest != shown:
                     shown = latest

@@ -7,10 +7,11 @@ from typing import Self
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pipesync_rpc.credentials import CannotListen, ServerTls, refuse_insecure_listen
+from pipesync_rpc.health import Health
 from pipesync_rpc.interceptors.calls import CallsInFlight
 from pipesync_rpc.interceptors.server import CallBoundary, CallObserver
 from pipesync_rpc.limits import SIZE_OPTIONS
@@ -52,6 +53,7 @@ class RpcServer:
         share_port: bool = False,
         observe: CallObserver | None = None,
         silence: float = 40.0,
+        is_well: Callable[[], bool] = lambda: True,
     ) -> None:
         """Takes what the two programs differ in.
 
@@ -68,6 +70,7 @@ class RpcServer:
             observe: Told of every call to these services when it has ended.
             silence: A caller that does not answer for so many seconds, although its connection
                 stands, counts as dead: its calls are cancelled.
+            is_well: Asked by each health check; a server that is not well is NOT_SERVING.
         """
         self._listen = listen
         self._register = register
@@ -81,7 +84,7 @@ class RpcServer:
         self._observe = observe
         self._silence = silence
         self._calls = CallsInFlight()
-        self._health = health.aio.HealthServicer()
+        self._health = Health(self._service_names, is_well)
         self._server: grpc.aio.Server | None = None
         self._drained = False
         self.address = ""
@@ -129,10 +132,13 @@ class RpcServer:
         self.address = self._bind(server)
         await server.start()
         self._server = server
-        for name in ("", *self._service_names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.refresh()
         _log.info("listening", address=self.address)
         return self.address
+
+    async def refresh_health(self) -> None:
+        """Tell health watches whether the server is well now."""
+        await self._health.refresh()
 
     async def drain(self) -> None:
         """Ends: NOT_SERVING, ``on_drain``, no new calls, then the calls under way.

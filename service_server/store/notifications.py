@@ -1,17 +1,18 @@
 """Notifications of other sessions of the database: one connection that listens for the process."""
 
 import asyncio
-import random
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import asyncpg
 import structlog
 
+from service_server.background import BackgroundLoop, Backoff
 from service_server.errors import StoreUnavailable
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.store.connecting import connect
 from service_server.store.database import Database
 from service_server.store.poolers import is_shared
@@ -48,13 +49,24 @@ class Notifications:
     connection is there again, and every second while there is none that hears any.
     """
 
-    def __init__(self, database: Database, url: str | None = None) -> None:
+    def __init__(
+        self, database: Database, url: str | None = None, heartbeats: Heartbeats | None = None
+    ) -> None:
         """Take the ways to the database.
 
         Args:
             database: Where notifications are sent.
             url: Where to listen, if not there.
+            heartbeats: Where the heartbeats of both loops are watched.
         """
+        watched = heartbeats or Heartbeats()
+        self._listening = BackgroundLoop(
+            Loop.NOTIFICATIONS,
+            self._listen,
+            watched,
+            backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
+        )
+        self._polling = BackgroundLoop(Loop.NOTIFICATION_POLLING, self._poll, watched)
         self._database = database
         self._url = url or database.url
         self._listeners: list[tuple[str, Listener]] = []
@@ -74,36 +86,30 @@ class Notifications:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listen for the length of the body, through every restart of the database."""
-        tasks = [asyncio.create_task(self._listen_for_ever()), asyncio.create_task(self._poll())]
-        try:
+        """Listen for the length of the body, through every fault of the database."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._listening.running())
+            await stack.enter_async_context(self._polling.running(first_in=_POLL_INTERVAL))
             yield
+
+    async def _poll(self) -> float:
+        if not self._listens:
+            self._call_all()
+        return _POLL_INTERVAL
+
+    async def _listen(self) -> float:
+        """Listen over one connection until it is lost."""
+        try:
+            await self._listen_until_lost()
+        except _CannotListen:
+            self._warn_of_pooler()
+            return _POOLER_INTERVAL
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(f"cannot listen ({type(error).__name__})") from error
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(_POLL_INTERVAL)
-            if not self._listens:
-                self._call_all()
-
-    async def _listen_for_ever(self) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                await self._listen_until_lost()
-            except _CannotListen:
-                self._warn_of_pooler()
-                pause = _POOLER_INTERVAL
-            except Exception as error:
-                _log.warning("not_listening", error=type(error).__name__)
-            if self._listens:
-                pause = _FIRST_PAUSE
             self._listens = False
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        _log.warning("not_listening")
+        return _FIRST_PAUSE
 
     async def _listen_until_lost(self) -> None:
         """Listen over a connection of its own, and return or raise when it is lost.
@@ -126,9 +132,11 @@ class Notifications:
                 raise _CannotListen
             await self._listen_on(connection)
             while not lost.is_set():
+                self._listening.beat(_CHECK_INTERVAL)
                 try:
                     await asyncio.wait_for(lost.wait(), _CHECK_INTERVAL)
                 except TimeoutError:
+                    self._listening.beat()
                     await connection.execute("SELECT 1")
                     # With no connection to spare there is nothing to be learnt.
                     with suppress(StoreUnavailable):

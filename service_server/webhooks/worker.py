@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Self
 
@@ -11,6 +10,7 @@ import structlog
 
 from pipesync_rpc import context as call_context
 from pipesync_rpc.errors import RpcError
+from service_server.background import BackgroundLoop, is_cancelled
 from service_server.errors import (
     EventRefused,
     PipelineNotFound,
@@ -18,10 +18,12 @@ from service_server.errors import (
     StoreUnavailable,
     SyncInProgress,
 )
+from service_server.heartbeats import Heartbeats, Loop
 from service_server.store import inbox
 from service_server.store.database import Database
 from service_server.webhooks.applier import InboxApplier
-from service_server.webhooks.pruning import prune_by_and_by
+from service_server.webhooks.pruning import pruning_inbox
+from service_server.webhooks.turn_times import TurnTimes
 
 _log = structlog.get_logger(__name__)
 
@@ -32,27 +34,16 @@ _LOOK_AGAIN = 5.0
 # Seconds between two looks, however many notify.
 _GATHER = 0.05
 # Seconds that a pipeline is left to others after a turn, or until its sync is over perhaps.
-_REST = 0.3
+_REST = 0.2
 # That it is left to others for each second that its turn took and for each turn beside it.
-_REST_UNDER_LOAD = 4.0
+_REST_UNDER_LOAD = 0.5
 _BUSY = 1.0
 # Seconds that a pipeline is left alone after a failure: twice as long after each further one.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+# The longest where the fault is the service's own, or its database's: it ends for all at once.
+_LONGEST_OWN_PAUSE = 5.0
 _MOST_DOUBLINGS = 10
-
-
-@dataclass(slots=True)
-class _Patience:
-    """When a pipeline is tried again.
-
-    Attributes:
-        until: Not before, on the event loop's clock.
-        failures: How many there were in a row.
-    """
-
-    until: float = 0.0
-    failures: int = 0
 
 
 class InboxWorker:
@@ -61,17 +52,23 @@ class InboxWorker:
     Continuous pipelines are left to whoever runs them.
     """
 
-    def __init__(self, database: Database, applier: InboxApplier) -> None:
+    def __init__(self, database: Database, applier: InboxApplier, heartbeats: Heartbeats) -> None:
         self._database = database
         self._applier = applier
-        self._woken = asyncio.Event()
+        self._loop = BackgroundLoop(Loop.INBOX_WORKER, self._start_turns, heartbeats)
         self._turns: dict[str, asyncio.Task[None]] = {}
-        self._patience: dict[str, _Patience] = {}
+        self._times = TurnTimes()
 
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, database: Database, applier: InboxApplier, *, retention: timedelta, grace: float
+        cls,
+        database: Database,
+        applier: InboxApplier,
+        *,
+        retention: timedelta,
+        grace: float,
+        heartbeats: Heartbeats,
     ) -> AsyncIterator[Self]:
         """Works during the body.
 
@@ -81,75 +78,52 @@ class InboxWorker:
             retention: How long events are kept once they are applied.
             grace: At the end, turns that are not over in so many seconds are cut. Nothing is lost
                 by that: what a turn had not marked is applied again.
+            heartbeats: Where its loops are watched.
         """
-        worker = cls(database, applier)
-        tasks = [
-            asyncio.create_task(worker._work()),
-            asyncio.create_task(prune_by_and_by(database, retention)),
-        ]
+        worker = cls(database, applier, heartbeats)
         try:
-            yield worker
+            async with pruning_inbox(database, retention, heartbeats), worker._loop.running():
+                yield worker
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await worker._end_turns(grace)
 
     def look(self, _pipeline_id: str | None = None) -> None:
         """Has the inbox looked into: something came in, or may have."""
-        self._woken.set()
+        self._loop.wake()
 
-    async def _work(self) -> None:
-        while True:
-            self._woken.clear()
-            try:
-                await self._start_turns()
-            except StoreUnavailable as error:
-                _log.warning("inbox_not_read", error=str(error))
-            except Exception:
-                _log.exception("inbox_not_read")
-            await asyncio.sleep(_GATHER)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds_to_next_look()):
-                    await self._woken.wait()
-
-    async def _start_turns(self) -> None:
+    async def _start_turns(self) -> float:
+        clock = asyncio.get_running_loop().time
+        looked_at = clock()
         async with self._database.connection() as connection:
             waiting = await inbox.waiting_pipelines(connection)
-        self._forget_all_but(waiting)
-        now = asyncio.get_running_loop().time()
-        for pipeline_id in waiting:
-            self._patience.setdefault(pipeline_id, _Patience())
-        # Whoever has been waiting longest comes first, so that busy ones keep nobody out.
-        for pipeline_id in sorted(waiting, key=lambda each: self._patience[each].until):
-            patience = self._patience[pipeline_id]
-            if len(self._turns) >= _PIPELINES_AT_ONCE or patience.until > now:
+        # Those that have been waiting longest come first, so that busy ones keep none out.
+        for pipeline_id in self._times.due(waiting, self._turns.keys(), looked_at):
+            if len(self._turns) >= _PIPELINES_AT_ONCE:
+                # The end of a turn wakes the loop.
                 break
-            if pipeline_id not in self._turns:
-                turn = asyncio.create_task(self._take_turn(pipeline_id, patience))
-                self._turns[pipeline_id] = turn
+            self._turns[pipeline_id] = asyncio.create_task(self._take_turn(pipeline_id))
+        await asyncio.sleep(_GATHER)
+        seconds = self._times.seconds_to_next(self._turns.keys(), clock())
+        return _LOOK_AGAIN if seconds is None else min(seconds, _LOOK_AGAIN)
 
-    async def _take_turn(self, pipeline_id: str, patience: _Patience) -> None:
+    async def _take_turn(self, pipeline_id: str) -> None:
         call_context.bind(request_id=call_context.new_request_id(), pipeline_id=pipeline_id)
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             await self._applier.apply(pipeline_id)
-            patience.failures = 0
             # The more there is to do beside, the more events share the price of a turn.
             load = (clock() - began) * len(self._turns)
-            patience.until = clock() + max(_REST, _REST_UNDER_LOAD * load)
+            self._times.succeeded(pipeline_id, clock() + max(_REST, _REST_UNDER_LOAD * load))
         except SyncInProgress:
-            patience.until = clock() + _BUSY
+            self._times.postpone(pipeline_id, clock() + _BUSY)
         except (PipelineNotFound, PipelinePaused):
-            patience.until = clock() + _LOOK_AGAIN
-        except Exception as error:
-            if isinstance(error, EventRefused):
-                # The pauses are this event's own: the one before it may be set aside by now.
-                patience.failures = error.failed_attempts - 1
-            pause = min(_FIRST_PAUSE * 2 ** min(patience.failures, _MOST_DOUBLINGS), _LONGEST_PAUSE)
-            patience.failures += 1
-            patience.until = clock() + pause
+            self._times.postpone(pipeline_id, clock() + _LOOK_AGAIN)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled():
+                raise
+            pause = self._pause(pipeline_id, error)
+            self._times.postpone(pipeline_id, clock() + pause)
             _log.warning(
                 "webhook_events_not_applied",
                 error=str(error),
@@ -158,22 +132,15 @@ class InboxWorker:
             )
         finally:
             del self._turns[pipeline_id]
-            self._woken.set()
+            self._loop.wake()
 
-    def _forget_all_but(self, waiting: list[str]) -> None:
-        for pipeline_id in self._patience.keys() - set(waiting) - self._turns.keys():
-            # A rest is for the others' sake, also when nothing was left for a moment.
-            if self._patience[pipeline_id].until <= asyncio.get_running_loop().time():
-                del self._patience[pipeline_id]
-
-    def _seconds_to_next_look(self) -> float:
-        now = asyncio.get_running_loop().time()
-        due = [
-            patience.until - now
-            for pipeline_id, patience in self._patience.items()
-            if pipeline_id not in self._turns and patience.until > now
-        ]
-        return min([_LOOK_AGAIN, *due])
+    def _pause(self, pipeline_id: str, error: BaseException) -> float:
+        # The pauses are an event's own: the one before it may be set aside by now.
+        known = error.failed_attempts if isinstance(error, EventRefused) else None
+        failures = self._times.failed(pipeline_id, failures=known)
+        pause: float = _FIRST_PAUSE * 2 ** min(failures - 1, _MOST_DOUBLINGS)
+        is_own = isinstance(error, StoreUnavailable) or not isinstance(error, RpcError)
+        return min(pause, _LONGEST_OWN_PAUSE if is_own else _LONGEST_PAUSE)
 
     async def _end_turns(self, grace: float) -> None:
         turns = list(self._turns.values())
