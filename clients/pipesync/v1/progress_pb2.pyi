@@ -103,8 +103,8 @@ class ConnectionStatus(_message.Message):
     message: _builtins.str
     """Why, in words for a person."""
     reached: _builtins.bool
-    """Whether the connector's other end answered and let the engine in. A check that fails although it did found something
-    else that is in a sync's way, such as a missing right. False where the connector does not say.
+    """Whether the connector's other end answered, let the engine in, and is not read-only. A check that fails although it
+    did found something else that is in a sync's way, such as a missing right. False where the connector does not say.
     """
     @_builtins.property
     def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableStream]:

@@ -18,6 +18,7 @@ from engine_server.connectors.postgres.table_access import (
 from engine_server.connectors.postgres.tables import Table, quote
 from engine_server.connectors.postgres.trial import Trial
 from engine_server.connectors.postgres.trial_verdict import Verdict, verdict
+from engine_server.errors import ConnectorError
 
 _ACCESS = files(__package__).joinpath("access.sql").read_text()
 _CHECKPOINTS = "_pipesync_checkpoints"
@@ -45,15 +46,14 @@ async def check_database(
     """Look whether ``tables`` can be made where they are missing, and written where they exist.
 
     Raises:
-        ConnectorError: As ``definition.is_complete`` does.
+        ConnectorError: The database is read-only, or as ``definition.is_complete`` raises it.
     """
     found = Findings()
     schema = config.schema_name
     [access] = await connection.fetch(_ACCESS, schema)
     role = quote(access["role"])
     if access["read_only"]:
-        found.problems.append(f"database {access['database']} is read-only: is this a standby?")
-        return found
+        raise ConnectorError(f"database {access['database']} is read-only: is this a standby?")
     if access["encoding"] != _UTF8:
         found.notices.append(
             f"database {access['database']} has the encoding {access['encoding']}, which cannot "

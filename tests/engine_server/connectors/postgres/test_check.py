@@ -80,3 +80,4 @@ async def test_a_read_only_database_is_no_place_to_write(
     status = await _check(config)
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert "is read-only" in status.message
+    assert not status.reached
