@@ -84,6 +84,11 @@ class Notifications:
         """
         self._listeners.append((channel, listener))
 
+    @property
+    def hears(self) -> bool:
+        """Whether notifications arrive; while they do not, the listeners are called all the same."""
+        return self._listens
+
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Listen for the length of the body, through every fault of the database."""
