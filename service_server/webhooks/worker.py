@@ -1,4 +1,4 @@
-"""Applies by itself what comes into the inbox of manual pipelines."""
+"""Applies what comes into the inbox, also beside syncs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ from service_server.errors import (
     EventRefused,
     PipelineNotFound,
     PipelinePaused,
+    PipelineTornDown,
     StoreUnavailable,
     SyncInProgress,
 )
@@ -58,7 +59,7 @@ class _Patience:
 class InboxWorker:
     """Has the applier take its turns. Any service may: the lease decides.
 
-    Continuous pipelines are left to whoever runs them.
+    Between the steps of a continuous pipeline, that is left to its turns.
     """
 
     def __init__(self, database: Database, applier: InboxApplier) -> None:
@@ -115,6 +116,7 @@ class InboxWorker:
 
     async def _start_turns(self) -> None:
         async with self._database.connection() as connection:
+            await inbox.requeue_repeats(connection)
             waiting = await inbox.waiting_pipelines(connection)
         self._forget_all_but(waiting)
         now = asyncio.get_running_loop().time()
@@ -141,7 +143,7 @@ class InboxWorker:
             patience.until = clock() + max(_REST, _REST_UNDER_LOAD * load)
         except SyncInProgress:
             patience.until = clock() + _BUSY
-        except (PipelineNotFound, PipelinePaused):
+        except (PipelineNotFound, PipelinePaused, PipelineTornDown):
             patience.until = clock() + _LOOK_AGAIN
         except Exception as error:
             if isinstance(error, EventRefused):
