@@ -15,7 +15,7 @@ from pipesync_client import PipelineClient
 from tests.end_to_end.held_requests import Gate, after
 from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.end_to_end.test_cut_lists import items_of, subscribe
-from tests.engine_server.connectors.postgres.sessions import until, until_blocked
+from tests.engine_server.connectors.postgres.sessions import until_blocked
 from tests.messages import struct
 from tests.processes import ServerProcess
 from tests.service_server.watching import has_status, shown
@@ -100,6 +100,13 @@ async def until_held(database_url: str, stream: str, wanted: Callable[[set[str]]
     async with asyncio.timeout(30):
         while not wanted({row["id"] for row in await documents(database_url, stream)}):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.02)
+
+
+async def until(database: asyncpg.Connection, question: str, *arguments: object) -> None:
+    """Asks Postgres until the answer is yes; servers on a busy machine take their time."""
+    async with asyncio.timeout(60):
+        while not await database.fetchval(question, *arguments):  # noqa: ASYNC110 - Postgres has no event for it
+            await asyncio.sleep(0.05)
 
 
 async def until_quiet(service_database_url: str) -> None:
