@@ -247,6 +247,7 @@ def _read(
         inventory=inventory,
         reconcile=plan.state.sync_run.reconcile and not plan.is_beside_run,
         on_listening=on_listening,
+        on_compared=ending.compared_event_ids.add,
     )
     return contain_failure(
         lambda: plan.source.connector.read(plan.source.config, request),

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from pipesync.v1.pipeline_service_pb2 import DESCRIPTOR
 from pipesync.v1.pipeline_service_pb2_grpc import add_PipelineServiceServicer_to_server
@@ -122,7 +123,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         metrics = Metrics(heartbeats)
         in_flight = InFlight()
         stack.push_async_callback(in_flight.drain, settings.drain_seconds)
-        pipelines = Pipelines(database, engine, connectors, vault_of(settings))
+        pipelines = Pipelines(database, engine, connectors, vault_of(settings), leases)
         parts = Parts(
             pipelines=pipelines,
             engine=engine,
@@ -135,7 +136,8 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         )
         operations = Operations(parts, patience=settings.patience)
         syncs, simulations = Syncs(parts), Simulations(parts)
-        applier = InboxApplier(
+        new_applier = partial(
+            InboxApplier,
             pipelines=pipelines,
             engine=engine,
             database=database,
@@ -146,7 +148,7 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         inbox_worker = await stack.enter_async_context(
             InboxWorker.running(
                 database,
-                applier,
+                new_applier(),
                 retention=settings.webhook_retention,
                 grace=settings.drain_seconds,
                 heartbeats=heartbeats,
@@ -177,8 +179,9 @@ async def running_service(settings: ServiceSettings) -> AsyncIterator[RunningSer
         )
         notifications.listen(PIPELINES_CHANNEL, watches.note_change)
         notifications.listen(INBOX_CHANNEL, inbox_worker.look)
+        applier_of_turns = new_applier(waits_for_others=True)
         runner = _runner(
-            settings, pipelines, engine, database, leases, applier, metrics, heartbeats
+            settings, pipelines, engine, database, leases, applier_of_turns, metrics, heartbeats
         )
         if runner is not None:
             await stack.enter_async_context(runner.running(settings.drain_seconds))

@@ -79,6 +79,20 @@ class PipelineBeingDeleted(ServiceError):
         )
 
 
+class PipelineTornDown(ServiceError):
+    """The caller can set the pipeline up, or sync it: both make its tables again."""
+
+    default_code = code_pb2.FAILED_PRECONDITION
+    default_reason = Reason.PIPELINE_TORN_DOWN
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            f"the tables of pipeline {pipeline_id!r} were removed: set it up or sync it, and its"
+            " events are applied again",
+            metadata={"pipeline_id": pipeline_id},
+        )
+
+
 class ConnectionFailed(ServiceError):
     """A connector cannot be reached: the remedy is in its configuration or the network."""
 

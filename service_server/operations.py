@@ -67,6 +67,9 @@ class Operations:
 
         async def work(send: Send) -> None:
             config = await self._config(pipeline_id)
+            if only != ConnectorSide.CONNECTOR_SIDE_SOURCE:
+                async with self._database.connection() as connection:
+                    await pipelines.set_torn_down(connection, pipeline_id, is_torn_down=False)
             async with aclosing(self._engine.setup(config, only)) as messages:
                 async for message in messages:
                     if message.HasField("control"):

@@ -19,6 +19,7 @@ from service_server.errors import (
     PipelineExists,
     PipelineNotFound,
 )
+from service_server.leases import LeaseKeeper
 from service_server.secrets import Vault
 from service_server.store import lifecycles, pipelines, runs, states
 from service_server.store.database import Connection, Database
@@ -32,8 +33,23 @@ class Pipelines:
     """The pipelines of this service."""
 
     def __init__(
-        self, database: Database, engine: Engine, connectors: Connectors, vault: Vault
+        self,
+        database: Database,
+        engine: Engine,
+        connectors: Connectors,
+        vault: Vault,
+        leases: LeaseKeeper | None = None,
     ) -> None:
+        """Takes what it stands on.
+
+        Args:
+            database: Where they are stored.
+            engine: Checks what they are made of.
+            connectors: Tells which of their fields are secret.
+            vault: Encrypts their configurations.
+            leases: Tells whether events are being applied; None where no events are.
+        """
+        self._leases = leases
         self._database = database
         self._engine = engine
         self._connectors = connectors
@@ -134,7 +150,10 @@ class Pipelines:
         return pb.ListRunsResponse(runs=page, next_page_token=token)
 
     async def update(self, request: pb.UpdatePipelineRequest) -> pb.Pipeline:
-        """Changes the fields in the mask, and no others."""
+        """Changes the fields in the mask, and no others.
+
+        Once it returns, no event is applied as the pipeline was before, or while it is paused.
+        """
         checks.check_update(request)
         wanted, paths = request.pipeline, set(request.update_mask.paths)
         stored = await self.load(wanted.id)
@@ -152,6 +171,8 @@ class Pipelines:
                 if not await pipelines.update_wishes(connection, changed):
                     raise PipelineChanged(wanted.id)
                 await _follow_policy(connection, changed)
+        if self._leases is not None and _bears_on_events(changed, paths):
+            await self._leases.wait_for_applier(wanted.id)
         return await self.get(wanted.id, pb.PIPELINE_VIEW_BASIC)
 
     async def apply_control(self, pipeline_id: str, control: Control) -> str:
@@ -222,6 +243,14 @@ class Pipelines:
     def _sealed(self, pipeline: pb.Pipeline, plain: PipelineConfig) -> StoredPipeline:
         envelope = self._vault.seal(plain.SerializeToString(), pipeline_id=pipeline.id)
         return StoredPipeline(pipeline=pipeline, sealed_config=envelope)
+
+
+def _bears_on_events(changed: pb.Pipeline, paths: set[str]) -> bool:
+    """Whether events that are being applied may go where none are to go any more."""
+    is_stopped = changed.desired_status != pb.DESIRED_STATUS_ACTIVE
+    return any(path.startswith("config.") for path in paths) or (
+        "desired_status" in paths and is_stopped
+    )
 
 
 async def _follow_policy(connection: Connection, pipeline: pb.Pipeline) -> None:

@@ -23,7 +23,8 @@ from service_server.leases import Lease
 from service_server.parts import Parts
 from service_server.recorder import Recorder
 from service_server.soft_end import EndedSoftly, SoftEnd
-from service_server.store import states
+from service_server.store import pipelines, states
+from service_server.store.leases import LeaseKind
 
 SyncRequest = pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest
 
@@ -50,7 +51,7 @@ class _Plan:
 
 
 class Syncs:
-    """The syncs of this process. Each one has its pipeline to itself."""
+    """The syncs of this process: one of a pipeline at a time, events being applied beside it."""
 
     def __init__(self, parts: Parts) -> None:
         """Takes what it stands on."""
@@ -169,20 +170,28 @@ class Syncs:
 
     @asynccontextmanager
     async def _holding(self, pipeline_id: str) -> AsyncIterator[Lease]:
-        async with self._leases.hold(pipeline_id) as lease:
+        async with self._leases.hold(pipeline_id, kind=LeaseKind.SYNC) as lease:
             with self._metrics.syncs_running.track_inprogress():
                 yield lease
 
     async def _begin(self, request: SyncRequest, plan: _Plan, lease: Lease) -> Recorder:
         """Adds the state to the plan; what is forgotten is so before the engine is called."""
         if request.reset_state:
-            async with self._database.transaction() as connection:
+            # Events that are being applied go by the state that is forgotten.
+            async with (
+                self._leases.hold(request.id, kind=LeaseKind.EVENTS),
+                self._database.transaction() as connection,
+            ):
                 await lease.require(connection)
                 await states.delete(connection, request.id)
             state = None
         else:
             async with self._database.connection() as connection:
                 state = await states.get(connection, request.id)
+        if not request.overrides.HasField("destination"):
+            # The sync makes the tables that are missing.
+            async with self._database.connection() as connection:
+                await pipelines.set_torn_down(connection, request.id, is_torn_down=False)
         if request.overrides.HasField("state"):
             state = request.overrides.state
         if state is not None:

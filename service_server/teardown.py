@@ -31,16 +31,20 @@ class Teardown:
         Args:
             config: The pipeline's, with its secrets.
             only: The side to tear down, or both.
-            lease: So that no sync runs meanwhile.
+            lease: So that no sync runs meanwhile, and no events are applied. Nor are they after it,
+                before a setup or a sync begins.
 
         Raises:
             ConnectionFailed: the destination cannot be reached; nothing was removed or forgotten.
             LeaseLost: somebody else may sync the pipeline by now.
             RpcError: the engine failed; the message says whether the state is forgotten.
         """
-        forgotten = only != ConnectorSide.CONNECTOR_SIDE_SOURCE and await self._forget_state(
-            config, lease
-        )
+        forgotten = False
+        if only != ConnectorSide.CONNECTOR_SIDE_SOURCE:
+            forgotten = await self._forget_state(config, lease)
+            async with self._database.transaction() as connection:
+                await lease.require(connection)
+                await pipelines.set_torn_down(connection, lease.pipeline_id, is_torn_down=True)
         try:
             async with aclosing(self._engine.teardown(config, only)) as messages:
                 async for message in messages:

@@ -55,6 +55,8 @@ class Reason(StrEnum):
     """The pipeline runs by itself: pause it first."""
     PIPELINE_BEING_DELETED = "PIPELINE_BEING_DELETED"
     """A pipeline that is being deleted does not sync."""
+    PIPELINE_TORN_DOWN = "PIPELINE_TORN_DOWN"
+    """The pipeline's tables were removed: its events wait for a setup or a sync."""
     PIPELINE_CHANGED = "PIPELINE_CHANGED"
     """The pipeline is no longer what the caller read: read it again."""
     SYNC_IN_PROGRESS = "SYNC_IN_PROGRESS"

@@ -125,6 +125,8 @@ class ReadRequest:
             has no more, is to be yielded as deleted. Then there is an inventory.
         on_listening: To be called once the source has yielded all there is and waits for what
             happens: a limit that is reached after that left nothing unread.
+        on_compared: To be called with the id of each pushed event whose records depend on what the
+            inventory told: rows that others have on their way are missing there.
     """
 
     streams: Sequence[SelectedStream]
@@ -141,6 +143,7 @@ class ReadRequest:
     inventory: Inventory | None = None
     reconcile: bool = False
     on_listening: Callable[[], None] = lambda: None
+    on_compared: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

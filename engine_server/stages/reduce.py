@@ -38,6 +38,7 @@ class Ending:
         is_listening: The source had nothing to yield, and waited for what happens.
         describe_limit: Names the limits in time, and how long the source took.
         held_rejected_record_count: How many rejected records the destination says it keeps.
+        compared_event_ids: The pushed events that were compared with what the destination holds.
     """
 
     cut_short: bool = False
@@ -48,6 +49,7 @@ class Ending:
     is_listening: bool = False
     describe_limit: Callable[[], str] = lambda: "time limit"
     held_rejected_record_count: int = 0
+    compared_event_ids: set[str] = field(default_factory=set)
 
     def cut(self) -> None:
         """Notes that a limit was reached."""
@@ -260,6 +262,7 @@ def _eof(
         request_progress=request_progress,
         failure_message=ending.failure_message,
         held_rejected_record_count=ending.held_rejected_record_count,
+        compared_event_ids=sorted(ending.compared_event_ids),
     )
 
 

@@ -23,6 +23,7 @@ from service_server.lifecycle.situation import Situation
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder, failure_of
+from service_server.store import pipelines as store
 from service_server.store.database import Database
 
 # How long a setup may take, in seconds.
@@ -115,6 +116,7 @@ class Steps:
             return _failed(action, situation, str(error), by_configuration=False)
 
     async def _set_up(self, setup: actions.SetUp, situation: Situation) -> Outcome:
+        await self._end_teardown(situation)
         pipeline_id, etag = situation.stored.pipeline.id, situation.facts.etag
         config = self._pipelines.open_config(situation.stored)
         both = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
@@ -159,6 +161,14 @@ class Steps:
             records=eof.request_progress.derived.total_record_count,
             eof=eof,
         )
+
+    async def _end_teardown(self, situation: Situation) -> None:
+        """Has events applied again, whose tables are about to be made."""
+        if situation.stored.is_torn_down:
+            async with self._database.connection() as connection:
+                await store.set_torn_down(
+                    connection, situation.stored.pipeline.id, is_torn_down=False
+                )
 
     async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
         options = SyncOptions(events_only=True, state=situation.state)

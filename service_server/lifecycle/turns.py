@@ -19,6 +19,7 @@ from service_server.lifecycle.steps import Outcome, Steps
 from service_server.recorder import at_last
 from service_server.store import lifecycles, pipelines, states
 from service_server.store.database import Connection, Database
+from service_server.store.leases import LeaseKind
 from service_server.store.lifecycles import Claim
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class Turns:
             StoreUnavailable: the database is away.
         """
         applied = await self._apply_inbox(claim.pipeline_id)
-        async with self._leases.hold(claim.pipeline_id) as lease:
+        async with self._leases.hold(claim.pipeline_id, kind=LeaseKind.SYNC) as lease:
             situation = await self._situations.look(claim.pipeline_id)
             if situation is None:
                 return

@@ -20,6 +20,7 @@ from pipesync.v1.pipeline_service_pb2 import (
 )
 from pipesync.v1.state_pb2 import DeadLetter
 from service_server.store.database import Connection
+from service_server.store.leases import Holder
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("inbox.sql")
@@ -184,6 +185,27 @@ async def mark_applied(connection: Connection, pipeline_id: str, ids: Collection
     await connection.execute(_SQL["mark_applied"], pipeline_id, list(ids))
 
 
+async def repeat_after(
+    connection: Connection, pipeline_id: str, ids: Collection[str], sync: Holder
+) -> None:
+    """Has applied events applied once more when a sync has ended that was under way meanwhile.
+
+    One that came in before the sync began is not: all that the sync reads is newer.
+
+    Args:
+        connection: In the transaction that marks the events as applied.
+        pipeline_id: Whose events.
+        ids: Those of them that were compared with what the destination held.
+        sync: Who held the lease of the sync before they were.
+    """
+    await connection.execute(_SQL["repeat_after"], pipeline_id, list(ids), sync.token, sync.since)
+
+
+async def requeue_repeats(connection: Connection) -> None:
+    """Has events applied once more whose syncs have ended."""
+    await connection.execute(_SQL["requeue_repeats"])
+
+
 async def mark_failed(
     connection: Connection, pipeline_id: str, event_id: str, error: str, *, most_attempts: int
 ) -> bool:
@@ -194,7 +216,10 @@ async def mark_failed(
 
 
 async def waiting_pipelines(connection: Connection) -> list[str]:
-    """The pipelines with pending events that nobody else applies, and that are not paused."""
+    """The pipelines with pending events that no turn of their own applies, and that may be.
+
+    A continuous pipeline is among them while one of its steps is under way, and once it is set up.
+    """
     rows = await connection.fetch(
         _SQL["waiting_pipelines"], DESIRED_STATUS_ACTIVE, SYNC_POLICY_MANUAL
     )

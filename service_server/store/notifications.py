@@ -86,7 +86,7 @@ class Notifications:
 
     @property
     def hears(self) -> bool:
-        """Whether notifications arrive; while they do not, the listeners are called all the same."""
+        """Whether notifications arrive."""
         return self._listens
 
     @asynccontextmanager

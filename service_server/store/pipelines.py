@@ -28,11 +28,13 @@ class StoredPipeline:
         pipeline: As people are shown it, every secret masked.
         sealed_config: Its PipelineConfig with the secrets, encrypted (see ``secrets.Vault``).
         held_rejected_record_count: How many rejected records its destination keeps.
+        is_torn_down: Whether its tables were removed and no setup or sync has begun since.
     """
 
     pipeline: Pipeline
     sealed_config: bytes = field(repr=False)
     held_rejected_record_count: int = 0
+    is_torn_down: bool = False
 
 
 async def insert(connection: Connection, stored: StoredPipeline) -> bool:
@@ -124,6 +126,11 @@ async def set_held_rejected(
     await connection.execute(_SQL["set_held_rejected"], pipeline_id, count, is_exact)
 
 
+async def set_torn_down(connection: Connection, pipeline_id: str, *, is_torn_down: bool) -> None:
+    """Stores whether the destination's tables were removed: then no events are applied."""
+    await connection.execute(_SQL["set_torn_down"], pipeline_id, is_torn_down)
+
+
 async def all_held_rejected(connection: Connection) -> int:
     """How many rejected records the destinations of all pipelines keep."""
     count: int = await connection.fetchval(_SQL["all_held_rejected"])
@@ -165,6 +172,7 @@ def _stored(row: asyncpg.Record) -> StoredPipeline:
         pipeline=pipeline,
         sealed_config=row["sealed_config"],
         held_rejected_record_count=row["held_rejected_record_count"],
+        is_torn_down=row["is_torn_down"],
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import structlog
@@ -20,15 +20,17 @@ from service_server.errors import (
     EngineUnavailable,
     EventRefused,
     PipelinePaused,
+    PipelineTornDown,
 )
 from service_server.held_rejected import store_held
 from service_server.leases import Lease, LeaseKeeper
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import failure_of
-from service_server.store import inbox, lifecycles, states
+from service_server.store import inbox, leases, lifecycles, states
 from service_server.store.database import Database
 from service_server.store.inbox import PendingEvent
+from service_server.store.leases import Holder, LeaseKind
 
 _log = structlog.get_logger(__name__)
 
@@ -50,10 +52,14 @@ class _Sent:
         failure: Why it is unsure whether they are in the destination; empty when it is not.
         refused: The events that failed by themselves, with the reasons. All others are in the
             destination, unless there is a failure.
+        compared: Those that were compared with what the destination held.
+        sync: The sync that was under way as they were sent; None when none was.
     """
 
     failure: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    compared: frozenset[str] = frozenset()
+    sync: Holder | None = None
 
 
 class InboxApplier:
@@ -72,6 +78,7 @@ class InboxApplier:
         leases: LeaseKeeper,
         metrics: Metrics,
         most_attempts: int,
+        waits_for_others: bool = False,
     ) -> None:
         """Takes what it stands on.
 
@@ -79,10 +86,12 @@ class InboxApplier:
             pipelines: Where configurations are.
             engine: What applies events.
             database: Where the events are.
-            leases: One pipeline is never synced twice at once.
+            leases: One pipeline's events are never applied twice at once.
             metrics: Told what became of events.
             most_attempts: How often an event that fails by itself is tried before it is set aside.
+            waits_for_others: Whether to wait while another applier is at the same pipeline.
         """
+        self._waits_for_others = waits_for_others
         self._pipelines = pipelines
         self._engine = engine
         self._database = database
@@ -100,9 +109,11 @@ class InboxApplier:
             How many were applied. 0 when none was pending.
 
         Raises:
-            SyncInProgress: another sync of the pipeline is under way.
+            SyncInProgress: other work on the pipeline is under way, and no sync that events may be
+                applied beside.
             PipelineNotFound: there is no such pipeline.
             PipelinePaused: it is paused.
+            PipelineTornDown: its tables were removed.
             ConnectionFailed: the engine cannot reach the source or the destination.
             EngineUnavailable: the engine is away, or ended in the middle.
             EventRefused: an event cannot be applied; it is tried again by the next call, and set
@@ -118,7 +129,9 @@ class InboxApplier:
             last = await inbox.last_pending(connection, pipeline_id)
         if last is None:
             return applied
-        async with self._leases.hold(pipeline_id, is_brief=True) as lease:
+        async with self._leases.hold(
+            pipeline_id, kind=LeaseKind.EVENTS, waits_for_applier=self._waits_for_others
+        ) as lease:
             end_of_turn = clock() + _TURN
             refusal: EventRefused | None = None
             for failed in (False, True):
@@ -158,7 +171,7 @@ class InboxApplier:
         if not sent.failure:
             fine = [event for event in events if event.event_id not in sent.refused]
             if fine:
-                await self._mark_applied(lease, fine)
+                await self._mark_applied(lease, fine, sent)
             refusals = []
             for event in events:
                 if event.event_id in sent.refused:
@@ -180,8 +193,12 @@ class InboxApplier:
         stored = await self._pipelines.load(pipeline_id)
         if stored.pipeline.desired_status == DESIRED_STATUS_PAUSED:
             raise PipelinePaused(pipeline_id)
+        if stored.is_torn_down:
+            raise PipelineTornDown(pipeline_id)
         async with self._database.connection() as connection:
             state = await states.get(connection, pipeline_id)
+            # Rows of one that begins later are newer than these events.
+            sync = await leases.get_holder(connection, pipeline_id, LeaseKind.SYNC)
         if state is not None and state.sync_run.empty_request_count:
             # That is of requests for history: an event is at no fault for being slow.
             state.sync_run.empty_request_count = 0
@@ -202,7 +219,11 @@ class InboxApplier:
             raise
         if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
             return _Sent(failure="the engine did not finish the events in time")
-        sent = _sent(eof)
+        sent = replace(
+            _sent(eof),
+            compared=frozenset(eof.compared_event_ids),
+            sync=sync if sync is not None and sync.time_left else None,
+        )
         # An event whose record the destination rejected is applied: it keeps the record.
         is_known = eof.held_rejected_record_count == stored.held_rejected_record_count
         if not sent.failure and not is_known:
@@ -212,12 +233,18 @@ class InboxApplier:
                 await lifecycles.wake(connection, pipeline_id)
         return sent
 
-    async def _mark_applied(self, lease: Lease, events: Sequence[PendingEvent]) -> None:
+    async def _mark_applied(
+        self, lease: Lease, events: Sequence[PendingEvent], sent: _Sent
+    ) -> None:
+        ids = [event.event_id for event in events]
         async with self._database.transaction() as connection:
             await lease.require(connection)
-            await inbox.mark_applied(
-                connection, lease.pipeline_id, [event.event_id for event in events]
-            )
+            await inbox.mark_applied(connection, lease.pipeline_id, ids)
+            if sent.sync is not None and sent.compared:
+                # Rows on their way in the sync were not among those that it was compared with.
+                await inbox.repeat_after(
+                    connection, lease.pipeline_id, sent.compared.intersection(ids), sent.sync
+                )
         self._metrics.events_applied.inc(len(events))
         _log.info("webhook_events_applied", pipeline_id=lease.pipeline_id, count=len(events))
 

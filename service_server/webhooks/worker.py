@@ -1,4 +1,4 @@
-"""Applies by itself what comes into the inbox of manual pipelines."""
+"""Applies what comes into the inbox, also beside syncs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,6 +15,7 @@ from service_server.errors import (
     EventRefused,
     PipelineNotFound,
     PipelinePaused,
+    PipelineTornDown,
     StoreUnavailable,
     SyncInProgress,
 )
@@ -49,7 +50,7 @@ _MOST_DOUBLINGS = 10
 class InboxWorker:
     """Has the applier take its turns. Any service may: the lease decides.
 
-    Continuous pipelines are left to whoever runs them.
+    Between the steps of a continuous pipeline, that is left to its turns.
     """
 
     def __init__(self, database: Database, applier: InboxApplier, heartbeats: Heartbeats) -> None:
@@ -95,6 +96,7 @@ class InboxWorker:
         clock = asyncio.get_running_loop().time
         looked_at = clock()
         async with self._database.connection() as connection:
+            await inbox.requeue_repeats(connection)
             waiting = await inbox.waiting_pipelines(connection)
         # Those that have been waiting longest come first, so that busy ones keep none out.
         for pipeline_id in self._times.due(waiting, self._turns.keys(), looked_at):
@@ -117,7 +119,7 @@ class InboxWorker:
             self._times.succeeded(pipeline_id, clock() + max(_REST, _REST_UNDER_LOAD * load))
         except SyncInProgress:
             self._times.postpone(pipeline_id, clock() + _BUSY)
-        except (PipelineNotFound, PipelinePaused):
+        except (PipelineNotFound, PipelinePaused, PipelineTornDown):
             self._times.postpone(pipeline_id, clock() + _LOOK_AGAIN)
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled():

@@ -44,3 +44,21 @@ class HeldRequests:
             if not self._count:
                 self.none.set()
         raise AssertionError("an event that nobody sets was set")
+
+
+class Gate:
+    """A fault that answers late: once it is opened.
+
+    Attributes:
+        reached: Set once a request waits.
+        open: Set by a test to let all requests through.
+    """
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def __call__(self, request: web.Request, serve: Serve) -> web.StreamResponse:
+        self.reached.set()
+        await self.open.wait()
+        return await serve(request)

@@ -405,6 +405,7 @@ class Eof(_message.Message):
     REWOUND_STREAMS_FIELD_NUMBER: _builtins.int
     LOST_INPUTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    COMPARED_EVENT_IDS_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
     has_more: _builtins.bool
     """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
@@ -453,6 +454,13 @@ class Eof(_message.Message):
     def lost_inputs(self) -> Global___LostInputs:
         """Inputs that the destination turned out to lack as the request began: see Resumption. Absent when none were lost."""
 
+    @_builtins.property
+    def compared_event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pushed events whose records depend on what the destination held, as items that it holds and that are no longer at
+        the source become deletions. Rows that a sync beside this request had read before, and not committed yet, were not
+        among those: a caller that lets both run applies these events once more when that sync has ended.
+        """
+
     def __init__(
         self,
         *,
@@ -470,10 +478,11 @@ class Eof(_message.Message):
         rewound_streams: _abc.Iterable[Global___RewoundStream] | None = ...,
         lost_inputs: Global___LostInputs | None = ...,
         account_id: _builtins.str = ...,
+        compared_event_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "lost_inputs", b"lost_inputs", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "lost_inputs", b"lost_inputs", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "rewound_streams", b"rewound_streams", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "compared_event_ids", b"compared_event_ids", "dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "lost_inputs", b"lost_inputs", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "rewound_streams", b"rewound_streams", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,6 +116,7 @@ class Attempt:
         targets: How each stream is written.
         suspects: The streams that are split.
         statement_timeout: Seconds that each statement may take.
+        locks: What takes the locks of ``row_locks``; empty where none are needed.
     """
 
     def __init__(
@@ -125,11 +126,13 @@ class Attempt:
         suspects: Suspects,
         *,
         statement_timeout: float,
+        locks: str = "",
     ) -> None:
         self._rows = rows
         self._targets = targets
         self._suspects = suspects
         self._statement_timeout = statement_timeout
+        self._locks = locks
         # The stream that is written now; None at the end.
         self._stream: str | None = None
 
@@ -148,7 +151,9 @@ class Attempt:
         """
         self._stream = None
         try:
-            async with transaction(connection, self._statement_timeout) as begun:
+            async with transaction(
+                connection, self._statement_timeout, opening=self._locks
+            ) as begun:
                 return await self._write(begun)
         except asyncpg.PostgresError as error:
             if not is_refusal(error):

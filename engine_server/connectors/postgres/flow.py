@@ -1,8 +1,8 @@
 """Messages on their way through the writer: flushes in flight, and what must wait for them.
 
 Every message but a log waits for the flushes of all records before it. A flush is one transaction.
-At most two are in flight, side by side unless a row may be in both, and reading goes on beside them
-until the next batch is full.
+At most two are in flight, side by side unless a row may be in both or one of them deletes rows for
+good, and reading goes on beside them until the next batch is full.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any, Self
 import structlog
 
 from engine_server.connectors.postgres.batch import Batch
-from engine_server.connectors.postgres.rows import Rows, may_share_a_row
+from engine_server.connectors.postgres.rows import Rows
 from engine_server.connectors.postgres.writer import Outcome, Writer
 from engine_server.read_ahead import ReadAhead
 from engine_server.stream_name import stream_name
@@ -139,7 +139,9 @@ class Flow:
         gathered = self._batch.take()
         rows = {stream: of_stream.rows for stream, of_stream in gathered.items()}
         # Of two flushes that hold the same row the later one must win.
-        before = [flush.task for flush in self._flushes if may_share_a_row(flush.rows, rows)]
+        before = [
+            flush.task for flush in self._flushes if self._writer.must_follow(flush.rows, rows)
+        ]
         task = asyncio.create_task(self._flush(rows, before))
         task.add_done_callback(lambda _: self._news.set())
         places = {stream: of_stream.place for stream, of_stream in gathered.items()}

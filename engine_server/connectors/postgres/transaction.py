@@ -72,7 +72,11 @@ class Transaction:
 
 @asynccontextmanager
 async def transaction(
-    connection: PoolConnectionProxy, statement_timeout: float, *, keep: bool = True
+    connection: PoolConnectionProxy,
+    statement_timeout: float,
+    *,
+    keep: bool = True,
+    opening: str = "",
 ) -> AsyncIterator[Transaction]:
     """One transaction, committed when the block ends well.
 
@@ -80,14 +84,16 @@ async def transaction(
         connection: Not in a transaction.
         statement_timeout: Seconds that each statement may take.
         keep: False to roll back instead.
+        opening: Statements that answer nothing, sent with the beginning; empty for none.
 
     Raises:
         asyncpg.PostgresError: Postgres refused to begin or to commit.
         TimeoutError: Postgres said nothing at all; the connection is dropped.
     """
     begun = Transaction(connection, statement_timeout)
-    await _run(begun, _BEGIN.format(limit_ms=round(statement_timeout * 1000)))
+    begin = _BEGIN.format(limit_ms=round(statement_timeout * 1000))
     try:
+        await _run(begun, f"{begin}; {opening}" if opening else begin)
         yield begun
     except BaseException:
         # What went wrong in the block is what is told; a pool keeps no open transaction.

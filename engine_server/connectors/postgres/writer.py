@@ -22,7 +22,8 @@ from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.refusal import explain
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
 from engine_server.connectors.postgres.rejection import Rejection, describe_key, identify
-from engine_server.connectors.postgres.rows import Rows
+from engine_server.connectors.postgres.row_locks import lock_script, may_wait_for_each_other
+from engine_server.connectors.postgres.rows import Rows, may_share_a_row
 from engine_server.connectors.postgres.splitter import StreamRefused
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import transaction
@@ -80,6 +81,12 @@ class Writer:
         # Made where they are needed.
         self._clearing_statements: dict[str, str] = {}
 
+    def must_follow(self, former: Rows, latter: Rows) -> bool:
+        """Whether the latter rows may be committed only after the former are."""
+        return may_share_a_row(former, latter) or (
+            self._hard_delete and may_wait_for_each_other(self._tables, former, latter)
+        )
+
     def key_of(self, stream: str, record: bytes) -> str:
         """The key of a record in words, for a log."""
         table = self._tables[stream]
@@ -115,6 +122,7 @@ class Writer:
                 {stream: self._target(stream, retried) for stream in remaining},
                 suspects,
                 statement_timeout=self._statement_timeout,
+                locks=lock_script(self._tables, remaining) if self._hard_delete else "",
             )
             try:
                 committed = await retries.use(attempt.commit)

@@ -101,6 +101,46 @@ UPDATE pipesync.webhook_events
 SET status = 2, finish_time = clock_timestamp()
 WHERE pipeline_id = $1 AND event_id = ANY($2) AND status = 1;
 
+-- name: repeat_after
+INSERT INTO pipesync.events_to_repeat (pipeline_id, event_id, lease_token)
+SELECT pipeline_id, event_id, $3
+FROM pipesync.webhook_events
+WHERE pipeline_id = $1 AND event_id = ANY($2) AND receive_time >= $4
+ORDER BY event_id
+ON CONFLICT (pipeline_id, event_id) DO UPDATE SET lease_token = excluded.lease_token;
+
+-- name: requeue_repeats
+-- Two services that look at the same time take them once. What else is done about an event, e.g. a replay, stays.
+WITH due AS MATERIALIZED (
+    SELECT pipeline_id, event_id
+    FROM pipesync.events_to_repeat AS again
+    WHERE NOT EXISTS (
+        SELECT
+        FROM pipesync.leases AS held
+        WHERE held.pipeline_id = again.pipeline_id
+            AND held.token = again.lease_token
+            AND held.expire_time > clock_timestamp()
+    )
+    ORDER BY pipeline_id, event_id
+    LIMIT 1000
+    FOR UPDATE SKIP LOCKED
+),
+taken AS (
+    DELETE FROM pipesync.events_to_repeat AS again
+    USING due
+    WHERE again.pipeline_id = due.pipeline_id AND again.event_id = due.event_id
+    RETURNING again.pipeline_id, again.event_id
+),
+requeued AS (
+    UPDATE pipesync.webhook_events AS event
+    SET status = 1, finish_time = NULL
+    FROM taken
+    WHERE event.pipeline_id = taken.pipeline_id AND event.event_id = taken.event_id AND event.status = 2
+    RETURNING event.pipeline_id
+)
+SELECT pipesync.wake(pipeline_id)
+FROM (SELECT DISTINCT pipeline_id FROM requeued ORDER BY pipeline_id) AS with_news;
+
 -- name: mark_failed
 UPDATE pipesync.webhook_events
 SET failed_attempts = failed_attempts + 1,
@@ -134,7 +174,26 @@ WITH RECURSIVE waiting AS (
 SELECT pipeline.id
 FROM waiting
 JOIN pipesync.pipelines AS pipeline ON pipeline.id = waiting.pipeline_id
-WHERE pipeline.desired_status = $1 AND pipeline.sync_policy = $2
+WHERE pipeline.desired_status = $1
+    AND NOT pipeline.is_torn_down
+    AND (
+        pipeline.sync_policy = $2
+        OR (
+            pipeline.sync_policy <> $2
+            -- As lifecycle.machine.may_apply_inbox.
+            AND EXISTS (
+                SELECT
+                FROM pipesync.lifecycles AS lifecycle
+                JOIN pipesync.leases AS step USING (pipeline_id)
+                WHERE lifecycle.pipeline_id = pipeline.id
+                    AND step.lets_events
+                    AND step.expire_time > clock_timestamp()
+                    AND lifecycle.memory ->> 'phase' <> 'setup'
+                    AND lifecycle.memory ->> 'etag' = pipeline.etag
+                    AND coalesce((lifecycle.memory -> 'due' ->> 'inbox')::timestamptz <= now(), true)
+            )
+        )
+    )
 ORDER BY pipeline.id;
 
 -- name: backlog
@@ -225,9 +284,15 @@ SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 DELETE FROM pipesync.webhook_events
 WHERE ctid = ANY(ARRAY(
     SELECT ctid
-    FROM pipesync.webhook_events
-    WHERE status = 2 AND finish_time < clock_timestamp() - $1::interval
+    FROM pipesync.webhook_events AS event
+    WHERE status = 2
+        AND finish_time < clock_timestamp() - $1::interval
+        AND NOT EXISTS (
+            SELECT
+            FROM pipesync.events_to_repeat AS again
+            WHERE again.pipeline_id = event.pipeline_id AND again.event_id = event.event_id
+        )
     ORDER BY finish_time
     LIMIT $2
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF event SKIP LOCKED
 ));

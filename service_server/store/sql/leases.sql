@@ -1,28 +1,19 @@
 -- name: acquire
--- A lease that is still held is left alone; then no row is returned. The commit waits for the disk, whatever the role's
--- settings say: were a token given out twice, the second holder could not be told from the first.
-INSERT INTO pipesync.leases AS held
-    (pipeline_id, token, holder, acquire_time, expire_time, is_brief)
-SELECT id, nextval('pipesync.fencing_tokens'), $2, clock_timestamp(), clock_timestamp() + $3, $4
-FROM pipesync.pipelines
-WHERE id = $1
-    AND (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
-        ELSE current_setting('synchronous_commit') END, true)) <> 'off'
-ON CONFLICT (pipeline_id) DO UPDATE
-SET token = excluded.token,
-    holder = excluded.holder,
-    acquire_time = excluded.acquire_time,
-    expire_time = excluded.expire_time,
-    is_brief = excluded.is_brief
-WHERE held.expire_time <= clock_timestamp()
-RETURNING token;
+-- A lease that is still held is left alone; then the answer is null. $4: whether events may be applied beside it. The
+-- commit waits for the disk, whatever the role's settings say: were a token given out twice, the second holder could not
+-- be told from the first.
+SELECT pipesync.acquire_lease($1, $2, $3, $4)
+WHERE (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+    ELSE current_setting('synchronous_commit') END, true)) <> 'off';
 
 -- name: get
 SELECT
     holder,
     acquire_time,
     greatest(expire_time - clock_timestamp(), interval '0') AS time_left,
-    is_brief
+    is_brief,
+    token,
+    CASE WHEN lets_events THEN 'SYNC' ELSE 'ALONE' END AS kind
 FROM pipesync.leases
 WHERE pipeline_id = $1;
 
@@ -40,6 +31,15 @@ WHERE pipeline_id = $1 AND token = $2
 FOR SHARE;
 
 -- name: release
--- Without waiting for the disk: were this forgotten in a crash, the lease would expire by itself.
-DELETE FROM pipesync.leases
-WHERE pipeline_id = $1 AND token = $2 AND set_config('synchronous_commit', 'off', true) = 'off';
+-- Without waiting for the disk: were this forgotten in a crash, the lease would expire by itself. Events that waited for
+-- its end are told of.
+WITH released AS (
+    DELETE FROM pipesync.leases
+    WHERE pipeline_id = $1 AND token = $2 AND set_config('synchronous_commit', 'off', true) = 'off'
+    RETURNING pipeline_id
+)
+SELECT pg_notify('pipesync_webhook_events', pipeline_id)
+FROM released
+WHERE EXISTS (
+    SELECT FROM pipesync.events_to_repeat AS again WHERE again.pipeline_id = released.pipeline_id
+);

@@ -104,6 +104,11 @@ WHERE id = $1
     AND held_rejected_record_count
         <> CASE WHEN $3 THEN $2 ELSE greatest($2, held_rejected_record_count) END;
 
+-- name: set_torn_down
+UPDATE pipesync.pipelines
+SET is_torn_down = $2
+WHERE id = $1 AND is_torn_down <> $2;
+
 -- name: all_held_rejected
 SELECT coalesce(sum(held_rejected_record_count), 0)::bigint
 FROM pipesync.pipelines

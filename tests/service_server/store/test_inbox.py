@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -42,6 +42,8 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
         ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000, True)),
         ("mark_applied", ("pipeline-1", ["evt_1", "evt_21"])),
         ("mark_failed", ("pipeline-1", "evt_1", "why", 3)),
+        ("repeat_after", ("pipeline-1", ["evt_1", "evt_21"], 7, datetime.now(UTC))),
+        ("requeue_repeats", ()),
         ("waiting_pipelines", (1, 1)),
         ("backlog", ()),
         ("list", ("pipeline-1", 2**63 - 1, 51)),

@@ -10,7 +10,7 @@ from service_server.store import inbox
 from service_server.store.database import Database
 from tests.service_server.webhooks.deliveries import event_id
 
-LEASE_TAKEN_OVER = "UPDATE pipesync.leases SET token = token + 1000"
+LEASE_TAKEN_OVER = "UPDATE pipesync.applier_leases SET token = token + 1000"
 Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
 
 

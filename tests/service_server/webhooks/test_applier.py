@@ -219,7 +219,9 @@ async def test_the_engine_is_to_be_done_before_the_lease_could_run_out(
 
     async def watched(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
         async with database.connection() as connection:
-            holder = await lease_table.get_holder(connection, "hooked")
+            holder = await lease_table.get_holder(
+                connection, "hooked", lease_table.LeaseKind.EVENTS
+            )
         assert holder is not None
         time_left.append(holder.time_left)
         return Eof(status=RUN_STATUS_SUCCEEDED)
@@ -280,7 +282,7 @@ async def test_one_that_is_cut_anywhere_loses_nothing(
     if place == "before the engine":
         async with database.transaction() as connection:
             # Whoever wants the lease waits here.
-            await connection.execute("LOCK TABLE pipesync.leases")
+            await connection.execute("LOCK TABLE pipesync.applier_leases")
             await _cut(parts, after=waiting_for_a_lock(database))
     elif place == "in the engine":
         await _cut(parts, after=reached.wait())

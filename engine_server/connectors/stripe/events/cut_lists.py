@@ -49,6 +49,7 @@ async def stored_items(
         resource = scope.streams.get(stream)
         if resource is None or not _may_lack_items(event, fields, field):
             continue
+        scope.on_compared(event.id)
         # Ahead of the list: what is stored by now and not in it is gone.
         stored = await scope.stored_items.of(
             stream, resource.parent_field, subject.id, account_id=scope.account_id

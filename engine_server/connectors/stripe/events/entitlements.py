@@ -42,7 +42,8 @@ async def entitlement_records(
     """
     resource = scope.streams[subject.kind.stream]
     stored: Collection[str] = ()
-    if scope.stored_items is not None:
+    if scope.stored_items is not None and scope.stored_items.can_be_asked:
+        scope.on_compared(event.id)
         # Ahead of the list: what is stored by now and not in it is gone.
         stored = await scope.stored_items.of(subject.kind.stream, resource.owner_field, subject.id)
     now = await _current_list(client, subject)

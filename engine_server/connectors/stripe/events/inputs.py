@@ -1,5 +1,6 @@
 """Events that are pushed into a read, instead of being fetched by it."""
 
+import dataclasses
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import cache
@@ -87,7 +88,10 @@ async def apply_inputs(
         ConnectorError: the same, events that are to be fetched cannot be, and too many that fail.
     """
     streams = request.selected or request.streams
-    scope = EventScope.of(config, account, streams, request.inventory, request.barriers)
+    scope = dataclasses.replace(
+        EventScope.of(config, account, streams, request.inventory, request.barriers),
+        on_compared=request.on_compared,
+    )
     async with (
         SameSecond(scope) as same_second,
         aclosing(_groups(client, request.inputs)) as groups,

@@ -31,6 +31,7 @@ class EventScope:
         api_version: What rows are rendered in, whichever way their objects are read.
         barriers: Tells when what was yielded is committed; None where nothing is on its way.
         stored_items: Asks the inventory for the items of lists, for the events of one batch.
+        on_compared: Called with the id of each event that is compared with stored items.
     """
 
     account_id: str
@@ -42,6 +43,7 @@ class EventScope:
     api_version: str = field(default_factory=api_version)
     barriers: Barriers | None = None
     stored_items: StoredItems | None = None
+    on_compared: Callable[[str], None] = lambda _: None
 
     @classmethod
     def of(
