@@ -7,6 +7,7 @@ from importlib.resources import files
 import asyncpg
 
 from engine_server.connectors.postgres import deleted_rows, rejected_table
+from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
@@ -43,12 +44,14 @@ class Differences:
         warnings: A sentence for each column that exists and is not what its field needs.
         columns: The table that each sentence is about which only adds or changes columns.
         optional: The sentences about what a table can do without for good.
+        created: The streams whose tables are among what is missing.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, Table] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
 
 
 async def make_missing(
@@ -109,6 +112,7 @@ async def make_missing(
             ):
                 del differences.missing[sentence]
                 differences.warnings.append(f"not yet {sentence}: {reason}; setup adds them")
+        await checkpoints.forget_created(connection, schema, differences.created)
     return differences
 
 
@@ -157,6 +161,7 @@ async def _differences(
     for table in by_name(tables):
         if table.name not in existing:
             found.missing[f"created table {table.quoted}"] = _create_table(table, mode)
+            found.created.add(table.stream)
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
