@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine_server.connectors.postgres import retry
 from engine_server.connectors.postgres.checkpoints.lineage import compare_and_record
 from engine_server.connectors.postgres.checkpoints.lines import MovedLines, new_name
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection, open_pool
-from engine_server.connectors.postgres.preparation import prepare_write
+from engine_server.connectors.postgres.preparation import prepare_resumed
 from engine_server.connectors.postgres.rejected_records import HeldRejections, RejectedRecords
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.protocols import Resumed, ResumeRequest
@@ -50,9 +49,7 @@ async def resume(
 
     async with open_pool(config) as pool:
         rejected = RejectedRecords(pool, config, tables)
-        prepared = await prepare_write(
-            pool, config, tables, rejected, patience=retry.SYNC_PATIENCE, resume=compare
-        )
+        prepared = await prepare_resumed(pool, config, tables, rejected, compare)
     lines = resumed.ticket
     ticket = WriteTicket(
         lines=lines if isinstance(lines, MovedLines) else None,

@@ -66,6 +66,11 @@ def quoted(schema: str) -> str:
     return f"{quote(schema)}.{quote(NAME)}"
 
 
+def create_statement(schema: str) -> str:
+    """SQL that makes the table."""
+    return _CREATE.format(checkpoints=quoted(schema))
+
+
 async def access(connection: Connection, schema: str) -> Access:
     """Look the table up."""
     [row] = await connection.fetch(_ACCESS, schema, NAME)
@@ -89,7 +94,7 @@ async def make_missing(connection: Connection, schema: str) -> tuple[Access, str
     found = await access(connection, schema)
     if found.is_usable is not None:
         return found, ""
-    await connection.execute(_CREATE.format(checkpoints=quoted(schema)))
+    await connection.execute(create_statement(schema))
     return await access(connection, schema), f"created table {quoted(schema)}"
 
 

@@ -1,4 +1,4 @@
-"""Recorded checkpoints: what a sync goes on from when tables or states are not as they were left."""
+"""Recorded checkpoints: where a sync goes on when tables or states are not as they were left."""
 
 import json
 
@@ -81,7 +81,7 @@ async def test_a_state_ahead_of_the_database_goes_back_to_what_is_recorded(
     # As a restored dump has it.
     await database.execute("TRUNCATE stripe._pipesync_checkpoints")
     await database.copy_records_to_table(
-        "_pipesync_checkpoints", records=lines, schema_name="stripe"
+        "_pipesync_checkpoints", records=[tuple(line) for line in lines], schema_name="stripe"
     )
     resumed = await caller.resume()
     assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [
