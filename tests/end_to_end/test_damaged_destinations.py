@@ -38,11 +38,14 @@ class Damaged:
         pipeline: Polls events.
         client: The engine's.
         state: What the caller has stored.
+        takes_time: Whether more than a minute passes before each step. Polls read the last one
+            again, so what happens within it shows too little.
     """
 
     pipeline: StripePipeline
     client: EngineClient
     state: SyncState = field(default_factory=SyncState)
+    takes_time: bool = False
     _copies: list[SyncState] = field(default_factory=list)
     _backups: Backups = field(init=False)
     _made: list[int] = field(default_factory=list)
@@ -61,6 +64,8 @@ class Damaged:
         return ends
 
     async def step(self, name: str, *of: Any) -> None:
+        if self.takes_time:
+            self.simulator.clock.skew += 100
         await getattr(self, f"_{name}")(*of)
 
     async def assert_equal(self) -> None:
@@ -227,8 +232,12 @@ async def test_a_history_cut_anywhere_ends_with_the_account(
 ) -> None:
     schema = f"history_{next(_schemas)}"
     async with StripeSimulator(SMALL) as simulator:
-        damaged = Damaged(pipeline=_pipeline(simulator, database_url, schema), client=client)
+        damaged = Damaged(
+            pipeline=_pipeline(simulator, database_url, schema), client=client, takes_time=True
+        )
         for step in steps:
             await damaged.step(*step)
-        await damaged.sync_to_the_end(run_id="last", state_limit=3)
+        # The first one may still end where the engine took Stripe's clock to be.
+        for run_id in ("last but one", "last"):
+            await damaged.sync_to_the_end(run_id=run_id, state_limit=3)
         await damaged.assert_equal()
