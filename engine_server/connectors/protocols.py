@@ -463,6 +463,8 @@ class Resumed:
         lost_inputs_are_replayable: Whether the caller can send all of them again. Where it cannot,
             each stream of the pipeline is among ``rewinds``.
         held_inputs: The last inputs position that it still holds; None for none.
+        held_streams: For a state without any source checkpoint, the selected streams of which it
+            holds records of the account all the same.
         ticket: What ``write_resumed`` needs; only the destination looks into it.
     """
 
@@ -473,6 +475,7 @@ class Resumed:
     inputs_are_lost: bool = False
     lost_inputs_are_replayable: bool = False
     held_inputs: CheckpointPosition | None = None
+    held_streams: Collection[str] = ()
     ticket: object = None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from engine_server.connectors.postgres import definition, deleted_rows, rejected_table
+from engine_server.connectors.postgres.checkpoints.notices import checkpoint_notices
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.rejected_notices import rejected_notices
@@ -21,7 +22,6 @@ from engine_server.connectors.postgres.trial_verdict import Verdict, verdict
 from engine_server.errors import ConnectorError
 
 _ACCESS = files(__package__).joinpath("access.sql").read_text()
-_CHECKPOINTS = "_pipesync_checkpoints"
 _ALL_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 # The one encoding that holds all that Stripe may send.
 _UTF8 = "UTF8"
@@ -78,12 +78,13 @@ async def check_database(
         found.problems.append(
             f"role {role} may not create tables in schema {quote(schema)}: {remedy}"
         )
-    own = [deleted_rows.NAME, rejected_table.NAME, _CHECKPOINTS]
+    own = [deleted_rows.NAME, rejected_table.NAME]
     accesses = await table_access(connection, schema, [*own, *(table.name for table in tables)])
     writable = _writable(config, role, tables, accesses, found)
     await _try(connection, config, role, writable, accesses, found)
     if rejected_table.NAME not in accesses or not accesses[rejected_table.NAME].is_locked:
         found.notices += await rejected_notices(connection, schema, tables)
+    found.notices += await checkpoint_notices(connection, schema)
     return found
 
 
@@ -95,7 +96,7 @@ def _writable(
     found: Findings,
 ) -> list[Table]:
     """Return the tables to try, and note the rights that are missing on others."""
-    schema, is_hard = quote(config.schema_name), config.deletes_for_good
+    is_hard = config.deletes_for_good
     needed: dict[str, list[str]] = {}
     writable = []
     for table in tables:
@@ -116,10 +117,6 @@ def _writable(
             # Each table's statement writes there.
             writable = []
     found.problems += missing_rights(role, needed)
-    if (access := accesses.get(_CHECKPOINTS)) is not None:
-        lost = "; until then a sync cannot tell whether the tables hold what its state says"
-        missing = {f"{schema}.{quote(_CHECKPOINTS)}": lacking(access, _ALL_RIGHTS)}
-        found.notices += [sentence + lost for sentence in missing_rights(role, missing)]
     return writable
 
 
