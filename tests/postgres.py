@@ -6,9 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -95,6 +96,17 @@ class PostgresCluster:
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Immediate Shutdown"
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "immediate", "stop")
 
+    def kill(self) -> None:
+        """Kill every process of the server at once; ``start_again`` brings it back."""
+        _kill(Path(self._server.pgdata))
+
+    def start_again(self) -> None:
+        """Start a server that was killed or that crashed, on the data that it left."""
+        sockets = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
+        arguments = ("--wait", "--options", sockets, "--log", str(self._server.log))
+        self.run("pg_ctl", "--pgdata", str(self._server.pgdata), *arguments, "start")
+        self._server.ensure_postgres_running()
+
     def shut_down(self) -> None:
         """Ends the server, cutting every connection; ``restart`` brings it back with all it had."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Fast Shutdown"
@@ -155,8 +167,7 @@ class Standby:
         )
         primary.run("pg_basebackup", "--pgdata", self._directory, *source, "--write-recovery-conf")
         primary.give(directory / "sockets")
-        sockets = f'-h "" -k {self._socket_directory}'
-        self._control("start", "--options", sockets, "--log", f"{directory}/log")
+        self._start()
 
     def url(self, database: str) -> str:
         """A connection URL of ``database``."""
@@ -166,12 +177,43 @@ class Standby:
         """Makes it a primary."""
         self._control("promote")
 
+    def shut_down(self) -> None:
+        """End the server, cutting every connection; ``start_again`` brings it back."""
+        self._control("stop", "--mode", "fast")
+
+    def kill(self) -> None:
+        """Kill every process of the server at once; ``start_again`` brings it back."""
+        _kill(Path(self._directory))
+
+    def start_again(self) -> None:
+        """Start a server that was killed or that ended, on the data that it left."""
+        self._start()
+
     def stop(self) -> None:
         """Ends it on the spot."""
         self._control("stop", "--mode", "immediate")
 
+    def _start(self) -> None:
+        sockets = f'-h "" -k {self._socket_directory}'
+        self._control("start", "--options", sockets, "--log", f"{self._directory}/log")
+
     def _control(self, *arguments: str) -> None:
         self._primary.run("pg_ctl", "--pgdata", self._directory, "--wait", *arguments)
+
+
+def _kill(data_directory: Path) -> None:
+    """Kill the postmaster of a data directory and its children, so that no buffer is flushed."""
+    postmaster = int((data_directory / "postmaster.pid").read_text().split()[0])
+    # Stopped first, it starts no child that would be missed.
+    os.kill(postmaster, signal.SIGSTOP)
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    pids = [postmaster, *map(int, children)]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    # As long as one is listed, the next server takes the data directory for used.
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.01)
 
 
 def _put_first(file: Path, line: str) -> None:
