@@ -105,15 +105,16 @@ class PostgresCluster:
     def kill(self) -> None:
         """Kill every process of the server at once, so that none writes what it still has.
 
-        ``restart`` brings it back with what was on disk, or in the system's care.
+        ``start_again`` brings it back with what was on disk, or in the system's care.
         """
-        postmaster = psutil.Process(self._server.get_postmaster_info().pid)
-        # It starts no new ones while the old ones die.
-        postmaster.suspend()
-        processes = [*postmaster.children(recursive=True), postmaster]
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes, timeout=10)
+        _kill(self._server.get_postmaster_info().pid)
+
+    def start_again(self) -> None:
+        """Start a server that was killed or that crashed, on the data that it left."""
+        sockets = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
+        arguments = ("--wait", "--options", sockets, "--log", str(self._server.log))
+        self.run("pg_ctl", "--pgdata", str(self._server.pgdata), *arguments, "start")
+        self._server.ensure_postgres_running()
 
     def shut_down(self) -> None:
         """Ends the server, cutting every connection; ``restart`` brings it back with all it had."""
@@ -175,8 +176,7 @@ class Standby:
         )
         primary.run("pg_basebackup", "--pgdata", self._directory, *source, "--write-recovery-conf")
         primary.give(directory / "sockets")
-        sockets = f'-h "" -k {self._socket_directory}'
-        self._control("start", "--options", sockets, "--log", f"{directory}/log")
+        self._start()
 
     def url(self, database: str) -> str:
         """A connection URL of ``database``."""
@@ -186,12 +186,38 @@ class Standby:
         """Makes it a primary."""
         self._control("promote")
 
+    def shut_down(self) -> None:
+        """End the server, cutting every connection; ``start_again`` brings it back."""
+        self._control("stop", "--mode", "fast")
+
+    def kill(self) -> None:
+        """Kill every process of the server at once; ``start_again`` brings it back."""
+        _kill(int((Path(self._directory) / "postmaster.pid").read_text().split()[0]))
+
+    def start_again(self) -> None:
+        """Start a server that was killed or that ended, on the data that it left."""
+        self._start()
+
     def stop(self) -> None:
         """Ends it on the spot."""
         self._control("stop", "--mode", "immediate")
 
+    def _start(self) -> None:
+        sockets = f'-h "" -k {self._socket_directory}'
+        self._control("start", "--options", sockets, "--log", f"{self._directory}/log")
+
     def _control(self, *arguments: str) -> None:
         self._primary.run("pg_ctl", "--pgdata", self._directory, "--wait", *arguments)
+
+
+def _kill(pid: int) -> None:
+    postmaster = psutil.Process(pid)
+    # It starts no new ones while the old ones die.
+    postmaster.suspend()
+    processes = [*postmaster.children(recursive=True), postmaster]
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=10)
 
 
 def _put_first(file: Path, line: str) -> None:

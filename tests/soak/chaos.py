@@ -1,14 +1,16 @@
-"""Servers that are killed and held up at random, and a Postgres that goes away now and then."""
+"""Servers that are killed and held up at random, and databases that suffer every fault in turn."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from tests.postgres import PostgresCluster
+from tests.soak.failing_postgres import FailingPostgres
 from tests.soak.mortal import MortalServer
 
 _LEAST_PAUSE, _MOST_PAUSE = 1.5, 4.0
+# Between two faults of one database.
+_LEAST_CALM, _MOST_CALM = 0.5, 1.5
 _SHORTEST_STOP, _LONGEST_STOP = 0.5, 8.0
 
 
@@ -20,11 +22,15 @@ class Chaos:
     """
 
     def __init__(
-        self, servers: Sequence[MortalServer], cluster: PostgresCluster, *, seed: int
+        self,
+        servers: Sequence[MortalServer],
+        databases: Sequence[FailingPostgres],
+        *,
+        seed: int,
     ) -> None:
         self.done = Counter[str]()
         self._servers = servers
-        self._cluster = cluster
+        self._databases = databases
         self._random = Random(seed)  # noqa: S311 - chaos that fails must fail again
         self._under_way: set[MortalServer] = set()
         self._over = asyncio.Event()
@@ -34,24 +40,36 @@ class Chaos:
         self._over.set()
 
     async def reign(self) -> None:
-        """Does things to the servers until ``end`` is called and all are there again."""
+        """Does things to servers and databases until ``end`` is called and all are back."""
         async with asyncio.TaskGroup() as running:
+            for database in self._databases:
+                running.create_task(self._trouble(database))
             while not self._over.is_set():
                 left_alone = [one for one in self._servers if one not in self._under_way]
                 if left_alone:
                     running.create_task(self._disturb(self._random.choice(left_alone)))
                 await self._pause(self._random.uniform(_LEAST_PAUSE, _MOST_PAUSE))
 
-    async def restart_postgres(self) -> None:
-        """Shuts Postgres down and starts it again."""
-        self.done["Postgres restarted"] += 1
-        await asyncio.to_thread(self._cluster.restart)
+    async def _trouble(self, database: FailingPostgres) -> None:
+        """Put a database through each of its faults, fail over, and go on with faults at random.
 
-    async def crash_postgres(self) -> None:
-        """Has Postgres end in the middle of everything, and starts it again."""
-        self.done["Postgres crashed"] += 1
-        await asyncio.to_thread(self._cluster.crash)
-        await asyncio.to_thread(self._cluster.restart)
+        Every fault happens once, however short the time is.
+        """
+        names = list(database.faults)
+        self._random.shuffle(names)
+        for name in names[: len(names) // 2]:
+            await self._fault(database, name)
+        self.done[f"{database.name} failed over"] += 1
+        await database.fail_over()
+        for name in names[len(names) // 2 :]:
+            await self._fault(database, name)
+        while not self._over.is_set():
+            await self._fault(database, self._random.choice(names))
+
+    async def _fault(self, database: FailingPostgres, name: str) -> None:
+        await asyncio.sleep(self._random.uniform(_LEAST_CALM, _MOST_CALM))
+        self.done[f"{database.name} {name}"] += 1
+        await database.faults[name](self._random)
 
     async def _disturb(self, server: MortalServer) -> None:
         self._under_way.add(server)

@@ -1,4 +1,4 @@
-"""Pipelines run by themselves while their servers are killed and stand still: nothing is lost.
+"""Continuous pipelines while servers are killed and databases fail: nothing is lost.
 
 For some seconds here, and for three minutes by ``make chaos``. Some accounts are odd: their events
 come in an old API version, their objects cannot be looked up, their values are refused by the
@@ -8,20 +8,18 @@ tables, their clocks are not the machine's. Their pipelines are as ready as the 
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
 import pytest
 import structlog
 
 from pipesync_client import EngineClient, PipelineClient
 from tests.leaks import leaks
-from tests.postgres import PostgresCluster
 from tests.soak.chaos import Chaos
+from tests.soak.failing_postgres import FailingPostgres
 from tests.soak.fleet import Fleet, fleet
 from tests.soak.mortal import MortalServer, mortal
 from tests.soak.overlaps import Overlap, Span, late_commits, overlaps, spans
@@ -65,9 +63,6 @@ class Scene:
         reign = asyncio.create_task(self.chaos.reign())
         changes = asyncio.create_task(self.fleet.change(seconds=SECONDS, rate=CHANGES_A_SECOND))
         try:
-            for harm in (self.chaos.restart_postgres, self.chaos.crash_postgres):
-                await asyncio.sleep(SECONDS / 3)
-                await harm()
             await changes
         finally:
             changes.cancel()
@@ -104,31 +99,15 @@ class Scene:
         )
 
 
-@asynccontextmanager
-async def own_cluster() -> AsyncIterator[PostgresCluster]:
-    """A Postgres that may crash: what it said to be committed is there afterwards."""
-    with tempfile.TemporaryDirectory(prefix="pipesync-chaos-", ignore_cleanup_errors=True) as home:
-        cluster = await asyncio.to_thread(PostgresCluster, Path(home) / "postgres")
-        try:
-            connection = await asyncpg.connect(cluster.url("postgres"))
-            try:
-                # Postgres crashes, the machine does not.
-                await connection.execute("ALTER SYSTEM SET fsync = off")
-                await connection.execute("SELECT pg_reload_conf()")
-            finally:
-                await connection.close()
-            yield cluster
-        finally:
-            await asyncio.to_thread(cluster.stop)
-
-
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     """Two services and two engines that know each other, and pipelines that nobody created yet."""
     async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(own_cluster())
-        service_database_url = cluster.url(await cluster.create_database())
-        database_url = cluster.url(await cluster.create_database())
+        databases = [
+            await stack.enter_async_context(FailingPostgres.open(name))
+            for name in ("store", "destination")
+        ]
+        service_database_url, database_url = (database.url for database in databases)
         engines = [
             await stack.enter_async_context(mortal(MortalServer("engine_server", name=name)))
             for name in ("engine 1", "engine 2")
@@ -153,7 +132,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             engines=engines,
             services=services,
             fleet=await stack.enter_async_context(pipelines),
-            chaos=Chaos([*engines, *services], cluster, seed=SEED),
+            chaos=Chaos([*engines, *services], databases, seed=SEED),
         )
         for server in (*engines, *services):
             _write_log(server, tmp_path / f"{server.name}.log")

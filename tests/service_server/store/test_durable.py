@@ -165,7 +165,7 @@ async def test_what_is_acknowledged_outlives_kill_9_of_a_server_that_need_not_wa
             for number in range(10, 20):
                 assert await group_commit.put(_event(number, etag=etag)) is Stored.NEW
         await asyncio.to_thread(cluster.kill)
-    await asyncio.to_thread(cluster.restart)
+    await asyncio.to_thread(cluster.start_again)
     async with (
         Database.open(cluster.url("postgres")) as database,
         database.connection() as connection,

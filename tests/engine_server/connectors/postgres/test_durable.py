@@ -129,7 +129,7 @@ async def test_what_is_acknowledged_outlives_kill_9_of_a_server_that_need_not_wa
             if len(acknowledged) == 20:
                 break
         await asyncio.to_thread(cluster.kill)
-    await asyncio.to_thread(cluster.restart)
+    await asyncio.to_thread(cluster.start_again)
     database = await asyncpg.connect(cluster.url("postgres"))
     stored = {row["id"] for row in await database.fetch("SELECT id FROM stripe.customers")}
     await database.close()
