@@ -1,7 +1,7 @@
 """State that a call beside the pipeline's syncs finds to be other than it is stored."""
 
 from pipesync.v1.pipeline_service_pb2 import PIPELINE_STATUS_BACKFILL
-from pipesync.v1.state_pb2 import Eof, Resumption, SyncState
+from pipesync.v1.state_pb2 import Eof, Resumption, SyncRun, SyncState
 from service_server.inputs import CallInputs
 from service_server.rewinds import describe_rewinds
 from service_server.store import lifecycles, pipelines, states
@@ -50,11 +50,10 @@ def resumed_state(before: StoredState, found: Resumption | Eof) -> SyncState | N
         return None
     after = states.without_inputs(resumed)
     own = before.state if before.state is not None else SyncState()
-    if not own.HasField("sync_run"):
+    # A request for history that committed nothing counts; events count for themselves.
+    after.sync_run.empty_request_count = own.sync_run.empty_request_count
+    if after.sync_run == SyncRun() and not own.HasField("sync_run"):
         after.ClearField("sync_run")
-    else:
-        # A request for history that committed nothing counts; events count for themselves.
-        after.sync_run.empty_request_count = own.sync_run.empty_request_count
     return after if after != states.without_inputs(own) else None
 
 

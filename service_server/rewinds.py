@@ -58,17 +58,6 @@ def unfinished_rewind(state: SyncState | None) -> str | None:
     for _, stream in sorted(run.progress.streams.items()):
         if stream.rewound_reason and stream.status not in _DONE:
             return stream.rewound_reason
-    # A run that went back to its beginning to compare what is held has no progress.
-    return "" if run.reconcile and not run.HasField("progress") else None
-
-
-def owes_reconcile(state: SyncState | None, run_id: str) -> bool:
-    """Whether a run is to compare, as the run before was to when its streams went back.
-
-    Args:
-        state: Where the run goes on from.
-        run_id: The run's; that of the state's own run continues it, and what that is about.
-    """
-    if state is None or state.sync_run.run_id == run_id:
-        return False
-    return state.sync_run.reconcile and unfinished_rewind(state) is not None
+    # A run that begins again, to compare what is held, has no progress.
+    begins_again = bool(state.destination) and run.reconcile and not run.HasField("progress")
+    return "" if begins_again else None

@@ -23,7 +23,6 @@ from service_server.inputs import CallInputs
 from service_server.leases import Lease
 from service_server.parts import Parts
 from service_server.recorder import Recorder
-from service_server.rewinds import owes_reconcile
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
 from service_server.store.states import StoredState
@@ -201,7 +200,6 @@ class Syncs:
         inputs = CallInputs(request.id, stored.inputs, state)
         if state is not None:
             plan.options.state.CopyFrom(state)
-            plan.options.reconcile |= owes_reconcile(state, request.run_id)
         if inputs.replayable is not None and not plan.leads_elsewhere:
             plan.options.replayable_inputs.CopyFrom(inputs.replayable)
         run_id = request.run_id or uuid.uuid4().hex

@@ -24,7 +24,7 @@ from service_server.lifecycle.situation import Situation
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder, failure_of
-from service_server.rewinds import log_rewinds, owes_reconcile
+from service_server.rewinds import log_rewinds
 from service_server.store.database import Database
 
 # How long a setup may take, in seconds.
@@ -139,7 +139,6 @@ class Steps:
             state=situation.state,
             replayable_inputs=situation.inputs.replayable,
         )
-        options.reconcile |= owes_reconcile(situation.state, run_id)
         recorder = Recorder(
             self._database,
             lease,
