@@ -46,6 +46,11 @@ def check_options(options: SyncOptions, violations: Violations, *, has_inputs: b
         violations.add("options.reconcile", "must be absent where no history is read")
     if options.reread_outdated and (has_inputs or options.events_only):
         violations.add("options.reread_outdated", "must be absent where no history is read")
+    if options.HasField("replayable_inputs"):
+        if not options.replayable_inputs.epoch:
+            violations.add("options.replayable_inputs.epoch", "is required")
+        if options.replayable_inputs.number < 0:
+            violations.add("options.replayable_inputs.number", "must be 0 or more")
     if options.state_limit < 0:
         violations.add("options.state_limit", "must be 1 or more, or 0 for the default")
     for name in ("time_limit", "soft_time_limit"):

@@ -1,5 +1,6 @@
 """A pipeline's configuration, checked and resolved into connectors, their settings and streams."""
 
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from engine_server.connectors.protocols import (
     Destination,
     SelectedStream,
     Source,
+    SourceClock,
     StreamExplainer,
     StreamLookup,
 )
@@ -147,6 +149,14 @@ def can_reconcile(source: ResolvedSource, destination: ResolvedDestination | Non
     except ReconcileNotSupported:
         return False
     return True
+
+
+def time_of(source: ResolvedSource) -> int:
+    """The source's time where it can tell, in Unix nanoseconds: records are stamped by that."""
+    told = (
+        source.connector.now(source.config) if isinstance(source.connector, SourceClock) else None
+    )
+    return time.time_ns() if told is None else told
 
 
 def _require_type(connector: Connector, path: str) -> None:

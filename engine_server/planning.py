@@ -1,16 +1,21 @@
 """From a checked request to the sync that it asks for."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 
-from engine_server.connectors.protocols import SelectedStream, SourceClock
+from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import Violations
 from engine_server.flush_times import FlushTimes
 from engine_server.inputs import check_inputs
 from engine_server.options import limits
-from engine_server.pipeline import ResolvedDestination, ResolvedSource, require_reconcile
-from engine_server.run import SyncPlan
+from engine_server.pipeline import (
+    ResolvedDestination,
+    ResolvedSource,
+    can_reconcile,
+    require_reconcile,
+    time_of,
+)
+from engine_server.plan import SyncPlan
 from engine_server.stages.time_limit import TimeLimit
 from engine_server.state import begin_run, ceiling
 from engine_server.stream_schemas import StreamSchemas, fingerprint
@@ -49,10 +54,14 @@ def plan_sync(
         ReconcileNotSupported: It is to reconcile, and a connector cannot.
     """
     check_inputs(source, request.inputs)
-    now = _now(source)
+    now = time_of(source)
     is_beside_run = bool(request.inputs) or request.options.events_only
     state = SyncState()
-    state.CopyFrom(request.options.state if is_beside_run else begin_run(request.options, now))
+    state.CopyFrom(
+        request.options.state
+        if is_beside_run
+        else begin_run(request.options, now, can_reconcile=can_reconcile(source, destination))
+    )
     if request.options.reconcile and not state.sync_run.reconcile:
         violations = Violations()
         violations.add("options.reconcile", "must be absent: the run of this run_id began without")
@@ -89,6 +98,11 @@ def plan_sync(
         limits_description=bounds.description,
         recent_flushes=recent_flushes,
         schemas=schemas,
+        replayable_inputs=(
+            request.options.replayable_inputs
+            if request.options.HasField("replayable_inputs")
+            else None
+        ),
     )
 
 
@@ -96,14 +110,6 @@ def stream_schemas(state: SyncState, streams: Sequence[SelectedStream]) -> Strea
     """What a state remembers of the fields of the selected streams, and what these are now."""
     current = {one.name: fingerprint(one.stream, one.selection) for one in streams}
     return StreamSchemas(state, current)
-
-
-def _now(source: ResolvedSource) -> int:
-    """The source's time where it can tell, in Unix nanoseconds: records are stamped by that."""
-    told = (
-        source.connector.now(source.config) if isinstance(source.connector, SourceClock) else None
-    )
-    return time.time_ns() if told is None else told
 
 
 def _moment_in(seconds: float | None) -> float | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import structlog
 
-from engine_server.run import SyncPlan, run_sync
+from engine_server.plan import SyncPlan
+from engine_server.run import run_sync
 from engine_server.stages.time_limit import TimeLimit
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RunStatus

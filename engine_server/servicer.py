@@ -18,9 +18,9 @@ from engine_server.pipeline import (
     resolve_source,
     resolve_streams,
 )
+from engine_server.plan import SyncPlan
 from engine_server.planning import plan_sync
 from engine_server.rejected import retry_rejected
-from engine_server.run import SyncPlan
 from engine_server.running import RunningSyncs
 from engine_server.selection import select_streams
 from pipesync.v1 import engine_service_pb2 as pb

@@ -8,7 +8,9 @@ from pipesync.v1.progress_pb2 import Progress
 from pipesync.v1.state_pb2 import SyncState
 
 
-def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
+def begin_run(
+    options: SyncOptions, now_nanoseconds: int, *, can_reconcile: bool = True
+) -> SyncState:
     """The state that a request starts with.
 
     A request continues the run in its state when both bear the same run_id. One without a run_id
@@ -16,7 +18,8 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     time_ceiling (see ``end_run``). Otherwise a new run begins: source and destination checkpoints
     are kept, those of streams only unless the run reconciles, progress starts over, and the ceiling
     is the end of the second that has begun. One without a run_id that is to reconcile continues
-    none that does not.
+    none that does not. A run that takes the place of an unfinished one that reconciles goes on with
+    that, where the connectors can: else what was not compared yet would never be.
 
     The progress of a state that continues a run is set; that of a new run is absent.
     """
@@ -26,9 +29,11 @@ def begin_run(options: SyncOptions, now_nanoseconds: int) -> SyncState:
     is_other_kind = not options.run_id and options.reconcile and not run.reconcile
     if run.run_id == options.run_id and run.HasField("time_ceiling") and not is_other_kind:
         return state
+    is_unfinished_reconcile = run.reconcile and not run.finished
     state.ClearField("sync_run")
     if options.reconcile:
         state.source.streams.clear()
+    if options.reconcile or (is_unfinished_reconcile and can_reconcile):
         state.sync_run.reconcile = True
     state.sync_run.run_id = options.run_id
     state.sync_run.time_ceiling.CopyFrom(ceiling(now_nanoseconds))
@@ -50,6 +55,8 @@ LAST_EMPTY_REQUEST = 3
 def apply_checkpoint(state: SyncState, message: Message) -> bool:
     """Puts a message's checkpoint, if it is one, in the place of the one before it.
 
+    So is its position; one without a position has no place among those that were recorded.
+
     Returns:
         Whether it differs from that.
     """
@@ -62,7 +69,16 @@ def apply_checkpoint(state: SyncState, message: Message) -> bool:
     else:
         before = getattr(state.source, "global")
         setattr(state.source, "global", checkpoint.data)
+    if checkpoint.HasField("position"):
+        state.positions[checkpoint.stream].CopyFrom(checkpoint.position)
+    else:
+        state.positions.pop(checkpoint.stream, None)
     return before != checkpoint.data
+
+
+def has_no_checkpoints(state: SyncState) -> bool:
+    """Whether everything is still to be read."""
+    return not state.source.streams and not getattr(state.source, "global")
 
 
 def count_empty_request(state: SyncState) -> bool:

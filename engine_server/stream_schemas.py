@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from google.protobuf.struct_pb2 import ListValue, Struct
 
+from engine_server.recorded_schemas import RecordedSchema
 from pipesync.v1.catalog_pb2 import Stream, StreamSelection
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.state_pb2 import SyncState
@@ -56,10 +57,9 @@ class StreamSchemas:
         self._entries = state.stream_schemas
         self._current = {name: text for name, text in current.items() if text}
         self._announced: set[str] = set()
+        self._is_recorded = self._reconciles = False
         self.renewed: list[str] = []
-        for name, text in self._current.items():
-            if name in state.source.streams and name not in self._entries:
-                self._entries[name] = text
+        self._enter_missing()
 
     def forget_outdated(self) -> None:
         """Drops the checkpoints of the outdated streams that are not being read again already."""
@@ -67,8 +67,19 @@ class StreamSchemas:
             if not self._is_read_again(name) and name in self._state.source.streams:
                 del self._state.source.streams[name]
 
-    def begin(self, streams: Collection[str]) -> None:
-        """Notes which streams are read from here on: those without a checkpoint from the start."""
+    def begin(
+        self, streams: Collection[str], *, is_recorded: bool = False, reconciles: bool = False
+    ) -> None:
+        """Notes which streams are read from here on: those without a checkpoint from the start.
+
+        Args:
+            streams: Their names.
+            is_recorded: Whether a destination records the entries beside the checkpoints.
+            reconciles: Whether what is read is compared with what the destination holds.
+        """
+        self._is_recorded, self._reconciles = is_recorded, reconciles
+        # Streams that went back lost theirs.
+        self._enter_missing()
         for name in streams:
             current = self._current.get(name)
             if current is None:
@@ -86,14 +97,28 @@ class StreamSchemas:
                 reading = current if read != current else ""
             self._entries[name] = f"{read}{_READING}{reading}" if reading else read
 
+    def announce(self, message: Message) -> None:
+        """Give a checkpoint on its way to the destination its entry, if it is its stream's first.
+
+        For a destination that records it, the entry is marked until ``observe``.
+        """
+        name = message.source_state.stream
+        if not name or name in self._announced:
+            return
+        self._announced.add(name)
+        entry = self._entries.get(name, "")
+        message.source_state.stream_schema = (
+            str(RecordedSchema(entry=entry, is_reconciling=self._reconciles))
+            if self._is_recorded
+            else entry
+        )
+
     def observe(self, message: Message) -> None:
-        """Takes in a message that the destination passed on; a checkpoint is given its entry."""
+        """Takes in a message that the destination passed on."""
         match message.WhichOneof("payload"):
-            case "source_state" if message.source_state.stream:
-                name = message.source_state.stream
-                if name not in self._announced and name in self._entries:
-                    self._announced.add(name)
-                    message.source_state.stream_schema = self._entries[name]
+            case "source_state" if message.source_state.stream_schema:
+                recorded = RecordedSchema.parse(message.source_state.stream_schema)
+                message.source_state.stream_schema = recorded.entry
             case "stream_status":
                 self._observe_end(message)
 
@@ -123,6 +148,11 @@ class StreamSchemas:
         message = Message(emitted_by="engine", log=Log(level=Log.LEVEL_WARN, message=sentence))
         message.log.data["outdated_stream_count"] = len(outdated)
         return message
+
+    def _enter_missing(self) -> None:
+        for name, text in self._current.items():
+            if name in self._state.source.streams and name not in self._entries:
+                self._entries[name] = text
 
     def _observe_end(self, message: Message) -> None:
         name = message.stream_status.stream

@@ -460,6 +460,8 @@ class Resumed:
         lost_inputs_are_replayable: Whether the caller can send all of them again. Where it cannot,
             each stream of the pipeline is among ``rewinds``.
         held_inputs: The last inputs position that it still holds; None for none.
+        held_streams: The selected streams of which it holds records of the account already, whether
+            or not the caller's state has a checkpoint of them.
         ticket: What ``write_resumed`` needs; only the destination looks into it.
     """
 
@@ -470,6 +472,7 @@ class Resumed:
     inputs_are_lost: bool = False
     lost_inputs_are_replayable: bool = False
     held_inputs: CheckpointPosition | None = None
+    held_streams: Collection[str] = ()
     ticket: object = None
 
 

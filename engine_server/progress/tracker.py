@@ -1,7 +1,8 @@
 """Follows messages into a progress record; the cost of one does not grow with the streams."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from engine_server.progress.ranges import RangeSet
 from engine_server.stream_name import stream_name
@@ -39,6 +40,7 @@ class ProgressTracker:
         previous: Progress | None = None,
         *,
         counts_others: bool = False,
+        rewound: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Starts from nothing, or goes on from an earlier request's ``previous`` progress.
 
@@ -47,6 +49,7 @@ class ProgressTracker:
             previous: Of its streams, those in ``streams`` go on and those already final are kept.
                 Its connection_status is not: this request tries the connection anew.
             counts_others: Whether streams that turn up besides are counted, as completed ones.
+            rewound: Why some of ``streams`` went back.
         """
         self._counts_others = counts_others
         self._progress = Progress()
@@ -62,6 +65,7 @@ class ProgressTracker:
         for name in wanted:
             stream = self._progress.streams[name]
             stream.status = stream.status or StreamProgress.STATUS_NOT_STARTED
+            stream.rewound_reason = rewound.get(name, stream.rewound_reason)
         derived = self._progress.derived
         derived.total_record_count = derived.total_state_count = 0
         derived.total_rejected_record_count = 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 import structlog
 
@@ -58,18 +59,24 @@ async def end_at(
     finally:
         if timer is not None:
             timer.cancel()
-        await _end(reading.stop(), PATIENCE_SECONDS if patience is None else patience)
+        await end_task(reading.stop(), PATIENCE_SECONDS if patience is None else patience)
     # What the last connector had yielded is committed, and counts.
     while (message := reading.take()) is not None:
         yield message
     on_limit_reached()
 
 
-async def _end(reading: asyncio.Task[None], patience: float) -> None:
-    if reading.done():
+async def end_task(cancelled: asyncio.Task[Any], patience: float) -> None:
+    """Wait until a task that was cancelled has ended, or leave it to itself.
+
+    Args:
+        cancelled: Reads a connector's messages.
+        patience: How many seconds it may take.
+    """
+    if cancelled.done():
         return
-    await asyncio.wait({reading}, timeout=patience)
-    if not reading.done():
+    await asyncio.wait({cancelled}, timeout=patience)
+    if not cancelled.done():
         log.error("connector_does_not_stop", patience_seconds=patience)
-    elif not reading.cancelled() and (error := reading.exception()) is not None:
+    elif not cancelled.cancelled() and (error := cancelled.exception()) is not None:
         log.warning("connector_failed_while_stopping", exc_info=error)

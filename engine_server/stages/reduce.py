@@ -1,7 +1,14 @@
 """Folds a sync's messages into progress and state, and ends them with the eof that says it all."""
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from dataclasses import dataclass, field
 
 from engine_server import dead_letters
@@ -17,7 +24,7 @@ from pipesync.v1.progress_pb2 import (
     ConnectionStatus,
     Progress,
 )
-from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncRun, SyncState
+from pipesync.v1.state_pb2 import DeadLetter, Eof, Resumption, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
 # When more records of a stream are rejected in one run, its table is wrong, and not the records.
@@ -36,6 +43,8 @@ class Ending:
         is_out_of_time: A limit in time ended it, before any shutdown did.
         is_shut_down: A shutdown ended it, before any limit in time did.
         is_listening: The source had nothing to yield, and waited for what happens.
+        has_lost_checkpoints: Another request took the recorded checkpoints over, or they were
+            removed.
         describe_limit: Names the limits in time, and how long the source took.
         held_rejected_record_count: How many rejected records the destination says it keeps.
     """
@@ -46,6 +55,7 @@ class Ending:
     is_out_of_time: bool = False
     is_shut_down: bool = False
     is_listening: bool = False
+    has_lost_checkpoints: bool = False
     describe_limit: Callable[[], str] = lambda: "time limit"
     held_rejected_record_count: int = 0
 
@@ -67,6 +77,11 @@ class Ending:
         """Notes that the source had nothing to yield, and yields what happens from now on."""
         self.is_listening = True
 
+    def lose_checkpoints(self) -> None:
+        """Notes that the next request has to compare anew."""
+        self.cut_short = True
+        self.has_lost_checkpoints = True
+
     def fail(self, message: str) -> None:
         """Notes a failure; the first one is the cause of those after it."""
         self.failure_message = self.failure_message or message
@@ -81,7 +96,8 @@ async def reduce(
     barriers: Barriers | None = None,
     beside_run: bool = False,
     schemas: StreamSchemas | None = None,
-    warning: Message | None = None,
+    resumption: Resumption | None = None,
+    warnings: Sequence[Message] = (),
     senders_keep_events: bool = False,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
@@ -105,21 +121,27 @@ async def reduce(
         beside_run: The request belongs to no run: the one in ``state`` stays as it is, and progress
             is that of the request.
         schemas: Told of what passes; part of the eof follows from it.
-        warning: Sent behind the run; None for none.
+        resumption: Sent behind the run, and repeated by the eof; None where nothing was compared.
+        warnings: Sent behind that.
         senders_keep_events: The caller pushed events, and has those that failed by themselves: the
             request fails, and the eof lists them only where all others are committed.
         clock: Unix time in nanoseconds.
     """
     names = list(streams)
     previous = state.sync_run.progress if state.sync_run.HasField("progress") else None
-    run = ProgressTracker(names, None if beside_run else previous, counts_others=True)
-    request = ProgressTracker(names, counts_others=True)
+    rewound = _rewound(resumption, names)
+    run = ProgressTracker(
+        names, None if beside_run else previous, counts_others=True, rewound=rewound
+    )
+    request = ProgressTracker(names, counts_others=True, rewound=rewound)
     committed_anything = False
     letters: list[DeadLetter] = []
     emitted_at = clock()
     if not beside_run:
         yield _engine_message(emitted_at, sync_run=state.sync_run)
-    if warning is not None:
+    if resumption is not None:
+        yield _engine_message(emitted_at, resumption=resumption)
+    for warning in warnings:
         warning.ts.FromNanoseconds(emitted_at)
         yield warning
     async for message in messages:
@@ -129,6 +151,10 @@ async def reduce(
         if message.HasField("barrier"):
             if barriers is not None:
                 barriers.passed(message.barrier)
+            continue
+        if message.HasField("inputs_end"):
+            if message.inputs_end.HasField("position") and not ending.refused_streams:
+                state.inputs_position.CopyFrom(message.inputs_end.position)
             continue
         if message.HasField("rejected_records"):
             ending.held_rejected_record_count = message.rejected_records.held_record_count
@@ -172,8 +198,20 @@ async def reduce(
         eof.outdated_streams.extend(schemas.outdated())
         eof.renewed_streams.extend(schemas.renewed)
     eof.dead_letters.extend(dead_letters.listed(letters))
+    if resumption is not None:
+        eof.rewound_streams.extend(resumption.rewound_streams)
+        eof.account_id = resumption.account_id
+        if resumption.HasField("lost_inputs"):
+            eof.lost_inputs.CopyFrom(resumption.lost_inputs)
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
+
+
+def _rewound(resumption: Resumption | None, names: Collection[str]) -> dict[str, str]:
+    """Why streams went back, of those that are read."""
+    if resumption is None:
+        return {}
+    return {each.stream: each.reason for each in resumption.rewound_streams if each.stream in names}
 
 
 def _too_many_rejected(stream: str, now: int, emitted_by: str) -> Message:
@@ -202,13 +240,17 @@ def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool
     if ending.is_shut_down and not (committed_anything or ending.failure_message):
         # It tells nothing about the limit.
         return ""
-    is_empty = ending.is_out_of_time and not (committed_anything or ending.is_listening)
+    is_without_progress = ending.is_out_of_time or ending.has_lost_checkpoints
+    is_empty = is_without_progress and not (committed_anything or ending.is_listening)
     if ending.failure_message or not is_empty:
         sync_state.end_row_of_empty_requests(state)
         return ""
     message = (
-        f"nothing was committed within the {ending.describe_limit()}; allow more time than that"
-        " takes"
+        "nothing was committed, as another request took over the checkpoints that the destination"
+        " recorded, or they were removed; let one request at a time go on from a state"
+        if ending.has_lost_checkpoints
+        else f"nothing was committed within the {ending.describe_limit()}; allow more time than"
+        " that takes"
     )
     if sync_state.count_empty_request(state):
         ending.fail(f"{sync_state.LAST_EMPTY_REQUEST} requests in a row ended like this: {message}")
@@ -247,6 +289,9 @@ def _eof(
     if failed:
         run_progress.derived.status = RUN_STATUS_FAILED
         request_progress.derived.status = RUN_STATUS_FAILED
+    elif ending.has_lost_checkpoints:
+        run_progress.derived.status = RUN_STATUS_STARTED
+        request_progress.derived.status = RUN_STATUS_STARTED
     # A caller that loops on has_more would loop for ever on a connector that fails each time.
     has_more = ending.cut_short and not failed
     if not beside_run:
@@ -269,7 +314,10 @@ def _engine_message(
     sync_run: SyncRun | None = None,
     progress: Progress | None = None,
     eof: Eof | None = None,
+    resumption: Resumption | None = None,
 ) -> Message:
-    message = Message(emitted_by="engine", sync_run=sync_run, progress=progress, eof=eof)
+    message = Message(
+        emitted_by="engine", sync_run=sync_run, progress=progress, eof=eof, resumption=resumption
+    )
     message.ts.FromNanoseconds(now)
     return message

@@ -22,6 +22,13 @@ class TimeLimit:
         self.at = at
         self.is_shutdown = False
         self._waiting: set[asyncio.Timeout] = set()
+        self._at_shutdown: list[TimeLimit] = []
+
+    def of_shutdown(self) -> "TimeLimit":
+        """Return a limit that a shutdown reaches, as it does this one, and the clock never."""
+        limit = TimeLimit(self.at if self.is_shutdown else None)
+        self._at_shutdown.append(limit)
+        return limit
 
     def reached(self) -> bool:
         """Whether the moment has come."""
@@ -32,6 +39,8 @@ class TimeLimit:
         if not self.reached():
             self.is_shutdown = True
         self.bring_forward(asyncio.get_running_loop().time())
+        for limit in self._at_shutdown:
+            limit.end_now()
 
     def bring_forward(self, at: float) -> None:
         """Sets an earlier moment, on the event loop's clock; a later one changes nothing."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from engine_server.options import limits
 from engine_server.pipeline import ResolvedDestination, ResolvedSource
-from engine_server.run import SyncPlan
+from engine_server.plan import SyncPlan
 from engine_server.stages.time_limit import TimeLimit
 from engine_server.state import begin_run, ceiling
 from pipesync.v1.engine_service_pb2 import SyncOptions

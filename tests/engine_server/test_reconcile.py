@@ -146,10 +146,21 @@ async def test_a_run_that_began_so_goes_on_so(client: EngineClient, script: Sour
         batch(run_id="run", reconcile=True, state=before, state_limit=1)
     )
     state = answer.eof.ending_state
-    await client.pipeline_sync_batch(batch(run_id="run", state=state))
-    await client.pipeline_sync_batch(batch(run_id="other", state=state))
+    answer = await client.pipeline_sync_batch(batch(run_id="run", state=state))
+    await client.pipeline_sync_batch(batch(run_id="other", state=answer.eof.ending_state))
     assert [request.reconcile for request in script.requests] == [True, True, False]
     # It reads from the start, and goes on from its own checkpoints.
+    assert [bool(request.state.streams) for request in script.requests] == [False, True, True]
+
+
+async def test_what_an_unfinished_one_left_is_compared_by_the_run_that_begins_next(
+    client: EngineClient, script: SourceScript
+) -> None:
+    answer = await client.pipeline_sync_batch(batch(run_id="run", reconcile=True, state_limit=1))
+    state = answer.eof.ending_state
+    await client.pipeline_sync_batch(batch(run_id="other", state=state))
+    await client.pipeline_sync_batch(batch(source=plain(), run_id="other", state=state))
+    assert [request.reconcile for request in script.requests] == [True, True, False]
     assert [bool(request.state.streams) for request in script.requests] == [False, True, True]
 
 

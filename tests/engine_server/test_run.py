@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine_server.run import SyncPlan, run_sync
+from engine_server.plan import SyncPlan
+from engine_server.run import run_sync
 from tests.engine_server.plans import planned
 from tests.engine_server.reads import given, then_blocks
 from tests.engine_server.scripted import DestinationScript, SourceScript

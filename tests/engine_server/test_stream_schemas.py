@@ -186,10 +186,35 @@ def test_a_stream_s_first_checkpoint_carries_its_entry() -> None:
     kept = schemas(state)
     kept.begin(["a"])
     first, second = checkpoint("a"), checkpoint("a")
-    kept.observe(first)
-    kept.observe(second)
+    kept.announce(first)
+    kept.announce(second)
     assert first.source_state.stream_schema == f">{TWO}"
     assert second.source_state.stream_schema == ""
+
+
+@pytest.mark.parametrize(("reconciles", "recorded"), [(True, f"~>{TWO}"), (False, f"=>{TWO}")])
+def test_a_destination_that_records_entries_gets_them_marked_and_the_caller_does_not(
+    reconciles: bool, recorded: str
+) -> None:
+    state = state_of(has_checkpoint=False)
+    kept = schemas(state)
+    kept.begin(["a"], is_recorded=True, reconciles=reconciles)
+    first = checkpoint("a")
+    kept.announce(first)
+    assert first.source_state.stream_schema == recorded
+    kept.observe(first)
+    assert first.source_state.stream_schema == f">{TWO}"
+    assert state.stream_schemas["a"] == f">{TWO}"
+
+
+def test_of_a_stream_without_an_entry_the_mark_alone_is_recorded() -> None:
+    kept = StreamSchemas(SyncState(), {})
+    kept.begin(["a"], is_recorded=True)
+    first = checkpoint("a")
+    kept.announce(first)
+    assert first.source_state.stream_schema == "="
+    kept.observe(first)
+    assert first.source_state.stream_schema == ""
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """One transaction that writes batches of several streams and keeps the records that are refused."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
 
 from engine_server.connectors.postgres import rejected_table
+from engine_server.connectors.postgres.checkpoints.moves import is_about_lines
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.rejection import (
@@ -18,6 +19,7 @@ from engine_server.connectors.postgres.splitter import Splitter, StreamRefused
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.postgres.transaction import Transaction, transaction
 from engine_server.connectors.postgres.upsert import upsert_arguments, upsert_statement
+from engine_server.errors import CheckpointsMoved
 
 # A deferred constraint is then looked at by the statement that violates it, not by the commit.
 _BLAME_STATEMENTS = "SET CONSTRAINTS ALL IMMEDIATE"
@@ -112,6 +114,7 @@ class Attempt:
         targets: How each stream is written.
         suspects: The streams that are split.
         statement_timeout: Seconds that each statement may take.
+        last_script: Answers SQL to commit with, for the streams that are written; None for none.
     """
 
     def __init__(
@@ -121,13 +124,16 @@ class Attempt:
         suspects: Suspects,
         *,
         statement_timeout: float,
+        last_script: Callable[[Collection[str]], str] | None = None,
     ) -> None:
         self._rows = rows
         self._targets = targets
         self._suspects = suspects
         self._statement_timeout = statement_timeout
+        self._last_script = last_script
         # The stream that is written now; None at the end.
         self._stream: str | None = None
+        self._is_ending = False
 
     async def commit(self, connection: Connection) -> Committed:
         """Commits what Postgres takes.
@@ -135,12 +141,18 @@ class Attempt:
         Raises:
             Suspected: A batch that was not to be split holds a record that Postgres refuses.
             StreamRefused: Postgres refuses a stream for a reason that lies in its table.
+            CheckpointsMoved: The lines that ``last_script`` moves are not as they were left.
             asyncpg.PostgresError: Any other fault.
         """
         try:
             async with transaction(connection, self._statement_timeout) as begun:
                 return await self._write(begun)
         except asyncpg.PostgresError as error:
+            if self._is_ending and is_about_lines(error):
+                raise CheckpointsMoved(
+                    "another request took over where this one goes on, or its recorded checkpoints "
+                    "were removed: sync again"
+                ) from error
             if not is_refusal(error):
                 raise
             raise self._verdict(error) from error
@@ -181,6 +193,9 @@ class Attempt:
                     list(target.retried.values()),
                 )
         self._stream = None
+        if self._last_script is not None:
+            self._is_ending = True
+            begun.last_script = self._last_script(self._rows.keys())
         return Committed(changes=changes, rejections=rejections)
 
     async def _write_orphans(self, splitters: Mapping[str, Splitter]) -> None:

@@ -63,6 +63,11 @@ class Batch:
         oldest = self._oldest()
         return oldest.place if oldest is not None else None
 
+    @property
+    def places(self) -> Mapping[str, int]:
+        """For each stream, the place of the first message that has rows in it."""
+        return {stream: gathered.place for stream, gathered in self._streams.items()}
+
     def add(self, records: RecordBatch, place: int) -> None:
         """Adds the records of one stream, which came in the message at ``place``."""
         rows = records.records[:]

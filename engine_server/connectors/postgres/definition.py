@@ -7,6 +7,7 @@ from importlib.resources import files
 import asyncpg
 
 from engine_server.connectors.postgres import deleted_rows, rejected_table
+from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
@@ -43,12 +44,14 @@ class Differences:
         warnings: A sentence for each column that exists and is not what its field needs.
         columns: The table that each sentence is about which only adds or changes columns.
         optional: The sentences about what a table can do without for good.
+        created: The streams whose tables are among what is missing.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, Table] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
 
 
 async def make_missing(
@@ -77,8 +80,9 @@ async def make_missing(
         tables: The tables that streams are written to.
         columns: How typed columns are made.
         hard_delete: Whether deleted rows are removed.
-        keeps_rejected: Whether the table of rejected records is made although nothing else is
-            missing: a sync can do without, and its role may not be allowed to make it.
+        keeps_rejected: Whether the tables of rejected records and of recorded checkpoints are made
+            although nothing else is missing: a sync can do without, and its role may not be allowed
+            to make them.
         columns_can_wait: Whether columns may be left to setup.
 
     Returns:
@@ -93,14 +97,14 @@ async def make_missing(
     wanted = tables, mode, hard_delete
     differences = await _differences(connection, schema, *wanted)
     if keeps_rejected:
-        differences.missing.update(await _missing_rejected(connection, schema))
+        differences.missing.update(await _missing_kept(connection, schema))
     if not differences.missing:
         return differences
     async with connection.transaction():
         await lock(connection, schema)
         differences = await _differences(connection, schema, *wanted)
         if keeps_rejected or not differences.missing.keys() <= differences.columns.keys():
-            differences.missing.update(await _missing_rejected(connection, schema))
+            differences.missing.update(await _missing_kept(connection, schema))
         for sentence, statement in list(differences.missing.items()):
             if not columns_can_wait or sentence not in differences.columns:
                 await connection.execute(statement)
@@ -109,6 +113,7 @@ async def make_missing(
             ):
                 del differences.missing[sentence]
                 differences.warnings.append(f"not yet {sentence}: {reason}; setup adds them")
+        await checkpoints.forget_created(connection, schema, differences.created)
     return differences
 
 
@@ -157,6 +162,7 @@ async def _differences(
     for table in by_name(tables):
         if table.name not in existing:
             found.missing[f"created table {table.quoted}"] = _create_table(table, mode)
+            found.created.add(table.stream)
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
@@ -172,11 +178,17 @@ async def _differences(
     return found
 
 
-async def _missing_rejected(connection: Connection, schema: str) -> Mapping[str, str]:
-    if await rejected_table.is_usable(connection, schema) is not None:
-        return {}
-    name = rejected_table.quoted(schema)
-    return {f"created table {name}": rejected_table.create_statement(schema)}
+async def _missing_kept(connection: Connection, schema: str) -> Mapping[str, str]:
+    """The tables of rejected records and of recorded checkpoints."""
+    missing = {}
+    if await rejected_table.is_usable(connection, schema) is None:
+        name = rejected_table.quoted(schema)
+        missing[f"created table {name}"] = rejected_table.create_statement(schema)
+    access = await checkpoints.access(connection, schema)
+    if access.is_usable is None and access.may_create:
+        name = checkpoints.quoted(schema)
+        missing[f"created table {name}"] = checkpoints.create_statement(schema)
+    return missing
 
 
 def _refuse_foreign(table: Table, existing: ExistingTable) -> None:

@@ -1,23 +1,33 @@
 """Postgres as a destination: one table a stream."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from importlib.resources import files
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.postgres import definition, deleted_rows, owner_index, retry
 from engine_server.connectors.postgres.ask import ask
+from engine_server.connectors.postgres.checkpoints.notices import checkpoint_notices
+from engine_server.connectors.postgres.checkpoints.recorder import CheckpointRecorder
+from engine_server.connectors.postgres.checkpoints.resume import WriteTicket, resume
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from engine_server.connectors.postgres.inventory import PostgresInventory, open_inventory
 from engine_server.connectors.postgres.pool import Connection, Pool, lingering_pools, open_pool
+from engine_server.connectors.postgres.preparation import prepare_setup, prepare_write
 from engine_server.connectors.postgres.rejected_notices import rejected_notices
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
 from engine_server.connectors.postgres.retry_rejected import retry_rejected
 from engine_server.connectors.postgres.tables import Table, quote, table_of
 from engine_server.connectors.postgres.teardown import tear_down
 from engine_server.connectors.postgres.writer import Writer
-from engine_server.connectors.protocols import Messages, RetryResult, SelectedStream
+from engine_server.connectors.protocols import (
+    Messages,
+    Resumed,
+    ResumeRequest,
+    RetryResult,
+    SelectedStream,
+)
 from engine_server.errors import ConnectorError
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Log, Message
@@ -51,7 +61,10 @@ class PostgresDestination:
         async def look(connection: Connection) -> str:
             problem = await _access_problem(connection, config, tables)
             if not problem:
-                notices[:] = await rejected_notices(connection, config.schema_name, tables)
+                notices[:] = [
+                    *await rejected_notices(connection, config.schema_name, tables),
+                    *await checkpoint_notices(connection, config.schema_name),
+                ]
             return problem
 
         try:
@@ -78,25 +91,48 @@ class PostgresDestination:
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
             rejected = RejectedRecords(pool, config, tables)
-            writer = _writer(pool, config, tables, rejected)
-            # The source is at its first page while the tables are looked at.
-            async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
-                for log in await _make_missing(
-                    pool, config, tables, patience=retry.SYNC_PATIENCE, rejected=rejected
-                ):
-                    yield Message(log=log)
-                if config.deletes_for_good:
-                    await ask(
-                        pool,
-                        config,
-                        lambda connection: deleted_rows.forget_old(connection, config.schema_name),
-                        patience=retry.SYNC_PATIENCE,
-                    )
-                async with aclosing(flow.passed_on()) as passed_on:
-                    async for message in passed_on:
-                        yield message
-                held = RejectedRecordCount(held_record_count=await rejected.held_count())
-                yield Message(rejected_records=held)
+
+            async def prepare() -> tuple[Sequence[Log], CheckpointRecorder | None]:
+                prepared = await prepare_write(
+                    pool, config, tables, rejected, patience=retry.SYNC_PATIENCE
+                )
+                recorder = CheckpointRecorder(config.schema_name, tables)
+                return prepared.logs, recorder if prepared.records_checkpoints else None
+
+            written = _write(pool, config, tables, messages, rejected, prepare)
+            async with aclosing(written):
+                async for message in written:
+                    yield message
+
+    async def resume(
+        self, config: PostgresConfig, streams: Sequence[SelectedStream], request: ResumeRequest
+    ) -> Resumed:
+        """Compares a state with what is recorded. See ``protocols.CheckpointKeeper``."""
+        return await resume(config, _tables(config, streams), request)
+
+    async def write_resumed(
+        self,
+        config: PostgresConfig,
+        streams: Sequence[SelectedStream],
+        messages: AsyncIterator[Message],
+        resumed: Resumed,
+    ) -> Messages:
+        """Writes and records checkpoints. See ``protocols.CheckpointKeeper``."""
+        ticket = resumed.ticket
+        if not isinstance(ticket, WriteTicket):
+            raise TypeError("write_resumed needs what resume of the same destination answered")
+        tables = _tables(config, streams)
+        async with open_pool(config) as pool:
+            rejected = RejectedRecords(pool, config, tables, ticket.rejected)
+
+            async def prepare() -> tuple[Sequence[Log], CheckpointRecorder | None]:
+                recorder = CheckpointRecorder(config.schema_name, tables, ticket.lines)
+                return ticket.logs, recorder if ticket.lines is not None else None
+
+            written = _write(pool, config, tables, messages, rejected, prepare)
+            async with aclosing(written):
+                async for message in written:
+                    yield message
 
     async def retry_rejected(
         self, config: PostgresConfig, streams: Sequence[SelectedStream]
@@ -105,11 +141,17 @@ class PostgresDestination:
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
             rejected = RejectedRecords(pool, config, tables)
-            await _make_missing(
-                pool, config, tables, patience=retry.CALL_PATIENCE, rejected=rejected
+            prepared = await prepare_write(
+                pool, config, tables, rejected, patience=retry.CALL_PATIENCE
             )
+            recorder = CheckpointRecorder(config.schema_name, tables)
             return await retry_rejected(
-                pool, config, tables, _writer(pool, config, tables, rejected), rejected
+                pool,
+                config,
+                tables,
+                _writer(pool, config, tables, rejected),
+                rejected,
+                recorder if prepared.records_checkpoints else None,
             )
 
     def kept_open(self) -> AbstractAsyncContextManager[None]:
@@ -126,8 +168,8 @@ class PostgresDestination:
         """Makes the schema, the tables, their columns and indexes where they are missing."""
         tables = _tables(config, streams)
         async with open_pool(config) as pool:
-            logs = await _make_missing(pool, config, tables, patience=retry.CALL_PATIENCE)
-            logs += await owner_index.make_missing(pool, config, tables)
+            prepared = await prepare_setup(pool, config, tables)
+            logs = [*prepared.logs, *await owner_index.make_missing(pool, config, tables)]
         for log in logs:
             yield Message(log=log)
 
@@ -168,33 +210,34 @@ def _writer(
     )
 
 
-async def _make_missing(
+async def _write(
     pool: Pool,
     config: PostgresConfig,
     tables: Sequence[Table],
-    *,
-    patience: float,
-    rejected: RejectedRecords | None = None,
-) -> list[Log]:
-    """Makes what is missing; for a sync, looks which of its streams have rejected records."""
-
-    async def make(connection: Connection) -> definition.Differences:
-        made = await definition.make_missing(
-            connection,
-            config.schema_name,
-            tables,
-            config.columns,
-            hard_delete=config.deletes_for_good,
-            keeps_rejected=rejected is None,
-            columns_can_wait=rejected is not None,
-        )
-        if rejected is not None:
-            await rejected.look(connection)
-        return made
-
-    differences = await ask(pool, config, make, patience=patience)
-    made = [Log(level=Log.LEVEL_INFO, message=sentence) for sentence in differences.missing]
-    return made + [Log(level=Log.LEVEL_WARN, message=text) for text in differences.warnings]
+    messages: AsyncIterator[Message],
+    rejected: RejectedRecords,
+    prepare: Callable[[], Awaitable[tuple[Sequence[Log], CheckpointRecorder | None]]],
+) -> Messages:
+    writer = _writer(pool, config, tables, rejected)
+    # The source is at its first page while the tables are looked at.
+    async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
+        logs, recorder = await prepare()
+        for log in logs:
+            yield Message(log=log)
+        if recorder is not None:
+            flow.record_with(recorder)
+        if config.deletes_for_good:
+            await ask(
+                pool,
+                config,
+                lambda connection: deleted_rows.forget_old(connection, config.schema_name),
+                patience=retry.SYNC_PATIENCE,
+            )
+        async with aclosing(flow.passed_on()) as passed_on:
+            async for message in passed_on:
+                yield message
+        held = RejectedRecordCount(held_record_count=await rejected.held_count())
+        yield Message(rejected_records=held)
 
 
 async def _access_problem(

@@ -9,12 +9,14 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
 
 from engine_server.connectors.postgres.batch import Batch
+from engine_server.connectors.postgres.checkpoints.recorder import CheckpointRecorder
 from engine_server.connectors.postgres.rows import Rows, may_share_a_row
 from engine_server.connectors.postgres.writer import Outcome, Writer
 from engine_server.read_ahead import ReadAhead
@@ -31,24 +33,21 @@ _MAX_HELD = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flush:
-    """Rows on their way.
+    """Rows on their way, or none where nothing but checkpoints is to be recorded.
 
     Attributes:
+        number: Tells it from others.
         rows: What it writes.
         places: For each stream, that of the first message whose rows are in it; the lowest first.
         end: The place of the first message that came too late for it.
         task: Answers what became of them.
     """
 
+    number: int
     rows: Rows
     places: Mapping[str, int]
     end: int
     task: asyncio.Task[Outcome]
-
-    @property
-    def place(self) -> int:
-        """That of the first message whose rows are in it."""
-        return next(iter(self.places.values()))
 
 
 class Flow:
@@ -61,9 +60,11 @@ class Flow:
         self, writer: Writer, messages: AsyncIterator[Message], *, batch_rows: int
     ) -> None:
         self._writer = writer
+        self._recorder: CheckpointRecorder | None = None
         self._messages = messages
         self._batch = Batch(max_rows=batch_rows, key_readers=writer.key_readers)
         self._flushes: list[_Flush] = []
+        self._flush_count = 0
         # Of the next message.
         self._place = 0
         # Each with its place.
@@ -91,6 +92,10 @@ class Flow:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def record_with(self, recorder: CheckpointRecorder) -> None:
+        """Has each flush move the lines that ``recorder`` says. Called before ``passed_on``."""
+        self._recorder = recorder
+
     async def passed_on(self) -> AsyncGenerator[Message, None]:
         """Yields the messages, each once the records before it are committed.
 
@@ -107,6 +112,7 @@ class Flow:
             while self._held and self._held[0][0] < uncommitted:
                 yield self._held.popleft()[1]
             self._start_flush_if_due(reading.is_over)
+            self._record_if_due()
             message = reading.take() if self._has_room() else None
             if message is None:
                 if reading.is_over and not self._flushes:
@@ -127,6 +133,8 @@ class Flow:
         if message.HasField("barrier"):
             # Somebody waits to hear that these rows are committed.
             self._batch.hurry()
+        if self._recorder is not None:
+            message = self._recorder.take(message, self._place)
         self._held.append((self._place, message))
         self._place += 1
 
@@ -137,22 +145,68 @@ class Flow:
         if not due or len(self._flushes) == MAX_FLUSHES:
             return
         gathered = self._batch.take()
-        rows = {stream: of_stream.rows for stream, of_stream in gathered.items()}
+        self._start_flush(
+            {stream: of_stream.rows for stream, of_stream in gathered.items()},
+            {stream: of_stream.place for stream, of_stream in gathered.items()},
+        )
+
+    def _record_if_due(self) -> None:
+        """Records checkpoints that no flush will record soon: those that came without rows."""
+        if self._recorder is None or self._flushes:
+            return
+        if self._recorder.is_due(self._uncommitted_places()):
+            self._start_flush({}, {})
+
+    def _start_flush(self, rows: Rows, places: Mapping[str, int]) -> None:
         # Of two flushes that hold the same row the later one must win.
         before = [flush.task for flush in self._flushes if may_share_a_row(flush.rows, rows)]
-        task = asyncio.create_task(self._flush(rows, before))
+        self._flush_count += 1
+        number = self._flush_count
+        task = asyncio.create_task(self._flush(number, rows, before))
         task.add_done_callback(lambda _: self._news.set())
-        places = {stream: of_stream.place for stream, of_stream in gathered.items()}
-        self._flushes.append(_Flush(rows=rows, places=places, end=self._place, task=task))
+        self._flushes.append(
+            _Flush(number=number, rows=rows, places=places, end=self._place, task=task)
+        )
 
-    async def _flush(self, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
+    async def _flush(self, number: int, rows: Rows, before: list[asyncio.Task[Outcome]]) -> Outcome:
         if before:
             await asyncio.wait(before)
+        last_script = partial(self._last_script, number) if self._recorder is not None else None
         outcome = await self._writer.commit(
-            {stream: of_stream for stream, of_stream in rows.items() if stream not in self._refused}
+            {
+                stream: of_stream
+                for stream, of_stream in rows.items()
+                if stream not in self._refused
+            },
+            last_script=last_script,
         )
         self._refused.update(outcome.refused)
+        if self._recorder is not None:
+            self._recorder.record(number, outcome.filled)
         return outcome
+
+    def _last_script(self, number: int, written: Collection[str]) -> str:
+        """SQL for a flush to commit with, which records what lies before its rows and others'."""
+        if self._recorder is None:
+            return ""
+        uncommitted = self._uncommitted_places(number, written)
+        return self._recorder.script(number, written, uncommitted)
+
+    def _uncommitted_places(
+        self, number: int = 0, written: Collection[str] = ()
+    ) -> Mapping[str, int]:
+        """For each stream, the place of its first record that no commit brought.
+
+        Args:
+            number: A flush that is about to commit: what it writes counts as committed.
+            written: The streams that it writes.
+        """
+        places = dict(self._batch.places)
+        for flush in self._flushes:
+            for stream, place in flush.places.items():
+                if flush.number != number or stream not in written:
+                    places[stream] = min(place, places.get(stream, place))
+        return places
 
     def _finish_flushes(self) -> None:
         for flush in [flush for flush in self._flushes if flush.task.done()]:
@@ -178,6 +232,8 @@ class Flow:
 
     def _refuse(self, stream: str, reason: str, first: int) -> None:
         """Replaces what is held of ``stream`` from the place ``first`` on by one word of it."""
+        if self._recorder is not None:
+            self._recorder.fail(stream, first)
         status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
         kept: deque[tuple[int, Message]] = deque()
         told = False
@@ -206,10 +262,13 @@ class Flow:
         self._held = held
 
     def _uncommitted(self) -> int:
-        """The place of the first message that brought rows which are not committed."""
-        places = [flush.place for flush in self._flushes]
-        if self._batch.place is not None:
-            places.append(self._batch.place)
+        """The place of the first message that cannot be yielded yet.
+
+        It brought rows which are not committed, or is a checkpoint that is not recorded.
+        """
+        places = [*self._uncommitted_places().values()]
+        if self._recorder is not None and self._recorder.first_place is not None:
+            places.append(self._recorder.first_place)
         return min(places, default=self._place)
 
     async def _wait_for_news(self) -> None:

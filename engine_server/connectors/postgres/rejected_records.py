@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -15,6 +16,19 @@ from engine_server.connectors.postgres.splitter import MOST_REJECTIONS
 from engine_server.connectors.postgres.tables import Table
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldRejections:
+    """The rejected records that a look found.
+
+    Attributes:
+        is_usable: Whether there is a table for them that our role may use.
+        streams: The streams that have some.
+    """
+
+    is_usable: bool
+    streams: frozenset[str]
+
+
 class RejectedRecords:
     """The rejected records of the streams that are written.
 
@@ -26,19 +40,31 @@ class RejectedRecords:
     the next write knows of it, and a retry, which obeys the guard by time, drops it.
     """
 
-    def __init__(self, pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: PostgresConfig,
+        tables: Sequence[Table],
+        held: HeldRejections | None = None,
+    ) -> None:
+        """``held`` is what a look found that needs no other."""
         self._pool = pool
         self._config = config
         self._schema = config.schema_name
         self._tables = tables
-        self._is_usable = False
-        self._with_entries: set[str] = set()
+        self._is_usable = held is not None and held.is_usable
+        self._with_entries: set[str] = set(held.streams) if held is not None else set()
         self._counts: Counter[str] = Counter()
 
     @property
     def is_usable(self) -> bool:
         """Whether there is a table for them that our role may use."""
         return self._is_usable
+
+    @property
+    def held(self) -> HeldRejections:
+        """The records that are known to be held."""
+        return HeldRejections(is_usable=self._is_usable, streams=frozenset(self._with_entries))
 
     async def look(self, connection: Connection) -> None:
         """Looks up which streams have rejected records."""

@@ -8,6 +8,7 @@ import asyncpg
 from engine_server.connectors.postgres import rejected_table, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.batch import MAX_BYTES
+from engine_server.connectors.postgres.checkpoints.recorder import CheckpointRecorder
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
@@ -28,8 +29,11 @@ async def retry_rejected(
     tables: Sequence[Table],
     writer: Writer,
     rejected: RejectedRecords,
+    recorder: CheckpointRecorder | None,
 ) -> RetryResult:
     """Writes what is kept of ``tables``, page by page; what is refused again stays.
+
+    ``recorder`` notes which tables have rows since; None where that cannot be recorded.
 
     A record that is older than its row leaves the row as it is, and is dropped.
 
@@ -39,13 +43,15 @@ async def retry_rejected(
             records of the other streams were tried again.
     """
     refused: dict[str, str] = {}
-    total = await _pass(pool, config, tables, writer, rejected, refused)
+    total = await _pass(pool, config, tables, writer, rejected, recorder, refused)
     latest = total
     # What refers to a row of a later stream is written once that one is.
     for _ in range(_MOST_PASSES):
         if not (latest.written and latest.rejected):
             break
-        latest = await _pass(pool, config, tables, writer, rejected, refused, only_orphans=True)
+        latest = await _pass(
+            pool, config, tables, writer, rejected, recorder, refused, only_orphans=True
+        )
         settled = latest.retried - latest.rejected
         total = RetryResult(
             retried=total.retried,
@@ -63,6 +69,7 @@ async def _pass(
     tables: Sequence[Table],
     writer: Writer,
     rejected: RejectedRecords,
+    recorder: CheckpointRecorder | None,
     refused: dict[str, str],
     *,
     only_orphans: bool = False,
@@ -82,7 +89,11 @@ async def _pass(
             rows = StreamRows(are_changes=True)
             rows.add([entry["record"] for entry in page])
             last_times = {entry["digest"]: entry["last_time"] for entry in page}
-            outcome = await writer.commit({table.stream: rows}, {table.stream: last_times})
+            outcome = await writer.commit(
+                {table.stream: rows},
+                {table.stream: last_times},
+                partial(recorder.script, 0, uncommitted={}) if recorder is not None else None,
+            )
             if outcome.refused:
                 refused.update(outcome.refused)
                 break

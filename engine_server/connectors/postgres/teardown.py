@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 from engine_server.connectors.postgres import deleted_rows, rejected_table
+from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.existing import existing_tables, lock, refuse_protected
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import Table, by_name, quote
@@ -43,6 +44,7 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
         dropped = [
             await deleted_rows.drop_if_last(connection, schema),
             await rejected_table.drop_if_last(connection, schema),
+            await checkpoints.drop_if_last(connection, schema),
         ]
         done += [sentence for sentence in dropped if sentence]
         if schema != "public" and await connection.fetchval(_MAY_DROP_SCHEMA, schema):
@@ -61,6 +63,7 @@ async def _remove(connection: Connection, table: Table) -> str:
         await connection.execute(f"DROP TABLE {table.quoted}")
         await deleted_rows.forget_table(connection, table, None)
         await rejected_table.forget_stream(connection, table, None)
+        await checkpoints.forget_stream(connection, table, None)
         return f"dropped table {table.quoted}"
     if not table.account_id:
         return (
@@ -74,6 +77,7 @@ async def _remove(connection: Connection, table: Table) -> str:
     )
     await deleted_rows.forget_table(connection, table, table.account_id)
     await rejected_table.forget_stream(connection, table, table.account_id)
+    await checkpoints.forget_stream(connection, table, table.account_id)
     return (
         f"deleted from table {table.quoted} {outcome.removeprefix('DELETE ')} rows of account "
         f"{table.account_id}, and kept it: it has rows of account {other}"

@@ -31,6 +31,8 @@ class Transaction:
     def __init__(self, connection: PoolConnectionProxy, statement_timeout: float) -> None:
         self._connection = connection
         self._timeout = statement_timeout
+        # SQL that is sent together with COMMIT, so that it takes no round trip of its own.
+        self.last_script = ""
 
     async def fetch(self, statement: str, *arguments: object) -> list[Record]:
         """The rows that ``statement`` answers.
@@ -85,7 +87,17 @@ async def transaction(
         with suppress(*DRIVER_ERRORS):
             await _run(begun, "ROLLBACK")
         raise
-    await _run(begun, "COMMIT" if keep else "ROLLBACK")
+    if not keep:
+        await _run(begun, "ROLLBACK")
+        return
+    try:
+        await _run(begun, f"{begun.last_script}COMMIT")
+    except asyncpg.PostgresError:
+        # A statement of the script left the transaction open, and failed.
+        if begun.last_script:
+            with suppress(*DRIVER_ERRORS):
+                await _run(begun, "ROLLBACK")
+        raise
 
 
 def _as_error(warning: asyncpg.PostgresWarning) -> asyncpg.PostgresError:

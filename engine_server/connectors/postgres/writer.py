@@ -1,7 +1,7 @@
 """Commits batches of rows: waits out passing faults, and keeps refused records apart."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,6 +47,11 @@ class Outcome:
     counts: Mapping[str, RowCounts]
     refused: Mapping[str, str]
 
+    @property
+    def filled(self) -> set[str]:
+        """The streams whose tables have rows since."""
+        return {name for name, rows in self.counts.items() if rows.inserted or rows.updated}
+
 
 class Writer:
     """Writes the rows of several streams in one transaction.
@@ -84,7 +89,12 @@ class Writer:
         table = self._tables[stream]
         return describe_key(table, identify(table, record))
 
-    async def commit(self, rows: Rows, retried: Retried | None = None) -> Outcome:
+    async def commit(
+        self,
+        rows: Rows,
+        retried: Retried | None = None,
+        last_script: Callable[[Collection[str]], str] | None = None,
+    ) -> Outcome:
         """Commits all rows, but for refused records, which are kept, and for refused streams.
 
         Writing a row twice is the same as once, so a commit whose outcome is unknown is repeated.
@@ -93,8 +103,11 @@ class Writer:
         Args:
             rows: The rows by stream.
             retried: The kept records that they are; None when they come from a source.
+            last_script: Answers SQL to commit with, for the streams that are written, also when
+                there are none.
 
         Raises:
+            CheckpointsMoved: The lines that ``last_script`` moves are not as they were left.
             ConnectionFailed: Postgres was out of reach for a minute, or does not let us in.
             ConnectorError: Postgres cannot go on, e.g. its disk is full; or the rows are of a
                 stream without a table.
@@ -107,13 +120,14 @@ class Writer:
         refused: dict[str, str] = {}
         suspects = Suspects()
         retries = retry.Retries(self._pool, patience=retry.SYNC_PATIENCE)
-        while remaining:
+        while remaining or last_script is not None:
             began = time.perf_counter()
             attempt = Attempt(
                 remaining,
                 {stream: self._target(stream, retried) for stream in remaining},
                 suspects,
                 statement_timeout=self._statement_timeout,
+                last_script=last_script,
             )
             try:
                 committed = await retries.use(attempt.commit)

@@ -15,6 +15,7 @@ from engine_server.connectors.protocols import (
 )
 from engine_server.connectors.stripe import check, endpoint
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
+from engine_server.connectors.stripe.account_lookups import AccountLookups
 from engine_server.connectors.stripe.catalog import left_out_streams, load_resources
 from engine_server.connectors.stripe.checkpoint import checkpoint_schema
 from engine_server.connectors.stripe.client import StripeClient
@@ -44,6 +45,7 @@ class StripeSource:
         """
         self._policy = policy or RetryPolicy()
         self._pace = pace or ListeningPace()
+        self._accounts = AccountLookups()
 
     @property
     def config_model(self) -> type[StripeConfig]:
@@ -112,6 +114,18 @@ class StripeSource:
         """
         return check_deliveries(config, inputs)
 
+    async def account_id(self, config: StripeConfig) -> str:
+        """Return the account that the configuration gives, else the one that Stripe shows.
+
+        Raises:
+            ConnectionFailed: the API cannot be reached, refuses the key, or does not show the
+                account.
+        """
+        if config.known_account_id is not None:
+            return config.known_account_id
+        async with StripeClient(config, self._policy) as client:
+            return (await self._accounts.find(client, config)).id
+
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
         """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
 
@@ -124,7 +138,7 @@ class StripeSource:
         """
         async with StripeClient(config, self._policy) as client:
             # What another account does not have is not gone.
-            of = confirm_account if request.reconcile else fetch_account
+            of = confirm_account if request.reconcile else self._accounts.find
             account = await of(client, config)
             read = apply_inputs if request.inputs else partial(read_and_follow, pace=self._pace)
             async with aclosing(read(client, config, request, account)) as messages:

@@ -14,8 +14,10 @@ from engine_server.connectors.protocols import SelectedStream
 from pipesync.v1.catalog_pb2 import Stream, StreamSelection
 from pipesync.v1.message_pb2 import Log, Message, RecordBatch, StateCheckpoint, StreamStatus
 
-# Every schema has it; its own tests look at it.
+# Every schema has them; their own tests look at them.
 REJECTED_TABLE = "_pipesync_rejected"
+CHECKPOINTS_TABLE = "_pipesync_checkpoints"
+OWN_TABLES = (REJECTED_TABLE, CHECKPOINTS_TABLE)
 CUSTOMER_FIELDS = {
     "id": {"type": "string"},
     "object": {"type": "string"},
@@ -129,9 +131,9 @@ async def write_and_count(
 
 
 async def logs(messages: AsyncIterator[Message]) -> list[str]:
-    """The texts of the log messages, but for those about the table of rejected records."""
+    """The texts of the log messages, but for those about tables that every schema has."""
     return [
         message.log.message
         async for message in messages
-        if message.HasField("log") and REJECTED_TABLE not in message.log.message
+        if message.HasField("log") and not any(name in message.log.message for name in OWN_TABLES)
     ]

@@ -5,7 +5,7 @@ import asyncpg
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import SelectedStream
-from tests.engine_server.connectors.postgres.builders import REJECTED_TABLE, logs
+from tests.engine_server.connectors.postgres.builders import OWN_TABLES, REJECTED_TABLE, logs
 
 
 async def set_up(config: PostgresConfig, *streams: SelectedStream) -> list[str]:
@@ -38,11 +38,11 @@ async def columns_of(database: asyncpg.Connection, table: str) -> dict[str, str]
 
 
 async def tables_of(database: asyncpg.Connection, schema: str = "stripe") -> list[str]:
-    """The tables there are, but for the one of rejected records."""
+    """The tables there are, but for those that every schema has."""
     rows = await database.fetch(
         "SELECT tablename FROM pg_tables WHERE schemaname = $1 ORDER BY 1", schema
     )
-    return [row["tablename"] for row in rows if row["tablename"] != REJECTED_TABLE]
+    return [row["tablename"] for row in rows if row["tablename"] not in OWN_TABLES]
 
 
 async def rejected_rows(database: asyncpg.Connection) -> list[asyncpg.Record]:

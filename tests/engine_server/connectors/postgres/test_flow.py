@@ -174,8 +174,12 @@ async def test_checkpoints_come_out_while_the_source_idles(config: PostgresConfi
     passed_on = PostgresDestination().write(config, [stream()], source())
     async with aclosing(passed_on):
         record, saved = _pages(1)
-        yielded = [await anext(passed_on) for _ in range(6)]
-        assert yielded[3:] == [record, rows_written("customers", inserted=1), saved]
+        yielded: list[Message] = []
+        while len(yielded) < 3:
+            message = await anext(passed_on)
+            if not message.HasField("log"):
+                yielded.append(message)
+        assert yielded == [record, rows_written("customers", inserted=1), saved]
 
 
 async def test_a_status_and_a_global_checkpoint_wait_as_well(

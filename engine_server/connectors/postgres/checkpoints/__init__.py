@@ -1,0 +1,1 @@
+"""The checkpoints that a schema records beside the rows that they account for."""

@@ -1,0 +1,190 @@
+"""The comparison of a state with the recorded lines, within a transaction."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import asyncpg
+
+from engine_server.connectors.postgres.checkpoints import table
+from engine_server.connectors.postgres.checkpoints.comparison import (
+    Comparison,
+    Recorded,
+    compare,
+)
+from engine_server.connectors.postgres.checkpoints.lines import (
+    GLOBAL,
+    INPUTS,
+    Line,
+    MovedLines,
+    destination_of,
+    encoded_history,
+    line_of,
+    lineage_of,
+)
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.protocols import Resumed, ResumeRequest
+
+_SQL = files(__package__)
+_LOCKED = _SQL.joinpath("lines_locked.sql").read_text()
+_ADOPTED = _SQL.joinpath("lines_adopted.sql").read_text()
+_WRITTEN = _SQL.joinpath("lines_written.sql").read_text()
+_TOUCH = "UPDATE {checkpoints} SET written_at = now() WHERE account_id = $1 AND lineage = $2"
+_FORGET_OLD = """
+    DELETE FROM {checkpoints}
+    WHERE written_at < now() - interval '60 days' AND (account_id, lineage) <> ($1, $2)
+"""
+_FORGET_OTHERS = """
+    DELETE FROM {checkpoints}
+    WHERE account_id = $1 AND lineage = $2 AND stream <> ALL($3::text[])
+"""
+_NOTE_ROWS = """
+    UPDATE {checkpoints} SET has_rows = true
+    WHERE stream = ANY($1::text[]) AND NOT has_rows
+"""
+
+
+async def compare_and_record(
+    connection: Connection,
+    schema: str,
+    tables: Sequence[Table],
+    request: ResumeRequest,
+    *,
+    lineage: str,
+    epoch: str,
+) -> Resumed:
+    """Compare the state of ``request`` with the lines, and have them say where it goes on.
+
+    Args:
+        connection: In a transaction in which the tables were made.
+        schema: The schema; its lines are usable.
+        tables: The tables of the selected streams.
+        request: The request.
+        lineage: Names the lineage of a state that has none.
+        epoch: Names the series that begins.
+    """
+    of_state = lineage_of(request.state.destination)
+    resuming = _Resuming(connection, schema, request.account_id, of_state or lineage)
+    lines = await resuming.locked() if of_state else {}
+    found = await table.forget_emptied(connection, schema, tables)
+    empty = found.empty
+    lines = {name: line for name, line in lines.items() if name not in empty or not line.has_rows}
+    if of_state and not lines:
+        lines = await resuming.adopted()
+    selected = [one.stream for one in tables]
+    outcome = compare(
+        request,
+        selected,
+        Recorded(lineage_is_known=bool(of_state), lines=lines, empty=empty),
+        epoch=epoch,
+    )
+    if outcome.forgets_others:
+        await resuming.forget_others([*selected, GLOBAL, INPUTS])
+    await resuming.write(outcome.lines)
+    filled = [name for name in selected if name not in empty]
+    if any(not lines[name].has_rows for name in filled if name in lines):
+        await resuming.note_rows(filled)
+    if resuming.is_old or not of_state:
+        await resuming.refresh()
+    return _resumed(resuming.lineage, request, outcome, lines, filled)
+
+
+def _resumed(
+    lineage: str,
+    request: ResumeRequest,
+    outcome: Comparison,
+    lines: Mapping[str, Line],
+    filled: Sequence[str],
+) -> Resumed:
+    moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
+    if request.pushes_inputs:
+        moved.add(INPUTS)
+    now = {**lines, **outcome.lines}
+    ticket = MovedLines(
+        account_id=request.account_id,
+        lineage=lineage,
+        positions={name: now[name].position for name in moved if name in now},
+        filled=frozenset(filled),
+    )
+    return Resumed(
+        destination=destination_of(lineage),
+        positions=outcome.positions,
+        inputs_position=outcome.inputs_position,
+        rewinds=list(outcome.rewinds.values()),
+        inputs_are_lost=outcome.inputs_are_lost,
+        lost_inputs_are_replayable=outcome.lost_inputs_are_replayable,
+        held_inputs=outcome.held_inputs,
+        ticket=ticket,
+    )
+
+
+class _Resuming:
+    """The statements about one lineage.
+
+    Attributes:
+        lineage: The lineage.
+        is_old: Whether its lines have not been written for a day.
+    """
+
+    def __init__(self, connection: Connection, schema: str, account_id: str, lineage: str) -> None:
+        self._connection = connection
+        self._checkpoints = table.quoted(schema)
+        self._account_id = account_id
+        self.lineage = lineage
+        self.is_old = False
+
+    async def locked(self) -> dict[str, Line]:
+        """Lock the lines. An emptied table is looked for behind that, in a later snapshot."""
+        rows = await self._rows(_LOCKED)
+        self.is_old = any(row["is_old"] for row in rows)
+        return {row["stream"]: line_of(dict(row)) for row in rows}
+
+    async def adopted(self) -> dict[str, Line]:
+        """Take the lines of the account's lineage that was written last."""
+        return {row["stream"]: line_of(dict(row)) for row in await self._rows(_ADOPTED)}
+
+    async def _rows(self, statement: str) -> Sequence[asyncpg.Record]:
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(
+            statement.format(checkpoints=self._checkpoints), self._account_id, self.lineage
+        )
+        return rows
+
+    async def write(self, lines: Mapping[str, Line]) -> None:
+        """Make or replace these lines."""
+        if not lines:
+            return
+        given = list(lines.values())
+        await self._connection.execute(
+            _WRITTEN.format(checkpoints=self._checkpoints),
+            self._account_id,
+            self.lineage,
+            [line.stream for line in given],
+            [line.checkpoint for line in given],
+            [line.stream_schema for line in given],
+            [line.epoch for line in given],
+            [line.number for line in given],
+            [encoded_history(line) for line in given],
+            [line.has_rows for line in given],
+        )
+
+    async def note_rows(self, filled: Sequence[str]) -> None:
+        """Have the lines of all lineages say that these tables have rows."""
+        await self._connection.execute(
+            _NOTE_ROWS.format(checkpoints=self._checkpoints), list(filled)
+        )
+
+    async def forget_others(self, kept: Sequence[str]) -> None:
+        """Drop the lineage's lines of other streams."""
+        await self._connection.execute(
+            _FORGET_OTHERS.format(checkpoints=self._checkpoints),
+            self._account_id,
+            self.lineage,
+            list(kept),
+        )
+
+    async def refresh(self) -> None:
+        """Keep the lines from being taken for unused, and drop those of others that are."""
+        for statement in (_TOUCH, _FORGET_OLD):
+            await self._connection.execute(
+                statement.format(checkpoints=self._checkpoints), self._account_id, self.lineage
+            )

@@ -1,0 +1,117 @@
+"""The lines of recorded checkpoints, and the state's word of which lineage they are."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipesync.v1.state_pb2 import CheckpointPosition
+
+# The line of the checkpoint that all streams share, and that of the end of pushed inputs.
+GLOBAL = ""
+INPUTS = "(inputs)"
+
+# A state that is this many requests old is compared by epoch; an older one goes on from the line.
+_MOST_EPOCHS = 20
+_LINEAGE = "lineage"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """The last recorded checkpoint of one stream: all records before it are committed.
+
+    Attributes:
+        stream: The stream's name, ``GLOBAL`` or ``INPUTS``.
+        checkpoint: Its JSON text; None for the start.
+        stream_schema: What ``SyncState.stream_schemas`` held then; empty when it held nothing.
+        epoch: The series that the number belongs to.
+        number: The checkpoint's number.
+        history: Earlier epochs, newest first, each with a number: all records before the checkpoint
+            of that number are committed, too.
+        has_rows: Whether the stream's table has had rows since the line was made.
+    """
+
+    stream: str
+    checkpoint: str | None
+    stream_schema: str
+    epoch: str
+    number: int
+    history: tuple[tuple[str, int], ...] = ()
+    has_rows: bool = False
+
+    @property
+    def position(self) -> CheckpointPosition:
+        """The position of its checkpoint."""
+        return CheckpointPosition(epoch=self.epoch, number=self.number)
+
+    @property
+    def past(self) -> tuple[tuple[str, int], ...]:
+        """Return the history of a line that takes its place."""
+        return ((self.epoch, self.number), *self.history)[:_MOST_EPOCHS]
+
+    def bound(self, epoch: str) -> int | None:
+        """Return the highest number of ``epoch`` that is held; None when it is unknown."""
+        if epoch == self.epoch:
+            return self.number
+        return next((number for known, number in self.history if known == epoch), None)
+
+    def holds(self, position: CheckpointPosition | None) -> bool:
+        """Whether all records before the checkpoint of ``position`` are committed."""
+        bound = self.bound(position.epoch) if position is not None else None
+        return position is not None and bound is not None and position.number <= bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovedLines:
+    """The lines that one write moves.
+
+    Attributes:
+        account_id: Their account.
+        lineage: Their lineage.
+        positions: By stream.
+        filled: Streams whose lines say that their tables have rows.
+    """
+
+    account_id: str
+    lineage: str
+    positions: Mapping[str, CheckpointPosition] = field(default_factory=dict)
+    filled: frozenset[str] = frozenset()
+
+
+def line_of(row: Mapping[str, Any]) -> Line:
+    """Return the line that a row of the table holds."""
+    return Line(
+        stream=row["stream"],
+        checkpoint=row["checkpoint"],
+        stream_schema=row["stream_schema"],
+        epoch=row["epoch"],
+        number=row["number"],
+        history=tuple((epoch, number) for epoch, number in json.loads(row["history"])),
+        has_rows=row["has_rows"],
+    )
+
+
+def encoded_history(line: Line) -> str:
+    """Return the history as the table holds it."""
+    return json.dumps(line.history, separators=(",", ":"))
+
+
+def new_name() -> str:
+    """Return a random name for an epoch or a lineage."""
+    return secrets.token_urlsafe(12)
+
+
+def lineage_of(destination: str) -> str:
+    """Return the lineage that ``SyncState.destination`` names; empty when it names none."""
+    try:
+        decoded = json.loads(destination) if destination else {}
+    except ValueError:
+        return ""
+    lineage = decoded.get(_LINEAGE) if isinstance(decoded, dict) else None
+    return lineage if isinstance(lineage, str) else ""
+
+
+def destination_of(lineage: str) -> str:
+    """Return the ``SyncState.destination`` that names ``lineage``."""
+    return json.dumps({_LINEAGE: lineage})

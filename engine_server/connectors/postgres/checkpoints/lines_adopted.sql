@@ -1,0 +1,15 @@
+-- Copies the lines of the account's lineage that was written last. $1: the account. $2: the lineage that gets them.
+INSERT INTO {checkpoints} (
+    account_id, lineage, stream, checkpoint, stream_schema, epoch, number, history, has_rows, written_at
+)
+SELECT account_id, $2, stream, checkpoint, stream_schema, epoch, number, history, has_rows, now()
+FROM {checkpoints}
+WHERE account_id = $1
+    AND lineage = (
+        SELECT lineage
+        FROM {checkpoints}
+        WHERE account_id = $1
+        ORDER BY written_at DESC, lineage
+        LIMIT 1
+    )
+RETURNING stream, checkpoint, stream_schema, epoch, number, history, has_rows

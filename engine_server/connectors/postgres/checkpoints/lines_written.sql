@@ -1,0 +1,15 @@
+-- Makes lines of one lineage, or replaces them. $1: the account. $2: the lineage. $3 to $9: the lines, column by column.
+INSERT INTO {checkpoints} AS line (
+    account_id, lineage, stream, checkpoint, stream_schema, epoch, number, history, has_rows, written_at
+)
+SELECT $1, $2, given.*, now()
+FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::boolean[]) AS given
+ORDER BY 3
+ON CONFLICT (account_id, lineage, stream) DO UPDATE SET
+    checkpoint = excluded.checkpoint,
+    stream_schema = excluded.stream_schema,
+    epoch = excluded.epoch,
+    number = excluded.number,
+    history = excluded.history,
+    has_rows = line.has_rows OR excluded.has_rows,
+    written_at = excluded.written_at

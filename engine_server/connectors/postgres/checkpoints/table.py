@@ -1,0 +1,216 @@
+"""The table of recorded checkpoints: one a schema, for all streams written to it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import asyncpg
+
+from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS
+from engine_server.connectors.postgres.existing import lock
+from engine_server.connectors.postgres.faults import is_refusal
+from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.tables import Table, quote
+
+NAME = "_pipesync_checkpoints"
+
+_SQL = files(__package__)
+_CREATE = _SQL.joinpath("create_checkpoints.sql").read_text()
+_ACCESS = _SQL.joinpath("checkpoints_access.sql").read_text()
+# $1: streams. Those with a line that says that their table has rows.
+_NOTED = """
+    ARRAY(
+        SELECT given.stream
+        FROM unnest($1::text[]) AS given (stream)
+        WHERE EXISTS (
+            SELECT FROM {checkpoints} AS line WHERE line.stream = given.stream AND line.has_rows
+        )
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The state of the table.
+
+    Attributes:
+        role: Our role.
+        is_usable: Whether it may read and write the table; None when there is none.
+        may_create: Whether it may make tables in the schema, or the schema.
+    """
+
+    role: str
+    is_usable: bool | None
+    may_create: bool
+
+    def obstacle(self, schema: str) -> str:
+        """Return why checkpoints cannot be recorded, and the remedy; empty when they can."""
+        name, role = quoted(schema), quote(self.role)
+        effect = "so a dropped, emptied or restored table is not noticed"
+        if self.is_usable is None and not self.may_create:
+            return (
+                f"there is no table {name}, {effect}: run setup with a role that may create it, "
+                f"then GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
+            )
+        if self.is_usable is False:
+            return (
+                f"role {role} may not use table {name}, {effect}: "
+                f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
+            )
+        return ""
+
+
+def quoted(schema: str) -> str:
+    """The qualified name of the schema's table, for SQL."""
+    return f"{quote(schema)}.{quote(NAME)}"
+
+
+def create_statement(schema: str) -> str:
+    """SQL that makes the table."""
+    return _CREATE.format(checkpoints=quoted(schema))
+
+
+async def access(connection: Connection, schema: str) -> Access:
+    """Look the table up."""
+    [row] = await connection.fetch(_ACCESS, schema, NAME)
+    return Access(role=row["role"], is_usable=row["is_usable"], may_create=row["may_create"])
+
+
+async def make_missing(connection: Connection, schema: str) -> tuple[Access, str]:
+    """Make the table where it is missing and our role may.
+
+    Args:
+        connection: In a transaction; the schema exists.
+        schema: The schema.
+
+    Returns:
+        The table's state now, and a sentence that says that it was made; empty when it was not.
+    """
+    found = await access(connection, schema)
+    if found.is_usable is not None or not found.may_create:
+        return found, ""
+    await lock(connection, schema)
+    found = await access(connection, schema)
+    if found.is_usable is not None:
+        return found, ""
+    await connection.execute(create_statement(schema))
+    return await access(connection, schema), f"created table {quoted(schema)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emptiness:
+    """Which streams have no rows.
+
+    Attributes:
+        empty: The streams whose tables hold no rows that our role can see.
+        lost: Those of them of which a line says that there were some.
+    """
+
+    empty: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Emptiness") -> "Emptiness":
+        return Emptiness(empty=self.empty | other.empty, lost=self.lost | other.lost)
+
+
+async def look_for_rows(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
+    """Look which tables hold no rows.
+
+    A table that cannot be read counts as filled: its stream fails by itself.
+    """
+    if not tables:
+        return Emptiness()
+    try:
+        async with connection.transaction():
+            return await _look_for_rows(connection, schema, tables)
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        if len(tables) == 1:
+            return Emptiness()
+    middle = len(tables) // 2
+    first = await look_for_rows(connection, schema, tables[:middle])
+    return first | await look_for_rows(connection, schema, tables[middle:])
+
+
+async def forget_emptied(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
+    """Drop the lines, of every lineage and account, of tables that lost the rows that they had.
+
+    Args:
+        connection: In a transaction, which has locked the lines that it is going to use: what is
+            found then is later than what they say.
+        schema: The schema.
+        tables: The tables to look at.
+    """
+    found = await look_for_rows(connection, schema, tables)
+    for table in tables:
+        if table.stream in found.lost:
+            # Looked at once more: another request may have written the first rows meanwhile.
+            await connection.execute(
+                f"DELETE FROM {quoted(schema)} "  # noqa: S608 - names of our own
+                f"WHERE stream = $1 AND has_rows AND NOT EXISTS (SELECT FROM {table.quoted})",
+                table.stream,
+            )
+    return found
+
+
+async def forget_created(connection: Connection, schema: str, streams: Collection[str]) -> None:
+    """Drop the lines of streams whose tables the same transaction makes."""
+    if streams and (await access(connection, schema)).is_usable:
+        await connection.execute(
+            f"DELETE FROM {quoted(schema)} WHERE stream = ANY($1::text[])",  # noqa: S608 - the same
+            list(streams),
+        )
+
+
+async def forget_stream(connection: Connection, table: Table, account_id: str | None) -> None:
+    """Drop the lines of a table that is dropped, or those of one account.
+
+    With the last stream of a lineage goes all that it recorded.
+
+    Args:
+        connection: In the transaction that removes the rows.
+        table: Whose lines.
+        account_id: The account that they are of; None for all.
+    """
+    name = quoted(table.schema)
+    if not (await access(connection, table.schema)).is_usable:
+        return
+    await connection.execute(
+        f"DELETE FROM {name} WHERE stream = $1 AND ($2::text IS NULL OR account_id = $2)",  # noqa: S608 - the same
+        table.stream,
+        account_id,
+    )
+    await connection.execute(
+        f"DELETE FROM {name} AS line WHERE stream = ANY($1::text[]) AND NOT EXISTS ("  # noqa: S608 - the same
+        f"SELECT FROM {name} AS other WHERE other.account_id = line.account_id "
+        "AND other.lineage = line.lineage AND other.stream <> ALL($1::text[]))",
+        [GLOBAL, INPUTS],
+    )
+
+
+async def drop_if_last(connection: Connection, schema: str) -> str:
+    """Drop the table when the schema has no more tables that streams are written to.
+
+    Returns:
+        A sentence that says so; empty when it stays, or was never made.
+    """
+    found = await access(connection, schema)
+    if found.is_usable is None or await deleted_rows.has_tables(connection, schema):
+        return ""
+    await connection.execute(f"DROP TABLE {quoted(schema)}")
+    return f"dropped table {quoted(schema)}"
+
+
+async def _look_for_rows(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
+    looks = ", ".join(f"EXISTS (SELECT FROM {table.quoted})" for table in tables)
+    names = [table.stream for table in tables]
+    [row] = await connection.fetch(
+        f"SELECT ARRAY[{looks}] AS filled, {_NOTED.format(checkpoints=quoted(schema))} AS noted",
+        names,
+    )
+    empty = frozenset(
+        name for name, has_rows in zip(names, row["filled"], strict=True) if not has_rows
+    )
+    return Emptiness(empty=empty, lost=empty.intersection(row["noted"]))

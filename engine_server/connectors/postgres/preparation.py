@@ -1,0 +1,139 @@
+"""The transaction in which a request finds or makes all that it writes to."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from engine_server.connectors.postgres import definition, retry
+from engine_server.connectors.postgres.ask import ask
+from engine_server.connectors.postgres.checkpoints import table as checkpoints
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.pool import Connection, Pool
+from engine_server.connectors.postgres.rejected_records import RejectedRecords
+from engine_server.connectors.postgres.tables import Table
+from pipesync.v1.message_pb2 import Log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What was found and made.
+
+    Attributes:
+        logs: A message for each thing that was made, or stays other than it should be.
+        records_checkpoints: Whether our role may use the table of recorded checkpoints.
+    """
+
+    logs: Sequence[Log]
+    records_checkpoints: bool
+
+
+async def prepare_setup(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> Prepared:
+    """Makes all that is missing."""
+
+    async def make(connection: Connection) -> Prepared:
+        differences = await _make_missing(connection, config, tables, keeps_rejected=True)
+        return await _prepared(connection, config, differences)
+
+    return await ask(pool, config, make, patience=retry.CALL_PATIENCE)
+
+
+async def prepare_write(
+    pool: Pool,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    rejected: RejectedRecords,
+    *,
+    patience: float,
+) -> Prepared:
+    """Makes what a write needs that records no checkpoints.
+
+    Recorded checkpoints of emptied tables are dropped: the first rows would hide that these are
+    empty.
+
+    Args:
+        pool: Where to make it.
+        config: The pool's.
+        tables: The tables that are written to.
+        rejected: Looks up which streams have rejected records.
+        patience: Seconds for which faults are waited out.
+    """
+
+    async def make(connection: Connection) -> Prepared:
+        differences = await _make_missing(connection, config, tables)
+        await rejected.look(connection)
+        access = await checkpoints.access(connection, config.schema_name)
+        if access.is_usable:
+            await checkpoints.forget_emptied(connection, config.schema_name, tables)
+        return Prepared(
+            logs=_logs(differences.missing, differences.warnings),
+            records_checkpoints=bool(access.is_usable),
+        )
+
+    return await ask(pool, config, make, patience=patience)
+
+
+async def prepare_resumed(
+    pool: Pool,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    rejected: RejectedRecords,
+    compare: Callable[[Connection], Awaitable[None]],
+) -> Prepared:
+    """Makes what a write needs that records checkpoints, and compares those that there are.
+
+    Args:
+        pool: Where to make it.
+        config: The pool's.
+        tables: The tables that are written to.
+        rejected: Looks up which streams have rejected records.
+        compare: Compares, in the same transaction, where checkpoints can be recorded.
+    """
+
+    async def make(connection: Connection) -> Prepared:
+        differences = await _make_missing(connection, config, tables)
+        await rejected.look(connection)
+        prepared = await _prepared(connection, config, differences)
+        if prepared.records_checkpoints:
+            await compare(connection)
+        return prepared
+
+    return await ask(pool, config, make, patience=retry.SYNC_PATIENCE)
+
+
+async def _make_missing(
+    connection: Connection,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    *,
+    keeps_rejected: bool = False,
+) -> definition.Differences:
+    return await definition.make_missing(
+        connection,
+        config.schema_name,
+        tables,
+        config.columns,
+        hard_delete=config.deletes_for_good,
+        keeps_rejected=keeps_rejected,
+        columns_can_wait=not keeps_rejected,
+    )
+
+
+async def _prepared(
+    connection: Connection, config: PostgresConfig, differences: definition.Differences
+) -> Prepared:
+    """Makes the table of recorded checkpoints as well."""
+    access, made = await checkpoints.make_missing(connection, config.schema_name)
+    obstacle = access.obstacle(config.schema_name)
+    return Prepared(
+        logs=_logs(
+            [*differences.missing, *([made] if made else [])],
+            [*differences.warnings, *([obstacle] if obstacle else [])],
+        ),
+        records_checkpoints=bool(access.is_usable),
+    )
+
+
+def _logs(made: Iterable[str], warnings: Iterable[str]) -> Sequence[Log]:
+    return [
+        *(Log(level=Log.LEVEL_INFO, message=sentence) for sentence in made),
+        *(Log(level=Log.LEVEL_WARN, message=sentence) for sentence in warnings),
+    ]

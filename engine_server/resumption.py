@@ -1,0 +1,192 @@
+"""Where a sync goes on from: what the caller's state says, as far as the destination holds that."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+
+from engine_server.comparison import Comparison
+from engine_server.connectors.protocols import CheckpointKeeper, Messages, Resumed
+from engine_server.pipeline import can_reconcile, time_of
+from engine_server.plan import SyncPlan
+from engine_server.reading import SourceReader
+from engine_server.rewinds import Correction, lost_inputs
+from engine_server.stages.closing import closing
+from engine_server.stages.contain_failure import contain_failure
+from engine_server.stages.hard_limit import end_at
+from engine_server.stages.resume_reading import OptimisticReading
+from engine_server.stages.time_limit import until
+from engine_server.state import ceiling
+from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.state_pb2 import Resumption, RewoundStream
+
+log = structlog.get_logger()
+
+# More streams than that make no sentence.
+_MOST_NAMES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where a sync goes on from.
+
+    Attributes:
+        messages: What the source yields from there; what to end with where it is not known.
+        is_known: False when the comparison failed, or was cut: nothing may be written then.
+        resumed: The outcome of the comparison; None where nothing was compared.
+        resumption: The same, for the caller.
+    """
+
+    messages: Messages
+    is_known: bool = True
+    resumed: Resumed | None = None
+    resumption: Resumption | None = None
+
+    def warning(self) -> Message | None:
+        """Return the warning that streams went back; None when none did."""
+        if self.resumption is None or not self.resumption.rewound_streams:
+            return None
+        rewound = self.resumption.rewound_streams
+        shown = "; ".join(_sentence(each) for each in rewound[:_MOST_NAMES])
+        more = len(rewound) - _MOST_NAMES
+        text = (
+            "the destination does not hold all that earlier syncs wrote: "
+            f"{shown}{f'; and {more} more streams' if more > 0 else ''}"
+        )
+        message = Message(emitted_by="engine", log=Log(level=Log.LEVEL_WARN, message=text))
+        message.log.data["rewound_stream_count"] = len(rewound)
+        return message
+
+
+async def find_start(plan: SyncPlan, reader: SourceReader, stack: AsyncExitStack) -> Start:
+    """Compare the state with what the destination recorded, and put it where that is.
+
+    The source is read meanwhile, and read again where that turns out to have begun in the wrong
+    place. A destination that records nothing has the state alone say where to go on.
+
+    Args:
+        plan: The sync; its state is corrected.
+        reader: Reads the source from there.
+        stack: Closes what is opened.
+    """
+    ending = reader.ending
+    comparison = _comparison(plan)
+    if comparison is None:
+        _begin(plan, is_recorded=False)
+        return Start(messages=_messages(plan, reader, None))
+    reading = None
+    if plan.has_work:
+        first = reader.read(marks_end=comparison.records_inputs)
+        reading = OptimisticReading(first, patience=plan.stop_seconds)
+        stack.push_async_callback(reading.close)
+    failures = await _run(comparison, plan, reader)
+    if comparison.resumed is None:
+        _begin(plan, is_recorded=True)
+        return Start(messages=_given(failures), is_known=False)
+    was_reconcile = plan.state.sync_run.reconcile
+    correction = Correction(
+        resumed=comparison.resumed,
+        streams=[stream.name for stream in plan.streams],
+        ceiling=ceiling(time_of(plan.source)),
+        is_beside_run=plan.is_beside_run,
+        can_reconcile=can_reconcile(plan.source, plan.destination),
+    )
+    rewound = correction.apply(plan.state)
+    ending.refused_streams.intersection_update(plan.errored())
+    _log(rewound, comparison.resumed)
+    is_elsewhere = bool(rewound) or was_reconcile != plan.state.sync_run.reconcile
+    if reading is not None and is_elsewhere and not plan.inputs:
+        await reading.close()
+        ending.is_listening = False
+        reading = None
+    _begin(plan, is_recorded=True)
+    resumption = Resumption(
+        state=plan.state,
+        rewound_streams=rewound,
+        lost_inputs=lost_inputs(comparison.resumed),
+        account_id=comparison.account_id,
+    )
+    return Start(
+        messages=_messages(plan, reader, reading),
+        resumed=comparison.resumed,
+        resumption=resumption,
+    )
+
+
+def _comparison(plan: SyncPlan) -> Comparison | None:
+    destination = plan.destination
+    if destination is None:
+        return None
+    keeper: object = destination.connector
+    if not isinstance(keeper, CheckpointKeeper):
+        return None
+    return Comparison(
+        source=plan.source,
+        destination=destination,
+        keeper=keeper,
+        streams=plan.streams,
+        state=plan.state,
+        is_beside_run=plan.is_beside_run,
+        moves_global=not plan.inputs,
+        pushes_inputs=plan.has_pushed_events,
+        replayable_inputs=plan.replayable_inputs,
+    )
+
+
+async def _run(comparison: Comparison, plan: SyncPlan, reader: SourceReader) -> list[Message]:
+    """Compare until the hard limit or a shutdown; what was read by the soft limit counts."""
+    ending = reader.ending
+    async with AsyncExitStack() as stack:
+
+        async def enter(stage: Messages) -> Messages:
+            return await stack.enter_async_context(closing(stage))
+
+        messages = await enter(comparison.messages(ending))
+        messages = await enter(until(messages, plan.soft_limit.of_shutdown(), ending.shut_down))
+        messages = await enter(
+            end_at(messages, plan.hard_limit, ending.run_out_of_time, patience=plan.stop_seconds)
+        )
+        return [message async for message in messages]
+
+
+def _messages(plan: SyncPlan, reader: SourceReader, reading: OptimisticReading | None) -> Messages:
+    """What the source yields, from its first message on; nothing where nothing is left to do."""
+    if not plan.has_work:
+        return _given(())
+    begin = reader.read if reading is None else reading.confirmed
+    return contain_failure(begin, plan.source.name, reader.ending.fail)
+
+
+def _begin(plan: SyncPlan, *, is_recorded: bool) -> None:
+    if plan.schemas is not None:
+        plan.schemas.begin(
+            [stream.name for stream in plan.unfinished()],
+            is_recorded=is_recorded,
+            reconciles=plan.state.sync_run.reconcile,
+        )
+
+
+def _log(rewound: Sequence[RewoundStream], resumed: Resumed) -> None:
+    for each in rewound:
+        log.warning(
+            "stream_rewound", stream=each.stream, from_start=each.from_start, reason=each.reason
+        )
+    if resumed.inputs_are_lost:
+        held = resumed.held_inputs
+        log.warning(
+            "inputs_lost",
+            held=None if held is None else held.number,
+            replayable=resumed.lost_inputs_are_replayable,
+        )
+
+
+def _sentence(rewound: RewoundStream) -> str:
+    name = rewound.stream or "the checkpoint of all streams"
+    where = "from the start" if rewound.from_start else "from an earlier checkpoint"
+    return f"{name} goes on {where} ({rewound.reason.rstrip('.')})"
+
+
+async def _given(messages: Sequence[Message]) -> Messages:
+    for message in messages:
+        yield message
