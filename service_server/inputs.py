@@ -91,9 +91,16 @@ class CallInputs:
             return True
         kept_behind = None
         if self._lost is not None and not self._lost.covered_by_reread:
-            kept_behind = self._number_held(self._lost)
+            # All that the destination holds for certain is what it names, and what was before that
+            # which can be sent again.
+            known = self.stored.replayable
+            kept_behind = known.number if known is not None else 0
             await inbox.replay_behind(
-                connection, self._pipeline_id, series=self.stored.series, number=kept_behind
+                connection,
+                self._pipeline_id,
+                series=self.stored.series,
+                number=kept_behind,
+                held=self._lost.held,
             )
             await lifecycles.wake(connection, self._pipeline_id)
         after = self._after()
@@ -115,7 +122,8 @@ class CallInputs:
     def _after(self) -> StoredInputs:
         series, replayable = self.stored.series, None
         is_lost = self._lost is not None
-        if self._sent != self.stored.position or (is_lost and not self._are_replayed):
+        is_reread = self._lost is not None and self._lost.covered_by_reread
+        if self._sent != self.stored.position or is_reread:
             # Events before are in the past of another series, or made up for by a reread.
             series, replayable = series + 1, self._begin
         elif not is_lost and self._begin != self._sent:
@@ -124,18 +132,6 @@ class CallInputs:
         if not self._keeps and self._end != self._begin:
             replayable = self._end
         return StoredInputs(series=series, position=self._end, replayable=replayable)
-
-    @property
-    def _are_replayed(self) -> bool:
-        return self._lost is not None and not self._lost.covered_by_reread
-
-    def _number_held(self, lost: LostInputs) -> int:
-        """Return the number behind which events of the series are to be applied again."""
-        known = self.stored.position
-        if known is not None and lost.held.epoch == known.epoch:
-            return lost.held.number
-        # An epoch that this store never saw shares no more than that with it.
-        return self.stored.replayable.number if self.stored.replayable is not None else 0
 
     def _position_before(self, end: CheckpointPosition | None) -> CheckpointPosition | None:
         """Return where a call began that reported only its end."""

@@ -264,17 +264,24 @@ async def replay_set_aside(connection: Connection, pipeline_id: str) -> int:
 
 
 async def replay_behind(
-    connection: Connection, pipeline_id: str, *, series: int, number: int
+    connection: Connection,
+    pipeline_id: str,
+    *,
+    series: int,
+    number: int,
+    held: CheckpointPosition,
 ) -> int:
-    """Have the events applied again that were with a later position; return their number.
+    """Have events applied again; return their number.
 
     Args:
         connection: Where to store.
         pipeline_id: Of the pipeline.
-        series: That the positions belong to.
-        number: Of the last position whose events stay applied.
+        series: That their positions belong to.
+        number: They were applied with a later one.
+        held: Those of this epoch up to this number stay applied.
     """
-    count: int = await connection.fetchval(_SQL["replay_behind"], pipeline_id, series, number)
+    arguments = (series, number, held.epoch, held.number)
+    count: int = await connection.fetchval(_SQL["replay_behind"], pipeline_id, *arguments)
     return count
 
 

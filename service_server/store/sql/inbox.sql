@@ -221,11 +221,12 @@ WITH replayed AS (
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 
 -- name: replay_behind
--- Those that were applied with a later position of the series.
+-- Those that were applied with a later position of the series, but for those that are held.
 WITH replayed AS (
     UPDATE pipesync.webhook_events
     SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
     WHERE pipeline_id = $1 AND status = 2 AND inputs_series = $2 AND inputs_number > $3
+        AND NOT (inputs_epoch = $4 AND inputs_number <= $5)
     RETURNING pipeline_id
 )
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;

@@ -8,8 +8,14 @@ ON CONFLICT (pipeline_id) DO UPDATE
 SET series = excluded.series,
     epoch = excluded.epoch,
     number = excluded.number,
-    replayable_epoch = coalesce(excluded.replayable_epoch, kept.replayable_epoch),
-    replayable_number = coalesce(excluded.replayable_number, kept.replayable_number)
+    replayable_epoch = CASE
+        WHEN excluded.series = kept.series THEN coalesce(excluded.replayable_epoch, kept.replayable_epoch)
+        ELSE excluded.replayable_epoch
+    END,
+    replayable_number = CASE
+        WHEN excluded.series = kept.series THEN coalesce(excluded.replayable_number, kept.replayable_number)
+        ELSE excluded.replayable_number
+    END
 WHERE kept.series = $2
     AND (kept.epoch, kept.number) IS NOT DISTINCT FROM ($3::text, $4::bigint)
     AND ($10::bigint IS NULL OR kept.replayable_number <= $10)
