@@ -69,6 +69,18 @@ class Caller:
                 store(self.state, message)
         return self.seen
 
+    async def write_some(
+        self, resumed: Resumed, messages: AsyncIterator[Message], count: int
+    ) -> None:
+        """Writes until so many messages have passed, and ends there."""
+        written = PostgresDestination().write_resumed(
+            self._config, self._streams, messages, resumed
+        )
+        async with aclosing(written):
+            while count and (message := await anext(written, None)) is not None:
+                store(self.state, message)
+                count -= 1
+
     async def sync(self, *messages: Message, **request: Any) -> Resumed:
         """One request: compares and writes."""
         resumed = await self.resume(**request)

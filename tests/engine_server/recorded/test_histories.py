@@ -1,0 +1,130 @@
+"""Any history of crashes and damage is healed by the syncs that follow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipesync.v1.state_pb2 import SyncState
+from tests.engine_server.recorded.account import account
+from tests.engine_server.recorded.database import Database
+from tests.engine_server.recorded.pipeline import Pipeline, pipeline_of
+
+STREAMS = ("a", "b")
+STREAM = st.sampled_from(STREAMS)
+PLACE = st.integers(min_value=0, max_value=20)
+LIMIT = st.integers(min_value=0, max_value=4)
+RUN_ID = st.sampled_from(["", "run"])
+
+CHANGES = st.one_of(
+    st.tuples(st.just("create"), STREAM),
+    st.tuples(st.just("update"), STREAM, PLACE, st.sampled_from("xyz")),
+    st.tuples(st.just("delete"), STREAM, PLACE),
+)
+SYNCS = st.one_of(
+    st.tuples(st.just("sync"), LIMIT, RUN_ID),
+    st.tuples(st.just("crash"), st.integers(min_value=1, max_value=25), st.booleans(), RUN_ID),
+    st.tuples(st.just("follow"), LIMIT),
+)
+DAMAGE = st.one_of(
+    st.tuples(st.just("reset")),
+    st.tuples(st.just("drop"), STREAM),
+    st.tuples(st.just("truncate"), STREAM),
+    st.tuples(st.just("dump")),
+    st.tuples(st.just("restore"), PLACE),
+    st.tuples(st.just("copy")),
+    st.tuples(st.just("roll_back"), PLACE),
+)
+HISTORIES = st.lists(st.one_of(CHANGES, SYNCS, DAMAGE), max_size=40)
+
+
+@dataclass(kw_only=True)
+class History:
+    """What happens to one pipeline."""
+
+    pipeline: Pipeline
+    state: SyncState
+    dumps: list[Database]
+    copies: list[SyncState]
+
+    async def step(self, name: str, *of: Any) -> None:
+        await getattr(self, f"_{name}")(*of)
+
+    async def _create(self, stream: str) -> None:
+        self.pipeline.account.create(stream)
+
+    async def _update(self, stream: str, place: int, value: str) -> None:
+        self.pipeline.account.update(stream, place, value)
+
+    async def _delete(self, stream: str, place: int) -> None:
+        self.pipeline.account.delete(stream, place)
+
+    async def _sync(self, limit: int, run_id: str) -> None:
+        eof = await self.pipeline.sync(state=self.state, state_limit=limit, run_id=run_id)
+        assert not eof.failure_message
+        self.state = eof.ending_state
+
+    async def _follow(self, limit: int) -> None:
+        """Events alone, where there is anything to follow."""
+        eof = await self.pipeline.sync(state=self.state, state_limit=limit, events_only=True)
+        assert not eof.failure_message
+        self.state = eof.ending_state
+
+    async def _crash(self, count: int, stores: bool, run_id: str) -> None:
+        stored = await self.pipeline.leave(self.state, count, run_id=run_id)
+        if stores:
+            self.state = stored
+
+    async def _reset(self) -> None:
+        self.state = SyncState()
+
+    async def _drop(self, stream: str) -> None:
+        self.pipeline.database.drop(stream)
+
+    async def _truncate(self, stream: str) -> None:
+        self.pipeline.database.truncate(stream)
+
+    async def _dump(self) -> None:
+        self.dumps.append(self.pipeline.database.dump())
+
+    async def _restore(self, place: int) -> None:
+        if self.dumps:
+            self.pipeline.database.restore(self.dumps[place % len(self.dumps)])
+
+    async def _copy(self) -> None:
+        copy = SyncState()
+        copy.CopyFrom(self.state)
+        self.copies.append(copy)
+
+    async def _roll_back(self, place: int) -> None:
+        if self.copies:
+            self.state = self.copies[place % len(self.copies)]
+
+
+OBJECTS = [("create", "b")] * 3
+# The last object is deleted behind the back of a sync that reads everything again, which is cut.
+CUT_COMPARISON = [
+    *OBJECTS,
+    ("sync", 0, ""),
+    ("delete", "b", 3),
+    ("reset",),
+    ("sync", 3, "run"),
+]
+
+
+@example(steps=CUT_COMPARISON, commit_every=1)
+@example(steps=[*CUT_COMPARISON, ("dump",), ("sync", 0, "run"), ("restore", 0)], commit_every=1)
+@example(steps=[*CUT_COMPARISON, ("copy",), ("drop", "a"), ("roll_back", 0)], commit_every=2)
+@given(steps=HISTORIES, commit_every=st.integers(min_value=1, max_value=6))
+async def test_a_history_cut_anywhere_ends_with_the_account(
+    steps: list[tuple[Any, ...]], commit_every: int
+) -> None:
+    with pipeline_of(account(STREAMS)) as pipeline:
+        pipeline.destination.commit_every = commit_every
+        history = History(pipeline=pipeline, state=SyncState(), dumps=[], copies=[])
+        for step in [("create", "a"), ("create", "b"), *steps]:
+            await history.step(*step)
+        eof = await pipeline.sync_to_the_end(history.state, run_id="last", state_limit=3)
+        assert not eof.failure_message
+        assert pipeline.tables() == pipeline.expected()
