@@ -1,4 +1,4 @@
-"""Tables that are dropped, emptied and restored, and stores that are rolled back, heal in a sync."""
+"""Tables that are dropped or restored, and stores that are rolled back, heal in the next sync."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -120,3 +120,17 @@ async def test_crashes_before_anything_is_stored_lose_nothing(history: History) 
     await history.sync()
     await history.assert_equal()
     assert set(STREAMS) >= rewound(history)
+
+
+async def test_a_backup_of_after_a_reset_and_a_store_of_before_it_lose_nothing(
+    history: History,
+) -> None:
+    copy = await history.store.dump()
+    await history.sync(reset=True)
+    backup = await history.tables.dump()
+    await history.change()
+    await history.roll_back(copy)
+    await history.sync()
+    await history.tables.restore(backup)
+    await history.sync()
+    await history.assert_equal()
