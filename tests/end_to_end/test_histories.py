@@ -1,11 +1,12 @@
 """Any history of crashes, resets, drops, restores and roll-backs ends with tables like the account.
 
-Webhooks alone tell of changes: nothing is polled, and nothing is reconciled explicitly.
+Nothing is reconciled explicitly.
 """
 
 import asyncio
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -63,17 +64,21 @@ async def _do(history: History, backups: _Backups, operation: str) -> None:
         await history.sync(reset=operation == "reset")
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("polls", [False, True], ids=["webhooks only", "polling"])
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(operations=st.lists(st.sampled_from(OPERATIONS), min_size=6, max_size=12))
-def test_every_history_heals(postgres_cluster: PostgresCluster, operations: list[str]) -> None:
+def test_every_history_heals(
+    postgres_cluster: PostgresCluster, polls: bool, operations: list[str]
+) -> None:
     async def run() -> None:
-        async with History.begun(postgres_cluster, Path("/tmp")) as history:  # noqa: S108
+        async with History.begun(postgres_cluster, Path("/tmp"), polls=polls) as history:  # noqa: S108
             backups = _Backups()
             for operation in ("dump", "copy the store", *operations):
                 await _do(history, backups, operation)
