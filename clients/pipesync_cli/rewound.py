@@ -16,7 +16,7 @@ def rewound_lines(found: Resumption | Eof) -> Iterator[str]:
         remedy = (
             "the streams are read from the start instead"
             if found.lost_inputs.covered_by_reread
-            else "those that the service keeps are applied again"
+            else "the service applies them again"
         )
         yield f"warning: the destination lost events that had been applied; {remedy}"
 

@@ -17,8 +17,7 @@ REWOUND = [
 SENTENCES = [
     "warning: customers is read from the start: its table is empty",
     "warning: the checkpoint of all streams goes on from an earlier place: a backup was restored",
-    "warning: the destination lost events that had been applied; those that the service keeps "
-    + "are applied again",
+    "warning: the destination lost events that had been applied; the service applies them again",
 ]
 
 
