@@ -460,8 +460,8 @@ class Resumed:
         lost_inputs_are_replayable: Whether the caller can send all of them again. Where it cannot,
             each stream of the pipeline is among ``rewinds``.
         held_inputs: The last inputs position that it still holds; None for none.
-        held_streams: The selected streams of which it holds records of the account already, whether
-            or not the caller's state has a checkpoint of them.
+        held_streams: For a state without any source checkpoint, the selected streams of which it
+            holds records of the account all the same.
         ticket: What ``write_resumed`` needs; only the destination looks into it.
     """
 

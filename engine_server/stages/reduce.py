@@ -134,7 +134,7 @@ async def reduce(
         names, None if beside_run else previous, counts_others=True, rewound=rewound
     )
     request = ProgressTracker(names, counts_others=True, rewound=rewound)
-    committed_anything = False
+    committed_anything = has_gone_on = False
     letters: list[DeadLetter] = []
     emitted_at = clock()
     if not beside_run:
@@ -171,8 +171,8 @@ async def reduce(
         request.observe(message)
         status_changed = run.observe(message)
         is_final = status_changed and not message.stream_status.HasField("started")
-        if is_new_checkpoint or is_final or message.record_batch.records:
-            committed_anything = True
+        has_gone_on = has_gone_on or is_new_checkpoint or is_final
+        committed_anything = committed_anything or has_gone_on or bool(message.record_batch.records)
         yield message
         now = clock()
         if run.rejected_record_count(stream) > MOST_REJECTED_RECORDS:
@@ -190,7 +190,9 @@ async def reduce(
         ending.fail(f"the source ended without finishing these streams: {left}")
     if senders_keep_events:
         letters = _returned(letters, request, ending)
-    limit_message = _limit_message(state, ending, committed_anything=committed_anything)
+    # Records alone are read again where their checkpoints belong to another request.
+    has_committed = has_gone_on if ending.has_lost_checkpoints else committed_anything
+    limit_message = _limit_message(state, ending, committed_anything=has_committed)
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
     eof.limit_message = limit_message

@@ -15,7 +15,10 @@ except ImportError as error:
 
 # Only then does a failed assert of theirs show what was compared.
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in ("connector", "source", "destination", "reading"))
+    *(
+        f"{__name__}.{module}"
+        for module in ("connector", "source", "destination", "checkpoints", "reading")
+    )
 )
 
 from engine_server.connectors.conformance.destination import DestinationConformance  # noqa: E402 - the rewriting comes first

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
+from engine_server.connectors.conformance.checkpoints import CheckpointConformance
 from engine_server.connectors.conformance.connector import assert_no_secret, listed
 from engine_server.connectors.conformance.inventory import InventoryConformance
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
@@ -38,7 +39,7 @@ from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
 
-class DestinationConformance(InventoryConformance):
+class DestinationConformance(CheckpointConformance, InventoryConformance):
     """Every destination keeps these rules.
 
     Subclass it as ``class TestMyDestination(DestinationConformance)`` in a test module, with a

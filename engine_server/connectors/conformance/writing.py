@@ -12,6 +12,7 @@ from engine_server.connectors.protocols import SelectedStream
 from pipesync.v1.catalog_pb2 import FieldPath, Stream, StreamSelection, TimeRange
 from pipesync.v1.message_pb2 import (
     Barrier,
+    InputsEnd,
     Log,
     Message,
     RecordBatch,
@@ -78,6 +79,11 @@ def dead_letter(event_id: str) -> Message:
     """An event that the source gave up."""
     body = json.dumps({"id": event_id}).encode()
     return Message(dead_letter=DeadLetter(event_id=event_id, event_json=body))
+
+
+def inputs_end() -> Message:
+    """The end of pushed inputs."""
+    return Message(inputs_end=InputsEnd())
 
 
 def status(stream: str, **turn: Any) -> Message:

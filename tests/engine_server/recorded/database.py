@@ -181,10 +181,10 @@ class _Comparison:
         for key, line in list(self._database.lines.items()):
             if key[:2] == (self._account, self._lineage):
                 self._database.lines[key] = replace(line, written_at=self._database.now())
-        positions = {
+        kept = {
             name: line.position if name in self._moved else self._state.positions[name]
             for name, line in self._lines().items()
-            if name != INPUTS and (name in self._moved or name in self._state.positions)
+            if name in self._checkpoints() and self._has_checkpoint(name)
         }
         epochs = {
             name: line.epoch
@@ -193,7 +193,7 @@ class _Comparison:
         }
         return Resumed(
             destination=json.dumps({"lineage": self._lineage}),
-            positions=positions,
+            positions=kept,
             rewinds=list(self._rewinds.values()),
             held_streams=self._held,
             ticket=Ticket(account=self._account, lineage=self._lineage, epochs=epochs),
@@ -211,6 +211,11 @@ class _Comparison:
             for key, line in self._database.lines.items()
             if key[:2] == (self._account, self._lineage)
         }
+
+    def _has_checkpoint(self, name: str) -> bool:
+        """Whether a stream of the state goes on from any."""
+        rewind = self._rewinds.get(name)
+        return rewind is None or rewind.checkpoint is not None
 
     def _adopt(self) -> None:
         """Take the lines of the lineage that was used last, where this one has none."""
@@ -242,8 +247,7 @@ class _Comparison:
             return
         self._rewind(GLOBAL, line, "the destination holds an older copy")
         if self._rewinds[GLOBAL].checkpoint is None:
-            for name in self._names:
-                self._rewind(name, None, "it is unknown which events the destination holds")
+            self._read_all_again("it is unknown which events the destination holds")
 
     def _compare_inputs(self) -> dict[str, Any]:
         line, key = self._lines().get(INPUTS), (self._account, self._lineage, INPUTS)
@@ -251,7 +255,7 @@ class _Comparison:
         if position is None:
             if line is None and self._request.pushes_inputs:
                 line = self._database.lines[key] = Line(epoch=new_epoch())
-            return {"inputs_position": line.position if line else None}
+            return {"inputs_position": line.position if line and line.number else None}
         if line is not None and line.vouches_for(position):
             return {"inputs_position": position}
         replayable = self._request.replayable_inputs
@@ -262,8 +266,7 @@ class _Comparison:
             and replayable.number <= line.number
         )
         if not is_replayable:
-            for name in self._names:
-                self._rewind(name, None, "the destination lacks events")
+            self._read_all_again("the destination lacks events")
         held = line.position if line else None
         line = line.begin(None) if line else Line(epoch=new_epoch())
         self._database.lines[key] = line
@@ -273,6 +276,11 @@ class _Comparison:
             "lost_inputs_are_replayable": is_replayable,
             "held_inputs": held,
         }
+
+    def _read_all_again(self, reason: str) -> None:
+        for name in self._names:
+            if name in self._state.source.streams:
+                self._rewind(name, None, reason)
 
     def _rewind(self, name: str, line: Line | None, reason: str) -> None:
         self._rewinds[name] = Rewind(

@@ -42,7 +42,7 @@ class ComparingSource(ScriptedSource):
     def spec(self) -> Spec:
         spec = super().spec()
         spec.supports_reconcile = True
-        spec.source_input_schema.update({})
+        spec.source_input_schema.update({"type": "object"})
         return spec
 
 

@@ -9,34 +9,8 @@ from hypothesis import strategies as st
 from pipesync.v1.state_pb2 import SyncState
 from tests.engine_server.recorded.account import account
 from tests.engine_server.recorded.database import Database
+from tests.engine_server.recorded.histories import CUT_COMPARISON, HISTORIES, STREAMS
 from tests.engine_server.recorded.pipeline import Pipeline, pipeline_of
-
-STREAMS = ("a", "b")
-STREAM = st.sampled_from(STREAMS)
-PLACE = st.integers(min_value=0, max_value=20)
-LIMIT = st.integers(min_value=0, max_value=4)
-RUN_ID = st.sampled_from(["", "run"])
-
-CHANGES = st.one_of(
-    st.tuples(st.just("create"), STREAM),
-    st.tuples(st.just("update"), STREAM, PLACE, st.sampled_from("xyz")),
-    st.tuples(st.just("delete"), STREAM, PLACE),
-)
-SYNCS = st.one_of(
-    st.tuples(st.just("sync"), LIMIT, RUN_ID),
-    st.tuples(st.just("crash"), st.integers(min_value=1, max_value=25), st.booleans(), RUN_ID),
-    st.tuples(st.just("follow"), LIMIT),
-)
-DAMAGE = st.one_of(
-    st.tuples(st.just("reset")),
-    st.tuples(st.just("drop"), STREAM),
-    st.tuples(st.just("truncate"), STREAM),
-    st.tuples(st.just("dump")),
-    st.tuples(st.just("restore"), PLACE),
-    st.tuples(st.just("copy")),
-    st.tuples(st.just("roll_back"), PLACE),
-)
-HISTORIES = st.lists(st.one_of(CHANGES, SYNCS, DAMAGE), max_size=40)
 
 
 @dataclass(kw_only=True)
@@ -100,17 +74,6 @@ class History:
     async def _roll_back(self, place: int) -> None:
         if self.copies:
             self.state = self.copies[place % len(self.copies)]
-
-
-OBJECTS = [("create", "b")] * 3
-# The last object is deleted behind the back of a sync that reads everything again, which is cut.
-CUT_COMPARISON = [
-    *OBJECTS,
-    ("sync", 0, ""),
-    ("delete", "b", 3),
-    ("reset",),
-    ("sync", 3, "run"),
-]
 
 
 @example(steps=CUT_COMPARISON, commit_every=1)

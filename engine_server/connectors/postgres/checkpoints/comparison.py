@@ -176,7 +176,7 @@ class _Comparing:
         elif line is not None and checkpoint is not None:
             position = self._position(name)
             number = position.number if position and line.holds(position) else line.number
-            schema = self._state.stream_schemas.get(name, "") or line.stream_schema
+            schema = line.stream_schema
         self._done.lines[name] = Line(
             stream=name,
             checkpoint=checkpoint,

@@ -1,6 +1,7 @@
 """The comparison of a state with the recorded lines, within a transaction."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 
 import asyncpg
@@ -24,6 +25,7 @@ from engine_server.connectors.postgres.checkpoints.lines import (
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.protocols import Resumed, ResumeRequest
+from engine_server.state import has_no_checkpoints
 
 _SQL = files(__package__)
 _LOCKED = _SQL.joinpath("lines_locked.sql").read_text()
@@ -37,6 +39,10 @@ _FORGET_OLD = """
 _FORGET_OTHERS = """
     DELETE FROM {checkpoints}
     WHERE account_id = $1 AND lineage = $2 AND stream <> ALL($3::text[])
+"""
+_HELD = """
+    SELECT DISTINCT stream FROM {checkpoints}
+    WHERE account_id = $1 AND stream = ANY($2::text[]) AND has_rows
 """
 _NOTE_ROWS = """
     UPDATE {checkpoints} SET has_rows = true
@@ -83,15 +89,17 @@ async def compare_and_record(
         ),
         epoch=epoch,
     )
+    filled = [name for name in selected if name not in empty]
+    held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
     if outcome.forgets_others:
         await resuming.forget_others([*selected, GLOBAL, INPUTS])
     await resuming.write(outcome.lines)
-    filled = [name for name in selected if name not in empty]
     if any(not lines[name].has_rows for name in filled if name in lines):
         await resuming.note_rows(filled)
     if resuming.is_old or not of_state:
         await resuming.refresh()
-    return _resumed(resuming.lineage, request, outcome, lines, filled)
+    resumed = _resumed(resuming.lineage, request, outcome, lines, filled)
+    return replace(resumed, held_streams=held)
 
 
 def _resumed(
@@ -174,6 +182,13 @@ class _Resuming:
             [encoded_history(line) for line in given],
             [line.has_rows for line in given],
         )
+
+    async def held(self, filled: Sequence[str]) -> list[str]:
+        """Return which of these streams any lineage of the account has written rows of."""
+        rows = await self._connection.fetch(
+            _HELD.format(checkpoints=self._checkpoints), self._account_id, list(filled)
+        )
+        return [row["stream"] for row in rows]
 
     async def note_rows(self, filled: Sequence[str]) -> None:
         """Have the lines of all lineages say that these tables have rows."""
