@@ -31,7 +31,7 @@ class Comparison:
         destination: Where checkpoints are recorded.
         keeper: The connector of the same.
         streams: The selected streams.
-        state: What the request begins with.
+        state: The state that the request begins with.
         is_beside_run: Whether it reads no history.
         moves_global: Whether it moves the checkpoint that all streams share.
         pushes_inputs: Whether it writes inputs that the caller has to send again when they fail.
@@ -62,7 +62,7 @@ class Comparison:
         return self.pushes_inputs and not is_stateless
 
     async def messages(self, ending: Ending) -> Messages:
-        """Compares, and yields a failed connection alone; other failures are told to ``ending``."""
+        """Compare; yield a failed connection alone. ``ending`` notes any other failure."""
         for compare, name in (
             (self._find_account, self.source.name),
             (self._resume, self.destination.name),

@@ -18,11 +18,11 @@ class SourceReader:
     """Reads the source from where the plan's state is at that time.
 
     Attributes:
-        plan: What is read, and when reading stops.
-        ending: Told of a limit that stops it.
+        plan: The sync, and its limits.
+        ending: Notes a limit that stops the reading.
         barriers: Those of the request.
-        inventory: What the destination holds; None when it cannot tell.
-        on_listening: Called once the source waits for what happens.
+        inventory: The destination's; None when it keeps none.
+        on_listening: Called once the source waits for events.
     """
 
     plan: SyncPlan

@@ -1,7 +1,7 @@
 """The text that a destination records beside a checkpoint: a stream's fields, and a mark.
 
 The mark says whether the history that the checkpoint accounts for is being compared with what the
-destination holds: whoever goes on from there has to go on comparing. It is never empty, since a
+destination holds: a run that goes on from there has to go on comparing. It is never empty, since a
 destination keeps the last text that is not.
 """
 

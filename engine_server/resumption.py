@@ -1,4 +1,4 @@
-"""Where a sync goes on from: what the caller's state says, as far as the destination holds that."""
+"""The start of a sync: the caller's state, corrected where the destination holds less."""
 
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -32,7 +32,7 @@ class Start:
     """Where a sync goes on from.
 
     Attributes:
-        messages: What the source yields from there; what to end with where it is not known.
+        messages: The source's, from there; a failed connection where it is not known.
         is_known: False when the comparison failed, or was cut: nothing may be written then.
         resumed: The outcome of the comparison; None where nothing was compared.
         resumption: The same, for the caller.
@@ -135,7 +135,7 @@ def _comparison(plan: SyncPlan) -> Comparison | None:
 
 
 async def _run(comparison: Comparison, plan: SyncPlan, reader: SourceReader) -> list[Message]:
-    """Compare until the hard limit or a shutdown; what was read by the soft limit counts."""
+    """Compare until the hard limit or a shutdown: pages read by the soft limit still count."""
     ending = reader.ending
     async with AsyncExitStack() as stack:
 
@@ -151,7 +151,7 @@ async def _run(comparison: Comparison, plan: SyncPlan, reader: SourceReader) -> 
 
 
 def _messages(plan: SyncPlan, reader: SourceReader, reading: OptimisticReading | None) -> Messages:
-    """What the source yields, from its first message on; nothing where nothing is left to do."""
+    """Return the source's messages; none where nothing is left to do."""
     if not plan.has_work:
         return _given(())
     begin = reader.read if reading is None else reading.confirmed

@@ -1,4 +1,4 @@
-"""Takes the outcome of a destination's comparison into the state that a request goes on with."""
+"""Corrections of a request's state, by the outcome of its destination's comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipesync.v1.state_pb2 import LostInputs, RewoundStream, SyncRun, SyncState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """What a state is corrected by.
+    """One correction, and the facts that it depends on.
 
     Attributes:
         resumed: The outcome of the comparison.
@@ -92,7 +92,7 @@ class Correction:
 
 
 def lost_inputs(resumed: Resumed) -> LostInputs | None:
-    """Return which inputs are lost; None when none are."""
+    """Return the lost inputs; None when none are lost."""
     if not resumed.inputs_are_lost:
         return None
     return LostInputs(
@@ -101,7 +101,7 @@ def lost_inputs(resumed: Resumed) -> LostInputs | None:
 
 
 def _may_hold_deleted(rewind: Rewind) -> bool:
-    """Whether rows may stay of what was deleted at the source since."""
+    """Whether rows may stay whose records were deleted at the source since."""
     if RecordedSchema.parse(rewind.stream_schema).is_reconciling:
         return True
     return bool(rewind.stream) and rewind.checkpoint is None and not rewind.is_empty

@@ -25,14 +25,14 @@ def write(
     ending: Ending,
     resumed: Resumed | None,
 ) -> Messages:
-    """Yields what the destination passes on; its failures end it, and are told to ``ending``.
+    """Yield the messages that the destination passes on; a failure ends them.
 
     Args:
         plan: The sync.
         destination: Its destination.
-        messages: What is written.
-        ending: Told also of checkpoints that another request took over: those that push events
-            fail then, and their callers send them again.
+        messages: The records and checkpoints to write.
+        ending: Notes failures, and checkpoints that another request took over. A sync of pushed
+            events fails then, and its caller sends them again.
         resumed: The outcome of the comparison; None where nothing was compared.
     """
 

@@ -28,10 +28,10 @@ class OptimisticReading:
         self._task.add_done_callback(lambda _: self._news.set())
 
     async def confirmed(self) -> AsyncGenerator[Message, None]:
-        """Yields what was read so far, and reads on.
+        """Yield the messages that were read so far, and read on.
 
         Raises:
-            Exception: Whatever ends the messages.
+            Exception: The source's, behind the messages before it.
         """
         self._is_confirmed = True
         try:

@@ -356,7 +356,8 @@ class SyncOptions(_message.Message):
     """
     reconcile: _builtins.bool
     """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
-    it, so that what is gone at the source is deleted. The run's later requests do so whatever they say here.
+    it, so that what is gone at the source is deleted. The run's later requests do so whatever they say here, and so does
+    the next run where it was not finished.
     FAILED_PRECONDITION when a connector cannot.
     """
     reread_outdated: _builtins.bool

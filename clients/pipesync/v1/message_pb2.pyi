@@ -585,7 +585,7 @@ class Message(_message.Message):
     def eof(self) -> _state_pb2.Eof: ...
     @_builtins.property
     def sync_run(self) -> _state_pb2.SyncRun:
-        """A sync's first message: the run that it belongs to. Whoever stores checkpoints as they pass stores
+        """A sync's first message: the run that it belongs to, once it is known where it goes on from. Whoever stores checkpoints as they pass stores
         this beside them, with the latest progress in it, and so can go on with the run after a crash.
         """
 
@@ -600,7 +600,9 @@ class Message(_message.Message):
     @_builtins.property
     def rejected_records(self) -> Global___RejectedRecords: ...
     @_builtins.property
-    def resumption(self) -> _state_pb2.Resumption: ...
+    def resumption(self) -> _state_pb2.Resumption:
+        """A caller that stores checkpoints as they pass stores the state in it first."""
+
     @_builtins.property
     def inputs_end(self) -> Global___InputsEnd: ...
     def __init__(

@@ -84,7 +84,9 @@ class SyncRun(_message.Message):
     finished: _builtins.bool
     """Nothing of the run is left to do."""
     reconcile: _builtins.bool
-    """The run compares what the destination holds with what it reads."""
+    """The run compares what the destination holds with what it reads. The engine sets it itself where rows may stay that
+    were deleted at the source (Resumption). What a run leaves of it is gone on with by the run that begins next.
+    """
     empty_request_count: _builtins.int
     """How many requests of the run, the latest ones in a row, ended at a time limit before anything was committed. The
     third of them ends FAILED; the count then begins anew. Requests that belong to no run (inputs, events_only) count, too.
@@ -212,7 +214,8 @@ class SyncState(_message.Message):
     @_builtins.property
     def positions(self) -> _containers.MessageMap[_builtins.str, Global___CheckpointPosition]:
         """By stream name, the position of the stream's checkpoint in source, where the destination records checkpoints: it
-        finds out by it whether it still holds the data before that checkpoint. The empty name stands for source.global.
+        finds out by it whether it still holds the data before that checkpoint. The empty name stands for source.global. A
+        checkpoint that is stored without a position takes the entry away.
         """
 
     @_builtins.property
@@ -302,7 +305,8 @@ Global___LostInputs: _TypeAlias = LostInputs  # noqa: Y015
 @_typing.final
 class Resumption(_message.Message):
     """Where a request goes on from, once the destination has compared its records with the caller's state. Sent once, ahead
-    of all data, by an engine whose destination records checkpoints.
+    of all data and right behind sync_run where there is one, by an engine whose destination records checkpoints. Not sent
+    by a request that ended before it was known.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -319,7 +323,7 @@ class Resumption(_message.Message):
 
     @_builtins.property
     def rewound_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewoundStream]:
-        """Streams that go back, in the order of the selection; empty for most requests."""
+        """Streams that go back: the checkpoint of all streams first, then in the order of the selection; empty for most requests."""
 
     @_builtins.property
     def lost_inputs(self) -> Global___LostInputs:

@@ -34,11 +34,12 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
     async with connection.transaction():
         await lock(connection, schema)
         existing = await existing_tables(connection, schema, tables)
+        has_lines = bool((await checkpoints.access(connection, schema)).is_usable)
         for table in by_name(tables):
             if table.name not in existing:
                 continue
             if existing[table.name].is_ours:
-                done.append(await _remove(connection, table))
+                done.append(await _remove(connection, table, has_lines=has_lines))
             else:
                 done.append(f"left table {table.quoted} alone: it was made by others")
         dropped = [
@@ -53,7 +54,7 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
     return done
 
 
-async def _remove(connection: Connection, table: Table) -> str:
+async def _remove(connection: Connection, table: Table, *, has_lines: bool) -> str:
     other = await _other_account(connection, table)
     if other is None:
         # Nobody writes between this look and the drop.
@@ -63,7 +64,8 @@ async def _remove(connection: Connection, table: Table) -> str:
         await connection.execute(f"DROP TABLE {table.quoted}")
         await deleted_rows.forget_table(connection, table, None)
         await rejected_table.forget_stream(connection, table, None)
-        await checkpoints.forget_stream(connection, table, None)
+        if has_lines:
+            await checkpoints.forget_stream(connection, table, None)
         return f"dropped table {table.quoted}"
     if not table.account_id:
         return (
@@ -77,7 +79,8 @@ async def _remove(connection: Connection, table: Table) -> str:
     )
     await deleted_rows.forget_table(connection, table, table.account_id)
     await rejected_table.forget_stream(connection, table, table.account_id)
-    await checkpoints.forget_stream(connection, table, table.account_id)
+    if has_lines:
+        await checkpoints.forget_stream(connection, table, table.account_id)
     return (
         f"deleted from table {table.quoted} {outcome.removeprefix('DELETE ')} rows of account "
         f"{table.account_id}, and kept it: it has rows of account {other}"

@@ -170,13 +170,11 @@ async def forget_stream(connection: Connection, table: Table, account_id: str | 
     With the last stream of a lineage goes all that it recorded.
 
     Args:
-        connection: In the transaction that removes the rows.
+        connection: In the transaction that removes the rows; the lines are usable.
         table: Whose lines.
         account_id: The account that they are of; None for all.
     """
     name = quoted(table.schema)
-    if not (await access(connection, table.schema)).is_usable:
-        return
     await connection.execute(
         f"DELETE FROM {name} WHERE stream = $1 AND ($2::text IS NULL OR account_id = $2)",  # noqa: S608 - the same
         table.stream,

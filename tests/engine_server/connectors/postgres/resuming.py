@@ -1,6 +1,5 @@
 """A caller that hands states in and stores what comes back, as the engine and the service do."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -9,7 +8,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import Resumed, ResumeRequest, SelectedStream
 from pipesync.v1.message_pb2 import InputsEnd, Message
-from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
+from pipesync.v1.state_pb2 import SyncState
 from tests.engine_server.connectors.postgres.builders import given
 
 ACCOUNT = "acct_1"
@@ -28,11 +27,19 @@ class Caller:
         seen: What the last request yielded, without logs and counts.
     """
 
-    def __init__(self, config: PostgresConfig, *streams: SelectedStream) -> None:
+    def __init__(
+        self, config: PostgresConfig, *streams: SelectedStream, account: str = ACCOUNT
+    ) -> None:
+        self._account = account
         self._config = config
         self._streams = streams
         self.state = SyncState()
         self.seen: list[Message] = []
+
+    @property
+    def config(self) -> PostgresConfig:
+        """The destination's configuration."""
+        return self._config
 
     @property
     def streams(self) -> Sequence[SelectedStream]:
@@ -46,7 +53,7 @@ class Caller:
             self._config,
             self._streams,
             ResumeRequest(
-                account_id=ACCOUNT,
+                account_id=self._account,
                 state=self.copied(),
                 reads=names if reads is None else reads,
                 **{"moves_global": True, **request},
@@ -130,14 +137,3 @@ def store(state: SyncState, message: Message) -> None:
         state.positions[checkpoint.stream].CopyFrom(checkpoint.position)
     if checkpoint.stream_schema:
         state.stream_schemas[checkpoint.stream] = checkpoint.stream_schema
-
-
-def position(epoch: str, number: int) -> CheckpointPosition:
-    """A position."""
-    return CheckpointPosition(epoch=epoch, number=number)
-
-
-async def wait_for(event: asyncio.Event) -> None:
-    """Wait a while for what must happen."""
-    async with asyncio.timeout(10):
-        await event.wait()

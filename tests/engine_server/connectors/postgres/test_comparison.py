@@ -1,0 +1,154 @@
+"""Where a request goes on from is decided by what is recorded, and never beyond it."""
+
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine_server.connectors.postgres.checkpoints.comparison import (
+    Comparison,
+    Recorded,
+    compare,
+)
+from engine_server.connectors.postgres.checkpoints.lines import (
+    GLOBAL,
+    INPUTS,
+    Line,
+    destination_of,
+    lineage_of,
+)
+from engine_server.connectors.protocols import ResumeRequest
+from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
+
+STREAMS = ["a", "b"]
+EPOCHS = ["e1", "e2", "e3"]
+
+positions = st.builds(CheckpointPosition, epoch=st.sampled_from(EPOCHS), number=st.integers(0, 5))
+histories = st.lists(st.tuples(st.sampled_from(EPOCHS), st.integers(0, 5)), max_size=2).map(tuple)
+
+
+def line(name: str, epoch: str, number: int, history: tuple[tuple[str, int], ...] = ()) -> Line:
+    return Line(
+        stream=name,
+        checkpoint=None if name == INPUTS else f"{epoch}/{number}",
+        stream_schema="",
+        epoch=epoch,
+        number=number,
+        history=history,
+        has_rows=True,
+    )
+
+
+def state(**named: tuple[str, int]) -> SyncState:
+    made = SyncState(destination=destination_of("lineage"))
+    for name, (epoch, number) in named.items():
+        stream = GLOBAL if name == "all" else name
+        if stream:
+            made.source.streams[stream] = f"{epoch}/{number}"
+        else:
+            setattr(made.source, "global", f"{epoch}/{number}")
+        made.positions[stream].CopyFrom(CheckpointPosition(epoch=epoch, number=number))
+    return made
+
+
+def compared(
+    made: SyncState, lines: Mapping[str, Line], *, reads: list[str] = STREAMS, **request: object
+) -> Comparison:
+    return compare(
+        ResumeRequest(account_id="", state=made, reads=reads, moves_global=True, **request),  # type: ignore[arg-type]  # any field
+        STREAMS,
+        Recorded(lineage_is_known=True, lines=lines, empty=()),
+        epoch="new",
+    )
+
+
+def lines_of(*made: Line) -> Mapping[str, Line]:
+    return {one.stream: one for one in made}
+
+
+def test_a_moved_line_keeps_its_past_and_gets_a_new_epoch() -> None:
+    done = compared(state(a=("e1", 2)), lines_of(line("a", "e1", 4)), reads=["a"])
+    moved = done.lines["a"]
+    assert (moved.checkpoint, moved.position) == (
+        "e1/2",
+        CheckpointPosition(epoch="new", number=2),
+    )
+    assert moved.history == (("e1", 4),)
+    assert done.positions["a"] == moved.position
+
+
+def test_a_stream_that_is_not_read_keeps_its_epoch() -> None:
+    done = compared(state(a=("e1", 2)), lines_of(line("a", "e1", 4)), reads=[])
+    assert "a" not in done.lines
+    assert done.positions["a"] == CheckpointPosition(epoch="e1", number=2)
+
+
+def test_the_history_is_bounded() -> None:
+    one = line("a", "e1", 1, tuple((f"old{number}", 1) for number in range(20)))
+    assert len(compared(state(a=("e1", 1)), lines_of(one)).lines["a"].history) == 20
+
+
+def test_a_stream_read_again_for_lost_events_knows_no_past() -> None:
+    lines = lines_of(line("a", "e1", 4), line(INPUTS, "i", 3))
+    made = state(a=("e1", 4))
+    made.inputs_position.CopyFrom(CheckpointPosition(epoch="i", number=5))
+    done = compared(made, lines)
+    assert done.forgets_others
+    assert (done.lines["a"].checkpoint, done.lines["a"].history) == (None, ())
+
+
+def test_lost_inputs_are_replayable_from_what_both_have() -> None:
+    made = state()
+    made.inputs_position.CopyFrom(CheckpointPosition(epoch="i1", number=9))
+    lines = lines_of(line(INPUTS, "i2", 6, (("i1", 4),)))
+    for number, is_replayable in ((3, True), (4, True), (5, False)):
+        replayable = CheckpointPosition(epoch="i1", number=number)
+        done = compared(made, lines, replayable_inputs=replayable)
+        assert done.inputs_are_lost
+        assert done.lost_inputs_are_replayable == is_replayable
+        if is_replayable:
+            assert done.held_inputs == CheckpointPosition(epoch="i1", number=4)
+        assert done.inputs_position == CheckpointPosition(epoch="new", number=6)
+
+
+@given(
+    at=st.dictionaries(st.sampled_from([*STREAMS, GLOBAL]), positions),
+    recorded=st.dictionaries(st.sampled_from([*STREAMS, GLOBAL]), st.tuples(positions, histories)),
+    reads=st.lists(st.sampled_from(STREAMS), unique=True),
+)
+def test_a_request_goes_on_from_what_is_held_and_agrees_with_its_lines(
+    at: Mapping[str, CheckpointPosition],
+    recorded: Mapping[str, tuple[CheckpointPosition, tuple[tuple[str, int], ...]]],
+    reads: list[str],
+) -> None:
+    lines = lines_of(
+        *(line(name, one.epoch, one.number, past) for name, (one, past) in recorded.items())
+    )
+    made = state(**{name or "all": (one.epoch, one.number) for name, one in at.items()})
+    done = compared(made, lines, reads=reads)
+    for name, one in at.items():
+        rewind = done.rewinds.get(name)
+        known = lines.get(name)
+        if rewind is None:
+            assert known is not None
+            assert known.holds(one)
+        elif rewind.checkpoint is not None:
+            assert known is not None
+            assert rewind.checkpoint == known.checkpoint
+        now = f"{one.epoch}/{one.number}" if rewind is None else rewind.checkpoint
+        if name in done.lines:
+            assert done.lines[name].checkpoint == now
+        assert (name in done.positions) == (now is not None)
+    if GLOBAL in done.rewinds and done.rewinds[GLOBAL].checkpoint is None:
+        assert all(done.rewinds[name].checkpoint is None for name in STREAMS if name in at)
+    assert done.lines.keys() == {*reads, GLOBAL, *done.rewinds}
+    again = compared(made, {**lines, **done.lines}, reads=reads)
+    assert {name: one.checkpoint for name, one in again.rewinds.items()} == {
+        name: one.checkpoint for name, one in done.rewinds.items()
+    }, "a comparison that is repeated, its answer being lost, says something else"
+
+
+def test_only_our_own_word_names_a_lineage() -> None:
+    assert lineage_of(destination_of('a"b')) == 'a"b'
+    for text in ("", "{", "[]", "{}", '{"lineage": 1}', "1"):
+        assert lineage_of(text) == ""

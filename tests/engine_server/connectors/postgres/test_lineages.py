@@ -1,0 +1,219 @@
+"""Whose lines count: accounts, lineages, older states, and roles that may not record any."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.destination import PostgresDestination
+from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.state_pb2 import SyncState
+from tests.engine_server.connectors.postgres.builders import (
+    checkpoint,
+    customer,
+    records,
+    stream,
+)
+from tests.engine_server.connectors.postgres.resuming import Caller
+from tests.engine_server.connectors.postgres.schemas import set_up, tear_down
+
+TABLE = "stripe._pipesync_checkpoints"
+
+
+@pytest.fixture
+def caller(config: PostgresConfig) -> Caller:
+    return Caller(config, stream(), stream("products"))
+
+
+def page(name: str = "customers", number: int = 1) -> list[Message]:
+    return [records(name, customer(number)), checkpoint(name, f'{{"page": {number}}}')]
+
+
+async def test_lines_of_another_account_do_not_count(
+    config: PostgresConfig, caller: Caller
+) -> None:
+    await caller.sync(*page())
+    other = Caller(config, *caller.streams, account="acct_2")
+    other.state = caller.copied()
+    resumed = await other.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_a_backup_of_before_a_reset_is_gone_on_from(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    caller.state = SyncState()
+    await caller.sync(*page(number=1), *page(number=2))
+    await database.execute(
+        f"TRUNCATE {TABLE}; INSERT INTO {TABLE} SELECT * FROM public.lines"  # noqa: S608 - ours
+    )
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [
+        ("customers", '{"page": 1}')
+    ]
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_lines_of_a_lineage_that_is_not_used_for_60_days_are_dropped(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page())
+    caller.state = SyncState()
+    await caller.sync(*page())
+    used = await database.fetchval(f"SELECT max(lineage) FROM {TABLE} GROUP BY lineage LIMIT 1")  # noqa: S608 - ours
+    await database.execute(
+        f"UPDATE {TABLE} SET written_at = now() - interval '61 days' WHERE lineage = $1",  # noqa: S608 - ours
+        used,
+    )
+    caller.state = SyncState()
+    await caller.resume()
+    assert await database.fetchval(f"SELECT count(DISTINCT lineage) FROM {TABLE}") == 2  # noqa: S608 - ours
+
+
+async def test_an_older_state_is_recorded_whole(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    state = SyncState(source=caller.state.source)
+    state.source.streams["not_selected"] = '{"page": 9}'
+    setattr(state.source, "global", '{"cursor": 1}')
+    state.stream_schemas["customers"] = "fields"
+    await database.execute(f"TRUNCATE {TABLE}; TRUNCATE stripe.products")
+    caller.state = state
+    resumed = await caller.resume(reads=["customers"])
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("products", None)]
+    rows = await database.fetch(f"SELECT stream, checkpoint, stream_schema FROM {TABLE}")  # noqa: S608 - ours
+    assert {row["stream"]: (row["checkpoint"], row["stream_schema"]) for row in rows} == {
+        "": ('{"cursor": 1}', ""),
+        "customers": ('{"page": 1}', "fields"),
+        "not_selected": ('{"page": 9}', ""),
+        "products": (None, ""),
+    }
+    assert resumed.positions.keys() == {"", "customers", "not_selected"}
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_a_shared_checkpoint_without_a_line_takes_all_streams_back(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(), *page("products"), checkpoint("", '{"cursor": 1}'))
+    await database.execute(f"DELETE FROM {TABLE} WHERE stream = ''")  # noqa: S608 - ours
+    stored = caller.copied()
+    for _ in range(2):
+        caller.state = SyncState()
+        caller.state.CopyFrom(stored)
+        resumed = await caller.resume()
+        assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [
+            ("customers", None),
+            ("products", None),
+            ("", None),
+        ]
+
+
+async def test_rows_that_are_marked_deleted_are_rows(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(records("customers", customer(1, deleted=True)), checkpoint("customers"))
+    assert (await caller.resume()).rewinds == []
+    assert await database.fetchval(f"SELECT has_rows FROM {TABLE} WHERE stream = 'customers'")  # noqa: S608 - ours
+
+
+@pytest.mark.parametrize("schema", ['Quo"ted', "it's", "x" * 63, "日本", "back\\slash"])
+async def test_any_schema_and_stream_may_be_recorded(
+    database_url: str, database: asyncpg.Connection, schema: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url, "schema": schema})
+    names = ['quo"ted', "it's", "back\\slash", "x" * 80]
+    caller = Caller(config, *map(stream, names))
+    await caller.sync(*[message for name in names for message in page(name)])
+    assert (await caller.resume()).rewinds == []
+    await tear_down(config, *caller.streams)
+    assert not await database.fetchval(
+        "SELECT count(*) FROM pg_namespace WHERE nspname = $1", schema
+    )
+
+
+async def test_a_stricter_isolation_of_the_role_changes_nothing(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    await database.execute(
+        f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"
+    )
+    await caller.sync(*page())
+    assert (await caller.resume()).rewinds == []
+
+
+@pytest.fixture
+async def writer(database: asyncpg.Connection, config: PostgresConfig) -> AsyncIterator[str]:
+    """A role that may write to the streams' tables, but neither make nor use that of lines."""
+    name = await database.fetchval("SELECT current_database()")
+    role = f"writer_{name}"[:60]
+    await set_up(config, stream(), stream("products"))
+    await database.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA stripe TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stripe TO {role}; "
+        f"REVOKE ALL ON {TABLE} FROM {role}"
+    )
+    yield role
+    await database.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["no right", "no table"])
+async def test_a_role_that_may_not_record_goes_on_without(
+    database_url: str, database: asyncpg.Connection, writer: str, is_made: bool
+) -> None:
+    if not is_made:
+        await database.execute(f"DROP TABLE {TABLE}")
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    resumed = await caller.resume()
+    written = PostgresDestination().write_resumed(config, caller.streams, _sent(page()), resumed)
+    passed_on = [message async for message in written]
+    warnings = [m.log.message for m in passed_on if m.log.level == Log.LEVEL_WARN]
+    assert [
+        f'GRANT SELECT, INSERT, UPDATE, DELETE ON "stripe"."_pipesync_checkpoints" TO "{writer}"'
+        in text
+        for text in warnings
+    ] == [True]
+    states = [m.source_state for m in passed_on if m.HasField("source_state")]
+    assert [one.HasField("position") for one in states] == [False]
+    assert (caller.state.destination, dict(caller.state.positions)) == ("", {})
+    [checked] = [m async for m in PostgresDestination().check(config, caller.streams)]
+    assert any("_pipesync_checkpoints" in notice for notice in checked.connection_status.notices)
+    setup = [m async for m in PostgresDestination().setup(config, caller.streams)]
+    assert [m.log.level for m in setup] == [Log.LEVEL_WARN]
+    assert "_pipesync_checkpoints" in setup[0].log.message
+
+
+async def test_what_was_synced_without_lines_is_recorded_once_it_can_be(
+    database_url: str, database: asyncpg.Connection, writer: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    await caller.sync(*page())
+    await database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}")
+    assert (await caller.resume()).rewinds == []
+    await database.execute("TRUNCATE stripe.customers")
+    assert [one.stream for one in (await caller.resume()).rewinds] == ["customers"]
+
+
+async def test_a_table_that_cannot_be_read_stops_no_other_stream(
+    database_url: str, database: asyncpg.Connection, writer: str
+) -> None:
+    await database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}")
+    await database.execute(f"REVOKE SELECT ON stripe.customers FROM {writer}")  # noqa: S608 - ours
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    await caller.sync(*page(), *page("products"))
+    assert dict(caller.state.source.streams) == {"products": '{"page": 1}'}
+    assert (await caller.resume()).rewinds == []
+
+
+async def _sent(messages: list[Message]) -> AsyncIterator[Message]:
+    for message in messages:
+        yield message
