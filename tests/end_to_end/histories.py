@@ -68,7 +68,12 @@ class Backups:
         return file
 
     async def restore(self, file: Path) -> None:
-        """Put the schema back to a dump."""
+        """Put the schema back to a dump.
+
+        As an operator's, that takes a second: what is read in the second of a change may be of
+        before it, so rows of that second stay as they are.
+        """
+        await asyncio.sleep(1.0)
         await execute(self._url, f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
         await asyncio.to_thread(
             self._cluster.run, "pg_restore", "--exit-on-error", "--dbname", self._url, str(file)
@@ -230,6 +235,7 @@ class History:
         """Have the engine apply events, and crash before the service has noted that."""
         self.simulator.create("customers")
         await self.simulator.deliveries.settled()
+        # The service may be faster: then the engine has nothing to apply.
         async with Database.open(self._store_url) as database, database.connection() as connection:
             pending = await inbox.oldest_pending(
                 connection, PIPELINE, last=2**62, count=100, size=10**7, failed=False
