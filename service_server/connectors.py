@@ -10,6 +10,7 @@ from pipesync_rpc.errors import FieldViolation
 from service_server import configuration
 from service_server.engine import Engine
 from service_server.errors import InvalidRequest
+from service_server.target import target_of
 
 # The fields of PipelineConfig that hold a connector.
 SIDES: Mapping[str, ConnectorSide.ValueType] = {
@@ -79,6 +80,17 @@ class Connectors:
         if violations:
             raise InvalidRequest(violations)
         return ReadConfig(plain=plain, masked=masked)
+
+    async def lead_apart(self, side: str, one: Connector, other: Connector) -> bool:
+        """Whether two configurations of one side, with their secrets, lead to different places.
+
+        Raises:
+            RpcError: NOT_FOUND for an unknown connector.
+        """
+        if one.type != other.type:
+            return True
+        spec = await self._engine.spec(SIDES[side], one.type)
+        return target_of(one, spec) != target_of(other, spec)
 
     async def masked(self, message: Message, config: PipelineConfig) -> Message:
         """``message`` as people may see it: a control message loses its secrets.

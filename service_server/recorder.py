@@ -6,20 +6,23 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, StateCheckpoint
 from pipesync.v1.pipeline_service_pb2 import PipelineStatus, Run
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
-from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync.v1.state_pb2 import Eof, Resumption, SyncState
 from pipesync_rpc.errors import RpcError
 from service_server.background import BackgroundLoop, Backoff
 from service_server.dead_letters import DeadLetters
 from service_server.errors import LeaseLost, StoreUnavailable
 from service_server.heartbeats import Heartbeats, Loop
 from service_server.held_rejected import describe_held, store_held
+from service_server.inputs import CallInputs
 from service_server.leases import Lease
 from service_server.metrics import Metrics
+from service_server.rewinds import log_rewinds
 from service_server.store import pipelines, runs, states
 from service_server.store.database import Connection, Database
+from service_server.subject import Subject
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +62,9 @@ class Recorder:
         run_id: str,
         metrics: Metrics | None = None,
         heartbeats: Heartbeats | None = None,
+        *,
+        inputs: CallInputs | None = None,
+        subject: Subject | None = None,
     ) -> None:
         """Begins with what is stored.
 
@@ -69,9 +75,13 @@ class Recorder:
             run_id: What the run's record is called.
             metrics: Told of events that the source gave up.
             heartbeats: Where the heartbeat of ``storing`` is watched.
+            inputs: The position of the pipeline's inputs; None leaves what is stored.
+            subject: Whether the sync is of what the stored state is of; None when it is.
         """
         self._database = database
         self._lease = lease
+        self._inputs = inputs
+        self._subject = subject or Subject()
         self.state = SyncState()
         self.state.CopyFrom(state)
         self._run = Run(
@@ -84,6 +94,7 @@ class Recorder:
         self._run_is_known = False
         # What the sync starts from may be of its caller's making: it is not stored by itself.
         self._state_is_new = False
+        self._is_resumed = False
         self._eof: Eof | None = None
         self._storing = BackgroundLoop(
             Loop.STATE_STORING,
@@ -98,13 +109,10 @@ class Recorder:
     def take(self, message: Message) -> None:
         """Takes in what one message says of the state or the run."""
         match message.WhichOneof("payload"):
-            case "source_state" if message.source_state.stream:
-                checkpoint = message.source_state
-                self.state.source.streams[checkpoint.stream] = checkpoint.data
-                if checkpoint.stream_schema:
-                    self.state.stream_schemas[checkpoint.stream] = checkpoint.stream_schema
             case "source_state":
-                setattr(self.state.source, "global", message.source_state.data)
+                self._take_checkpoint(message.source_state)
+            case "resumption":
+                self._take_resumption(message.resumption)
             case "sync_run":
                 self.state.sync_run.CopyFrom(message.sync_run)
                 self._run_is_known = True
@@ -130,6 +138,11 @@ class Recorder:
             _log.warning("streams_outdated", count=len(outdated), streams=outdated[:_MOST_NAMES])
         for letter in eof.dead_letters:
             self._dead_letters.add(letter)
+        self._subject.settle(eof.account_id)
+        if self._inputs is not None:
+            self._inputs.finish(eof)
+        if not self._is_resumed:
+            log_rewinds(self._run.pipeline_id, eof)
         if eof.HasField("ending_state"):
             self.state.CopyFrom(eof.ending_state)
             self._state_is_new = True
@@ -175,10 +188,15 @@ class Recorder:
             # checkpoint is never to be stored without the dead letters before it.
             letters, state = self._dead_letters.unstored(), SyncState()
             state.CopyFrom(self.state)
+            await runs.put(connection, self._run)
+            if not self._subject.is_stored:
+                return
             await letters.store(connection)
             if self._state_is_new:
-                await states.put(connection, self._run.pipeline_id, state)
-            await runs.put(connection, self._run)
+                account_id = self._subject.account_id
+                await states.put(connection, self._run.pipeline_id, state, account_id)
+                if self._inputs is not None and not await self._inputs.store(connection):
+                    _log.info("inputs_position_moved", pipeline_id=self._run.pipeline_id)
             message = self._run.failure_message
             if self._eof is not None:
                 await store_held(connection, self._run.pipeline_id, self._eof)
@@ -210,6 +228,7 @@ class Recorder:
             async with self._storing.running(first_in=_LONGEST_WAIT):
                 yield
         finally:
+            self._subject.settle()
             is_failed = self._run.status == RunStatus.RUN_STATUS_FAILED
             if self._state_is_new or is_failed or self._dead_letters.are_unstored:
                 await self.store_at_last()
@@ -231,6 +250,29 @@ class Recorder:
                 raise
             await asyncio.sleep(_INTERVAL)
         return _LONGEST_WAIT
+
+    def _take_checkpoint(self, checkpoint: StateCheckpoint) -> None:
+        name = checkpoint.stream
+        if not name:
+            setattr(self.state.source, "global", checkpoint.data)
+        else:
+            self.state.source.streams[name] = checkpoint.data
+            if checkpoint.stream_schema:
+                self.state.stream_schemas[name] = checkpoint.stream_schema
+        # A position never stands beside another checkpoint than its own.
+        if checkpoint.HasField("position"):
+            self.state.positions[name].CopyFrom(checkpoint.position)
+        else:
+            self.state.positions.pop(name, None)
+
+    def _take_resumption(self, resumption: Resumption) -> None:
+        self._is_resumed = True
+        self.state.CopyFrom(resumption.state)
+        self._run_is_known = True
+        self._subject.settle(resumption.account_id)
+        if self._inputs is not None:
+            self._inputs.resume(resumption)
+        log_rewinds(self._run.pipeline_id, resumption)
 
     def _take_progress(self, progress: Progress) -> None:
         self._run.progress.CopyFrom(progress)

@@ -19,12 +19,15 @@ from service_server.connectors import SIDES
 from service_server.engine import FIELDS_OF_A_PIPELINE, FieldNames, Messages
 from service_server.errors import PipelineBeingDeleted, PipelinePaused
 from service_server.in_flight import Send
+from service_server.inputs import CallInputs
 from service_server.leases import Lease
 from service_server.parts import Parts
 from service_server.recorder import Recorder
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import pipelines, states
 from service_server.store.leases import LeaseKind
+from service_server.store.states import StoredState
+from service_server.subject import Subject
 
 SyncRequest = pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest
 
@@ -43,11 +46,13 @@ class _Plan:
         config: The stored configuration with this sync's overrides, and with its secrets.
         options: What the engine is asked, but for the state.
         fields: What the caller knows the engine's fields as.
+        leads_elsewhere: Whether its configuration leads to another place than the stored one.
     """
 
     config: PipelineConfig = field(repr=False)
     options: SyncOptions
     fields: FieldNames
+    leads_elsewhere: bool = False
 
 
 class Syncs:
@@ -144,8 +149,11 @@ class Syncs:
         overridden = {field.name for field, _ in request.overrides.ListFields()}
         sides = [side for side in SIDES if side in overridden]
         read = await self._connectors.read(overrides, sides=sides, stored=config, field="overrides")
+        leads_elsewhere = False
         for side in sides:
-            getattr(config, side).CopyFrom(getattr(read.plain, side))
+            own, other = getattr(config, side), getattr(read.plain, side)
+            leads_elsewhere |= await self._connectors.lead_apart(side, own, other)
+            own.CopyFrom(other)
             fields[f"pipeline.{side}"] = f"overrides.{side}"
         if overrides.streams:
             del config.streams[:]
@@ -166,7 +174,7 @@ class Syncs:
             "options.time_limit": "time_limit",
             "options.reconcile": "reconcile",
         }
-        return _Plan(config=config, options=options, fields=fields)
+        return _Plan(config=config, options=options, fields=fields, leads_elsewhere=leads_elsewhere)
 
     @asynccontextmanager
     async def _holding(self, pipeline_id: str) -> AsyncIterator[Lease]:
@@ -176,7 +184,17 @@ class Syncs:
 
     async def _begin(self, request: SyncRequest, plan: _Plan, lease: Lease) -> Recorder:
         """Adds the state to the plan; what is forgotten is so before the engine is called."""
-        if request.reset_state:
+        overrides = request.overrides
+        has_other_source = overrides.HasField("source")
+        async with self._database.connection() as connection:
+            stored = await states.load(connection, request.id)
+        subject = Subject(
+            leads_elsewhere=plan.leads_elsewhere,
+            has_other_source=has_other_source,
+            stored_account_id=stored.account_id,
+        )
+        state = _given_state(request, plan, stored)
+        if request.reset_state and not (plan.leads_elsewhere or has_other_source):
             # Events that are being applied go by the state that is forgotten.
             async with (
                 self._leases.hold(request.id, kind=LeaseKind.EVENTS),
@@ -184,22 +202,45 @@ class Syncs:
             ):
                 await lease.require(connection)
                 await states.delete(connection, request.id)
-            state = None
-        else:
-            async with self._database.connection() as connection:
-                state = await states.get(connection, request.id)
-        if not request.overrides.HasField("destination"):
+                stored = await states.load(connection, request.id)
+        if not plan.leads_elsewhere:
             # The sync makes the tables that are missing.
             async with self._database.connection() as connection:
                 await pipelines.set_torn_down(connection, request.id, is_torn_down=False)
-        if request.overrides.HasField("state"):
-            state = request.overrides.state
+        inputs = CallInputs(request.id, stored.inputs, state)
         if state is not None:
             plan.options.state.CopyFrom(state)
+        if inputs.replayable is not None and not plan.leads_elsewhere:
+            plan.options.replayable_inputs.CopyFrom(inputs.replayable)
         run_id = request.run_id or uuid.uuid4().hex
         return Recorder(
-            self._database, lease, state or SyncState(), run_id, self._metrics, self._heartbeats
+            self._database,
+            lease,
+            state or SyncState(),
+            run_id,
+            self._metrics,
+            self._heartbeats,
+            inputs=inputs,
+            subject=subject,
         )
+
+
+def _given_state(request: SyncRequest, plan: _Plan, stored: StoredState) -> SyncState | None:
+    """Return the state that the engine is given; None to start from nothing."""
+    state = None if request.reset_state else stored.state
+    if request.overrides.HasField("state"):
+        state = SyncState()
+        state.CopyFrom(request.overrides.state)
+        own = stored.state
+        if own is not None and own.destination == state.destination:
+            # The inputs are the service's own, wherever the streams start from.
+            state.ClearField("inputs_position")
+            if own.HasField("inputs_position"):
+                state.inputs_position.CopyFrom(own.inputs_position)
+    if state is not None and plan.leads_elsewhere:
+        # Which never had any of the inputs.
+        state = states.without_inputs(state)
+    return state
 
 
 def _is_refusal(error: RpcError) -> bool:

@@ -17,7 +17,7 @@ from pipesync.v1.progress_pb2 import (
     Progress,
     StreamProgress,
 )
-from pipesync.v1.state_pb2 import DeadLetter, Eof
+from pipesync.v1.state_pb2 import DeadLetter, Eof, Resumption
 from pipesync_cli.app import awaited, open_client
 from pipesync_cli.numbers import seconds, whole_number
 from pipesync_cli.outdated import tell_outdated
@@ -25,6 +25,7 @@ from pipesync_cli.output import complain, log_line, say, say_json, warn
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.progress import ProgressView, open_view, totals
 from pipesync_cli.rejected import rejected_warnings
+from pipesync_cli.rewound import rewound_lines
 
 # Seconds between two lines of totals where no table can be drawn.
 LINE_INTERVAL = 5.0
@@ -147,6 +148,7 @@ async def run_batches(
                 if raw:
                     say_json(eof)
                 elif view is not None:
+                    _show_rewound(view, eof)
                     view.show(eof.run_progress)
                     if eof.limit_message and eof.has_more:
                         view.log(f"warning: {eof.limit_message}")
@@ -180,11 +182,18 @@ async def follow(
                 view.log(log_line(message))
             elif view is not None and message.HasField("progress"):
                 view.show(message.progress)
+            elif view is not None and message.HasField("resumption"):
+                _show_rewound(view, message.resumption)
             if message.HasField("eof"):
                 eof = message.eof
                 if view is not None and eof.limit_message and eof.has_more:
                     view.log(f"warning: {eof.limit_message}")
     return eof
+
+
+def _show_rewound(view: ProgressView, found: Resumption | Eof) -> None:
+    for line in rewound_lines(found):
+        view.log(line)
 
 
 def view_of(

@@ -21,6 +21,7 @@ from pipesync_cli.output import note, say_json, say_table
 from pipesync_cli.pipelines import PipelineId, Raw
 from pipesync_cli.plain import enum_to_plain
 from pipesync_cli.progress import ProgressView, open_view
+from pipesync_cli.rewound import rewound_reasons
 from pipesync_cli.rows import all_records
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
@@ -117,6 +118,7 @@ class _Watcher:
         self._request = WatchPipelineRequest(id=pipeline_id)
         self._latest = Pipeline()
         self._said = ""
+        self._rewound: dict[str, str] = {}
 
     @property
     def has_seen(self) -> bool:
@@ -144,7 +146,15 @@ class _Watcher:
             self._said = said
             view.result(said)
         if pipeline.HasField("progress") and pipeline.progress != self._latest.progress:
+            self._show_rewound(pipeline, view)
             view.show(pipeline.progress)
+
+    def _show_rewound(self, pipeline: Pipeline, view: ProgressView) -> None:
+        reasons = rewound_reasons(pipeline.progress)
+        for name, reason in reasons.items():
+            if self._rewound.get(name) != reason:
+                view.result(f"{pipeline.id}: {name} went back: {reason}")
+        self._rewound = reasons
 
 
 def _took(run: Run) -> str:

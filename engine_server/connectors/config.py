@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from engine_server.connectors.files import SECRETS_DIRECTORY
 from engine_server.errors import InvalidRequest
@@ -26,6 +26,23 @@ class ConnectorConfig(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def names_target(part: str, *, default: str | None = None) -> dict[str, JsonValue]:
+    """Annotate a field that names a part of the place which a configuration leads to.
+
+    A caller learns by it whether two configurations lead to the same place, where the state of one
+    holds for the other. Credentials and manners of reading are no part of the place.
+
+    Args:
+        part: ``host``, ``port``, ``path`` (such as a database), ``user`` where that stands in for a
+            missing path, ``url`` for a URL with all of them, or a name of the connector's own.
+        default: The value where no field names the part.
+    """
+    target: dict[str, JsonValue] = {"part": part}
+    if default is not None:
+        target["default"] = default
+    return {"x-pipesync-target": target}
 
 
 ConfigT = TypeVar("ConfigT", bound=ConnectorConfig)

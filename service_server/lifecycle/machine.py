@@ -53,6 +53,21 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RewoundRun:
+    """A run whose streams went back, and are not read again yet.
+
+    Attributes:
+        run_id: Empty when it has none.
+        reconciles: Whether it does.
+        reason: Why streams went back; may be empty.
+    """
+
+    run_id: str
+    reconciles: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is known of a pipeline besides its memory.
 
@@ -64,6 +79,7 @@ class Facts:
         follows_events: Its source is configured to tell what happened.
         can_reconcile: Both of its connectors can.
         held_rejected_record_count: How many rejected records its destination keeps.
+        rewound: The run that reads streams again because they went back; None when none is owed.
     """
 
     desired: DesiredStatus.ValueType
@@ -73,6 +89,7 @@ class Facts:
     follows_events: bool
     can_reconcile: bool
     held_rejected_record_count: int = 0
+    rewound: RewoundRun | None = None
 
     @property
     def active(self) -> bool:
@@ -92,6 +109,8 @@ def decide(memory: Memory, facts: Facts, now: datetime) -> Action:
     run_due = memory.due.get(Work.RUN)
     if memory.phase is Phase.BACKFILL:
         return _sync(memory, facts, now) if _is_past(run_due, now) else Rest(until=run_due)
+    if facts.rewound is not None and _may_run(memory, now):
+        return Sync(run_id=facts.rewound.run_id, reconciles=facts.rewound.reconciles)
     # Without a cursor a poll would have nothing to start from: a run makes one.
     polls = facts.follows_events and facts.has_cursor
     if polls and _is_past(memory.due.get(Work.POLL), now):
@@ -179,6 +198,8 @@ def status(memory: Memory, facts: Facts) -> tuple[PipelineStatus.ValueType, str]
     for work in Work:
         if work in memory.troubles:
             return PipelineStatus.PIPELINE_STATUS_ERROR, _told(memory, work)
+    if memory.phase is Phase.READY and facts.rewound is not None:
+        return PipelineStatus.PIPELINE_STATUS_BACKFILL, facts.rewound.reason
     return {
         Phase.SETUP: PipelineStatus.PIPELINE_STATUS_SETUP,
         Phase.BACKFILL: PipelineStatus.PIPELINE_STATUS_BACKFILL,
@@ -194,6 +215,11 @@ def _next_run(memory: Memory, facts: Facts) -> datetime | None:
     if (facts.can_reconcile or memory.outdated) and memory.reconcile_due is not None:
         return min(memory.reconcile_due, run_due or memory.reconcile_due)
     return run_due
+
+
+def _may_run(memory: Memory, now: datetime) -> bool:
+    """Whether a run may be made before its time: not within the pause after one that failed."""
+    return Work.RUN not in memory.troubles or _is_past(memory.due.get(Work.RUN), now)
 
 
 def _sync(memory: Memory, facts: Facts, now: datetime) -> Sync:

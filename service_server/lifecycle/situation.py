@@ -8,11 +8,13 @@ from pipesync.v1.state_pb2 import SyncState
 from pipesync_rpc.errors import RpcError
 from service_server.engine import Engine
 from service_server.lifecycle.abilities import Abilities
-from service_server.lifecycle.machine import Facts
+from service_server.lifecycle.machine import Facts, RewoundRun
 from service_server.lifecycle.memory import Memory
 from service_server.pipelines import Pipelines
+from service_server.rewinds import unfinished_rewind
 from service_server.store import lifecycles, states
 from service_server.store.database import Database
+from service_server.store.inputs import StoredInputs
 from service_server.store.pipelines import StoredPipeline
 
 
@@ -23,6 +25,7 @@ class Situation:
     Attributes:
         stored: The pipeline.
         state: Where its next sync goes on from; None when it has none.
+        inputs: The position of its inputs, and those that are kept.
         memory: What was remembered of the steps before.
         facts: What else bears on what to do.
         engine_error: Why it is not known what the connectors can do; None when it is.
@@ -32,6 +35,7 @@ class Situation:
 
     stored: StoredPipeline
     state: SyncState | None
+    inputs: StoredInputs
     memory: Memory
     facts: Facts
     engine_error: RpcError | None
@@ -64,10 +68,11 @@ class Situations:
         """
         stored = await self._pipelines.load(pipeline_id)
         async with self._database.connection() as connection:
-            state = await states.get(connection, pipeline_id)
+            stored_state = await states.load(connection, pipeline_id)
             kept = await lifecycles.get(connection, pipeline_id)
         if kept is None:
             return None
+        state = stored_state.state
         looked_at = asyncio.get_running_loop().time()
         config = stored.pipeline.config
         follows_events = can_reconcile = False
@@ -80,6 +85,7 @@ class Situations:
         return Situation(
             stored=stored,
             state=state,
+            inputs=stored_state.inputs,
             memory=Memory.from_json(kept.memory),
             facts=Facts(
                 desired=stored.pipeline.desired_status,
@@ -89,6 +95,7 @@ class Situations:
                 follows_events=follows_events,
                 can_reconcile=can_reconcile,
                 held_rejected_record_count=stored.held_rejected_record_count,
+                rewound=rewound_run(state),
             ),
             engine_error=engine_error,
             time=kept.time,
@@ -99,3 +106,12 @@ class Situations:
 def has_cursor(state: SyncState | None) -> bool:
     """Whether there is a checkpoint of all streams."""
     return state is not None and bool(getattr(state.source, "global"))
+
+
+def rewound_run(state: SyncState | None) -> RewoundRun | None:
+    """Return the state's run, if it is to read streams again that went back."""
+    reason = unfinished_rewind(state)
+    if state is None or reason is None:
+        return None
+    run = state.sync_run
+    return RewoundRun(run_id=run.run_id, reconciles=run.reconcile, reason=reason)

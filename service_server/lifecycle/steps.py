@@ -16,6 +16,7 @@ from pipesync_rpc.errors import RpcError
 from service_server.dead_letters import DeadLetters
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
 from service_server.errors import LeaseLost, StoreUnavailable
+from service_server.inputs import CallInputs
 from service_server.leases import Lease
 from service_server.lifecycle import actions, happenings, machine
 from service_server.lifecycle.memory import Phase, Work
@@ -23,6 +24,7 @@ from service_server.lifecycle.situation import Situation
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import Recorder, failure_of
+from service_server.rewinds import log_rewinds
 from service_server.store import pipelines as store
 from service_server.store.database import Database
 
@@ -55,6 +57,7 @@ class Outcome:
         recorder: Has the state and the run to store, when there was one.
         dead_letters: The events that the source gave up, to be stored, where no run was.
         state: To be stored, where no run was; None leaves what is stored.
+        inputs: The position of the pipeline's inputs, to be stored with it.
         run_id: Of the run.
         records: How many the destination committed.
         eof: How the sync ended; None when there was none.
@@ -64,6 +67,7 @@ class Outcome:
     recorder: Recorder | None = None
     dead_letters: DeadLetters | None = None
     state: SyncState | None = None
+    inputs: CallInputs | None = None
     run_id: str = ""
     records: int = 0
     eof: Eof | None = None
@@ -135,9 +139,15 @@ class Steps:
             reconcile=reconcile,
             reread_outdated=sync.reconciles and not reconcile,
             state=situation.state,
+            replayable_inputs=situation.inputs.replayable,
         )
         recorder = Recorder(
-            self._database, lease, situation.state or SyncState(), run_id, self._metrics
+            self._database,
+            lease,
+            situation.state or SyncState(),
+            run_id,
+            self._metrics,
+            inputs=CallInputs(lease.pipeline_id, situation.inputs, situation.state),
         )
         eof = await self._batch(sync, situation, options, lease)
         recorder.take_eof(eof)
@@ -171,8 +181,13 @@ class Steps:
                 )
 
     async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
-        options = SyncOptions(events_only=True, state=situation.state)
+        inputs = CallInputs(lease.pipeline_id, situation.inputs, situation.state)
+        options = SyncOptions(
+            events_only=True, state=situation.state, replayable_inputs=inputs.replayable
+        )
         eof = await self._batch(poll, situation, options, lease)
+        inputs.finish(eof)
+        log_rewinds(lease.pipeline_id, eof)
         happened: happenings.Happening = happenings.Polled(
             has_more=eof.has_more, progressed=_has_checkpoint(eof)
         )
@@ -192,6 +207,7 @@ class Steps:
             happened=happened,
             dead_letters=dead_letters,
             state=eof.ending_state if is_new else None,
+            inputs=inputs,
             records=eof.request_progress.derived.total_record_count,
             eof=eof,
         )

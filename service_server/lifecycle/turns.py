@@ -14,7 +14,7 @@ from service_server.held_rejected import held_after, store_held
 from service_server.leases import Lease, LeaseKeeper
 from service_server.lifecycle import happenings, machine
 from service_server.lifecycle.memory import Memory, Work
-from service_server.lifecycle.situation import Situation, Situations, has_cursor
+from service_server.lifecycle.situation import Situation, Situations, has_cursor, rewound_run
 from service_server.lifecycle.steps import Outcome, Steps
 from service_server.recorder import at_last
 from service_server.store import lifecycles, pipelines, states
@@ -124,7 +124,9 @@ class Turns:
             facts = replace(facts, etag=outcome.happened.etag)
         state = outcome.recorder.state if outcome.recorder is not None else outcome.state
         if state is not None:
-            facts = replace(facts, has_state=True, has_cursor=has_cursor(state))
+            facts = replace(
+                facts, has_state=True, has_cursor=has_cursor(state), rewound=rewound_run(state)
+            )
         eof = outcome.eof
         if eof is not None:
             held = held_after(eof, facts.held_rejected_record_count)
@@ -147,7 +149,10 @@ class Turns:
                 if letters:
                     await letters.store(connection)
                 if outcome.state is not None:
-                    await states.put(connection, claim.pipeline_id, outcome.state)
+                    account_id = eof.account_id if eof is not None else ""
+                    await states.put(connection, claim.pipeline_id, outcome.state, account_id)
+                    if outcome.inputs is not None:
+                        await outcome.inputs.store(connection)
                 await store_lifecycle(connection)
             if letters:
                 letters.done()

@@ -18,7 +18,7 @@ from pipesync.v1.pipeline_service_pb2 import (
     WebhookEvent,
     WebhookEventStatus,
 )
-from pipesync.v1.state_pb2 import DeadLetter
+from pipesync.v1.state_pb2 import CheckpointPosition, DeadLetter
 from service_server.store.database import Connection
 from service_server.store.leases import Holder
 from service_server.store.queries import load_queries
@@ -180,9 +180,25 @@ async def oldest_pending(
     ]
 
 
-async def mark_applied(connection: Connection, pipeline_id: str, ids: Collection[str]) -> None:
-    """Notes that these events are in the destination."""
-    await connection.execute(_SQL["mark_applied"], pipeline_id, list(ids))
+async def mark_applied(
+    connection: Connection,
+    pipeline_id: str,
+    ids: Collection[str],
+    *,
+    series: int | None = None,
+    position: CheckpointPosition | None = None,
+) -> None:
+    """Store that these events are in the destination.
+
+    Args:
+        connection: Where to store.
+        pipeline_id: Of the pipeline.
+        ids: Of the events.
+        series: That the position belongs to.
+        position: Under which the destination has recorded them; None when it records none.
+    """
+    recorded = (series, position.epoch, position.number) if position is not None else 3 * (None,)
+    await connection.execute(_SQL["mark_applied"], pipeline_id, list(ids), *recorded)
 
 
 async def repeat_after(
@@ -276,10 +292,35 @@ async def replay_set_aside(connection: Connection, pipeline_id: str) -> int:
     return count
 
 
+async def replay_behind(
+    connection: Connection,
+    pipeline_id: str,
+    *,
+    series: int,
+    number: int,
+    held: CheckpointPosition,
+) -> int:
+    """Have events applied again; return their number.
+
+    Args:
+        connection: Where to store.
+        pipeline_id: Of the pipeline.
+        series: That their positions belong to.
+        number: They were applied with a later one.
+        held: Those of this epoch up to this number stay applied.
+    """
+    arguments = (series, number, held.epoch, held.number)
+    count: int = await connection.fetchval(_SQL["replay_behind"], pipeline_id, *arguments)
+    return count
+
+
 async def prune(connection: Connection, age: timedelta, limit: int) -> int:
-    """Forgets at most ``limit`` events that were applied longer ago than that; how many it did."""
-    status = await connection.execute(_SQL["prune"], age, limit)
-    return int(status.rpartition(" ")[2])
+    """Forgets at most ``limit`` events that were applied longer ago than that; how many it did.
+
+    In the same transaction, the position moves up behind which events can be applied again.
+    """
+    count: int = await connection.fetchval(_SQL["prune"], age, limit)
+    return count
 
 
 def _storable(text: str) -> str:

@@ -1,23 +1,111 @@
 """Where each pipeline's next sync goes on from."""
 
-from pipesync.v1.state_pb2 import SyncState
+from dataclasses import dataclass, field
+
+from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
+from service_server.store import inputs
 from service_server.store.database import Connection
+from service_server.store.inputs import StoredInputs
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("states.sql")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredState:
+    """All that a call to the engine goes on from.
+
+    Attributes:
+        state: The latest state, with the position of the inputs; None when the pipeline has none.
+        account_id: The account that the state is of; empty when that is not known.
+        inputs: The position of the inputs, and those that are kept.
+    """
+
+    state: SyncState | None = None
+    account_id: str = ""
+    inputs: StoredInputs = field(default_factory=StoredInputs)
+
+
+async def load(connection: Connection, pipeline_id: str) -> StoredState:
+    """Return the latest state, and what is stored beside it."""
+    row = await connection.fetchrow(_SQL["get"], pipeline_id)
+    if row is None:
+        return StoredState()
+    position = _position(row["epoch"], row["number"])
+    state = None
+    if row["sync_state"] is not None:
+        state = SyncState.FromString(row["sync_state"])
+        state.ClearField("inputs_position")
+        if position is not None:
+            state.inputs_position.CopyFrom(position)
+    return StoredState(
+        state=state,
+        account_id=row["account_id"] or "",
+        inputs=StoredInputs(
+            series=row["series"] or 1,
+            position=position,
+            replayable=_position(row["replayable_epoch"], row["replayable_number"]),
+        ),
+    )
+
+
 async def get(connection: Connection, pipeline_id: str) -> SyncState | None:
     """The latest state; None when the pipeline has none."""
-    stored = await connection.fetchval(_SQL["get"], pipeline_id)
-    return SyncState.FromString(stored) if stored is not None else None
+    return (await load(connection, pipeline_id)).state
 
 
-async def put(connection: Connection, pipeline_id: str, state: SyncState) -> None:
-    """Stores ``state`` in place of the one before."""
-    await connection.execute(_SQL["put"], pipeline_id, state.SerializeToString())
+async def put(
+    connection: Connection, pipeline_id: str, state: SyncState, account_id: str = ""
+) -> None:
+    """Store ``state``, but for the position of its inputs, in place of the one before.
+
+    Args:
+        connection: Where to store.
+        pipeline_id: Of the pipeline.
+        state: The position of the inputs is stored by ``inputs.move``: they are applied beside
+            syncs.
+        account_id: The account that it is of; empty leaves what is stored.
+    """
+    await connection.execute(_SQL["put"], pipeline_id, _serialized(state), account_id)
+
+
+async def replace(
+    connection: Connection,
+    pipeline_id: str,
+    before: SyncState | None,
+    after: SyncState,
+    account_id: str = "",
+) -> bool:
+    """Store ``after`` as ``put`` does, unless another state than ``before`` is stored by now."""
+    if before is None:
+        arguments = (pipeline_id, _serialized(after), account_id)
+        return bool(await connection.fetchval(_SQL["insert"], *arguments))
+    found = await connection.fetchval(_SQL["lock"], pipeline_id)
+    if found is None or without_inputs(SyncState.FromString(found)) != without_inputs(before):
+        return False
+    await put(connection, pipeline_id, after, account_id)
+    return True
 
 
 async def delete(connection: Connection, pipeline_id: str) -> None:
-    """Forgets the state."""
+    """Forget the state and the position of the inputs."""
     await connection.execute(_SQL["delete"], pipeline_id)
+    await inputs.forget(connection, pipeline_id)
+
+
+def without_inputs(state: SyncState) -> SyncState:
+    """Return a copy without the position of the inputs."""
+    copy = SyncState()
+    copy.CopyFrom(state)
+    copy.ClearField("inputs_position")
+    return copy
+
+
+def _serialized(state: SyncState) -> bytes:
+    return without_inputs(state).SerializeToString()
+
+
+def _position(epoch: str | None, number: int | None) -> CheckpointPosition | None:
+    if epoch is None or number is None:
+        return None
+    return CheckpointPosition(epoch=epoch, number=number)

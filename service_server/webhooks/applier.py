@@ -14,6 +14,7 @@ from pipesync.v1.pipeline_service_pb2 import DESIRED_STATUS_PAUSED
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, ConnectionStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
+from service_server.beside import resumed_state, store_beside
 from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
 from service_server.errors import (
     ConnectionFailed,
@@ -21,16 +22,20 @@ from service_server.errors import (
     EventRefused,
     PipelinePaused,
     PipelineTornDown,
+    SyncInProgress,
 )
 from service_server.held_rejected import store_held
+from service_server.inputs import CallInputs
 from service_server.leases import Lease, LeaseKeeper
 from service_server.metrics import Metrics
 from service_server.pipelines import Pipelines
 from service_server.recorder import failure_of
+from service_server.rewinds import log_rewinds
 from service_server.store import inbox, leases, lifecycles, states
 from service_server.store.database import Database
 from service_server.store.inbox import PendingEvent
 from service_server.store.leases import Holder, LeaseKind
+from service_server.store.states import StoredState
 
 _log = structlog.get_logger(__name__)
 
@@ -60,6 +65,29 @@ class _Sent:
     refused: Mapping[str, str] = field(default_factory=dict)
     compared: frozenset[str] = frozenset()
     sync: Holder | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """One call to the engine with events, on its way into the store.
+
+    Attributes:
+        before: What was stored as it began.
+        inputs: The position that it came to.
+        sent: What became of the events.
+        eof: How it ended; None when it broke off.
+    """
+
+    before: StoredState
+    inputs: CallInputs
+    sent: _Sent
+    eof: Eof | None = None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to store besides what became of the events."""
+        is_resumed = self.eof is not None and resumed_state(self.before, self.eof) is not None
+        return is_resumed or self.inputs.is_changed
 
 
 class InboxApplier:
@@ -167,11 +195,14 @@ class InboxApplier:
         Raises:
             EventRefused: The first one of them that is to be tried again; the others are applied.
         """
-        sent = await self._send(lease, events)
+        call = await self._send(lease, events)
+        sent = call.sent
+        fine = []
         if not sent.failure:
             fine = [event for event in events if event.event_id not in sent.refused]
-            if fine:
-                await self._mark_applied(lease, fine, sent)
+        if fine or call.has_news:
+            await self._store(lease, call, fine)
+        if not sent.failure:
             refusals = []
             for event in events:
                 if event.event_id in sent.refused:
@@ -187,7 +218,7 @@ class InboxApplier:
         first = await self._apply(lease, events[:middle])
         return first + await self._apply(lease, events[middle:])
 
-    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> _Sent:
+    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> _Call:
         """Has the engine apply events."""
         pipeline_id = lease.pipeline_id
         stored = await self._pipelines.load(pipeline_id)
@@ -196,34 +227,39 @@ class InboxApplier:
         if stored.is_torn_down:
             raise PipelineTornDown(pipeline_id)
         async with self._database.connection() as connection:
-            state = await states.get(connection, pipeline_id)
+            before = await states.load(connection, pipeline_id)
             # Rows of one that begins later are newer than these events.
             sync = await leases.get_holder(connection, pipeline_id, LeaseKind.SYNC)
-        if state is not None and state.sync_run.empty_request_count:
+        inputs = CallInputs(pipeline_id, before.inputs, before.state, pushes=True)
+        options = SyncOptions(state=before.state, replayable_inputs=inputs.replayable)
+        if options.state.sync_run.empty_request_count:
             # That is of requests for history: an event is at no fault for being slow.
-            state.sync_run.empty_request_count = 0
+            options.state.sync_run.empty_request_count = 0
         await lease.last(_BATCH_TIME)
         clock = asyncio.get_running_loop().time
         began, timeout = clock(), lease.seconds_to_work()
         try:
             eof = await self._engine.sync_batch(
                 self._pipelines.open_config(stored),
-                SyncOptions(state=state),
+                options,
                 FIELDS_OF_A_PIPELINE,
                 [SourceInput(event_json=event.body) for event in events],
                 timeout=timeout,
             )
         except RpcError as error:
             if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
-                return _Sent(failure=error.message)
+                return _Call(before=before, inputs=inputs, sent=_Sent(failure=error.message))
             raise
+        log_rewinds(pipeline_id, eof)
         if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
-            return _Sent(failure="the engine did not finish the events in time")
+            sent = _Sent(failure="the engine did not finish the events in time")
+            return _Call(before=before, inputs=inputs, sent=sent, eof=eof)
         sent = replace(
             _sent(eof),
             compared=frozenset(eof.compared_event_ids),
             sync=sync if sync is not None and sync.time_left else None,
         )
+        inputs.finish(eof, is_committed=not sent.failure)
         # An event whose record the destination rejected is applied: it keeps the record.
         is_known = eof.held_rejected_record_count == stored.held_rejected_record_count
         if not sent.failure and not is_known:
@@ -231,22 +267,41 @@ class InboxApplier:
                 await lease.require(connection)
                 await store_held(connection, pipeline_id, eof)
                 await lifecycles.wake(connection, pipeline_id)
-        return sent
+        return _Call(before=before, inputs=inputs, sent=sent, eof=eof)
 
-    async def _mark_applied(
-        self, lease: Lease, events: Sequence[PendingEvent], sent: _Sent
-    ) -> None:
-        ids = [event.event_id for event in events]
+    async def _store(self, lease: Lease, call: _Call, applied: Sequence[PendingEvent]) -> None:
+        """Stores what a call came to: the events that are applied, and their position.
+
+        Raises:
+            SyncInProgress: A sync beside moved the position; the events are applied again.
+        """
+        pipeline_id, inputs = lease.pipeline_id, call.inputs
         async with self._database.transaction() as connection:
             await lease.require(connection)
-            await inbox.mark_applied(connection, lease.pipeline_id, ids)
-            if sent.sync is not None and sent.compared:
-                # Rows on their way in the sync were not among those that it was compared with.
-                await inbox.repeat_after(
-                    connection, lease.pipeline_id, sent.compared.intersection(ids), sent.sync
+            if call.eof is not None and not await store_beside(
+                connection, pipeline_id, call.before, call.eof, inputs
+            ):
+                raise SyncInProgress(
+                    f"another sync of pipeline {pipeline_id!r} moved the position of its events:"
+                    " they are applied again"
                 )
-        self._metrics.events_applied.inc(len(events))
-        _log.info("webhook_events_applied", pipeline_id=lease.pipeline_id, count=len(events))
+            if applied:
+                ids = [event.event_id for event in applied]
+                await inbox.mark_applied(
+                    connection,
+                    pipeline_id,
+                    ids,
+                    series=inputs.stored.series,
+                    position=inputs.stored.position,
+                )
+                if (sync := call.sent.sync) is not None and call.sent.compared:
+                    # Rows on their way in the sync were not among those that it was compared with.
+                    await inbox.repeat_after(
+                        connection, pipeline_id, call.sent.compared.intersection(ids), sync
+                    )
+        if applied:
+            self._metrics.events_applied.inc(len(applied))
+            _log.info("webhook_events_applied", pipeline_id=pipeline_id, count=len(applied))
 
     async def _note_failure(
         self, lease: Lease, event: PendingEvent, failure: str

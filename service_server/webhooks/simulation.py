@@ -8,18 +8,22 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message, RecentEvents, SourceInput
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED
-from pipesync.v1.state_pb2 import Eof, SyncState
+from pipesync.v1.state_pb2 import Eof, Resumption, SyncState
 from pipesync_rpc.errors import FieldViolation
 from service_server import checks
+from service_server.beside import store_beside
 from service_server.dead_letters import DeadLetters
 from service_server.engine import FIELDS_OF_A_PIPELINE, Messages
 from service_server.errors import InvalidRequest, PipelinePaused
 from service_server.in_flight import Send
+from service_server.inputs import CallInputs
 from service_server.leases import Lease
 from service_server.parts import Parts
 from service_server.recorder import at_last
+from service_server.rewinds import log_rewinds
 from service_server.soft_end import EndedSoftly, SoftEnd
 from service_server.store import states
+from service_server.store.states import StoredState
 
 _DEFAULT_AGE = timedelta(days=1)
 
@@ -27,7 +31,9 @@ _DEFAULT_AGE = timedelta(days=1)
 class Simulations:
     """The simulated webhooks of this process. Each has its pipeline to itself.
 
-    Events move no checkpoint, so where it is cut nothing is lost. Those that fail are stored.
+    Events move no checkpoint, so where it is cut nothing is lost. Those that fail are stored. The
+    others are not: their position is, so that the streams of a destination that loses them are read
+    from the start.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -68,10 +74,11 @@ class Simulations:
         async with self._leases.hold(request.id) as lease:
             letters = DeadLetters(request.id, self._metrics)
             async with self._database.connection() as connection:
-                state = await states.get(connection, request.id)
-            messages = self._engine.sync(
-                config, SyncOptions(state=state), FIELDS_OF_A_PIPELINE, inputs
-            )
+                before = await states.load(connection, request.id)
+            state = before.state
+            position = CallInputs(request.id, before.inputs, state, pushes=True, keeps=False)
+            options = SyncOptions(state=state, replayable_inputs=position.replayable)
+            messages = self._engine.sync(config, options, FIELDS_OF_A_PIPELINE, inputs)
             with self._metrics.syncs_running.track_inprogress():
                 try:
                     async with aclosing(messages), self._soft_end.cutting():
@@ -79,8 +86,15 @@ class Simulations:
                             if message.HasField("dead_letter"):
                                 letters.add(message.dead_letter)
                                 await at_last(partial(self._store, lease, letters))
+                            if message.HasField("resumption"):
+                                position.resume(message.resumption)
+                                log_rewinds(request.id, message.resumption)
+                                found = (before, message.resumption, position)
+                                await at_last(partial(self._store_resumption, lease, *found))
                             if message.HasField("eof"):
                                 last = message
+                                position.finish(message.eof)
+                                await at_last(partial(self._store_position, lease, position))
                             else:
                                 await send(await self._connectors.masked(message, config))
                 except EndedSoftly:
@@ -95,6 +109,18 @@ class Simulations:
             await lease.require(connection)
             await unstored.store(connection)
         unstored.done()
+
+    async def _store_resumption(
+        self, lease: Lease, before: StoredState, resumption: Resumption, position: CallInputs
+    ) -> None:
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            await store_beside(connection, lease.pipeline_id, before, resumption, position)
+
+    async def _store_position(self, lease: Lease, position: CallInputs) -> None:
+        async with self._database.transaction() as connection:
+            await lease.require(connection)
+            await position.store(connection)
 
 
 def _recent_events(request: pb.SimulateWebhookSyncRequest) -> RecentEvents:

@@ -31,6 +31,7 @@ SPEC = Spec(
                 "api_key": {"type": "string", "writeOnly": True, "format": "password"},
                 "webhook_secret": {"anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}]},
                 "base_url": {"type": "string"},
+                "host": {"type": "string", "x-pipesync-target": {"part": "host"}},
                 "rate": {"type": "integer"},
                 "poll_events": {"type": "boolean", "default": False},
             },

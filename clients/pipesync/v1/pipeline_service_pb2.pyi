@@ -708,7 +708,11 @@ Global___TeardownPipelineResponse: _TypeAlias = TeardownPipelineResponse  # noqa
 
 @_typing.final
 class SyncOverrides(_message.Message):
-    """What one sync of a stored pipeline may change for itself."""
+    """What one sync of a stored pipeline may change for itself. Where source or destination lead to another account or another
+    database than the pipeline's own, the sync leaves the pipeline's stored state, status and webhook events alone: its state
+    is in the eof. What leads elsewhere is told by the fields that the connector's JSON Schema marks with x-pipesync-target,
+    and by Resumption.account_id.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -757,7 +761,9 @@ class SyncPipelineRequest(_message.Message):
     run_id: _builtins.str
     state_limit: _builtins.int
     reset_state: _builtins.bool
-    """Forget the stored state first. The ending state is stored all the same."""
+    """Forget the stored state first, and start from nothing. The ending state is stored all the same, unless the overrides
+    lead elsewhere (see SyncOverrides): then the stored state stays.
+    """
     reconcile: _builtins.bool
     """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
     connector cannot.
@@ -821,7 +827,9 @@ class SyncPipelineBatchRequest(_message.Message):
     state_limit: _builtins.int
     """0 means 1000."""
     reset_state: _builtins.bool
-    """Forget the stored state first. The ending state is stored all the same."""
+    """Forget the stored state first, and start from nothing. The ending state is stored all the same, unless the overrides
+    lead elsewhere (see SyncOverrides): then the stored state stays.
+    """
     reconcile: _builtins.bool
     """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
     connector cannot.

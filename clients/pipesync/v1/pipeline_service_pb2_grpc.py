@@ -224,7 +224,7 @@ class PipelineServiceServicer:
 
     def SimulateWebhookSync(self, request, context):
         """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-        leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+        leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
         way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

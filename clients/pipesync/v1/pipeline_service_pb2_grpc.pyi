@@ -64,7 +64,7 @@ class PipelineServiceStub:
     """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
     SimulateWebhookSync: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]
     """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-    leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+    leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
     way.
     """
     PushWebhook: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]
@@ -125,7 +125,7 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
     SimulateWebhookSync: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]  # type: ignore[assignment]
     """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-    leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+    leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
     way.
     """
     PushWebhook: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]  # type: ignore[assignment]
@@ -261,7 +261,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SimulateWebhookSyncResponse], _abc.AsyncIterator[_pipeline_service_pb2.SimulateWebhookSyncResponse]]:
         """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-        leaves the stored state as it is. FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
+        leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
         way.
         """
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from engine_server.connectors.config import PASSWORD_COMMANDS, ConnectorConfig
+from engine_server.connectors.config import PASSWORD_COMMANDS, ConnectorConfig, names_target
 from engine_server.connectors.files import allowed_file
 from pipesync_postgres.parameters import (
     FILES,
@@ -41,15 +41,28 @@ class PostgresConfig(ConnectorConfig):
     """Where the tables live and how they are kept. Give ``url``, or ``host`` and its companions."""
 
     host: str | None = Field(
-        None, min_length=1, description="Host name, address, or directory of a Unix socket."
+        None,
+        min_length=1,
+        json_schema_extra=names_target("host"),
+        description="Host name, address, or directory of a Unix socket.",
     )
-    port: int | None = Field(None, ge=1, le=65535, description="TCP port. 5432 when absent.")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        json_schema_extra=names_target("port", default="5432"),
+        description="TCP port. 5432 when absent.",
+    )
     database: str | None = Field(
-        None, min_length=1, description="Database name. The user's name when absent."
+        None,
+        min_length=1,
+        json_schema_extra=names_target("path"),
+        description="Database name. The user's name when absent.",
     )
     user: str | None = Field(
         None,
         min_length=1,
+        json_schema_extra=names_target("user"),
         description="Role to connect as. The operating system's user when absent.",
     )
     password: SecretStr | None = Field(None, description="The role's password.")
@@ -62,7 +75,11 @@ class PostgresConfig(ConnectorConfig):
     )
     # "schema" itself is taken by pydantic.
     schema_name: Annotated[str, AfterValidator(_fits_an_identifier)] = Field(
-        "stripe", alias="schema", min_length=1, description="Schema that holds the tables."
+        "stripe",
+        alias="schema",
+        min_length=1,
+        json_schema_extra=names_target("schema"),
+        description="Schema that holds the tables.",
     )
     batch_size: int = Field(
         2000,
@@ -117,6 +134,7 @@ class PostgresConfig(ConnectorConfig):
     url: SecretStr | None = Field(
         None,
         validate_default=True,
+        json_schema_extra=names_target("url"),
         description="postgresql://user:password@host:port/database?sslmode=..., in place of host, "
         "port, database, user and password. A Unix socket is named by ?host=/its/directory. Of "
         "libpq's parameters, application_name, connect_timeout (10 s when absent), options, "

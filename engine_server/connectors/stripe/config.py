@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from engine_server.connectors.config import ConnectorConfig
+from engine_server.connectors.config import ConnectorConfig, names_target
 from engine_server.connectors.stripe.events.object_types import object_types
 from engine_server.connectors.stripe.version_name import is_version_name
 from engine_server.suggestion import did_you_mean
@@ -62,11 +62,13 @@ class StripeConfig(ConnectorConfig):
     )
     base_url: str = Field(
         default=STRIPE_URL,
+        json_schema_extra=names_target("url"),
         description="Where the API is. Another address, such as a test server's, has no rate limit "
         "unless rate_limit gives one.",
     )
     stripe_account: str | None = Field(
         default=None,
+        json_schema_extra=names_target("account"),
         pattern="^acct_",
         description="A connected account (acct_...) to read instead of the key's own: every record "
         "carries its id.",

@@ -98,7 +98,11 @@ ORDER BY arrival;
 
 -- name: mark_applied
 UPDATE pipesync.webhook_events
-SET status = 2, finish_time = clock_timestamp()
+SET status = 2,
+    finish_time = clock_timestamp(),
+    inputs_series = $3,
+    inputs_epoch = $4,
+    inputs_number = $5
 WHERE pipeline_id = $1 AND event_id = ANY($2) AND status = 1;
 
 -- name: repeat_after
@@ -280,19 +284,58 @@ WITH replayed AS (
 )
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 
+-- name: replay_behind
+-- Those that were applied with a later position of the series, but for those that are held.
+WITH replayed AS (
+    UPDATE pipesync.webhook_events
+    SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
+    WHERE pipeline_id = $1 AND status = 2 AND inputs_series = $2 AND inputs_number > $3
+        AND NOT (inputs_epoch = $4 AND inputs_number <= $5)
+    RETURNING pipeline_id
+)
+SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
+
 -- name: prune
-DELETE FROM pipesync.webhook_events
-WHERE ctid = ANY(ARRAY(
-    SELECT ctid
-    FROM pipesync.webhook_events AS event
-    WHERE status = 2
-        AND finish_time < clock_timestamp() - $1::interval
-        AND NOT EXISTS (
-            SELECT
-            FROM pipesync.events_to_repeat AS again
-            WHERE again.pipeline_id = event.pipeline_id AND again.event_id = event.event_id
-        )
-    ORDER BY finish_time
-    LIMIT $2
-    FOR UPDATE OF event SKIP LOCKED
-));
+-- Events that are forgotten cannot be applied again: only those behind the last of them can.
+WITH pruned AS (
+    DELETE FROM pipesync.webhook_events
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid
+        FROM pipesync.webhook_events AS event
+        WHERE status = 2
+            AND finish_time < clock_timestamp() - $1::interval
+            AND NOT EXISTS (
+                SELECT
+                FROM pipesync.events_to_repeat AS again
+                WHERE again.pipeline_id = event.pipeline_id AND again.event_id = event.event_id
+            )
+        ORDER BY finish_time
+        LIMIT $2
+        FOR UPDATE OF event SKIP LOCKED
+    ))
+    RETURNING pipeline_id, inputs_series, inputs_epoch, inputs_number
+),
+last_pruned AS (
+    SELECT DISTINCT ON (pipeline_id, inputs_series)
+        pipeline_id, inputs_series, inputs_epoch, inputs_number
+    FROM pruned
+    WHERE inputs_number IS NOT NULL
+    ORDER BY pipeline_id, inputs_series, inputs_number DESC
+),
+outdated AS MATERIALIZED (
+    -- In the order of their key, so that two services that prune at once wait for each other and never both.
+    SELECT inputs.pipeline_id, last_pruned.inputs_epoch, last_pruned.inputs_number
+    FROM pipesync.inputs
+    JOIN last_pruned
+        ON last_pruned.pipeline_id = inputs.pipeline_id AND last_pruned.inputs_series = inputs.series
+    WHERE inputs.replayable_number < last_pruned.inputs_number
+    ORDER BY inputs.pipeline_id
+    FOR UPDATE OF inputs
+),
+moved AS (
+    UPDATE pipesync.inputs
+    SET replayable_epoch = outdated.inputs_epoch, replayable_number = outdated.inputs_number
+    FROM outdated
+    WHERE inputs.pipeline_id = outdated.pipeline_id
+)
+SELECT count(*) FROM pruned;

@@ -40,7 +40,7 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
         ("last_pending", ("pipeline-1",)),
         ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000, False)),
         ("oldest_pending", ("pipeline-1", 2**63 - 1, 500, 4_000_000, True)),
-        ("mark_applied", ("pipeline-1", ["evt_1", "evt_21"])),
+        ("mark_applied", ("pipeline-1", ["evt_1", "evt_21"], 1, "epoch", 7)),
         ("mark_failed", ("pipeline-1", "evt_1", "why", 3)),
         ("repeat_after", ("pipeline-1", ["evt_1", "evt_21"], 7, datetime.now(UTC))),
         ("requeue_repeats", ()),

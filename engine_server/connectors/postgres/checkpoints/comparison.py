@@ -22,11 +22,13 @@ class Recorded:
         lineage_is_known: Whether the state names a lineage, so that its lines count.
         lines: The lines of that lineage by stream, without those of emptied tables.
         empty: The selected streams whose tables hold no rows.
+        is_overtaken: Whether another lineage of the account was written later.
     """
 
     lineage_is_known: bool
     lines: Mapping[str, Line]
     empty: Collection[str]
+    is_overtaken: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,10 +230,15 @@ class _Comparing:
                 line or self._no_inputs(), epoch=self._epoch, history=line.past if line else ()
             )
             done.lines[INPUTS] = line
-        elif line is None and self._request.pushes_inputs:
+        elif line is None:
+            # Without a position, a state could not be told from one of before its first inputs.
             line = done.lines[INPUTS] = self._no_inputs()
+        elif self._recorded.is_overtaken:
+            # Inputs of the other lineage are in no line of this one: one that a backup brings back
+            # must not be taken for as expected.
+            line = done.lines[INPUTS] = replace(line, epoch=self._epoch, history=line.past)
         if line is not None and line.number:
             done.inputs_position = line.position
 
     def _no_inputs(self) -> Line:
-        return Line(stream=INPUTS, checkpoint=None, stream_schema="", epoch=self._epoch, number=0)
+        return Line(stream=INPUTS, checkpoint=None, stream_schema="", epoch=self._epoch, number=1)

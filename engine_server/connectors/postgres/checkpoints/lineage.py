@@ -81,7 +81,12 @@ async def compare_and_record(
     outcome = compare(
         request,
         selected,
-        Recorded(lineage_is_known=bool(of_state), lines=lines, empty=empty),
+        Recorded(
+            lineage_is_known=bool(of_state),
+            lines=lines,
+            empty=empty,
+            is_overtaken=resuming.is_overtaken,
+        ),
         epoch=epoch,
     )
     filled = [name for name in selected if name not in empty]
@@ -132,6 +137,7 @@ class _Resuming:
     Attributes:
         lineage: The lineage.
         is_old: Whether its lines have not been written for a day.
+        is_overtaken: Whether another lineage of the account was written later.
     """
 
     def __init__(self, connection: Connection, schema: str, account_id: str, lineage: str) -> None:
@@ -140,11 +146,13 @@ class _Resuming:
         self._account_id = account_id
         self.lineage = lineage
         self.is_old = False
+        self.is_overtaken = False
 
     async def locked(self) -> dict[str, Line]:
         """Lock the lines. An emptied table is looked for behind that, in a later snapshot."""
         rows = await self._rows(_LOCKED)
         self.is_old = any(row["is_old"] for row in rows)
+        self.is_overtaken = bool(rows) and all(row["is_overtaken"] for row in rows)
         return {row["stream"]: line_of(dict(row)) for row in rows}
 
     async def adopted(self) -> dict[str, Line]:

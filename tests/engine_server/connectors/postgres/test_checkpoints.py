@@ -119,9 +119,9 @@ async def test_lines_without_rows_are_recorded(caller: Caller) -> None:
 async def test_the_end_of_inputs_is_recorded(caller: Caller) -> None:
     request = {"reads": [], "moves_global": False, "pushes_inputs": True}
     await caller.sync(records("customers", customer(1)), inputs_end(), **request)
-    assert caller.state.inputs_position.number == 1
+    first = caller.state.inputs_position.number
     await caller.sync(records("customers", customer(2)), inputs_end(), **request)
-    assert caller.state.inputs_position.number == 2
+    assert caller.state.inputs_position.number == first + 1
     resumed = await caller.resume()
     assert not resumed.inputs_are_lost
     assert resumed.inputs_position == caller.state.inputs_position
@@ -132,7 +132,7 @@ async def test_teardown_removes_the_lines(
 ) -> None:
     await caller.sync(*everything())
     await tear_down(config, stream())
-    assert [row["stream"] for row in await database.fetch(LINES)] == ["", "products"]
+    assert [row["stream"] for row in await database.fetch(LINES)] == ["", "(inputs)", "products"]
     await tear_down(config, *caller.streams)
     assert await database.fetchval("SELECT to_regnamespace('stripe')") is None
 
@@ -143,7 +143,7 @@ async def test_setup_that_makes_a_table_removes_its_lines(
     await caller.sync(*everything())
     await database.execute("DROP TABLE stripe.customers")
     await set_up(config, *caller.streams)
-    assert [row["stream"] for row in await database.fetch(LINES)] == ["", "products"]
+    assert [row["stream"] for row in await database.fetch(LINES)] == ["", "(inputs)", "products"]
 
 
 async def test_the_destination_keeps_checkpoints(config: PostgresConfig) -> None:

@@ -47,8 +47,10 @@ async def caller(small_batches: PostgresConfig) -> Caller:
 
 
 async def lines(database: asyncpg.Connection) -> Mapping[str, str | None]:
-    """The checkpoint of each line."""
-    rows = await database.fetch("SELECT stream, checkpoint FROM stripe._pipesync_checkpoints")
+    """The checkpoint of each line but that of the inputs."""
+    rows = await database.fetch(
+        "SELECT stream, checkpoint FROM stripe._pipesync_checkpoints WHERE stream <> '(inputs)'"
+    )
     return {row["stream"]: row["checkpoint"] for row in rows}
 
 
