@@ -19,6 +19,7 @@ SELECT
     pipeline.create_time,
     pipeline.update_time,
     pipeline.held_rejected_record_count,
+    pipeline.is_torn_down,
     latest_run.progress
 FROM pipesync.pipelines AS pipeline
 LEFT JOIN LATERAL (
@@ -46,6 +47,7 @@ SELECT
     pipeline.create_time,
     pipeline.update_time,
     pipeline.held_rejected_record_count,
+    pipeline.is_torn_down,
     latest_run.progress
 FROM (
     SELECT *
