@@ -175,7 +175,8 @@ async def test_teardown_removes_what_was_synced_but_no_row_of_another_account(
         tables = await connection.fetch(
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'stripe'"
         )
-        # What is kept of rejected records stays as long as there is a table.
-        assert {row["tablename"] for row in tables} == {"customers", "_pipesync_rejected"}
+        # Rejected records and checkpoints are kept as long as there is a table.
+        own = {"_pipesync_checkpoints", "_pipesync_rejected"}
+        assert {row["tablename"] for row in tables} == {"customers", *own}
     finally:
         await connection.close()
