@@ -33,7 +33,7 @@ class PasswordCommand:
         """``purpose`` names in errors whose password it prints."""
         self._arguments = tuple(arguments)
         self._purpose = purpose
-        self._lock = asyncio.Lock()
+        self._renewing: asyncio.Task[str] | None = None
         self._password = ""
         self._made_at = float("-inf")
 
@@ -55,7 +55,8 @@ class PasswordCommand:
     async def password(self, *, refused: str | None = None) -> str:
         """Return a password that was printed within the last minute.
 
-        Connections that are made at once share one run.
+        Connections that are made at once share one run. It goes on for later ones when all who wait
+        for it give up: a command may take longer than they do.
 
         Args:
             refused: A password that the server did not take: where it is kept, the command runs
@@ -64,12 +65,25 @@ class PasswordCommand:
         Raises:
             PasswordCommandFailed: The command failed, took too long, or printed no password.
         """
-        async with self._lock:
-            began = time.monotonic()
-            if began - self._made_at >= _KEPT_FOR or self._password == refused:
-                self._password = await self._run()
-                self._made_at = began
-            return self._password
+        if self._renewing is None:
+            is_kept = time.monotonic() - self._made_at < _KEPT_FOR
+            if is_kept and self._password != refused:
+                return self._password
+            self._renewing = asyncio.create_task(self._renew())
+            self._renewing.add_done_callback(self._end_renewing)
+        return await asyncio.shield(self._renewing)
+
+    async def _renew(self) -> str:
+        began = time.monotonic()
+        self._password = await self._run()
+        self._made_at = began
+        return self._password
+
+    def _end_renewing(self, renewing: asyncio.Task[str]) -> None:
+        self._renewing = None
+        if not renewing.cancelled():
+            # Seen, even if all who waited for it have given up.
+            renewing.exception()
 
     async def _run(self) -> str:
         try:

@@ -4,7 +4,7 @@ https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import unquote
@@ -110,26 +110,29 @@ def _parameters(query: str) -> Mapping[str, str]:
 
 
 def _hosts(authority: str, parameters: Mapping[str, str]) -> tuple[Host, ...]:
+    pairs = [_host_and_port(part) for part in authority.split(",")] if authority else []
+    names, ports = [name for name, _ in pairs], [port for _, port in pairs]
     if "host" in parameters:
         names = parameters["host"].split(",")
-        ports = [""] * len(names)
+        # The ports of the part before the question mark stay.
+        ports = _for_each(ports if any(ports) else [""], names)
         for place, name in enumerate(names):
             # Not in libpq, but other drivers' URLs have it.
             if found := re.fullmatch(r"([^:/]+):(\d+)", name):
                 names[place], ports[place] = found.groups()
-    else:
-        pairs = [_host_and_port(part) for part in authority.split(",")] if authority else []
-        names, ports = [name for name, _ in pairs], [port for _, port in pairs]
     if "port" in parameters:
-        given = parameters["port"].split(",")
-        if len(given) not in {1, len(names) or 1}:
-            raise ValueError(f"names {len(given)} ports for {len(names)} hosts")
-        ports = given * len(names) if len(given) == 1 else given
+        ports = _for_each(parameters["port"].split(","), names)
     if not all(names):
         if len(names) > 1:
             raise ValueError("has an empty host name")
         return ()
     return tuple(Host(name=name, port=_port(port)) for name, port in zip(names, ports, strict=True))
+
+
+def _for_each(ports: list[str], names: Sequence[str]) -> list[str]:
+    if len(ports) not in {1, len(names) or 1}:
+        raise ValueError(f"names {len(ports)} ports for {len(names)} hosts")
+    return ports * len(names) if len(ports) == 1 else ports
 
 
 def _host_and_port(text: str) -> tuple[str, str]:

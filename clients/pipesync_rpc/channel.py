@@ -18,6 +18,8 @@ DIRECT = ("grpc.enable_http_proxy", 0)
 
 _OPTIONS = (
     *SIZE_OPTIONS,
+    # Nor the proxy of GRPC_ADDRESS_HTTP_PROXY, which the option above does not turn off.
+    ("grpc.address_http_proxy_enabled_addresses", ""),
     # A server that died without a word is noticed in 30 s, while a call waits for it.
     ("grpc.keepalive_time_ms", 20_000),
     # Not keepalive_timeout_ms: grpcio 1.85 goes by this one, which is a minute by default.

@@ -23,8 +23,9 @@ _OPTIONS = (
     *SIZE_OPTIONS,
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    # Callers may ping as often as our own channels do.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # Callers may ping as often as our own channels do, while nothing is sent to them. By default
+    # that is one time in five minutes, and the fourth ping ends the connection and its calls.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 )
 # How long health watches have to say NOT_SERVING before they end, in seconds.
 _FAREWELL = 0.1

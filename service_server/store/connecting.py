@@ -60,7 +60,7 @@ def check_url(url: str, *, has_password_command: bool = False) -> None:
         raise ValueError("has a password already: give that or the password command")
     if not parts.user or not parts.hosts:
         raise ValueError("must name a host and a user for the password command")
-    if not mode.startswith("verify-") and not all(host.is_local for host in parts.hosts):
+    if mode != "verify-full" and not all(host.is_local for host in parts.hosts):
         raise ValueError(
             "needs sslmode=verify-full, because a password command's password is sent only to a "
             "server that is known by its certificate"

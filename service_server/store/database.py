@@ -112,7 +112,7 @@ class Database:
             StoreUnavailable: Postgres was, or went, away, or cannot do it now.
         """
         with store_faults():
-            connection = await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
+            connection = await self._acquire()
             try:
                 yield connection
             except DRIVER_FAULTS as error:
@@ -144,6 +144,16 @@ class Database:
                 raise
             await connection.execute("COMMIT")
 
+    async def _acquire(self) -> Connection:
+        try:
+            return await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
+        except asyncpg.PostgresError:
+            # The server lets no more in, or takes no password: those that are in may go on.
+            if not self._pool.get_idle_size():
+                raise
+            _put_open_ones_first(self._pool)
+            return await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
+
     async def _give_back(self, connection: Connection) -> None:
         if _is_read_only(connection):
             # What it answers may be old, and its successor is elsewhere.
@@ -167,6 +177,18 @@ def _terminate(connection: Connection) -> None:
     # One that was lost has left the pool by itself.
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
+
+
+def _put_open_ones_first(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Have the pool give out connections that are open before it opens others.
+
+    It gives out first what it was given back last, so that a place where no connection could be
+    opened would hide those that are open.
+    """
+    places = pool._queue  # type: ignore[attr-defined]  # the stubs leave it out
+    waiting = [places.get_nowait() for _ in range(places.qsize())]
+    for place in sorted(waiting, key=lambda one: bool(one.is_connected())):
+        places.put_nowait(place)
 
 
 def _is_read_only(connection: Connection) -> bool:

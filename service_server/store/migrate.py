@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import asyncpg
 import structlog
@@ -156,7 +156,7 @@ async def _apply_concurrently(database: Database, migration: Migration) -> bool:
             return False
         if not await _is_applied(connection, migration):
             await connection.execute(_HOLD_FOR_LONG)
-            async with database.connection() as building:
+            async with _second_session(database, connection, migration) as building:
                 await _build(building, migration)
             await _note(connection, migration)
         return True
@@ -173,6 +173,30 @@ async def _turn(database: Database) -> AsyncIterator["Connection | None"]:
             yield connection
         else:
             yield None
+
+
+@asynccontextmanager
+async def _second_session(
+    database: Database, first: Connection, migration: Migration
+) -> AsyncIterator[Connection]:
+    """A connection beside ``first``, which holds the lock.
+
+    Raises:
+        CannotStart: There is none, although the database answers.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            second = await stack.enter_async_context(database.connection())
+            # A pooler lets a client in for which it has no session.
+            await second.execute("SELECT 1")
+        except StoreUnavailable as error:
+            await first.execute("SELECT 1")
+            raise CannotStart(
+                f"migration {migration} needs two sessions of the database at once, and got one"
+                f" ({error}): raise the pooler's default_pool_size, or give a way past it as"
+                " database_session_url"
+            ) from error
+        yield second
 
 
 async def _build(connection: Connection, migration: Migration) -> None:

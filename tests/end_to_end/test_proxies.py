@@ -71,7 +71,11 @@ async def proxy() -> AsyncIterator[ConnectProxy]:
 def _environment(proxy: ConnectProxy, **more: str) -> Mapping[str, str]:
     both = [(name, name.upper()) for name in HIJACKING]
     # Nobody answers at a port that is closed, so a hijacked call fails.
-    return {name: "http://127.0.0.1:1" for names in both for name in names} | more
+    hijacking = {name: "http://127.0.0.1:1" for names in both for name in names}
+    # gRPC's own, for addresses in place of names.
+    hijacking["GRPC_ADDRESS_HTTP_PROXY"] = "127.0.0.1:1"
+    hijacking["GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES"] = "127.0.0.0/8"
+    return hijacking | more
 
 
 @pytest.mark.parametrize("no_proxy", [None, "", "10.0.0.1,10.0.0.2", "127.0.0.1,localhost"])

@@ -93,14 +93,54 @@ async def test_what_a_command_has_started_ends_with_it(
         f"pathlib.Path({str(pids)!r}).write_text(str(c.pid)); time.sleep(600)"
     )
     command = PasswordCommand.parse(_python(code), "me")
-    running = asyncio.create_task(command.password())
+    others = asyncio.all_tasks()
+    waiting = asyncio.create_task(command.password())
     pid = int(await asyncio.to_thread(pids.read_text))
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    # As when the server ends.
+    ended = asyncio.all_tasks() - others
+    for task in ended:
+        task.cancel()
+    await asyncio.gather(*ended, return_exceptions=True)
+    assert waiting.cancelled()
     async with asyncio.timeout(10):
         while _is_running(pid):  # noqa: ASYNC110 - it is not our child
             await asyncio.sleep(0.01)
+
+
+async def test_a_command_that_outlasts_its_caller_serves_the_next(tmp_path: Path) -> None:
+    runs, printed = tmp_path / "runs", tmp_path / "printed"
+    os.mkfifo(printed)
+    code = (
+        f"import pathlib; pathlib.Path({str(runs)!r}).open('a').write('x'); "
+        f"print(pathlib.Path({str(printed)!r}).read_text())"
+    )
+    command = PasswordCommand.parse(_python(code), "me")
+    for _ in range(3):
+        impatient = asyncio.create_task(command.password())
+        async with asyncio.timeout(10):
+            while not runs.exists():  # noqa: ASYNC110 - another process makes it
+                await asyncio.sleep(0.01)
+        impatient.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+    patient = asyncio.create_task(command.password())
+    await asyncio.to_thread(printed.write_text, "token")
+    assert await patient == "token"
+    assert runs.read_text() == "x"
+
+
+async def test_a_failure_is_told_to_all_who_wait_and_the_command_runs_again(
+    tmp_path: Path,
+) -> None:
+    runs = tmp_path / "runs"
+    code = (
+        f"import pathlib, sys; f = pathlib.Path({str(runs)!r}); first = not f.exists(); "
+        "f.write_text('x'); sys.exit(1) if first else print('token')"
+    )
+    command = PasswordCommand.parse(_python(code), "me")
+    told = await asyncio.gather(*(command.password() for _ in range(3)), return_exceptions=True)
+    assert {type(one) for one in told} == {PasswordCommandFailed}
+    assert await command.password() == "token"
 
 
 def _is_running(pid: int) -> bool:

@@ -8,9 +8,14 @@ import sys
 import grpc
 import pytest
 
-from pipesync.v1.engine_service_pb2 import ListConnectorsRequest, PipelineSyncBatchRequest
+from pipesync.v1.engine_service_pb2 import (
+    ListConnectorsRequest,
+    PipelineSyncBatchRequest,
+    PipelineSyncRequest,
+)
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
 from pipesync_rpc import channel
+from pipesync_rpc import server as server_module
 from tests.pipesync_rpc.scripted_engine import engine_server, scripted_engine
 from tests.processes import running
 
@@ -46,6 +51,33 @@ async def test_the_calls_of_a_caller_that_stands_still_are_cancelled() -> None:
         finally:
             caller.kill()
             await caller.wait()
+
+
+async def test_a_call_may_be_silent_for_as_long_as_both_ends_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Both twenty times as fast: gRPC pings once a second at most.
+    for module, name in (
+        (channel, "grpc.keepalive_time_ms"),
+        (server_module, "grpc.http2.min_ping_interval_without_data_ms"),
+    ):
+        options = dict(module._OPTIONS)
+        options[name] = int(options[name]) // 20
+        monkeypatch.setattr(module, "_OPTIONS", tuple(options.items()))
+    engine = scripted_engine()
+    async with (
+        engine_server(engine) as server,
+        channel.open_channel(server.address) as opened,
+    ):
+        call = EngineServiceStub(opened).PipelineSync(PipelineSyncRequest())
+        answers = call.__aiter__()
+        assert (await anext(answers)).message.log.message == "first"
+        silent = asyncio.ensure_future(anext(answers))
+        # Four pings and more.
+        done, _ = await asyncio.wait([silent], timeout=6)
+        assert not done
+        engine.released.set()
+        assert (await silent).message.log.message == "last"
 
 
 async def test_a_server_that_stands_still_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from engine_server.connectors.postgres import definition, deleted_rows, rejected_table
 from engine_server.connectors.postgres.checkpoints.notices import checkpoint_notices
+from engine_server.connectors.postgres.checkpoints.trial import refused_line
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.rejected_notices import rejected_notices
@@ -85,6 +86,8 @@ async def check_database(
     if rejected_table.NAME not in accesses or not accesses[rejected_table.NAME].is_locked:
         found.notices += await rejected_notices(connection, schema, tables)
     found.notices += await checkpoint_notices(connection, schema)
+    if problem := await refused_line(connection, schema):
+        found.problems.append(problem)
     return found
 
 

@@ -88,7 +88,9 @@ class Probe:
     def _record(self, key: str, seconds: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         record: dict[str, Any] = {**self.content, **fields}
         for column in self.table.key:
-            _put(record, column.path, key)
+            # Like that of a row that is stored, of which a policy or a constraint may ask a form.
+            stored = _get(self.content, column.path)
+            _put(record, column.path, f"{stored}_{key}" if isinstance(stored, str) else key)
         if self.table.newer_than_field:
             record[self.table.newer_than_field] = seconds
         record[ACCOUNT_ID] = self.table.account_id or key
@@ -147,6 +149,7 @@ def _put(record: dict[str, Any], path: Sequence[str], value: str) -> None:
 
 
 def _get(record: Any, path: Sequence[str]) -> Any:
+    """Return the value at ``path``; None where there is none."""
     for segment in path:
-        record = record[segment]
+        record = record.get(segment) if isinstance(record, Mapping) else None
     return record

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 
 from engine_server.connectors.postgres import rejected_table
 from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.table_access import full_access
 from engine_server.connectors.postgres.tables import Table, quote
 
 _MAY_CREATE = """
     SELECT coalesce(has_schema_privilege(oid, 'CREATE'), true)
     FROM (SELECT (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AS oid) AS schema_
+"""
+# $1: a table, quoted.
+_ROLE = """
+    SELECT current_user::text AS role, row_security_active(to_regclass($1)) AS has_row_security
 """
 
 
@@ -27,10 +32,11 @@ async def rejected_notices(
         )
         return [sentence]
     if not usable:
-        role = quote(await connection.fetchval("SELECT current_user::text"))
+        [of_role] = await connection.fetch(_ROLE, name)
+        role, guarded = quote(of_role["role"]), of_role["has_row_security"]
         sentence = (
             f"role {role} may not use table {name}, so a record that Postgres refuses would end "
-            f"its stream: GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
+            f"its stream: {full_access(role, name, has_row_security=guarded)}"
         )
         return [sentence]
     held = await rejected_table.held(connection, schema, tables)

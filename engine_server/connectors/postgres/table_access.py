@@ -76,6 +76,23 @@ def missing_rights(role: str, needed: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
+def full_access(role: str, table: str, *, has_row_security: bool) -> str:
+    """Return how to let a role do with a table of our own all that a sync does.
+
+    Args:
+        role: The role, quoted.
+        table: The table, quoted.
+        has_row_security: Whether the table's policies apply to the role.
+    """
+    rights = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
+    if not has_row_security:
+        return rights
+    return (
+        f"{rights}, and ALTER ROLE {role} BYPASSRLS, or give it a policy FOR ALL USING (true), "
+        "because the table has row security"
+    )
+
+
 def lacking(access: TableAccess, wanted: Sequence[str]) -> list[str]:
     """Return those of the rights that are missing, in order."""
     return [right for right in wanted if right in access.missing]

@@ -165,6 +165,7 @@ def test_each_parameter_is_honoured_or_refused_by_name(query: str, said: str) ->
         ("postgresql://me@/d?host=/run/postgresql", ""),
         ("postgresql://me@h/d", "needs sslmode=verify-full"),
         ("postgresql://me@127.0.0.1,h/d?sslmode=require", "needs sslmode=verify-full"),
+        ("postgresql://me@h/d?sslmode=verify-ca&sslrootcert=system", "needs sslmode=verify-full"),
         ("postgresql://me:x@h/d?sslmode=verify-full", "has a password already"),
         ("postgresql://h/d?sslmode=verify-full", "must name a host and a user"),
         ("postgresql://me@/d", "must name a host and a user"),

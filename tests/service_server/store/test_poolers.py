@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from service_server.errors import CannotStart, StoreUnavailable
+from service_server.store import database as database_module
 from service_server.store import notifications, poolers
 from service_server.store.database import Connection, Database
 from service_server.store.migrate import migrate
@@ -171,6 +172,27 @@ async def test_all_migrations_are_applied_through_a_pooler(
         async with second.connection() as connection:
             applied = await connection.fetchval("SELECT count(*) FROM pipesync.migrations")
         assert applied == len(load_migrations())
+
+
+@pytest.mark.parametrize("settings", [{}, {"query_wait_timeout": 1}])
+async def test_a_pooler_with_one_session_is_refused_with_the_remedy(
+    settings: dict[str, int],
+    postgres_cluster: PostgresCluster,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database_module, "_CONNECT_TIMEOUT", 2.0)
+    index = f"{CONCURRENTLY}\n{INDEX}"
+    async with (
+        pgbouncer(
+            postgres_cluster, database_url, "transaction", default_pool_size=1, **settings
+        ) as pooler,
+        Database.open(pooler.url) as database,
+    ):
+        with pytest.raises(CannotStart, match=r"two sessions .* raise the pooler's default_pool"):
+            await migrate(database, steps(FIRST, index))
+        # Without it everything else works.
+        await migrate(database, steps(FIRST))
 
 
 async def test_a_pooler_in_statement_mode_is_refused_with_the_remedy(

@@ -11,6 +11,7 @@ from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS
 from engine_server.connectors.postgres.existing import lock
 from engine_server.connectors.postgres.faults import is_refusal
 from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.table_access import full_access
 from engine_server.connectors.postgres.tables import Table, quote
 
 NAME = "_pipesync_checkpoints"
@@ -37,11 +38,13 @@ class Access:
     Attributes:
         role: Our role.
         is_usable: Whether it may read and write the table; None when there is none.
+        has_row_security: Whether the table's policies apply to it.
         may_create: Whether it may make tables in the schema, or the schema.
     """
 
     role: str
     is_usable: bool | None
+    has_row_security: bool
     may_create: bool
 
     def obstacle(self, schema: str) -> str:
@@ -56,7 +59,7 @@ class Access:
         if self.is_usable is False:
             return (
                 f"role {role} may not use table {name}, {effect}: "
-                f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
+                f"{full_access(role, name, has_row_security=self.has_row_security)}"
             )
         return ""
 
@@ -74,7 +77,7 @@ def create_statement(schema: str) -> str:
 async def access(connection: Connection, schema: str) -> Access:
     """Look the table up."""
     [row] = await connection.fetch(_ACCESS, schema, NAME)
-    return Access(role=row["role"], is_usable=row["is_usable"], may_create=row["may_create"])
+    return Access(**row)
 
 
 async def make_missing(connection: Connection, schema: str) -> tuple[Access, str]:
