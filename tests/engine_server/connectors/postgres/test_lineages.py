@@ -15,7 +15,7 @@ from tests.engine_server.connectors.postgres.builders import (
     records,
     stream,
 )
-from tests.engine_server.connectors.postgres.resuming import Caller
+from tests.engine_server.connectors.postgres.resuming import Caller, inputs_end
 from tests.engine_server.connectors.postgres.schemas import set_up, tear_down
 
 TABLE = "stripe._pipesync_checkpoints"
@@ -200,6 +200,48 @@ async def test_what_was_synced_without_lines_is_recorded_once_it_can_be(
     assert (await caller.resume()).rewinds == []
     await database.execute("TRUNCATE stripe.customers")
     assert [one.stream for one in (await caller.resume()).rewinds] == ["customers"]
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["no right", "no table"])
+async def test_a_backup_restored_without_rights_to_its_lines_is_noticed_once_they_are_granted(
+    database_url: str, database: asyncpg.Connection, writer: str, is_made: bool
+) -> None:
+    grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}"
+    await database.execute(grant)
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    await caller.sync(*page(number=1), *page("products"))
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    await caller.sync(*page(number=2))
+    await database.execute(f"REVOKE ALL ON {TABLE} FROM {writer}; TRUNCATE {TABLE}")
+    await database.execute(f"INSERT INTO {TABLE} SELECT * FROM public.lines")  # noqa: S608 - ours
+    if not is_made:
+        await database.execute(f"DROP TABLE {TABLE}")
+    for number in 3, 4:
+        assert (await caller.sync(*page(number=number))).rewinds == []
+    await set_up(PostgresConfig.model_validate({"url": database_url}), *caller.streams)
+    await database.execute(grant)
+    resumed = await caller.resume()
+    assert {one.stream: one.checkpoint for one in resumed.rewinds} == (
+        {"customers": '{"page": 1}'} if is_made else {"customers": None, "products": None}
+    )
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_a_restored_row_is_read_again_once_a_read_is_newer_than_it(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(), inputs_end(), pushes_inputs=True)
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    await caller.sync(inputs_end(), pushes_inputs=True)
+    await database.execute(
+        f"TRUNCATE {TABLE}; INSERT INTO {TABLE} SELECT * FROM public.lines"  # noqa: S608 - ours
+    )
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
+    age = "SELECT extract(epoch FROM clock_timestamp() - max(written_at)) FROM public.lines"
+    # An event's second, one that a read cannot be dated by, and one by which clocks are unsure.
+    assert await database.fetchval(age) >= 3
 
 
 async def test_a_table_that_cannot_be_read_stops_no_other_stream(
