@@ -179,7 +179,8 @@ class _Resuming:
 
     async def adopted(self) -> dict[str, Line]:
         """Take the lines of the account's lineage that was written last."""
-        return {row["stream"]: line_of(dict(row)) for row in await self._rows(_ADOPTED)}
+        await self._rows(_ADOPTED)
+        return await self.locked()
 
     async def _rows(self, statement: str) -> Sequence[asyncpg.Record]:
         rows: Sequence[asyncpg.Record] = await self._connection.fetch(

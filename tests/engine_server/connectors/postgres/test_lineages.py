@@ -1,5 +1,7 @@
 """Whose lines count: accounts, lineages, older states, and roles that may not record any."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -17,6 +19,7 @@ from tests.engine_server.connectors.postgres.builders import (
 )
 from tests.engine_server.connectors.postgres.resuming import Caller, inputs_end
 from tests.engine_server.connectors.postgres.schemas import set_up, tear_down
+from tests.engine_server.connectors.postgres.sessions import until
 
 TABLE = "stripe._pipesync_checkpoints"
 
@@ -55,6 +58,37 @@ async def test_a_backup_of_before_a_reset_is_read_from_the_start_as_events_may_b
     assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
     assert resumed.inputs_are_lost
     assert (await caller.resume()).rewinds == []
+
+
+async def test_two_requests_at_once_adopt_the_lines_of_a_backup_of_before_a_reset(
+    caller: Caller, database: asyncpg.Connection, database_url: str
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    caller.state = SyncState()
+    await caller.sync(*page(), *page("products"))
+    lineage = json.loads(caller.state.destination)["lineage"]
+    await database.execute(f"TRUNCATE {TABLE}")
+    await database.execute(f"INSERT INTO {TABLE} SELECT * FROM public.lines")  # noqa: S608 - ours
+    blocked = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    async with database.transaction():
+        await database.execute(
+            f"INSERT INTO {TABLE} SELECT account_id, $1, stream, checkpoint, stream_schema, epoch, "  # noqa: S608 - ours
+            "number, history, has_rows, now() FROM public.lines",
+            lineage,
+        )
+        resuming = asyncio.create_task(caller.resume(reads=[]))
+        other = await asyncpg.connect(database_url)
+        try:
+            await until(other, blocked)
+        finally:
+            await other.close()
+    await resuming
+    lines = f"SELECT count(*) FROM {TABLE} WHERE lineage = $1"  # noqa: S608 - ours
+    assert await database.fetchval(lines, lineage) == 4
 
 
 async def test_lines_of_a_lineage_that_is_not_used_for_60_days_are_dropped(
