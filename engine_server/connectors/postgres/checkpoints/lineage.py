@@ -96,7 +96,9 @@ async def compare_and_record(
     )
     filled = [name for name in selected if name not in empty]
     held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
-    if outcome.forgets_others:
+    others = lines.keys() - {*selected, GLOBAL, INPUTS}
+    # Inputs that are pushed now tell nothing of these streams, so their rows fall behind.
+    if outcome.forgets_others or (request.pushes_inputs and others):
         await resuming.forget_others([*selected, GLOBAL, INPUTS])
     await resuming.write(outcome.lines)
     if any(not lines[name].has_rows for name in filled if name in lines):

@@ -91,6 +91,22 @@ async def test_two_requests_at_once_adopt_the_lines_of_a_backup_of_before_a_rese
     assert await database.fetchval(lines, lineage) == 4
 
 
+async def test_a_stream_that_was_not_selected_while_inputs_were_pushed_is_read_from_the_start(
+    config: PostgresConfig, caller: Caller
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    fewer = Caller(config, stream())
+    fewer.state = caller.copied()
+    await fewer.sync(*page(number=2))
+    caller.state = fewer.copied()
+    assert (await caller.resume()).rewinds == []
+    fewer.state = caller.copied()
+    await fewer.sync(inputs_end(), pushes_inputs=True, reads=[])
+    caller.state = fewer.copied()
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("products", None)]
+
+
 async def test_lines_of_a_lineage_that_is_not_used_for_60_days_are_dropped(
     caller: Caller, database: asyncpg.Connection
 ) -> None:
