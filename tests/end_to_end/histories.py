@@ -68,12 +68,7 @@ class Backups:
         return file
 
     async def restore(self, file: Path) -> None:
-        """Put the schema back to a dump.
-
-        As an operator's, that takes a second: what is read in the second of a change may be of
-        before it, so rows of that second stay as they are.
-        """
-        await asyncio.sleep(1.0)
+        """Put the schema back to a dump."""
         await execute(self._url, f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
         await asyncio.to_thread(
             self._cluster.run, "pg_restore", "--exit-on-error", "--dbname", self._url, str(file)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync_client import PipelineClient
+from tests.end_to_end.damage import Backups, truncate
 from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.messages import struct
 from tests.processes import ServerProcess, running
@@ -46,8 +48,11 @@ async def client(
         yield client
 
 
-async def create(client: PipelineClient, simulator: StripeSimulator, url: str) -> pb.Pipeline:
+async def create(
+    client: PipelineClient, simulator: StripeSimulator, url: str, **of_source: Any
+) -> pb.Pipeline:
     source = {
+        **of_source,
         "api_key": simulator.api_key,
         "base_url": simulator.base_url,
         "account_id": simulator.account_id,
@@ -74,6 +79,29 @@ async def until_there(client: PipelineClient, url: str, stream: str, object_id: 
         async for _ in changes:
             if object_id in {document["id"] for document in await documents(url, stream)}:
                 return
+
+
+async def until_equal(client: PipelineClient, simulator: StripeSimulator, url: str) -> None:
+    """Waits until the tables are as the account: looks whenever the pipeline has changed."""
+    request = pb.WatchPipelineRequest(id="first")
+    difference = AssertionError("nothing was compared")
+    try:
+        async with asyncio.timeout(60), aclosing(client.watch_pipeline(request)) as changes:
+            async for _ in changes:
+                try:
+                    return await assert_alive_equal(simulator, url, ["customers", "products"])
+                except AssertionError as error:
+                    difference = error
+    except TimeoutError:
+        raise difference from None
+
+
+async def assert_alive_equal(simulator: StripeSimulator, url: str, streams: list[str]) -> None:
+    """Every object is in its table, and all other rows are marked deleted."""
+    for stream in streams:
+        rows = await documents(url, stream)
+        alive = {row["id"]: row for row in rows if not row.get("deleted")}
+        assert alive == {each["id"]: each for each in simulator.objects(stream).documents()}, stream
 
 
 async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
@@ -116,3 +144,26 @@ async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
         assert await connection.fetchval("SELECT to_regclass('stripe.customers')") is None
     finally:
         await connection.close()
+
+
+async def test_a_backup_restored_beneath_a_running_pipeline_heals_by_itself(
+    client: PipelineClient, simulator: StripeSimulator, database_url: str
+) -> None:
+    await create(client, simulator, database_url, poll_events=True)
+    await shown(client, READY, seconds=60)
+    backups = Backups(url=database_url)
+    backup = await backups.make()
+    changed, deleted = sorted(simulator.objects("customers").ids())[:2]
+    for _ in range(2):
+        simulator.update("customers", changed, {"name": "changed"})
+        made = simulator.create("customers")
+        await until_there(client, database_url, "customers", made["id"])
+        await backups.restore(backup)
+        await until_there(client, database_url, "customers", made["id"])
+    simulator.delete("customers", deleted)
+    await truncate(database_url, "products")
+    last = simulator.create("products")
+    await until_equal(client, simulator, database_url)
+    await backups.restore(backup)
+    await until_there(client, database_url, "products", last["id"])
+    await until_equal(client, simulator, database_url)

@@ -27,6 +27,11 @@ from engine_server.connectors.postgres.tables import Table
 from engine_server.connectors.protocols import Resumed, ResumeRequest
 from engine_server.state import has_no_checkpoints
 
+# An event dates its record by a second, and a read by one that was over, by Stripe's clock as it is
+# known: a row of the last event that is held takes no read of before this time after it, although
+# an event of the same second may be missing.
+_SETTLING_SECONDS = 3.0
+
 _SQL = files(__package__)
 _LOCKED = _SQL.joinpath("lines_locked.sql").read_text()
 _ADOPTED = _SQL.joinpath("lines_adopted.sql").read_text()
@@ -91,14 +96,18 @@ async def compare_and_record(
     )
     filled = [name for name in selected if name not in empty]
     held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
-    if outcome.forgets_others:
+    others = lines.keys() - {*selected, GLOBAL, INPUTS}
+    # Inputs that are pushed now tell nothing of these streams, so their rows fall behind.
+    if outcome.forgets_others or (request.pushes_inputs and others):
         await resuming.forget_others([*selected, GLOBAL, INPUTS])
     await resuming.write(outcome.lines)
     if any(not lines[name].has_rows for name in filled if name in lines):
         await resuming.note_rows(filled)
     if resuming.is_old or not of_state:
         await resuming.refresh()
-    resumed = _resumed(resuming.lineage, request, outcome, lines, filled)
+    resumed = _resumed(
+        resuming.lineage, request, outcome, lines, filled, settling=_settling(outcome, resuming.age)
+    )
     return replace(resumed, held_streams=held)
 
 
@@ -108,6 +117,8 @@ def _resumed(
     outcome: Comparison,
     lines: Mapping[str, Line],
     filled: Sequence[str],
+    *,
+    settling: float,
 ) -> Resumed:
     moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
     if request.pushes_inputs:
@@ -118,6 +129,7 @@ def _resumed(
         lineage=lineage,
         positions={name: now[name].position for name in moved if name in now},
         filled=frozenset(filled),
+        settling=settling,
     )
     return Resumed(
         destination=destination_of(lineage),
@@ -131,6 +143,15 @@ def _resumed(
     )
 
 
+def _settling(outcome: Comparison, age: float) -> float:
+    """Return the seconds until what is read is newer than the rows that stay."""
+    stays = any(
+        rewind.checkpoint is None and rewind.stream != GLOBAL and not rewind.is_empty
+        for rewind in outcome.rewinds.values()
+    )
+    return max(0.0, _SETTLING_SECONDS - max(0.0, age)) if stays else 0.0
+
+
 class _Resuming:
     """The statements about one lineage.
 
@@ -138,6 +159,7 @@ class _Resuming:
         lineage: The lineage.
         is_old: Whether its lines have not been written for a day.
         is_overtaken: Whether another lineage of the account was written later.
+        age: Seconds since a line was written last; 0 where that is not known.
     """
 
     def __init__(self, connection: Connection, schema: str, account_id: str, lineage: str) -> None:
@@ -147,17 +169,20 @@ class _Resuming:
         self.lineage = lineage
         self.is_old = False
         self.is_overtaken = False
+        self.age = 0.0
 
     async def locked(self) -> dict[str, Line]:
         """Lock the lines. An emptied table is looked for behind that, in a later snapshot."""
         rows = await self._rows(_LOCKED)
         self.is_old = any(row["is_old"] for row in rows)
         self.is_overtaken = bool(rows) and all(row["is_overtaken"] for row in rows)
+        self.age = min((row["age"] for row in rows), default=0.0)
         return {row["stream"]: line_of(dict(row)) for row in rows}
 
     async def adopted(self) -> dict[str, Line]:
         """Take the lines of the account's lineage that was written last."""
-        return {row["stream"]: line_of(dict(row)) for row in await self._rows(_ADOPTED)}
+        await self._rows(_ADOPTED)
+        return await self.locked()
 
     async def _rows(self, statement: str) -> Sequence[asyncpg.Record]:
         rows: Sequence[asyncpg.Record] = await self._connection.fetch(

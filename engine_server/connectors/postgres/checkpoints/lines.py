@@ -71,12 +71,14 @@ class MovedLines:
         lineage: Their lineage.
         positions: By stream.
         filled: Streams whose lines say that their tables have rows.
+        settling: Seconds until the streams may be read again.
     """
 
     account_id: str
     lineage: str
     positions: Mapping[str, CheckpointPosition] = field(default_factory=dict)
     filled: frozenset[str] = frozenset()
+    settling: float = 0.0
 
 
 def line_of(row: Mapping[str, Any]) -> Line:

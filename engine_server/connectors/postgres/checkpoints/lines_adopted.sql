@@ -1,4 +1,5 @@
--- Copies the lines of the account's lineage that was written last. $1: the account. $2: the lineage that gets them.
+-- Copies the lines of the account's lineage that was written last, unless another request does so.
+-- $1: the account. $2: the lineage that gets them.
 INSERT INTO {checkpoints} (
     account_id, lineage, stream, checkpoint, stream_schema, epoch, number, history, has_rows, written_at
 )
@@ -12,4 +13,4 @@ WHERE account_id = $1
         ORDER BY written_at DESC, lineage
         LIMIT 1
     )
-RETURNING stream, checkpoint, stream_schema, epoch, number, history, has_rows
+ON CONFLICT (account_id, lineage, stream) DO NOTHING

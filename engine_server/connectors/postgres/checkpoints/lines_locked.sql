@@ -8,6 +8,7 @@ SELECT
     history,
     has_rows,
     written_at < now() - interval '1 day' AS is_old,
+    extract(epoch FROM now() - written_at)::double precision AS age,
     EXISTS (
         SELECT
         FROM {checkpoints} AS other

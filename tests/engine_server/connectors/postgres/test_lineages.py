@@ -1,5 +1,7 @@
 """Whose lines count: accounts, lineages, older states, and roles that may not record any."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -15,8 +17,9 @@ from tests.engine_server.connectors.postgres.builders import (
     records,
     stream,
 )
-from tests.engine_server.connectors.postgres.resuming import Caller
+from tests.engine_server.connectors.postgres.resuming import Caller, inputs_end
 from tests.engine_server.connectors.postgres.schemas import set_up, tear_down
+from tests.engine_server.connectors.postgres.sessions import until
 
 TABLE = "stripe._pipesync_checkpoints"
 
@@ -55,6 +58,53 @@ async def test_a_backup_of_before_a_reset_is_read_from_the_start_as_events_may_b
     assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
     assert resumed.inputs_are_lost
     assert (await caller.resume()).rewinds == []
+
+
+async def test_two_requests_at_once_adopt_the_lines_of_a_backup_of_before_a_reset(
+    caller: Caller, database: asyncpg.Connection, database_url: str
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    caller.state = SyncState()
+    await caller.sync(*page(), *page("products"))
+    lineage = json.loads(caller.state.destination)["lineage"]
+    await database.execute(f"TRUNCATE {TABLE}")
+    await database.execute(f"INSERT INTO {TABLE} SELECT * FROM public.lines")  # noqa: S608 - ours
+    blocked = (
+        "SELECT EXISTS (SELECT FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    async with database.transaction():
+        await database.execute(
+            f"INSERT INTO {TABLE} SELECT account_id, $1, stream, checkpoint, stream_schema, epoch, "  # noqa: S608 - ours
+            "number, history, has_rows, now() FROM public.lines",
+            lineage,
+        )
+        resuming = asyncio.create_task(caller.resume(reads=[]))
+        other = await asyncpg.connect(database_url)
+        try:
+            await until(other, blocked)
+        finally:
+            await other.close()
+    await resuming
+    lines = f"SELECT count(*) FROM {TABLE} WHERE lineage = $1"  # noqa: S608 - ours
+    assert await database.fetchval(lines, lineage) == 4
+
+
+async def test_a_stream_that_was_not_selected_while_inputs_were_pushed_is_read_from_the_start(
+    config: PostgresConfig, caller: Caller
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    fewer = Caller(config, stream())
+    fewer.state = caller.copied()
+    await fewer.sync(*page(number=2))
+    caller.state = fewer.copied()
+    assert (await caller.resume()).rewinds == []
+    fewer.state = caller.copied()
+    await fewer.sync(inputs_end(), pushes_inputs=True, reads=[])
+    caller.state = fewer.copied()
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("products", None)]
 
 
 async def test_lines_of_a_lineage_that_is_not_used_for_60_days_are_dropped(
@@ -200,6 +250,48 @@ async def test_what_was_synced_without_lines_is_recorded_once_it_can_be(
     assert (await caller.resume()).rewinds == []
     await database.execute("TRUNCATE stripe.customers")
     assert [one.stream for one in (await caller.resume()).rewinds] == ["customers"]
+
+
+@pytest.mark.parametrize("is_made", [True, False], ids=["no right", "no table"])
+async def test_a_backup_restored_without_rights_to_its_lines_is_noticed_once_they_are_granted(
+    database_url: str, database: asyncpg.Connection, writer: str, is_made: bool
+) -> None:
+    grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}"
+    await database.execute(grant)
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    await caller.sync(*page(number=1), *page("products"))
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    await caller.sync(*page(number=2))
+    await database.execute(f"REVOKE ALL ON {TABLE} FROM {writer}; TRUNCATE {TABLE}")
+    await database.execute(f"INSERT INTO {TABLE} SELECT * FROM public.lines")  # noqa: S608 - ours
+    if not is_made:
+        await database.execute(f"DROP TABLE {TABLE}")
+    for number in 3, 4:
+        assert (await caller.sync(*page(number=number))).rewinds == []
+    await set_up(PostgresConfig.model_validate({"url": database_url}), *caller.streams)
+    await database.execute(grant)
+    resumed = await caller.resume()
+    assert {one.stream: one.checkpoint for one in resumed.rewinds} == (
+        {"customers": '{"page": 1}'} if is_made else {"customers": None, "products": None}
+    )
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_a_restored_row_is_read_again_once_a_read_is_newer_than_it(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(), inputs_end(), pushes_inputs=True)
+    await database.execute(f"CREATE TABLE public.lines AS TABLE {TABLE}")
+    await caller.sync(inputs_end(), pushes_inputs=True)
+    await database.execute(
+        f"TRUNCATE {TABLE}; INSERT INTO {TABLE} SELECT * FROM public.lines"  # noqa: S608 - ours
+    )
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
+    age = "SELECT extract(epoch FROM clock_timestamp() - max(written_at)) FROM public.lines"
+    # An event's second, one that a read cannot be dated by, and one by which clocks are unsure.
+    assert await database.fetchval(age) >= 3
 
 
 async def test_a_table_that_cannot_be_read_stops_no_other_stream(
