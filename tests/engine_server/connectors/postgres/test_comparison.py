@@ -141,7 +141,7 @@ def test_a_request_goes_on_from_what_is_held_and_agrees_with_its_lines(
         assert (name in done.positions) == (now is not None)
     if GLOBAL in done.rewinds and done.rewinds[GLOBAL].checkpoint is None:
         assert all(done.rewinds[name].checkpoint is None for name in STREAMS if name in at)
-    assert done.lines.keys() == {*reads, GLOBAL, *done.rewinds}
+    assert done.lines.keys() == {*reads, GLOBAL, INPUTS, *done.rewinds}
     again = compared(made, {**lines, **done.lines}, reads=reads)
     assert {name: one.checkpoint for name, one in again.rewinds.items()} == {
         name: one.checkpoint for name, one in done.rewinds.items()
