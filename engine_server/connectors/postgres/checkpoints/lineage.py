@@ -72,7 +72,10 @@ async def compare_and_record(
     of_state = lineage_of(request.state.destination)
     resuming = _Resuming(connection, schema, request.account_id, of_state or lineage)
     lines = await resuming.locked() if of_state else {}
-    found = await table.forget_emptied(connection, schema, tables)
+    # Inputs have a caller that sends them again; a sync goes on with the other tables.
+    found = await table.forget_emptied(
+        connection, schema, tables, passes_locked=bool(request.reads)
+    )
     empty = found.empty
     lines = {name: line for name, line in lines.items() if name not in empty or not line.has_rows}
     if of_state and not lines:
@@ -89,7 +92,7 @@ async def compare_and_record(
         ),
         epoch=epoch,
     )
-    filled = [name for name in selected if name not in empty]
+    filled = [name for name in selected if name not in empty and name not in found.locked]
     held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
     if outcome.forgets_others:
         await resuming.forget_others([*selected, GLOBAL, INPUTS])
@@ -98,7 +101,7 @@ async def compare_and_record(
         await resuming.note_rows(filled)
     if resuming.is_old or not of_state:
         await resuming.refresh()
-    resumed = _resumed(resuming.lineage, request, outcome, lines, filled)
+    resumed = _resumed(resuming.lineage, request, outcome, lines, filled, found.locked)
     return replace(resumed, held_streams=held)
 
 
@@ -108,6 +111,7 @@ def _resumed(
     outcome: Comparison,
     lines: Mapping[str, Line],
     filled: Sequence[str],
+    locked: Mapping[str, str],
 ) -> Resumed:
     moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
     if request.pushes_inputs:
@@ -118,6 +122,7 @@ def _resumed(
         lineage=lineage,
         positions={name: now[name].position for name in moved if name in now},
         filled=frozenset(filled),
+        locked=locked,
     )
     return Resumed(
         destination=destination_of(lineage),

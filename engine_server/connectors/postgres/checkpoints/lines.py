@@ -71,12 +71,14 @@ class MovedLines:
         lineage: Their lineage.
         positions: By stream.
         filled: Streams whose lines say that their tables have rows.
+        locked: The reason for each stream whose table could not be looked into: others lock it.
     """
 
     account_id: str
     lineage: str
     positions: Mapping[str, CheckpointPosition] = field(default_factory=dict)
     filled: frozenset[str] = frozenset()
+    locked: Mapping[str, str] = field(default_factory=dict)
 
 
 def line_of(row: Mapping[str, Any]) -> Line:

@@ -1,7 +1,7 @@
 """The beginning of a request: its tables are made and its state is compared, in one transaction."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine_server.connectors.postgres.checkpoints.lineage import compare_and_record
 from engine_server.connectors.postgres.checkpoints.lines import MovedLines, new_name
@@ -22,11 +22,13 @@ class WriteTicket:
         lines: The lines that it moves; None where checkpoints cannot be recorded.
         rejected: The rejected records that are held.
         logs: What the write has to say of the tables.
+        refused: The reason for each stream that has no table, or none that can be read now.
     """
 
     lines: MovedLines | None
     rejected: HeldRejections
     logs: Sequence[Log]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 async def resume(
@@ -51,9 +53,11 @@ async def resume(
         rejected = RejectedRecords(pool, config, tables)
         prepared = await prepare_resumed(pool, config, tables, rejected, compare)
     lines = resumed.ticket
+    locked = lines.locked if isinstance(lines, MovedLines) else {}
     ticket = WriteTicket(
         lines=lines if isinstance(lines, MovedLines) else None,
         rejected=rejected.held,
         logs=prepared.logs,
+        refused={**locked, **prepared.refused},
     )
     return replace(resumed, ticket=ticket)
