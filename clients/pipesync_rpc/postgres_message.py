@@ -17,6 +17,12 @@ _MARK = re.compile(f"[{_MARKS}]")
 _OPENING = re.compile(rf"[{_MARKS}]|(?<!\w)'(?=\S)")
 _CLOSING = re.compile(rf"[{_MARKS}]|(?<=\S)'(?!\w)")
 
+# Whole rows, arrays and JSON, as a user's function makes text of them: only what holds blanks or
+# punctuation is quoted in these. https://www.postgresql.org/docs/current/rowtypes.html#ROWTYPES-IO-SYNTAX
+_ELEMENT = r'(?:"(?:[^"\\]|""|\\.)*"|[^\s(),"\\]*)'
+_ROW = re.compile(rf"\(({_ELEMENT}(?:,{_ELEMENT})+)\)", re.DOTALL)
+_BRACKET = re.compile(r"\{|\[(?=\s*[\[{\"])")
+
 # Data exceptions quote the value that is wrong.
 _QUOTING_CLASS = "22"
 # Those that quote names: of encodings (22021, 22P05), and of a sequence (2200H).
@@ -60,7 +66,8 @@ def without_values(
             words of a user's function.
     """
     if _is_of_user(sqlstate, routine):
-        return _withheld(message, _OPENING, _CLOSING, kept=_quoted(names))
+        plain = _without_brackets(_ROW.sub(lambda row: _without_row(row, names), message))
+        return _withheld(plain, _OPENING, _CLOSING, kept=_quoted(names))
     if sqlstate in _NAMING_STATES:
         return message
     if sqlstate.startswith(_QUOTING_CLASS):
@@ -80,6 +87,20 @@ def _is_of_user(sqlstate: str, routine: str | None) -> bool:
         or sqlstate[:2] in _FOREIGN_CLASSES
         or not sqlstates.is_known(sqlstate)
     )
+
+
+def _without_row(row: re.Match[str], names: Collection[str]) -> str:
+    """Return a list of names as it is, and a row without its values."""
+    return row[0] if {*row[1].split(",")} <= {*names} else "(...)"
+
+
+def _without_brackets(message: str) -> str:
+    """Withhold all from the first bracket of an array or of JSON to the last one."""
+    first = _BRACKET.search(message)
+    end = max(message.rfind("}"), message.rfind("]"))
+    if first is None or end < first.start():
+        return message
+    return f"{message[: first.start()]}{{...}}{message[end + 1 :]}"
 
 
 def _quoted(names: Collection[str]) -> re.Pattern[str]:

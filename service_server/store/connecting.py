@@ -4,6 +4,7 @@ What the URL leaves open comes from the environment of the process, as with libp
 ~/.pgpass, ~/.postgresql/root.crt.
 """
 
+import math
 import os
 import ssl
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from pipesync_postgres.hosts import Connection, connect_to_any
+from pipesync_postgres.hosts import Connection, LastHost, connect_to_any
 from pipesync_postgres.parameters import (
     SslMode,
     check_parameters,
@@ -68,14 +69,19 @@ def check_url(url: str, *, has_password_command: bool = False) -> None:
 
 
 async def connect(
-    url: str, *, password_command: PasswordCommand | None = None, **options: Any
+    url: str,
+    *,
+    password_command: PasswordCommand | None = None,
+    last_host: LastHost | None = None,
+    **options: Any,
 ) -> Connection:
     """Connect to the first of the URL's hosts that can be used.
 
     Args:
         url: As ``check_url`` takes it.
         password_command: What prints the password, in place of one in the URL.
-        options: As the driver takes them.
+        last_host: As ``connect_to_any`` takes it.
+        options: As the driver takes them. All hosts together have the ``timeout``.
 
     Raises:
         StoreUnavailable: The server's certificate is not trusted, or a file of TLS is missing.
@@ -101,7 +107,7 @@ async def connect(
             return await _connect(where, renewed)
 
     try:
-        return await connect_to_any(parts.hosts, wanted_server(parts), connect_to)
+        return await connect_to_any(parts.hosts, wanted_server(parts), connect_to, last=last_host)
     except ssl.SSLCertVerificationError as error:
         raise StoreUnavailable(
             f"the certificate of the service's database is not trusted: {error.verify_message}; "
@@ -126,10 +132,12 @@ def _options(url: PostgresUrl, given: Mapping[str, Any]) -> dict[str, Any]:
     said = url.parameters
     settings = dict(given.get("server_settings") or {})
     settings |= {name: said[name] for name in ("application_name", "options") if name in said}
-    options = {
+    options: dict[str, Any] = {
         "user": url.user or None,
         "database": url.database or None,
-        "timeout": float(said.get("connect_timeout", 0)) or given.get("timeout") or _TIMEOUT,
+        "timeout": min(
+            float(said.get("connect_timeout", 0)) or math.inf, _host_timeout(url, given)
+        ),
         "server_settings": settings,
     }
     mode = _ssl_mode(url)
@@ -147,6 +155,12 @@ def _options(url: PostgresUrl, given: Mapping[str, Any]) -> dict[str, Any]:
     if drivers:
         options["dsn"] = f"postgresql://?{urlencode(drivers, quote_via=quote)}"
     return options
+
+
+def _host_timeout(url: PostgresUrl, given: Mapping[str, Any]) -> float:
+    """Return the seconds for one host: one that does not answer leaves time for the others."""
+    timeout: float = given.get("timeout") or _TIMEOUT
+    return timeout / max(1, len(url.hosts))
 
 
 def _ssl_mode(url: PostgresUrl) -> SslMode:

@@ -9,6 +9,7 @@ from typing import Self, TypeAlias
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from pipesync_postgres.hosts import LastHost
 from pipesync_postgres.password_command import PasswordCommand
 from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS, pooler_remedy
 from service_server.errors import CannotStart, StoreUnavailable
@@ -76,7 +77,9 @@ class Database:
             try:
                 pool = await asyncpg.create_pool(
                     url,
-                    connect=partial(connect, password_command=password_command),
+                    connect=partial(
+                        connect, password_command=password_command, last_host=LastHost()
+                    ),
                     min_size=1,
                     max_size=max_connections,
                     timeout=_CONNECT_TIMEOUT,

@@ -106,3 +106,22 @@ def test_a_statement_made_of_text_is_not_quoted() -> None:
     shown = without_values(message, sqlstate="42601", in_function=True)
     assert shown == 'syntax error at or near "..."'
     assert without_values(message, sqlstate="42601") == message
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ('bad row (cus_1,"{""id"": ""x"", ""n"": 1}",jenny@example.com,,42)', "bad row (...)"),
+        ("bad row (cus_1,jenny@example.com,42) of (id,email)", "bad row (...) of (id,email)"),
+        ('bad {"id": "x", "balance": 12345}: drop it', "bad {...}: drop it"),
+        ('bad [{"id": 1}, 2]', "bad {...}"),
+        ("bad tags {vip,jenny@example.com}", "bad tags {...}"),
+        ("no rows (yet)", "no rows (yet)"),
+        ("one of two (first, second)", "one of two (first, second)"),
+    ],
+)
+def test_in_the_words_of_a_user_s_function_whole_rows_go(message: str, shown: str) -> None:
+    found = without_values(
+        message, sqlstate="P0001", routine=RAISED, in_function=True, names={"id", "email"}
+    )
+    assert found == shown

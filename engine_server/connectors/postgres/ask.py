@@ -1,5 +1,6 @@
 """One transaction in which tables are looked up, made or dropped."""
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -32,6 +33,7 @@ async def ask(
     question: Callable[[Connection], Awaitable[T]],
     *,
     patience: float,
+    lock_patience: float = math.inf,
 ) -> T:
     """What ``question`` answers, asked in one transaction.
 
@@ -43,11 +45,13 @@ async def ask(
         config: The pool's.
         question: Asked again after a fault, so it must be safe to repeat.
         patience: Seconds for which faults are waited out.
+        lock_patience: Seconds that a statement waits for a lock, if fewer than that.
 
     Raises:
         ConnectionFailed: The connection cannot be made, or was lost.
         ConnectorError: Postgres refused what was asked of it.
     """
+    lock_timeout = min(config.statement_timeout, lock_patience)
 
     async def ask_in_transaction(connection: Connection) -> T:
         async with (
@@ -55,7 +59,7 @@ async def ask(
             connection.transaction(isolation="read_committed"),
         ):
             session.pid = await connection.fetchval(
-                _SETTINGS, _milliseconds(config.statement_timeout), _milliseconds(_IDLE_TIMEOUT)
+                _SETTINGS, _milliseconds(lock_timeout), _milliseconds(_IDLE_TIMEOUT)
             )
             return await question(connection)
 

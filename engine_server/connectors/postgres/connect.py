@@ -14,7 +14,7 @@ import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.errors import ConnectionFailed
-from pipesync_postgres.hosts import connect_to_any
+from pipesync_postgres.hosts import LastHost, connect_to_any
 from pipesync_postgres.tls import tls_context
 from pipesync_postgres.url import Host
 
@@ -27,7 +27,9 @@ _TIMEOUT = 10.0
 _NO_ENTRY = "28000"
 
 
-async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncpg.Connection:
+async def connect(
+    config: PostgresConfig, *_: Any, last_host: LastHost | None = None, **of_the_pool: Any
+) -> asyncpg.Connection:
     """A new connection.
 
     Nothing is asked of a session that a pooler between us and Postgres could not keep: no prepared
@@ -36,6 +38,7 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
 
     Args:
         config: Where to, as whom, and over what TLS.
+        last_host: As ``connect_to_any`` takes it.
         of_the_pool: What a pool asks of the driver for its connections.
 
     Raises:
@@ -65,7 +68,7 @@ async def connect(config: PostgresConfig, *_: Any, **of_the_pool: Any) -> asyncp
     # Of several hosts the one that takes writes: after a fail-over it is another one.
     wanted = said.get("target_session_attrs") or ("read-write" if len(config.hosts) > 1 else "any")
     try:
-        return await connect_to_any(config.hosts, wanted, connect_to)
+        return await connect_to_any(config.hosts, wanted, connect_to, last=last_host)
     except ssl.SSLCertVerificationError as error:
         if said.get("channel_binding") != "require":
             raise

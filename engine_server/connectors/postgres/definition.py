@@ -1,21 +1,16 @@
-"""Makes what is missing of the schema, its tables and their columns."""
+"""How the schema, its tables and their columns differ from those that streams need."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-
-import asyncpg
 
 from engine_server.connectors.postgres import deleted_rows, rejected_table
 from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.existing import (
     ExistingTable,
     existing_tables,
-    lock,
     refuse_protected,
 )
-from engine_server.connectors.postgres.faults import describe, is_refusal
 from engine_server.connectors.postgres.inventory_questions import owner_index
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
@@ -30,9 +25,6 @@ from engine_server.errors import ConnectorError
 
 _CREATE_TABLE = files(__package__).joinpath("create_table.sql").read_text()
 _VIRTUAL_COLUMNS_SINCE = 18
-# A larger one may take longer to be written anew than a sync has in all.
-_LARGE_TABLE = 256 << 20
-_TABLE_SIZE = "SELECT pg_catalog.pg_table_size($1::text::regclass)"
 # Asked of the table itself: to_regnamespace() may answer from a cache that is behind the lock.
 _SCHEMA_EXISTS = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)"
 
@@ -46,111 +38,18 @@ class Differences:
         warnings: A sentence for each column that exists and is not what its field needs.
         columns: The table that each sentence is about which only adds or changes columns.
         optional: The sentences about what a table can do without for good.
-        created: The streams whose tables are among what is missing.
+        created: The table that each sentence is about which makes a stream's table.
+        kept: The sentences about tables that a sync can do without.
+        refused: The reason for each stream whose table Postgres refuses to make.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     columns: dict[str, Table] = field(default_factory=dict)
     optional: set[str] = field(default_factory=set)
-    created: set[str] = field(default_factory=set)
-
-
-async def make_missing(
-    connection: Connection,
-    schema: str,
-    tables: Sequence[Table],
-    columns: ColumnMode | None,
-    *,
-    hard_delete: bool,
-    keeps_rejected: bool,
-    columns_can_wait: bool = False,
-) -> Differences:
-    """Makes the schema, tables and columns that are not there yet, all of them or none.
-
-    Safe to repeat, and to run twice at once. When nothing is missing it only reads. Nothing that
-    is there is changed or dropped: not a column whose field is gone, nor one whose field has
-    another type now. Where rows are deleted for good, there is a table that says which.
-
-    A row is written whole without a column that is missing. So for a sync it can wait: one that its
-    role may not add, or that would have a large table written anew within the sync's time limit,
-    is left to setup, with a warning.
-
-    Args:
-        connection: Where to make them.
-        schema: The schema.
-        tables: The tables that streams are written to.
-        columns: How typed columns are made.
-        hard_delete: Whether deleted rows are removed.
-        keeps_rejected: Whether the tables of rejected records and of recorded checkpoints are made
-            although nothing else is missing: a sync can do without, and its role may not be allowed
-            to make them.
-        columns_can_wait: Whether columns may be left to setup.
-
-    Returns:
-        What was made, and what stays other than it should be.
-
-    Raises:
-        ConnectorError: The schema is one of Postgres's own, a table of that name was made by others
-            or has another key, or the server is too old for the columns that were asked for.
-    """
-    refuse_protected(schema)
-    mode = _column_mode(connection, columns)
-    wanted = tables, mode, hard_delete
-    differences = await _differences(connection, schema, *wanted)
-    if keeps_rejected:
-        differences.missing.update(await _missing_kept(connection, schema))
-    if not differences.missing:
-        return differences
-    async with connection.transaction():
-        await lock(connection, schema)
-        differences = await _differences(connection, schema, *wanted)
-        if keeps_rejected or not differences.missing.keys() <= differences.columns.keys():
-            differences.missing.update(await _missing_kept(connection, schema))
-        for sentence, statement in list(differences.missing.items()):
-            if not columns_can_wait or sentence not in differences.columns:
-                with _blamed(sentence):
-                    await connection.execute(statement)
-            elif reason := await _left_to_setup(
-                connection, differences.columns[sentence], statement, mode
-            ):
-                del differences.missing[sentence]
-                differences.warnings.append(f"not yet {sentence}: {reason}; setup adds them")
-        await checkpoints.forget_created(connection, schema, differences.created)
-    return differences
-
-
-async def _left_to_setup(
-    connection: Connection, table: Table, statement: str, mode: ColumnMode
-) -> str:
-    """Adds columns to a table, or says why that is left to setup; empty when it is done."""
-    if mode == "stored":
-        size = await connection.fetchval(_TABLE_SIZE, table.quoted)
-        if size > _LARGE_TABLE:
-            return f"the table of {size >> 20} MiB would be written anew"
-    try:
-        async with connection.transaction():
-            await connection.execute(statement)
-    except asyncpg.PostgresError as error:
-        if not is_refusal(error):
-            raise
-        return describe(error, table.names)
-    return ""
-
-
-@contextmanager
-def _blamed(sentence: str) -> Iterator[None]:
-    """Name the statement that Postgres refuses.
-
-    Raises:
-        ConnectorError: Postgres refuses it for a reason that is not of the whole server.
-    """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        if not is_refusal(error):
-            raise
-        raise ConnectorError(f"Postgres refused: {describe(error)}; so not {sentence}") from error
+    created: dict[str, Table] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 async def is_complete(
@@ -161,28 +60,34 @@ async def is_complete(
     *,
     hard_delete: bool,
 ) -> bool:
-    """Whether ``make_missing`` would find nothing to make. Raises as it does."""
+    """Whether ``making.make_missing`` would find nothing to make. Raises as it does."""
     refuse_protected(schema)
-    mode = _column_mode(connection, columns)
-    found = await _differences(connection, schema, tables, mode, hard_delete)
+    mode = column_mode(connection, columns)
+    found = await find_differences(connection, schema, tables, mode, hard_delete)
     return found.optional.issuperset(found.missing)
 
 
-async def _differences(
+async def find_differences(
     connection: Connection,
     schema: str,
     tables: Sequence[Table],
     mode: ColumnMode,
     hard_delete: bool,
 ) -> Differences:
+    """Compare what exists with what is wanted.
+
+    Raises:
+        ConnectorError: A table of that name was made by others, or has another key.
+    """
     found = Differences()
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
         found.missing[f"created schema {quote(schema)}"] = f"CREATE SCHEMA {quote(schema)}"
     existing = await existing_tables(connection, schema, tables)
     for table in by_name(tables):
         if table.name not in existing:
-            found.missing[f"created table {table.quoted}"] = _create_table(table, mode)
-            found.created.add(table.stream)
+            sentence = f"created table {table.quoted}"
+            found.missing[sentence] = _create_table(table, mode)
+            found.created[sentence] = table
             continue
         _refuse_foreign(table, existing[table.name])
         if mode != "none":
@@ -198,8 +103,8 @@ async def _differences(
     return found
 
 
-async def _missing_kept(connection: Connection, schema: str) -> Mapping[str, str]:
-    """The tables of rejected records and of recorded checkpoints."""
+async def add_missing_kept(connection: Connection, schema: str, found: Differences) -> None:
+    """Add the tables of rejected records and of recorded checkpoints where they are missing."""
     missing = {}
     if await rejected_table.is_usable(connection, schema) is None:
         name = rejected_table.quoted(schema)
@@ -208,7 +113,8 @@ async def _missing_kept(connection: Connection, schema: str) -> Mapping[str, str
     if access.is_usable is None and access.may_create:
         name = checkpoints.quoted(schema)
         missing[f"created table {name}"] = checkpoints.create_statement(schema)
-    return missing
+    found.missing.update(missing)
+    found.kept.update(missing)
 
 
 def _refuse_foreign(table: Table, existing: ExistingTable) -> None:
@@ -309,7 +215,12 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(map(quote, names))
 
 
-def _column_mode(connection: Connection, wanted: ColumnMode | None) -> ColumnMode:
+def column_mode(connection: Connection, wanted: ColumnMode | None) -> ColumnMode:
+    """Return how typed columns are made.
+
+    Raises:
+        ConnectorError: The server is too old for the columns that are wanted.
+    """
     version = connection.get_server_version().major
     if wanted == "virtual" and version < _VIRTUAL_COLUMNS_SINCE:
         raise ConnectorError(

@@ -1,7 +1,8 @@
 """Postgres as a destination: one table a stream."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.postgres import deleted_rows, owner_index, retry
@@ -90,12 +91,16 @@ class PostgresDestination:
         async with open_pool(config) as pool:
             rejected = RejectedRecords(pool, config, tables)
 
-            async def prepare() -> tuple[Sequence[Log], CheckpointRecorder | None]:
+            async def prepare() -> _Beginning:
                 prepared = await prepare_write(
                     pool, config, tables, rejected, patience=retry.SYNC_PATIENCE
                 )
                 recorder = CheckpointRecorder(config.schema_name, tables)
-                return prepared.logs, recorder if prepared.records_checkpoints else None
+                return _Beginning(
+                    logs=prepared.logs,
+                    recorder=recorder if prepared.records_checkpoints else None,
+                    refused=prepared.refused,
+                )
 
             written = _write(pool, config, tables, messages, rejected, prepare)
             async with aclosing(written):
@@ -123,9 +128,13 @@ class PostgresDestination:
         async with open_pool(config) as pool:
             rejected = RejectedRecords(pool, config, tables, ticket.rejected)
 
-            async def prepare() -> tuple[Sequence[Log], CheckpointRecorder | None]:
+            async def prepare() -> _Beginning:
                 recorder = CheckpointRecorder(config.schema_name, tables, ticket.lines)
-                return ticket.logs, recorder if ticket.lines is not None else None
+                return _Beginning(
+                    logs=ticket.logs,
+                    recorder=recorder if ticket.lines is not None else None,
+                    refused=ticket.refused,
+                )
 
             written = _write(pool, config, tables, messages, rejected, prepare)
             async with aclosing(written):
@@ -208,22 +217,38 @@ def _writer(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Beginning:
+    """Facts about the tables, before the first row is written.
+
+    Attributes:
+        logs: What there is to say of them.
+        recorder: Moves the lines of checkpoints; None where these are not recorded.
+        refused: The reason for each stream that has no table.
+    """
+
+    logs: Sequence[Log]
+    recorder: CheckpointRecorder | None
+    refused: Mapping[str, str]
+
+
 async def _write(
     pool: Pool,
     config: PostgresConfig,
     tables: Sequence[Table],
     messages: AsyncIterator[Message],
     rejected: RejectedRecords,
-    prepare: Callable[[], Awaitable[tuple[Sequence[Log], CheckpointRecorder | None]]],
+    prepare: Callable[[], Awaitable[_Beginning]],
 ) -> Messages:
     writer = _writer(pool, config, tables, rejected)
     # The source is at its first page while the tables are looked at.
     async with Flow(writer, messages, batch_rows=config.batch_size) as flow:
-        logs, recorder = await prepare()
-        for log in logs:
+        beginning = await prepare()
+        for log in beginning.logs:
             yield Message(log=log)
-        if recorder is not None:
-            flow.record_with(recorder)
+        if beginning.recorder is not None:
+            flow.record_with(beginning.recorder)
+        flow.refuse(beginning.refused)
         if config.deletes_for_good:
             await ask(
                 pool,

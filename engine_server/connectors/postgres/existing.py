@@ -18,6 +18,9 @@ _COLUMNS = files(__package__).joinpath("columns.sql").read_text()
 # Two that make or drop tables of one schema take turns; the lock goes with the transaction.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('pipesync ' || $1, 0))"
 
+# $1: milliseconds, for the rest of the transaction.
+SET_LOCK_TIMEOUT = "SELECT pg_catalog.set_config('lock_timeout', $1, true)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExistingColumn:

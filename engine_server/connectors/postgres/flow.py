@@ -96,6 +96,14 @@ class Flow:
         """Has each flush move the lines that ``recorder`` says. Called before ``passed_on``."""
         self._recorder = recorder
 
+    def refuse(self, reasons: Mapping[str, str]) -> None:
+        """Write nothing of these streams, and say why. Called before ``passed_on``."""
+        for stream, reason in reasons.items():
+            self._refused.add(stream)
+            self._refuse(stream, reason, self._place)
+            self._held.append((self._place, _errored(stream, reason)))
+            self._place += 1
+
     async def passed_on(self) -> AsyncGenerator[Message, None]:
         """Yields the messages, each once the records before it are committed.
 
@@ -236,14 +244,13 @@ class Flow:
         """Replaces what is held of ``stream`` from the place ``first`` on by one word of it."""
         if self._recorder is not None:
             self._recorder.fail(stream, first)
-        status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
         kept: deque[tuple[int, Message]] = deque()
         told = False
         for place, message in self._held:
             if place < first or stream_name(message) != stream:
                 kept.append((place, message))
             elif not told:
-                kept.append((place, Message(stream_status=status)))
+                kept.append((place, _errored(stream, reason)))
                 told = True
         self._held = kept
 
@@ -283,3 +290,8 @@ class Flow:
             await self._news.wait()
         finally:
             due.cancel()
+
+
+def _errored(stream: str, reason: str) -> Message:
+    status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
+    return Message(stream_status=status)

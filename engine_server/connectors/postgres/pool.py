@@ -13,6 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.connect import connect
 from engine_server.connectors.postgres.faults import DRIVER_ERRORS
+from pipesync_postgres.hosts import LastHost
 from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS
 
 Pool = asyncpg.Pool
@@ -167,7 +168,7 @@ def _address(config: PostgresConfig) -> Hashable:
 
 async def _create_pool(config: PostgresConfig) -> Pool:
     return await asyncpg.create_pool(
-        connect=partial(connect, config),
+        connect=partial(connect, config, last_host=LastHost()),
         min_size=0,
         max_size=MAX_CONNECTIONS,
         max_inactive_connection_lifetime=_IDLE_TIMEOUT,

@@ -1,16 +1,21 @@
 """The transaction in which a request finds or makes all that it writes to."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from engine_server.connectors.postgres import definition, retry
+from engine_server.connectors.postgres import making, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.config import PostgresConfig
+from engine_server.connectors.postgres.definition import Differences
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.rejected_records import RejectedRecords
 from engine_server.connectors.postgres.tables import Table
 from pipesync.v1.message_pb2 import Log
+
+# Seconds that a sync waits at its beginning for a table that others lock, before it goes on with
+# the other tables.
+_LOCK_PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,17 +25,19 @@ class Prepared:
     Attributes:
         logs: A message for each thing that was made, or stays other than it should be.
         records_checkpoints: Whether our role may use the table of recorded checkpoints.
+        refused: The reason for each stream that cannot be written: it has no table.
     """
 
     logs: Sequence[Log]
     records_checkpoints: bool
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 async def prepare_setup(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> Prepared:
     """Makes all that is missing."""
 
     async def make(connection: Connection) -> Prepared:
-        differences = await _make_missing(connection, config, tables, keeps_rejected=True)
+        differences = await _make_missing(connection, config, tables, for_sync=False)
         return await _prepared(connection, config, differences)
 
     return await ask(pool, config, make, patience=retry.CALL_PATIENCE)
@@ -66,6 +73,7 @@ async def prepare_write(
         return Prepared(
             logs=_logs(differences.missing, differences.warnings),
             records_checkpoints=bool(access.is_usable),
+            refused=differences.refused,
         )
 
     return await ask(pool, config, make, patience=patience)
@@ -96,7 +104,7 @@ async def prepare_resumed(
             await compare(connection)
         return prepared
 
-    return await ask(pool, config, make, patience=retry.SYNC_PATIENCE)
+    return await ask(pool, config, make, patience=retry.SYNC_PATIENCE, lock_patience=_LOCK_PATIENCE)
 
 
 async def _make_missing(
@@ -104,21 +112,20 @@ async def _make_missing(
     config: PostgresConfig,
     tables: Sequence[Table],
     *,
-    keeps_rejected: bool = False,
-) -> definition.Differences:
-    return await definition.make_missing(
+    for_sync: bool = True,
+) -> Differences:
+    return await making.make_missing(
         connection,
         config.schema_name,
         tables,
         config.columns,
         hard_delete=config.deletes_for_good,
-        keeps_rejected=keeps_rejected,
-        columns_can_wait=not keeps_rejected,
+        for_sync=for_sync,
     )
 
 
 async def _prepared(
-    connection: Connection, config: PostgresConfig, differences: definition.Differences
+    connection: Connection, config: PostgresConfig, differences: Differences
 ) -> Prepared:
     """Makes the table of recorded checkpoints as well."""
     access, made = await checkpoints.make_missing(connection, config.schema_name)
@@ -129,6 +136,7 @@ async def _prepared(
             [*differences.warnings, *([obstacle] if obstacle else [])],
         ),
         records_checkpoints=bool(access.is_usable),
+        refused=differences.refused,
     )
 
 

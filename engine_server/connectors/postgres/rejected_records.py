@@ -10,7 +10,7 @@ from engine_server.connectors.postgres import rejected_table, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.existing import lock
-from engine_server.connectors.postgres.faults import describe
+from engine_server.connectors.postgres.faults import describe, is_refusal
 from engine_server.connectors.postgres.pool import Connection, Pool
 from engine_server.connectors.postgres.splitter import MOST_REJECTIONS
 from engine_server.connectors.postgres.tables import Table
@@ -84,7 +84,7 @@ class RejectedRecords:
             )
         except _NotAllowed as error:
             return (
-                f"There is no table {name} to keep it in, and our role may not make it "
+                f"There is no table {name} to keep it in, and Postgres refused to make it "
                 f"({error}): run setup with a role that may, and grant SELECT, INSERT, UPDATE, "
                 f"DELETE on it"
             )
@@ -125,7 +125,9 @@ class RejectedRecords:
                     await lock(connection, self._schema)
                     if await rejected_table.is_usable(connection, self._schema) is None:
                         await connection.execute(rejected_table.create_statement(self._schema))
-            except asyncpg.InsufficientPrivilegeError as error:
+            except asyncpg.PostgresError as error:
+                if not is_refusal(error):
+                    raise
                 raise _NotAllowed(describe(error)) from error
             usable = await rejected_table.is_usable(connection, self._schema)
         await self.look(connection)
@@ -133,4 +135,4 @@ class RejectedRecords:
 
 
 class _NotAllowed(Exception):
-    """Our role may not make the table."""
+    """Postgres refuses to make the table."""

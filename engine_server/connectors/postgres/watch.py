@@ -66,16 +66,21 @@ async def watched(connection: Connection, config: PostgresConfig) -> AsyncIterat
 async def _drop_when_lost(connection: Connection, session: Watched, config: PostgresConfig) -> None:
     in_vain = 0
     while in_vain < _LOOKS:
-        await asyncio.sleep(_INTERVAL)
+        await _pause()
         in_vain = 0 if await _is_at_work(session.pid, config) else in_vain + 1
     connection.terminate()
+
+
+async def _pause() -> None:
+    await asyncio.sleep(_INTERVAL)
 
 
 async def _is_at_work(pid: int | None, config: PostgresConfig) -> bool:
     if pid is None:
         return False
     try:
-        async with asyncio.timeout(_LOOK_TIMEOUT):
+        # Before the one that can be used, each of the others may have to be waited for.
+        async with asyncio.timeout(_LOOK_TIMEOUT * max(1, len(config.hosts))):
             other = await connect(config)
         asking = asyncio.create_task(_ask(other, pid))
         try:

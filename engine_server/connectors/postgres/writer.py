@@ -159,9 +159,17 @@ class Writer:
                 del remaining[error.stream]
             except retry.StillFailing as failure:
                 # A lock on one table, say, is no reason to keep the others waiting any longer.
-                held_up = attempt.stream
-                if held_up is None or not is_contention(failure.fault):
+                if not is_contention(failure.fault):
                     raise
+                held_up = attempt.stream
+                if held_up is None:
+                    # A deferred constraint may have waited, and only a statement names its stream.
+                    if remaining.keys() <= suspects.deferred:
+                        raise
+                    suspects.split |= remaining.keys()
+                    suspects.deferred |= remaining.keys()
+                    retries = self._retries()
+                    continue
                 refused[held_up] = f"table {self._tables[held_up].quoted}: {failure.message}"
                 del remaining[held_up]
                 retries = self._retries()

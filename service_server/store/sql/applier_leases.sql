@@ -20,6 +20,8 @@ WHERE pipeline_id = $1;
 UPDATE pipesync.applier_leases
 SET expire_time = greatest(expire_time, clock_timestamp() + $3)
 WHERE pipeline_id = $1 AND token = $2
+    AND (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+        ELSE current_setting('synchronous_commit') END, true)) <> 'off'
 RETURNING true;
 
 -- name: lock

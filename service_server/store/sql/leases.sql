@@ -18,9 +18,12 @@ FROM pipesync.leases
 WHERE pipeline_id = $1;
 
 -- name: renew
+-- Durably: were it forgotten in a crash, another process could take the lease while this one still works under it.
 UPDATE pipesync.leases
 SET expire_time = greatest(expire_time, clock_timestamp() + $3)
 WHERE pipeline_id = $1 AND token = $2
+    AND (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+        ELSE current_setting('synchronous_commit') END, true)) <> 'off'
 RETURNING true;
 
 -- name: lock

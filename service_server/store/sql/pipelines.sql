@@ -107,9 +107,12 @@ WHERE id = $1
         <> CASE WHEN $3 THEN $2 ELSE greatest($2, held_rejected_record_count) END;
 
 -- name: set_torn_down
+-- Durably: setup is answered after it.
 UPDATE pipesync.pipelines
 SET is_torn_down = $2
-WHERE id = $1 AND is_torn_down <> $2;
+WHERE id = $1 AND is_torn_down <> $2
+    AND (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
+        ELSE current_setting('synchronous_commit') END, true)) <> 'off';
 
 -- name: all_held_rejected
 SELECT coalesce(sum(held_rejected_record_count), 0)::bigint

@@ -14,6 +14,7 @@ from pipesync.v1.state_pb2 import SyncState
 from service_server.store import inbox, leases, lifecycles, pipelines, runs, states
 from service_server.store.database import Connection, Database
 from service_server.store.inbox import NewEvent, Stored
+from service_server.store.leases import LeaseKind
 from service_server.store.migrate import migrate
 from service_server.webhooks.group_commit import GroupCommit
 from tests.postgres import PostgresCluster
@@ -105,6 +106,25 @@ async def test_what_moves_a_checkpoint_or_is_acknowledged_commits_durably(
         token = await leases.acquire(connection, "first", "test", timedelta(minutes=1))
     assert token is not None
     assert await _noted(noting) == {("leases", effective)}
+    async with noting.connection() as connection:
+        assert await leases.renew(connection, "first", token, timedelta(minutes=2))
+        await leases.release(connection, "first", token)
+    assert await _noted(noting) == {("leases", effective)}
+    async with noting.connection() as connection:
+        token = await leases.acquire(
+            connection, "first", "test", timedelta(minutes=1), kind=LeaseKind.EVENTS
+        )
+        assert token is not None
+        assert await leases.renew(
+            connection, "first", token, timedelta(minutes=2), kind=LeaseKind.EVENTS
+        )
+    assert await _noted(noting) == {("applier_leases", effective)}
+    async with noting.connection() as connection:
+        for is_torn_down in (True, False):
+            await pipelines.set_torn_down(connection, "first", is_torn_down=is_torn_down)
+        # Each change of a pipeline has another.
+        etag = await _etag(connection)
+    assert await _noted(noting) == {("pipelines", effective)}
     # One that is due is not woken.
     async with noting.transaction() as connection:
         await lifecycles.claim(connection, 1, timedelta(hours=1))

@@ -1,6 +1,7 @@
 """The primary of the service's database crashes, and its standby takes over."""
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 
 from pipesync_postgres.url import parse_url
 from service_server.errors import StoreUnavailable
+from service_server.store import database as database_module
 from service_server.store.connecting import wanted_server
 from service_server.store.database import Database
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.sessions import until
 from tests.postgres import PostgresCluster, Standby
+
+# Each test makes two clusters, which may take a machine long that has other things to do.
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
@@ -79,6 +84,25 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
         await asyncio.to_thread(standby.promote)
         async with asyncio.timeout(30):
             await _note_at_last(database)
+
+
+async def test_a_host_that_vanished_hides_the_new_primary_from_no_call(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_CONNECT_TIMEOUT", 6.0)
+    with socket.socket() as vanished:
+        vanished.bind(("127.0.0.1", 0))
+        vanished.listen(100)
+        async with Proxy(database_url) as proxy:
+            ports = vanished.getsockname()[1], proxy.port
+            hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+            url = proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts)
+            async with Database.open(url) as database:
+                for _ in range(3):
+                    # As after any fault of a connection: the next one is made anew.
+                    await database._pool.expire_connections()
+                    async with database.connection() as connection:
+                        assert await connection.fetchval("SELECT 1") == 1
 
 
 async def test_behind_one_name_the_new_primary_is_found(

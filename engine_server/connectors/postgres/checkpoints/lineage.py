@@ -77,7 +77,10 @@ async def compare_and_record(
     of_state = lineage_of(request.state.destination)
     resuming = _Resuming(connection, schema, request.account_id, of_state or lineage)
     lines = await resuming.locked() if of_state else {}
-    found = await table.forget_emptied(connection, schema, tables)
+    # Inputs have a caller that sends them again; a sync goes on with the other tables.
+    found = await table.forget_emptied(
+        connection, schema, tables, passes_locked=bool(request.reads)
+    )
     empty = found.empty
     lines = {name: line for name, line in lines.items() if name not in empty or not line.has_rows}
     if of_state and not lines:
@@ -94,7 +97,7 @@ async def compare_and_record(
         ),
         epoch=epoch,
     )
-    filled = [name for name in selected if name not in empty]
+    filled = [name for name in selected if name not in empty and name not in found.locked]
     held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
     others = lines.keys() - {*selected, GLOBAL, INPUTS}
     # Inputs that are pushed now tell nothing of these streams, so their rows fall behind.
@@ -106,7 +109,13 @@ async def compare_and_record(
     if resuming.is_old or not of_state:
         await resuming.refresh()
     resumed = _resumed(
-        resuming.lineage, request, outcome, lines, filled, settling=_settling(outcome, resuming.age)
+        resuming.lineage,
+        request,
+        outcome,
+        lines,
+        filled,
+        locked=found.locked,
+        settling=_settling(outcome, resuming.age),
     )
     return replace(resumed, held_streams=held)
 
@@ -118,6 +127,7 @@ def _resumed(
     lines: Mapping[str, Line],
     filled: Sequence[str],
     *,
+    locked: Mapping[str, str],
     settling: float,
 ) -> Resumed:
     moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
@@ -130,6 +140,7 @@ def _resumed(
         positions={name: now[name].position for name in moved if name in now},
         filled=frozenset(filled),
         settling=settling,
+        locked=locked,
     )
     return Resumed(
         destination=destination_of(lineage),

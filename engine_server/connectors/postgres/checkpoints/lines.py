@@ -72,6 +72,7 @@ class MovedLines:
         positions: By stream.
         filled: Streams whose lines say that their tables have rows.
         settling: Seconds until the streams may be read again.
+        locked: The reason for each stream whose table could not be looked into: others lock it.
     """
 
     account_id: str
@@ -79,6 +80,7 @@ class MovedLines:
     positions: Mapping[str, CheckpointPosition] = field(default_factory=dict)
     filled: frozenset[str] = frozenset()
     settling: float = 0.0
+    locked: Mapping[str, str] = field(default_factory=dict)
 
 
 def line_of(row: Mapping[str, Any]) -> Line:

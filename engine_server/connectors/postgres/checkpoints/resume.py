@@ -1,8 +1,8 @@
 """The beginning of a request: its tables are made and its state is compared, in one transaction."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine_server.connectors.postgres.checkpoints.lineage import compare_and_record
 from engine_server.connectors.postgres.checkpoints.lines import (
@@ -28,11 +28,13 @@ class WriteTicket:
         lines: The lines that it moves; None where checkpoints cannot be recorded.
         rejected: The rejected records that are held.
         logs: What the write has to say of the tables.
+        refused: The reason for each stream that has no table, or none that can be read now.
     """
 
     lines: MovedLines | None
     rejected: HeldRejections
     logs: Sequence[Log]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 async def resume(
@@ -62,10 +64,12 @@ async def resume(
     lines = resumed.ticket if isinstance(resumed.ticket, MovedLines) else None
     if lines is not None and lines.settling:
         await asyncio.sleep(lines.settling)
+    locked = lines.locked if lines is not None else {}
     ticket = WriteTicket(
         lines=lines,
         rejected=rejected.held,
         logs=prepared.logs,
+        refused={**locked, **prepared.refused},
     )
     return replace(resumed, ticket=ticket)
 

@@ -1,15 +1,15 @@
 """The table of recorded checkpoints: one a schema, for all streams written to it."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 
 import asyncpg
 
 from engine_server.connectors.postgres import deleted_rows
 from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS
-from engine_server.connectors.postgres.existing import lock
-from engine_server.connectors.postgres.faults import is_refusal
+from engine_server.connectors.postgres.existing import SET_LOCK_TIMEOUT, lock
+from engine_server.connectors.postgres.faults import describe, is_contention, is_refusal
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.table_access import full_access
 from engine_server.connectors.postgres.tables import Table, quote
@@ -19,6 +19,8 @@ NAME = "_pipesync_checkpoints"
 _SQL = files(__package__)
 _CREATE = _SQL.joinpath("create_checkpoints.sql").read_text()
 _ACCESS = _SQL.joinpath("checkpoints_access.sql").read_text()
+# Seconds that further looks wait for a lock, once one has waited for long.
+_FURTHER_PATIENCE = 0.5
 # $1: streams. Those with a line that says that their table has rows.
 _NOTED = """
     ARRAY(
@@ -40,17 +42,22 @@ class Access:
         is_usable: Whether it may read and write the table; None when there is none.
         has_row_security: Whether the table's policies apply to it.
         may_create: Whether it may make tables in the schema, or the schema.
+        refusal: Why Postgres refused to make the table; empty where it was not asked to.
     """
 
     role: str
     is_usable: bool | None
     has_row_security: bool
     may_create: bool
+    refusal: str = ""
 
     def obstacle(self, schema: str) -> str:
         """Return why checkpoints cannot be recorded, and the remedy; empty when they can."""
         name, role = quoted(schema), quote(self.role)
         effect = "so a dropped, emptied or restored table is not noticed"
+        if self.is_usable is None and self.refusal:
+            reason = f"Postgres refused to create it: {self.refusal}"
+            return f"there is no table {name}, {effect}: {reason}"
         if self.is_usable is None and not self.may_create:
             return (
                 f"there is no table {name}, {effect}: run setup with a role that may create it, "
@@ -97,7 +104,13 @@ async def make_missing(connection: Connection, schema: str) -> tuple[Access, str
     found = await access(connection, schema)
     if found.is_usable is not None:
         return found, ""
-    await connection.execute(create_statement(schema))
+    try:
+        async with connection.transaction():
+            await connection.execute(create_statement(schema))
+    except asyncpg.PostgresError as error:
+        if not is_refusal(error):
+            raise
+        return replace(found, refusal=describe(error)), ""
     return await access(connection, schema), f"created table {quoted(schema)}"
 
 
@@ -108,19 +121,34 @@ class Emptiness:
     Attributes:
         empty: The streams whose tables hold no rows that our role can see.
         lost: Those of them of which a line says that there were some.
+        locked: The reason for each stream whose table others keep from being read.
     """
 
     empty: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
+    locked: Mapping[str, str] = field(default_factory=dict)
 
     def __or__(self, other: "Emptiness") -> "Emptiness":
-        return Emptiness(empty=self.empty | other.empty, lost=self.lost | other.lost)
+        return Emptiness(
+            empty=self.empty | other.empty,
+            lost=self.lost | other.lost,
+            locked={**self.locked, **other.locked},
+        )
 
 
-async def look_for_rows(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
+async def look_for_rows(
+    connection: Connection, schema: str, tables: Sequence[Table], *, passes_locked: bool = False
+) -> Emptiness:
     """Look which tables hold no rows.
 
     A table that cannot be read counts as filled: its stream fails by itself.
+
+    Args:
+        connection: In a transaction.
+        schema: The schema.
+        tables: The tables to look at.
+        passes_locked: Whether one that others keep from being read is left out; else it is waited
+            for.
     """
     if not tables:
         return Emptiness()
@@ -128,16 +156,27 @@ async def look_for_rows(connection: Connection, schema: str, tables: Sequence[Ta
         async with connection.transaction():
             return await _look_for_rows(connection, schema, tables)
     except asyncpg.PostgresError as error:
-        if not is_refusal(error):
+        is_locked = is_contention(error) and passes_locked
+        if not (is_locked or is_refusal(error)):
             raise
+        if len(tables) == 1 and is_locked:
+            reason = f"table {tables[0].quoted}: {describe(error, tables[0].names)}"
+            return Emptiness(locked={tables[0].stream: reason})
         if len(tables) == 1:
             return Emptiness()
+        if is_locked:
+            # Those that are not locked answer at once.
+            await connection.fetchval(SET_LOCK_TIMEOUT, f"{_FURTHER_PATIENCE * 1000:.0f}")
+    found = Emptiness()
     middle = len(tables) // 2
-    first = await look_for_rows(connection, schema, tables[:middle])
-    return first | await look_for_rows(connection, schema, tables[middle:])
+    for half in (tables[:middle], tables[middle:]):
+        found |= await look_for_rows(connection, schema, half, passes_locked=passes_locked)
+    return found
 
 
-async def forget_emptied(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
+async def forget_emptied(
+    connection: Connection, schema: str, tables: Sequence[Table], *, passes_locked: bool = False
+) -> Emptiness:
     """Drop the lines, of every lineage and account, of tables that lost the rows that they had.
 
     Args:
@@ -145,8 +184,9 @@ async def forget_emptied(connection: Connection, schema: str, tables: Sequence[T
             found then is later than what they say.
         schema: The schema.
         tables: The tables to look at.
+        passes_locked: As ``look_for_rows`` takes it.
     """
-    found = await look_for_rows(connection, schema, tables)
+    found = await look_for_rows(connection, schema, tables, passes_locked=passes_locked)
     for table in tables:
         if table.stream in found.lost:
             # Looked at once more: another request may have written the first rows meanwhile.

@@ -7,7 +7,7 @@ import asyncpg
 
 async def until(database: asyncpg.Connection, question: str, *arguments: object) -> None:
     """Asks Postgres until the answer is yes."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         while not await database.fetchval(question, *arguments):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.01)
 

@@ -82,7 +82,7 @@ async def test_a_sync_leaves_columns_to_setup_that_would_have_a_large_table_writ
     mode: str,
     is_added: bool,
 ) -> None:
-    monkeypatch.setattr("engine_server.connectors.postgres.definition._LARGE_TABLE", 4096)
+    monkeypatch.setattr("engine_server.connectors.postgres.making._LARGE_TABLE", 4096)
     config = PostgresConfig.model_validate({"url": database_url, "columns": mode})
     await write(config, [stream(properties=ID)], [records("customers", customer(1, balance=5))])
     newer = stream(properties={**ID, "balance": {"type": "integer"}})

@@ -262,21 +262,6 @@ async def test_a_missing_encoding_of_a_character_is_said_with_the_encodings(
         await database.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-async def test_an_event_trigger_that_raises_is_said_with_the_table(
-    config: PostgresConfig, database: asyncpg.Connection
-) -> None:
-    await database.execute(
-        """
-        CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE 'no new tables'; END $$;
-        CREATE EVENT TRIGGER refuses ON ddl_command_start WHEN TAG IN ('CREATE TABLE')
-            EXECUTE FUNCTION public.refuse()
-        """
-    )
-    with pytest.raises(ConnectorError, match=r'no new tables .*"stripe"."plans"'):
-        await write(config, [*STREAMS, stream("plans")], PAGE)
-
-
 async def test_an_event_trigger_that_refuses_columns_leaves_them_to_setup(
     config: PostgresConfig, database: asyncpg.Connection
 ) -> None:
