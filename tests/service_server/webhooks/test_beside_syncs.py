@@ -13,6 +13,7 @@ from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import CheckpointPosition, Eof, SyncState
 from pipesync_client import PipelineClient
+from pipesync_rpc.errors import RpcError
 from service_server.assembly import running_service
 from service_server.settings import ServiceSettings
 from service_server.store import states
@@ -167,6 +168,35 @@ async def test_what_bears_on_the_tables_waits_for_events_that_are_being_applied(
     held.events_over.set()
     await waiting
     assert held.log == ["events", "events over", *([logged] if logged else []), "answered"]
+
+
+async def test_a_simulation_goes_by_the_pipeline_as_it_is_once_events_are_applied(
+    taking: PipelineClient, held: Held
+) -> None:
+    await push(taking, event("evt_1"))
+    await held.applying.wait()
+    simulating = asyncio.create_task(simulate(taking))
+    pausing = asyncio.create_task(pause(taking))
+    async with asyncio.timeout(10):
+        request = pb.GetPipelineRequest(id="hooked")
+        paused = pb.DESIRED_STATUS_PAUSED
+        while (await taking.get_pipeline(request)).pipeline.desired_status != paused:  # noqa: ASYNC110 - it is stored before it is answered
+            await asyncio.sleep(0.02)
+    held.events_over.set()
+    await pausing
+    with pytest.raises(RpcError, match="is paused"):
+        await simulating
+    assert "simulation" not in held.log
+
+
+async def test_no_simulation_makes_the_tables_again_that_were_removed(
+    taking: PipelineClient, held: Held
+) -> None:
+    await tear_down(taking)
+    with pytest.raises(RpcError, match="set it up or sync it") as error:
+        await simulate(taking)
+    assert error.value.reason == "PIPELINE_TORN_DOWN"
+    assert held.log == ["teardown"]
 
 
 async def test_events_wait_for_a_simulation(taking: PipelineClient, held: Held) -> None:
