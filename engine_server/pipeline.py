@@ -153,6 +153,13 @@ def can_reconcile(source: ResolvedSource, destination: ResolvedDestination | Non
     return True
 
 
+def follows_events(source: ResolvedSource) -> bool:
+    """Return whether the source's configuration has events polled or pushed."""
+    spec = source.connector.spec()
+    fields = (spec.follows_events_field, spec.webhook_secret_field)
+    return any(getattr(source.config, field, None) for field in fields if field)
+
+
 def time_of(source: ResolvedSource) -> int:
     """The source's time where it can tell, in Unix nanoseconds: records are stamped by that."""
     told = (

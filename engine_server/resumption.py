@@ -8,7 +8,7 @@ import structlog
 
 from engine_server.comparison import Comparison
 from engine_server.connectors.protocols import CheckpointKeeper, Messages, Resumed
-from engine_server.pipeline import can_reconcile, time_of
+from engine_server.pipeline import can_reconcile, follows_events, time_of
 from engine_server.plan import SyncPlan
 from engine_server.reading import SourceReader
 from engine_server.rewinds import Correction, lost_inputs
@@ -91,6 +91,7 @@ async def find_start(plan: SyncPlan, reader: SourceReader, stack: AsyncExitStack
         ceiling=ceiling(time_of(plan.source)),
         is_beside_run=plan.is_beside_run,
         can_reconcile=can_reconcile(plan.source, plan.destination),
+        follows_events=follows_events(plan.source),
     )
     rewound = correction.apply(plan.state)
     ending.refused_streams.intersection_update(plan.errored())

@@ -22,6 +22,8 @@ class Correction:
         ceiling: Where what is read now ends in time.
         is_beside_run: Whether the request belongs to no run.
         can_reconcile: Whether both connectors can.
+        follows_events: Whether events delete rows: those that a state without a checkpoint knows
+            nothing of may have been missed.
     """
 
     resumed: Resumed
@@ -29,6 +31,7 @@ class Correction:
     ceiling: Timestamp
     is_beside_run: bool
     can_reconcile: bool
+    follows_events: bool
 
     def apply(self, state: SyncState) -> list[RewoundStream]:
         """Put the state where the destination is.
@@ -59,7 +62,7 @@ class Correction:
         if not self.can_reconcile or state.sync_run.reconcile:
             return False
         begins_over = has_no_checkpoints(state) and not self.is_beside_run
-        if begins_over and self.resumed.held_streams:
+        if begins_over and self.follows_events and self.resumed.held_streams:
             return True
         return any(_may_hold_deleted(rewind) for rewind in self.resumed.rewinds)
 

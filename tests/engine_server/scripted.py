@@ -85,6 +85,7 @@ class ScriptedConfig(ConnectorConfig):
 
     script: str
     password: SecretStr | None = None
+    follows_events: bool = True
 
 
 class ScriptedSource:

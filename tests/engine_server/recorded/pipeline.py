@@ -39,9 +39,12 @@ MOST_REQUESTS = 100
 class ComparingSource(ScriptedSource):
     """Follows its script, and can compare."""
 
+    follows_events_field = "follows_events"
+
     def spec(self) -> Spec:
         spec = super().spec()
         spec.supports_reconcile = True
+        spec.follows_events_field = self.follows_events_field
         spec.source_input_schema.update({"type": "object"})
         return spec
 

@@ -7,6 +7,7 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED, S
 from pipesync.v1.state_pb2 import RewoundStream, SyncState
 from tests.engine_server.reads import given, pages
 from tests.engine_server.recorded.conftest import RPCS, RecordingEngine, Rpc, copied
+from tests.engine_server.recorded.pipeline import ComparingSource
 from tests.messages import (
     checkpoint,
     completed,
@@ -165,6 +166,16 @@ async def test_a_state_that_was_reset_begins_a_lineage_and_compares_the_rows_tha
     assert [request.reconcile for request in engine.source.requests[-2:]] == [False, True]
     assert not second.rewound_streams
     assert second.ending_state.sync_run.reconcile
+
+
+async def test_a_state_that_was_reset_is_read_without_a_comparison_where_no_events_were_followed(
+    engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ComparingSource, "follows_events_field", "")
+    await engine.sync(run_id="run")
+    second = await engine.sync(run_id="other")
+    assert [request.reconcile for request in engine.source.requests[-2:]] == [False, False]
+    assert not second.ending_state.sync_run.reconcile
 
 
 async def test_a_state_of_an_older_version_goes_on_where_there_are_rows(
