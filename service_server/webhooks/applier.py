@@ -172,8 +172,6 @@ class InboxApplier:
                         applied += await self._apply(lease, events)
                     except EventRefused as error:
                         refusal = error
-                    if events[-1].arrival == last:
-                        break
             if refusal is not None:
                 raise refusal
         return applied
