@@ -28,7 +28,7 @@ bench: $(STAMP) ## Whole syncs beside a bare script and dlt, and what gRPC and t
 	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.sync_speed
 
-measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, memory, many pipelines
+measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, memory, many pipelines, webhooks
 	$(BIN)/python -m tests.benchmarks.progress
 	$(BIN)/python -m tests.benchmarks.concurrent_syncs
 	$(BIN)/python -m tests.benchmarks.memory
@@ -37,6 +37,8 @@ measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, me
 	$(BIN)/python -m tests.benchmarks.service_scale
 	$(BIN)/python -m tests.benchmarks.service_load
 	$(BIN)/python -m tests.benchmarks.continuous_pipelines
+	$(BIN)/python -m tests.benchmarks.webhook_freshness
+	$(BIN)/python -m tests.benchmarks.events_meanwhile
 
 soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute, while engines are killed
 	SOAK_SECONDS=60 $(BIN)/pytest tests/soak/test_soak.py

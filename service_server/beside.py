@@ -27,10 +27,11 @@ async def store_beside(
 
     Returns:
         Whether the position is stored. It is not where another call has stored one since, or a
-        state that does not make up for the inputs that are lost: the next call compares again.
+        state of another lineage, or one that does not make up for the inputs that are lost: the
+        next call compares again.
     """
     is_stored = await _store_state(connection, pipeline_id, before, found)
-    if not is_stored and found.lost_inputs.covered_by_reread:
+    if not is_stored and (found.lost_inputs.covered_by_reread or _began_lineage(before, found)):
         return False
     return await inputs.store(connection)
 
@@ -45,7 +46,7 @@ def resumed_state(before: StoredState, found: Resumption | Eof) -> SyncState | N
     Returns:
         None when that is stored already.
     """
-    resumed = found.state if isinstance(found, Resumption) else found.ending_state
+    resumed = _resumed(found)
     if not resumed.destination:
         return None
     after = states.without_inputs(resumed)
@@ -55,6 +56,16 @@ def resumed_state(before: StoredState, found: Resumption | Eof) -> SyncState | N
     if after.sync_run == SyncRun() and not own.HasField("sync_run"):
         after.ClearField("sync_run")
     return after if after != states.without_inputs(own) else None
+
+
+def _resumed(found: Resumption | Eof) -> SyncState:
+    return found.state if isinstance(found, Resumption) else found.ending_state
+
+
+def _began_lineage(before: StoredState, found: Resumption | Eof) -> bool:
+    """Whether the call found no lineage to go on with, as the sync beside it did."""
+    own = before.state.destination if before.state is not None else ""
+    return _resumed(found).destination != own
 
 
 async def _store_state(

@@ -77,6 +77,22 @@ class CallInputs:
             self._begin = self._position_before(self._end) if is_committed else self._end
             self._lost = eof.lost_inputs if eof.HasField("lost_inputs") else None
 
+    async def leave_lineage(self, connection: Connection) -> None:
+        """Have events applied again whose position is of a lineage that the state leaves.
+
+        Events that were applied beside a sync without a state began that lineage: the destination
+        accounts for them there, and not in the lineage that the sync began.
+        """
+        self.stored = await inputs.forget(connection, self._pipeline_id)
+        await inbox.replay_behind(
+            connection,
+            self._pipeline_id,
+            series=self.stored.series - 1,
+            number=0,
+            held=CheckpointPosition(),
+        )
+        await lifecycles.wake(connection, self._pipeline_id)
+
     async def store(self, connection: Connection) -> bool:
         """Store the change, and have lost events applied again.
 

@@ -84,6 +84,7 @@ class Recorder:
         self._subject = subject or Subject()
         self.state = SyncState()
         self.state.CopyFrom(state)
+        self._begins_lineage = not state.destination
         self._run = Run(
             run_id=run_id, pipeline_id=lease.pipeline_id, status=RunStatus.RUN_STATUS_STARTED
         )
@@ -193,10 +194,7 @@ class Recorder:
                 return
             await letters.store(connection)
             if self._state_is_new:
-                account_id = self._subject.account_id
-                await states.put(connection, self._run.pipeline_id, state, account_id)
-                if self._inputs is not None and not await self._inputs.store(connection):
-                    _log.info("inputs_position_moved", pipeline_id=self._run.pipeline_id)
+                await self._store_state(connection, state)
             message = self._run.failure_message
             if self._eof is not None:
                 await store_held(connection, self._run.pipeline_id, self._eof)
@@ -208,6 +206,8 @@ class Recorder:
                     connection, self._run.pipeline_id, status, message
                 )
         letters.done()
+        if self._state_is_new and state.destination:
+            self._begins_lineage = False
 
     async def store_at_last(self, beside: Beside | None = None) -> None:
         """Stores like ``store``, but waits for a database that is away while the lease lasts.
@@ -232,6 +232,19 @@ class Recorder:
             is_failed = self._run.status == RunStatus.RUN_STATUS_FAILED
             if self._state_is_new or is_failed or self._dead_letters.are_unstored:
                 await self.store_at_last()
+
+    async def _store_state(self, connection: Connection, state: SyncState) -> None:
+        given = (connection, self._run.pipeline_id, state, self._subject.account_id)
+        if (
+            self._inputs is not None
+            and state.destination
+            and self._begins_lineage
+            and await states.is_of_other_lineage(*given)
+        ):
+            await self._inputs.leave_lineage(connection)
+        await states.put(*given)
+        if self._inputs is not None and not await self._inputs.store(connection):
+            _log.info("inputs_position_moved", pipeline_id=self._run.pipeline_id)
 
     def _note_change(self) -> None:
         self._is_changed = True

@@ -41,7 +41,8 @@ class Teardown:
         """
         forgotten = False
         if only != ConnectorSide.CONNECTOR_SIDE_SOURCE:
-            forgotten = await self._forget_state(config, lease)
+            await self._require_destination(config)
+            forgotten = await self._forget_state(lease)
             async with self._database.transaction() as connection:
                 await lease.require(connection)
                 await pipelines.set_torn_down(connection, lease.pipeline_id, is_torn_down=True)
@@ -62,12 +63,11 @@ class Teardown:
                 retry_delay=error.retry_delay,
             ) from error
 
-    async def _forget_state(self, config: PipelineConfig, lease: Lease) -> bool:
+    async def _forget_state(self, lease: Lease) -> bool:
         """Whether there was a state to forget."""
         async with self._database.connection() as connection:
             if await states.get(connection, lease.pipeline_id) is None:
                 return False
-        await self._require_destination(config)
         async with self._database.transaction() as connection:
             await lease.require(connection)
             await states.delete(connection, lease.pipeline_id)

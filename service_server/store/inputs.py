@@ -56,9 +56,10 @@ async def move(
     )
 
 
-async def forget(connection: Connection, pipeline_id: str) -> None:
-    """Begin another series, without a position."""
-    await connection.execute(_SQL["forget"], pipeline_id)
+async def forget(connection: Connection, pipeline_id: str) -> StoredInputs:
+    """Begin another series, without a position, and return it."""
+    series = await connection.fetchval(_SQL["forget"], pipeline_id)
+    return StoredInputs(series=series or 1)
 
 
 def _columns(position: CheckpointPosition | None) -> tuple[str | None, int | None]:

@@ -87,6 +87,23 @@ async def replace(
     return True
 
 
+async def is_of_other_lineage(
+    connection: Connection, pipeline_id: str, state: SyncState, account_id: str = ""
+) -> bool:
+    """Whether the stored state is of another lineage; store ``state`` where there is none.
+
+    No other call stores one until the transaction has ended.
+    """
+    arguments = (pipeline_id, _serialized(state), account_id)
+    if await connection.fetchval(_SQL["insert"], *arguments):
+        return False
+    found = await connection.fetchval(_SQL["lock"], pipeline_id)
+    return found is not None and SyncState.FromString(found).destination not in (
+        "",
+        state.destination,
+    )
+
+
 async def delete(connection: Connection, pipeline_id: str) -> None:
     """Forget the state and the position of the inputs."""
     await connection.execute(_SQL["delete"], pipeline_id)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync.v1.catalog_pb2 import PipelineConfig
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message, RecentEvents, SourceInput
 from pipesync.v1.progress_pb2 import RUN_STATUS_STARTED
@@ -14,7 +15,12 @@ from service_server import checks
 from service_server.beside import store_beside
 from service_server.dead_letters import DeadLetters
 from service_server.engine import FIELDS_OF_A_PIPELINE, Messages
-from service_server.errors import InvalidRequest, PipelinePaused
+from service_server.errors import (
+    InvalidRequest,
+    PipelineBeingDeleted,
+    PipelinePaused,
+    PipelineTornDown,
+)
 from service_server.in_flight import Send
 from service_server.inputs import CallInputs
 from service_server.leases import Lease
@@ -58,6 +64,8 @@ class Simulations:
             InvalidRequest: names the bad field.
             PipelineNotFound: there is no such pipeline.
             PipelinePaused: it is paused.
+            PipelineBeingDeleted: it is being deleted.
+            PipelineTornDown: its tables were removed.
             SyncInProgress: a sync of it is under way.
             RpcError: the engine cannot do it.
         """
@@ -66,12 +74,11 @@ class Simulations:
     async def _stream(self, request: pb.SimulateWebhookSyncRequest, send: Send) -> None:
         checks.check_pipeline_id(request.id, field="id")
         inputs = [SourceInput(recent_events=_recent_events(request))]
-        stored = await self._pipelines.load(request.id)
-        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
-            raise PipelinePaused(request.id)
-        config = self._pipelines.open_config(stored)
+        await self._config(request.id)
         last: Message | None = None
         async with self._leases.hold(request.id) as lease:
+            # It may have changed while events were waited for.
+            config = await self._config(request.id)
             letters = DeadLetters(request.id, self._metrics)
             async with self._database.connection() as connection:
                 before = await states.load(connection, request.id)
@@ -102,6 +109,16 @@ class Simulations:
         # The pipeline is free by the time that the caller is told so.
         if last is not None:
             await send(last)
+
+    async def _config(self, pipeline_id: str) -> PipelineConfig:
+        stored = await self._pipelines.load(pipeline_id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
+            raise PipelinePaused(pipeline_id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
+            raise PipelineBeingDeleted(pipeline_id)
+        if stored.is_torn_down:
+            raise PipelineTornDown(pipeline_id)
+        return self._pipelines.open_config(stored)
 
     async def _store(self, lease: Lease, letters: DeadLetters) -> None:
         unstored = letters.unstored()

@@ -125,6 +125,21 @@ async def test_nothing_is_removed_or_forgotten_while_the_destination_is_out_of_r
 
 
 @REMOVALS
+async def test_events_go_on_while_the_destination_of_a_pipeline_without_a_state_is_out_of_reach(
+    client: PipelineClient,
+    created: pb.Pipeline,
+    engine: ScriptedEngine,
+    database: Database,
+    remove: Remove,
+) -> None:
+    engine.failing_check = "no route to host"
+    with pytest.raises(RpcError, match="no route to host; nothing was removed"):
+        await remove(client)
+    async with database.connection() as connection:
+        assert not await connection.fetchval("SELECT is_torn_down FROM pipesync.pipelines")
+
+
+@REMOVALS
 async def test_what_keeps_a_sync_from_writing_keeps_nothing_from_being_removed(
     client: PipelineClient, synced: pb.Pipeline, engine: ScriptedEngine, remove: Remove
 ) -> None:

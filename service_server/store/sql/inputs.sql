@@ -29,4 +29,5 @@ SET series = kept.series + 1,
     epoch = NULL,
     number = NULL,
     replayable_epoch = NULL,
-    replayable_number = NULL;
+    replayable_number = NULL
+RETURNING series;

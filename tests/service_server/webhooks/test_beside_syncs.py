@@ -11,10 +11,12 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import PipelineConfig, StreamSelection
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
-from pipesync.v1.state_pb2 import Eof
+from pipesync.v1.state_pb2 import CheckpointPosition, Eof, SyncState
 from pipesync_client import PipelineClient
+from pipesync_rpc.errors import RpcError
 from service_server.assembly import running_service
 from service_server.settings import ServiceSettings
+from service_server.store import states
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import DROPPED, ScriptedEngine
 from tests.service_server.webhooks.deliveries import (
@@ -168,6 +170,35 @@ async def test_what_bears_on_the_tables_waits_for_events_that_are_being_applied(
     assert held.log == ["events", "events over", *([logged] if logged else []), "answered"]
 
 
+async def test_a_simulation_goes_by_the_pipeline_as_it_is_once_events_are_applied(
+    taking: PipelineClient, held: Held
+) -> None:
+    await push(taking, event("evt_1"))
+    await held.applying.wait()
+    simulating = asyncio.create_task(simulate(taking))
+    pausing = asyncio.create_task(pause(taking))
+    async with asyncio.timeout(10):
+        request = pb.GetPipelineRequest(id="hooked")
+        paused = pb.DESIRED_STATUS_PAUSED
+        while (await taking.get_pipeline(request)).pipeline.desired_status != paused:  # noqa: ASYNC110 - it is stored before it is answered
+            await asyncio.sleep(0.02)
+    held.events_over.set()
+    await pausing
+    with pytest.raises(RpcError, match="is paused"):
+        await simulating
+    assert "simulation" not in held.log
+
+
+async def test_no_simulation_makes_the_tables_again_that_were_removed(
+    taking: PipelineClient, held: Held
+) -> None:
+    await tear_down(taking)
+    with pytest.raises(RpcError, match="set it up or sync it") as error:
+        await simulate(taking)
+    assert error.value.reason == "PIPELINE_TORN_DOWN"
+    assert held.log == ["teardown"]
+
+
 async def test_events_wait_for_a_simulation(taking: PipelineClient, held: Held) -> None:
     held.events_over.set()
     answers = taking.simulate_webhook_sync(pb.SimulateWebhookSyncRequest(id="hooked"))
@@ -284,3 +315,66 @@ async def test_a_repetition_outlives_the_service_that_applied_the_event_and_is_d
     assert sent_ids(engine) == [["evt_1"], ["evt_1"], ["evt_2"]]
     async with database.connection() as connection:
         assert not await connection.fetchval("SELECT count(*) FROM pipesync.events_to_repeat")
+
+
+class Lineages(Held):
+    """Calls that begin a lineage of their own where they are given a state without one.
+
+    Attributes:
+        given: The state of each call with events.
+    """
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        super().__init__(engine)
+        self.given: list[SyncState] = []
+        self._begun = 0
+
+    async def _batch(self, request: engine_pb.PipelineSyncBatchRequest) -> Eof:
+        state = SyncState()
+        state.CopyFrom(request.options.state)
+        if not state.destination:
+            self._begun += 1
+            state.destination = f"lineage {self._begun}"
+            position = CheckpointPosition(epoch=state.destination, number=1)
+            state.inputs_position.CopyFrom(position)
+        if request.inputs:
+            self.given.append(request.options.state)
+            state.inputs_position.number += 1
+        eof = await super()._batch(request)
+        eof.ending_state.CopyFrom(state)
+        return eof
+
+
+@pytest.mark.parametrize("first_to_end", ["sync", "events"])
+async def test_events_beside_a_sync_without_a_state_are_accounted_for_in_its_lineage(
+    taking: PipelineClient, engine: ScriptedEngine, database: Database, first_to_end: str
+) -> None:
+    held = Lineages(engine)
+    syncing = asyncio.create_task(sync(taking))
+    await held.syncing.wait()
+    await push(taking, event("evt_1"))
+    await held.applying.wait()
+    if first_to_end == "events":
+        held.events_over.set()
+        await until(taking, {"evt_1": "applied"})
+    held.sync_over.set()
+    await syncing
+    held.events_over.set()
+    async with asyncio.timeout(10):
+        while len(held.given) < 2:  # noqa: ASYNC110 - the engine has no event for it
+            await asyncio.sleep(0.02)
+    await until(taking, {"evt_1": "applied"})
+    assert [state.destination for state in held.given] == ["", "lineage 1"]
+    async with database.connection() as connection:
+        stored = await states.load(connection, "hooked")
+    assert stored.inputs.position == CheckpointPosition(epoch="lineage 1", number=2)
+    assert await positions(database) == [("lineage 1", 2)]
+
+
+async def positions(database: Database) -> list[tuple[str, int]]:
+    """Those that events were applied with."""
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT inputs_epoch, inputs_number FROM pipesync.webhook_events ORDER BY arrival"
+        )
+    return [(row["inputs_epoch"], row["inputs_number"]) for row in rows]

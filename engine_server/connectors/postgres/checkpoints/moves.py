@@ -54,6 +54,18 @@ def moves_script(schema: str, account_id: str, lineage: str, moves: Collection[M
     )
 
 
+def lock_script(schema: str, account_id: str, lineage: str, streams: Collection[str]) -> str:
+    """SQL that locks lines in the order in which a comparison does; empty for less than two."""
+    if len(streams) < 2:
+        return ""
+    names = ", ".join(map(constant, sorted(streams)))
+    return (
+        f"SELECT FROM {table.quoted(schema)} "
+        f"WHERE account_id = {constant(account_id)} AND lineage = {constant(lineage)} "
+        f"AND stream IN ({names}) ORDER BY stream FOR UPDATE; "
+    )
+
+
 def rows_script(schema: str, written: Table) -> str:
     """SQL that has the lines of all lineages say that a table has rows, if it has."""
     return (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS, MovedLines
 from engine_server.connectors.postgres.checkpoints.moves import (
     Move,
+    lock_script,
     moves_script,
     rows_script,
 )
@@ -133,12 +134,11 @@ class CheckpointRecorder:
         self._moves.pop(number, None)
         moves = self._movable(uncommitted)
         self._moves[number] = moves
-        parts = [
-            rows_script(self._schema, self._tables[name])
-            for name in sorted(written)
-            if name not in self._filled
-        ]
+        begun = sorted(name for name in written if name not in self._filled)
+        parts = [rows_script(self._schema, self._tables[name]) for name in begun]
         if moves and (lines := self._lines) is not None:
+            given = (self._schema, lines.account_id, lines.lineage)
+            parts.insert(0, lock_script(*given, {*begun, *moves}))
             parts.append(
                 moves_script(self._schema, lines.account_id, lines.lineage, moves.values())
             )

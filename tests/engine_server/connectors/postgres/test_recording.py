@@ -64,6 +64,32 @@ async def _line_becomes(database: asyncpg.Connection, name: str, text: str) -> N
     )
 
 
+async def test_a_flush_locks_lines_in_the_order_in_which_comparisons_do(
+    caller: Caller, database: asyncpg.Connection, database_url: str
+) -> None:
+    resumed = await caller.resume()
+    messages = [records("products", customer(1)), checkpoint("customers", "1")]
+    line = "SELECT FROM stripe._pipesync_checkpoints WHERE stream = $1 FOR UPDATE NOWAIT"
+    comparing, holding = [await asyncpg.connect(database_url) for _ in range(2)]
+    async with comparing.transaction():
+        await comparing.fetch(line, "customers")
+        async with holding.transaction():
+            await holding.execute("LOCK TABLE stripe.products IN EXCLUSIVE MODE")
+            writing = asyncio.create_task(caller.write(resumed, messages))
+            await until(database, BLOCKED)
+        await until(
+            database,
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event IN ('transactionid', 'tuple'))",
+        )
+        # The comparison goes on, and the flush behind it.
+        await comparing.fetch(line, "products")
+    await writing
+    assert await lines(database) == {"customers": "1", "products": None, "": None}
+    await comparing.close()
+    await holding.close()
+
+
 async def test_a_line_waits_for_no_flush_of_another_stream(
     caller: Caller, database: asyncpg.Connection, database_url: str
 ) -> None:
