@@ -25,7 +25,7 @@ REQUIRE = "PIPESYNC_TEST_REQUIRE_PGBOUNCER"
 
 _SETTINGS = """
 [databases]
-* = host={socket_directory} user={user}
+* = host={socket_directory} user={user}{password}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -36,9 +36,14 @@ server_login_retry = 1
 """
 
 
+def find_program() -> str | None:
+    """Return the path of pgbouncer; None where the machine has none."""
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
 def program() -> str:
     """The path of pgbouncer; without one the test is skipped, or fails if it must not be."""
-    path = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    path = find_program()
     if path is None:
         if os.environ.get(REQUIRE, "") not in {"", "0"}:
             pytest.fail(MISSING)
@@ -53,6 +58,7 @@ class PgBouncer:
         parts = urlsplit(database_url)
         [self._socket_directory] = parse_qs(parts.query)["host"]
         self._user, self._database = parts.username, parts.path
+        self._password = f" password={parts.password}" if parts.password else ""
         self._system_user = system_user
         self._file = directory / "pgbouncer.ini"
         self._process: asyncio.subprocess.Process | None = None
@@ -73,7 +79,10 @@ class PgBouncer:
     def configure(self, settings: dict[str, object]) -> None:
         """Write the configuration; ``reload`` or a start applies it."""
         text = _SETTINGS.format(
-            socket_directory=self._socket_directory, user=self._user, port=self._port
+            socket_directory=self._socket_directory,
+            user=self._user,
+            password=self._password,
+            port=self._port,
         )
         self._file.write_text(
             text + "".join(f"{key} = {value}\n" for key, value in settings.items())
@@ -93,6 +102,11 @@ class PgBouncer:
                 logged += line
         self._process = process
         self._draining = asyncio.create_task(process.stderr.read())
+
+    async def restart(self) -> None:
+        """End it on the spot, and start it again."""
+        await self.kill()
+        await self.start()
 
     async def kill(self) -> None:
         """End it on the spot; every connection through it is cut."""

@@ -146,7 +146,15 @@ async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
         await connection.close()
 
 
-async def test_a_backup_restored_beneath_a_running_pipeline_heals_by_itself(
+async def restore(client: PipelineClient, backups: Backups, backup: int) -> None:
+    """Pause the pipeline, restore a backup beneath it, and let it go on."""
+    await set_desired(client, pb.DESIRED_STATUS_PAUSED)
+    await shown(client, has_status(pb.PIPELINE_STATUS_PAUSED))
+    await backups.restore(backup)
+    await set_desired(client, pb.DESIRED_STATUS_ACTIVE)
+
+
+async def test_a_backup_restored_while_a_pipeline_is_paused_heals_by_itself(
     client: PipelineClient, simulator: StripeSimulator, database_url: str
 ) -> None:
     await create(client, simulator, database_url, poll_events=True)
@@ -158,12 +166,12 @@ async def test_a_backup_restored_beneath_a_running_pipeline_heals_by_itself(
         simulator.update("customers", changed, {"name": "changed"})
         made = simulator.create("customers")
         await until_there(client, database_url, "customers", made["id"])
-        await backups.restore(backup)
+        await restore(client, backups, backup)
         await until_there(client, database_url, "customers", made["id"])
     simulator.delete("customers", deleted)
     await truncate(database_url, "products")
     last = simulator.create("products")
     await until_equal(client, simulator, database_url)
-    await backups.restore(backup)
+    await restore(client, backups, backup)
     await until_there(client, database_url, "products", last["id"])
     await until_equal(client, simulator, database_url)

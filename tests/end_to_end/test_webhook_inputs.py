@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.message_pb2 import Message, SourceInput, WebhookDelivery
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
-from pipesync.v1.state_pb2 import SyncState
+from pipesync.v1.state_pb2 import SourceState
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.reasons import Reason
@@ -89,7 +89,7 @@ async def test_deliveries_signed_with_any_of_the_secrets_are_applied_and_logged(
         with structlog.testing.capture_logs() as logs:
             messages = await push(client, pipeline, rpc, inputs)
     assert messages[-1].eof.status == RUN_STATUS_SUCCEEDED
-    assert messages[-1].eof.ending_state == SyncState()
+    assert messages[-1].eof.ending_state.source == SourceState()
     received = [line for line in logs if line["event"] == "event_received"]
     assert [(line["ingress"], line["event_id"], line["event_type"]) for line in received] == [
         ("webhook", made["id"], "customer.created"),

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import asyncpg
 
+from tests.pgbouncer import find_program, pgbouncer
 from tests.postgres import PostgresCluster, Standby
 from tests.soak.front import Front
 
@@ -73,6 +74,24 @@ class FailingPostgres:
             await failing._prepare()
             stack.callback(failing._stop_standby)
             yield failing
+
+    @asynccontextmanager
+    async def pooled(self) -> AsyncIterator[str]:
+        """Run a pooler in transaction mode for the length of the block, and yield its URL.
+
+        Its restarts are among the faults. Where the machine has no pgbouncer, the URL is the
+        server's own.
+        """
+        if find_program() is None:
+            yield self.url
+            return
+        async with pgbouncer(self._cluster, self.url) as pooler:
+
+            async def restart_pooler(_: Random) -> None:
+                await pooler.restart()
+
+            self.faults["pooler restarted"] = restart_pooler
+            yield pooler.url
 
     async def fail_over(self) -> None:
         """Replace the primary by a standby that has all its commits."""

@@ -28,6 +28,8 @@ class Front:
         """Listen in ``directory`` and lead to the server with its socket in ``target``."""
         front = cls(directory, target)
         server = await asyncio.start_unix_server(front._relay, directory / _SOCKET)
+        # A pooler runs as another user.
+        await asyncio.to_thread((directory / _SOCKET).chmod, 0o777)
         try:
             yield front
         finally:

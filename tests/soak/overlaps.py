@@ -19,12 +19,14 @@ class Span:
         start: When it began, Unix seconds.
         end: When it ended, or its engine was killed.
         stops: When its engine stood still.
+        is_of_events: Whether it applied events that were pushed, and read no history.
     """
 
     pipeline_id: str
     start: float
     end: float
     stops: Sequence[Stop] = ()
+    is_of_events: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,13 @@ def spans(engine: MortalServer) -> list[Span]:
 
 
 def overlaps(spans: Iterable[Span]) -> list[Overlap]:
-    """Every two syncs of one pipeline that were under way at the same time."""
-    by_pipeline = defaultdict[str, list[Span]](list)
+    """Every two syncs of one pipeline that were under way at the same time.
+
+    Pushed events are applied beside a sync of the history, but one call after the other.
+    """
+    by_pipeline = defaultdict[tuple[str, bool], list[Span]](list)
     for span in sorted(spans, key=lambda span: span.start):
-        by_pipeline[span.pipeline_id].append(span)
+        by_pipeline[span.pipeline_id, span.is_of_events].append(span)
     return [
         Overlap(first=first, second=second)
         for of_one in by_pipeline.values()
@@ -99,23 +104,29 @@ def _late_in_life(life: Life) -> list[float]:
 
 def _of_life(life: Life, stops: Sequence[Stop]) -> list[Span]:
     found: list[Span] = []
-    begun = defaultdict[tuple[str, str, str], list[float]](list)
+    begun = defaultdict[tuple[str, str, str], list[dict[str, Any]]](list)
     for event in life.process.events:
         if event["event"] == "sync_started":
-            begun[_key(event)].append(_time(event))
+            begun[_key(event)].append(event)
         elif event["event"] == "sync_ended":
-            start = begun[_key(event)].pop(0)
-            found.append(_span(event["pipeline_id"], start, _time(event), stops))
-    for (pipeline_id, _, _), starts in begun.items():
-        for start in starts:
+            found.append(_span(begun[_key(event)].pop(0), _time(event), stops))
+    for (pipeline_id, _, _), started in begun.items():
+        for event in started:
             assert life.killed_at is not None, f"a sync of {pipeline_id} never ended"
-            found.append(_span(pipeline_id, start, max(life.killed_at, start), stops))
+            found.append(_span(event, max(life.killed_at, _time(event)), stops))
     return found
 
 
-def _span(pipeline_id: str, start: float, end: float, stops: Sequence[Stop]) -> Span:
+def _span(started: dict[str, Any], end: float, stops: Sequence[Stop]) -> Span:
+    start = _time(started)
     meanwhile = [stop for stop in stops if stop.start < end and stop.end > start]
-    return Span(pipeline_id=pipeline_id, start=start, end=end, stops=meanwhile)
+    return Span(
+        pipeline_id=started["pipeline_id"],
+        start=start,
+        end=end,
+        stops=meanwhile,
+        is_of_events=bool(started["inputs"]),
+    )
 
 
 def _key(event: dict[str, Any]) -> tuple[str, str, str]:

@@ -101,13 +101,14 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    """Two services and two engines that know each other, and pipelines that nobody created yet."""
+    """Two services, one of them behind a pooler, two engines, and pipelines still to be created."""
     async with AsyncExitStack() as stack:
         databases = [
             await stack.enter_async_context(FailingPostgres.open(name))
             for name in ("store", "destination")
         ]
-        service_database_url, database_url = (database.url for database in databases)
+        store, destination = databases
+        store_urls = store.url, await stack.enter_async_context(store.pooled())
         engines = [
             await stack.enter_async_context(mortal(MortalServer("engine_server", name=name)))
             for name in ("engine 1", "engine 2")
@@ -117,17 +118,15 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             MortalServer(
                 "service_server",
                 [part for flag in flags.items() for part in flag],
-                {"PIPESYNC_DATABASE_URL": service_database_url},
+                {"PIPESYNC_DATABASE_URL": url},
                 name=name,
             )
-            for name in ("service 1", "service 2")
+            for name, url in zip(("service 1", "service 2"), store_urls, strict=True)
         ]
         for service in services:
             await stack.enter_async_context(mortal(service))
         client = await stack.enter_async_context(PipelineClient(_all(services)))
-        pipelines = fleet(
-            PIPELINES, services, client, database_url, service_database_url, seed=SEED
-        )
+        pipelines = fleet(PIPELINES, services, client, destination.url, store.url, seed=SEED)
         yield Scene(
             engines=engines,
             services=services,
@@ -136,7 +135,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         )
         for server in (*engines, *services):
             _write_log(server, tmp_path / f"{server.name}.log")
-        await leaks.search_database(service_database_url)
+        await leaks.search_database(store.url)
 
 
 async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:

@@ -10,8 +10,11 @@ from tests.soak.mortal import Life, MortalServer, Stop
 from tests.soak.overlaps import late_commits, overlaps, spans
 
 
-def logged(event: str, second: float, call: str, pipeline: str = "acme") -> dict[str, Any]:
+def logged(
+    event: str, second: float, call: str, pipeline: str = "acme", inputs: int = 0
+) -> dict[str, Any]:
     return {
+        "inputs": inputs,
         "event": event,
         "pipeline_id": pipeline,
         "request_id": call,
@@ -20,9 +23,11 @@ def logged(event: str, second: float, call: str, pipeline: str = "acme") -> dict
     }
 
 
-def sync(start: float, end: float, call: str, pipeline: str = "acme") -> list[dict[str, Any]]:
+def sync(
+    start: float, end: float, call: str, pipeline: str = "acme", inputs: int = 0
+) -> list[dict[str, Any]]:
     return [
-        logged("sync_started", start, call, pipeline),
+        logged("sync_started", start, call, pipeline, inputs),
         logged("sync_ended", end, call, pipeline),
     ]
 
@@ -84,3 +89,11 @@ def test_a_commit_after_the_end_of_its_sync_is_found() -> None:
     first, second = sync(1, 2.5, "a"), sync(2.75, 4, "a")
     assert late_commits(engine(*first, commit)) == [0.5]
     assert late_commits(engine(*first, second[0], commit, second[1])) == []
+
+
+def test_events_overlap_with_events_alone() -> None:
+    history, events = sync(0, 10, "history"), sync(2, 4, "events", inputs=3)
+    assert overlaps(spans(engine(*history, *events))) == []
+    more = sync(3, 5, "more events", inputs=1)
+    [overlap] = overlaps(spans(engine(*history, *events, *more)))
+    assert (overlap.first.start, overlap.second.start) == (2, 3)

@@ -37,9 +37,29 @@ _LOCKED = _SQL.joinpath("lines_locked.sql").read_text()
 _ADOPTED = _SQL.joinpath("lines_adopted.sql").read_text()
 _WRITTEN = _SQL.joinpath("lines_written.sql").read_text()
 _TOUCH = "UPDATE {checkpoints} SET written_at = now() WHERE account_id = $1 AND lineage = $2"
+# A caller without a state begins a lineage with each call, of most of which nothing is recorded.
 _FORGET_OLD = """
     DELETE FROM {checkpoints}
-    WHERE written_at < now() - interval '60 days' AND (account_id, lineage) <> ($1, $2)
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid
+        FROM {checkpoints} AS line
+        WHERE (account_id, lineage) <> ($1, $2)
+            AND (
+                written_at < now() - interval '60 days'
+                OR stream = '(inputs)'
+                AND number <= 1
+                AND written_at < now() - interval '1 minute'
+                AND NOT EXISTS (
+                    SELECT
+                    FROM {checkpoints} AS other
+                    WHERE other.account_id = line.account_id
+                        AND other.lineage = line.lineage
+                        AND other.stream <> line.stream
+                )
+            )
+        LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    ))
 """
 _FORGET_OTHERS = """
     DELETE FROM {checkpoints}

@@ -123,6 +123,20 @@ async def test_lines_of_a_lineage_that_is_not_used_for_60_days_are_dropped(
     assert await database.fetchval(f"SELECT count(DISTINCT lineage) FROM {TABLE}") == 2  # noqa: S608 - ours
 
 
+async def test_calls_without_a_state_leave_no_lines_behind(
+    caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page())
+    for _ in range(3):
+        caller.state = SyncState()
+        await caller.sync(*page(number=2), reads=[], moves_global=False)
+        await database.execute(f"UPDATE {TABLE} SET written_at = now() - interval '2 minutes'")  # noqa: S608 - ours
+    caller.state = SyncState()
+    await caller.sync(*page(number=2), reads=[], moves_global=False)
+    # That of the sync, and that of the last call.
+    assert await database.fetchval(f"SELECT count(DISTINCT lineage) FROM {TABLE}") == 2  # noqa: S608 - ours
+
+
 async def test_an_older_state_is_recorded_whole(
     caller: Caller, database: asyncpg.Connection
 ) -> None:
