@@ -219,6 +219,9 @@ async def repeat_after(
 
 async def requeue_repeats(connection: Connection) -> None:
     """Has events applied once more whose syncs have ended."""
+    # Mostly there are none, and then no lock on the inbox is waited for.
+    if not await connection.fetchval(_SQL["has_repeats"]):
+        return
     await connection.execute(_SQL["requeue_repeats"])
 
 

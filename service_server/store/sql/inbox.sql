@@ -113,6 +113,9 @@ WHERE pipeline_id = $1 AND event_id = ANY($2) AND receive_time >= $4
 ORDER BY event_id
 ON CONFLICT (pipeline_id, event_id) DO UPDATE SET lease_token = excluded.lease_token;
 
+-- name: has_repeats
+SELECT true FROM pipesync.events_to_repeat ORDER BY pipeline_id, event_id LIMIT 1;
+
 -- name: requeue_repeats
 -- Two services that look at the same time take them once. What else is done about an event, e.g. a replay, stays.
 WITH due AS MATERIALIZED (
