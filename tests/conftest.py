@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures that all tests share."""
 
 import os
 import tempfile
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine_server.connectors.stripe.clock import CLOCKS
 from tests.leaks import leaks
 from tests.pgbouncer import MISSING
 from tests.postgres import PostgresCluster
@@ -16,6 +17,12 @@ os.environ.setdefault("PIPESYNC_HTTP", "127.0.0.1:0")
 # Programs that tests start make no calls before they are programs of their own. Preparing for that
 # may kill them when a call is under way here.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
+@pytest.fixture(autouse=True)
+def clocks_of_no_other_test() -> None:
+    """Forget the clocks of other tests' simulators, one of which may have had the same port."""
+    CLOCKS.forget()
 
 
 @pytest.fixture(scope="session")

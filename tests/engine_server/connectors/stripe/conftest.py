@@ -4,16 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine_server.connectors.stripe.clock import CLOCKS
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
-
-
-@pytest.fixture(autouse=True)
-def clocks_of_no_other_test() -> None:
-    """Every test begins like a process: another's simulator may have had the same port."""
-    CLOCKS.forget()
 
 
 @pytest.fixture(params=["empty_page", "resource_missing"])
