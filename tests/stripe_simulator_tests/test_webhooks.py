@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.loopback_server import LoopbackServer
 from tests.stripe_simulator.simulator import StripeSimulator
 from tests.stripe_simulator_tests.webhook_receiver import WebhookReceiver
 
@@ -158,8 +159,7 @@ async def test_an_endpoint_that_is_away_gets_all_once_it_is_back(
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
                 await simulator.deliveries.settled()
-        server = await asyncio.start_server(answer_ok, sock=reserved.dup())
-        async with server:
+        async with LoopbackServer(answer_ok, sock=reserved.dup()):
             await simulator.deliveries.settled()
     assert simulator.deliveries.attempts[-1].status == 200
 
@@ -168,7 +168,6 @@ async def answer_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
     await writer.drain()
-    writer.close()
 
 
 async def test_deliveries_come_twice_and_out_of_order_when_asked_to(

@@ -9,6 +9,7 @@ import pytest
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
 from engine_server.connectors.conformance.steps import closed_after
 from engine_server.connectors.protocols import Messages
+from tests.loopback_server import LoopbackServer
 from tests.messages import connected
 
 
@@ -45,10 +46,9 @@ async def test_what_a_server_in_this_process_still_does_is_its_own() -> None:
         await writer.wait_closed()
         await released.wait()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with LoopbackServer(serve) as server:
         async with nothing_left_behind():
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.close()
             await writer.wait_closed()
         released.set()

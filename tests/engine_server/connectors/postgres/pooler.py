@@ -1,10 +1,11 @@
 """Poolers that give each transaction whichever server session is free."""
 
 import asyncio
-from contextlib import suppress
 from itertools import cycle
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
+
+from tests.loopback_server import LoopbackServer
 
 # What pgbouncer 1.18 takes in the start of a connection.
 _KNOWN_PARAMETERS = {"user", "database", "client_encoding", "application_name"}
@@ -26,65 +27,56 @@ class TransactionPooler:
         [directory] = parse_qs(parts.query)["host"]
         self._path = f"{directory}/.s.PGSQL.5432"
         self._user, self._database = parts.username, parts.path
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = LoopbackServer(self._serve)
         self.url = ""
         self.changes = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._start, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"postgresql://{self._user}@127.0.0.1:{port}{self._database}?sslmode=disable"
+        await self._server.open()
+        address = f"127.0.0.1:{self._server.port}"
+        self.url = f"postgresql://{self._user}@{address}{self._database}?sslmode=disable"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    async def _start(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
+        await self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sessions = [await asyncio.open_unix_connection(self._path) for _ in range(2)]
         answering: list[asyncio.Task[None]] = []
         try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                start = await _start_message(reader)
-                names = start[8:].split(b"\0")[:-2:2]
-                unknown = {name.decode() for name in names} - _KNOWN_PARAMETERS
-                assert not unknown, unknown
-                for session_reader, session_writer in sessions:
-                    session_writer.write(start)
-                    greeting = await _until_ready(session_reader)
-                writer.write(greeting)
-                turns = cycle(session_writer for _, session_writer in sessions)
-                current = next(turns)
+            start = await _start_message(reader)
+            names = start[8:].split(b"\0")[:-2:2]
+            unknown = {name.decode() for name in names} - _KNOWN_PARAMETERS
+            assert not unknown, unknown
+            for session_reader, session_writer in sessions:
+                session_writer.write(start)
+                greeting = await _until_ready(session_reader)
+            writer.write(greeting)
+            turns = cycle(session_writer for _, session_writer in sessions)
+            current = next(turns)
 
-                async def pass_answers(session_reader: asyncio.StreamReader) -> None:
-                    nonlocal current
-                    while True:
-                        answer = await _message(session_reader)
-                        # Ready, and in no transaction: the client says nothing before it hears it.
-                        if answer == b"Z\0\0\0\5I":
-                            current = next(turns)
-                            self.changes += 1
-                        writer.write(answer)
-
-                answering += [asyncio.create_task(pass_answers(answers)) for answers, _ in sessions]
+            async def pass_answers(session_reader: asyncio.StreamReader) -> None:
+                nonlocal current
                 while True:
-                    message = await _message(reader)
-                    if message[:1] == b"X":
-                        return
-                    current.write(message)
+                    answer = await _message(session_reader)
+                    # Ready, and in no transaction: the client says nothing before it hears it.
+                    if answer == b"Z\0\0\0\5I":
+                        current = next(turns)
+                        self.changes += 1
+                    writer.write(answer)
+
+            answering += [asyncio.create_task(pass_answers(answers)) for answers, _ in sessions]
+            while True:
+                message = await _message(reader)
+                if message[:1] == b"X":
+                    return
+                current.write(message)
         finally:
             for task in answering:
                 task.cancel()
             await asyncio.gather(*answering, return_exceptions=True)
-            for stream in [writer, *(session_writer for _, session_writer in sessions)]:
-                stream.close()
+            for _, session_writer in sessions:
+                session_writer.close()
 
 
 async def _start_message(reader: asyncio.StreamReader) -> bytes:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.loopback_server import LoopbackServer
+
 # https://www.postgresql.org/docs/current/protocol-message-formats.html, "SSLRequest"
 _SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 
@@ -31,14 +33,17 @@ class Proxy:
         self.lead_to(database_url)
         self._user, self._database = parts.username, parts.path
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._server = LoopbackServer(self._relay)
         self._writers: list[asyncio.StreamWriter] = []
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._stranded: list[asyncio.Event] = []
         self._decide: Callable[[bytes, bool], Decision | None] | None = None
-        self.port = 0
         self.passed = self.accepted = self.encrypted = self.held = 0
+
+    @property
+    def port(self) -> int:
+        return self._server.port
 
     @property
     def url(self) -> str:
@@ -54,15 +59,12 @@ class Proxy:
 
     async def open(self) -> None:
         """Takes connections, at the same port as before."""
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.open()
 
     async def close(self) -> None:
         """Cuts every connection and refuses new ones."""
-        if self._server is not None:
-            self._server.close()
-            self.cut()
-            await self._server.wait_closed()
+        self.cut()
+        await self._server.close()
 
     def lead_to(self, database_url: str) -> None:
         """Leads new connections to another Postgres."""
@@ -129,23 +131,24 @@ class Proxy:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         self._writers.append(writer)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            first = await reader.readexactly(len(_SSL_REQUEST))
-            if first == _SSL_REQUEST:
-                writer.write(b"N" if self._tls is None else b"S")
-                if self._tls is not None:
-                    await writer.start_tls(self._tls)
-                    self.encrypted += 1
-                first = b""
-            path = f"{self._directory}/.s.PGSQL.5432"
-            server_reader, server_writer = await asyncio.open_unix_connection(path)
-            self._writers.append(server_writer)
+        first = await reader.readexactly(len(_SSL_REQUEST))
+        if first == _SSL_REQUEST:
+            writer.write(b"N" if self._tls is None else b"S")
+            if self._tls is not None:
+                await writer.start_tls(self._tls)
+                self.encrypted += 1
+            first = b""
+        path = f"{self._directory}/.s.PGSQL.5432"
+        server_reader, server_writer = await asyncio.open_unix_connection(path)
+        self._writers.append(server_writer)
+        try:
             server_writer.write(first)
             await asyncio.gather(
                 self._pump(reader, server_writer, to_server=True),
                 self._pump(server_reader, writer, to_server=False),
             )
-        writer.close()
+        finally:
+            server_writer.transport.abort()
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool

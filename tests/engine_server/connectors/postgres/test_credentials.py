@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from engine_server.connectors.files import SECRETS_DIRECTORY
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
+from tests.loopback_server import LoopbackServer
 from tests.pipesync_rpc.certificates import Authority
 
 # https://www.postgresql.org/docs/current/protocol-message-formats.html
@@ -34,18 +35,20 @@ class NosyServer:
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
-        self.port = 0
+        self._server = LoopbackServer(self._serve)
         self.passwords: list[str] = []
         self.certificates: list[bool] = []
 
+    @property
+    def port(self) -> int:
+        return self._server.port
+
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
+        await self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         start = await _block(reader)
@@ -58,7 +61,6 @@ class NosyServer:
         writer.write(_CLEARTEXT_PASSWORD)
         assert await reader.readexactly(1) == b"p"
         self.passwords.append((await _block(reader)).rstrip(b"\0").decode())
-        writer.close()
 
 
 async def _block(reader: asyncio.StreamReader) -> bytes:

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.proxy import proxy_for
 from engine_server.errors import ConnectionFailed
-from tests.engine_server.connectors.stripe.loopback_proxy import LoopbackProxy
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.loopback_proxy import LoopbackProxy
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 

@@ -3,7 +3,6 @@ import gzip
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.loopback_server import LoopbackServer
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -139,16 +139,14 @@ async def test_what_is_no_answer_of_an_api_is_retried_and_then_told(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal asked
-        with suppress(OSError):
-            await reader.readuntil(b"\r\n\r\n")
-            asked += 1
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(answer)
+        await writer.drain()
 
     policy = RetryPolicy(attempts=3, first_delay=0.001)
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with LoopbackServer(serve) as server:
+        base_url = f"http://127.0.0.1:{server.port}"
         async with StripeClient(config_for(simulator, base_url=base_url), policy) as client:
             with pytest.raises((RequestFailed, ConnectionFailed)) as caught:
                 await client.get(PATH, {})

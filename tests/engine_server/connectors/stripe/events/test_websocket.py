@@ -13,8 +13,8 @@ from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.events.inbox import Inbox
 from engine_server.connectors.stripe.events.websocket import CliWebSocket
 from tests.end_to_end.listening import QUICK_PACE
-from tests.engine_server.connectors.stripe.loopback_proxy import LoopbackProxy
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
+from tests.loopback_proxy import LoopbackProxy
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.cli_sessions import SESSIONS_PATH, SOCKET_PATH
 from tests.stripe_simulator.cli_sockets import SUBPROTOCOL

@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
+
+from tests.loopback_server import LoopbackServer
 
 
 class LoopbackProxy:
@@ -18,28 +19,25 @@ class LoopbackProxy:
     """
 
     def __init__(self, *, credentials: str | None = None) -> None:
-        self.port = 0
         self.heads: list[str] = []
         self.refusals: list[bytes] = []
         self.credentials = credentials
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = LoopbackServer(self._serve)
+
+    @property
+    def port(self) -> int:
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._server.open()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.close()
 
     def refuse(self, status: str, *, times: int = 1) -> None:
         """Answers the next connections with a page such as ``502 Bad Gateway``."""
@@ -47,28 +45,20 @@ class LoopbackProxy:
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(page)}\r\nConnection: close\r\n\r\n"
         self.refusals += [(head + page).encode()] * times
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            self.heads.append(head.decode())
-            if self.refusals:
-                writer.write(self.refusals.pop(0))
-                await writer.drain()
-            elif not self._lets_in(head.decode()):
-                writer.write(
-                    b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n"
-                    b"Connection: close\r\n\r\n"
-                )
-                await writer.drain()
-            else:
-                await self._forward(head, reader, writer)
-        finally:
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head.decode())
+        if self.refusals:
+            writer.write(self.refusals.pop(0))
+            await writer.drain()
+        elif not self._lets_in(head.decode()):
+            writer.write(
+                b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n"
+                b"Connection: close\r\n\r\n"
+            )
+            await writer.drain()
+        else:
+            await self._forward(head, reader, writer)
 
     def _lets_in(self, head: str) -> bool:
         if self.credentials is None:
