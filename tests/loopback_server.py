@@ -58,7 +58,9 @@ class LoopbackServer:
         ends = await asyncio.gather(*connections.values(), return_exceptions=True)
         # A task that is cancelled before its first step has closed nothing.
         for writer in connections:
-            await _reset(writer)
+            writer.transport.abort()
+        # Sockets are closed in the event loop's next turn.
+        await asyncio.sleep(0)
         for end in ends:
             if isinstance(end, Exception):
                 raise end
@@ -74,12 +76,7 @@ class LoopbackServer:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self._handle(reader, writer)
                 writer.close()
-                await writer.wait_closed()
+                # Otherwise a cancellation would be everybody's who waits for the same.
+                await asyncio.shield(writer.wait_closed())
         finally:
-            await _reset(writer)
-
-
-async def _reset(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-    with suppress(OSError):
-        await writer.wait_closed()
+            writer.transport.abort()

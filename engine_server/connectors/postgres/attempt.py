@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import asyncpg
 
 from engine_server.connectors.postgres import rejected_table
+from engine_server.connectors.postgres.arrays import text_array
 from engine_server.connectors.postgres.checkpoints.moves import is_about_lines
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
 from engine_server.connectors.postgres.pool import Connection
@@ -77,7 +79,7 @@ class Target:
     hard_delete: bool
     statement: str
     limit: int | None = None
-    retried: Mapping[bytes, object] = field(default_factory=dict)
+    retried: Mapping[bytes, datetime] = field(default_factory=dict)
     keeps_rejected: bool = True
 
     @property
@@ -204,8 +206,8 @@ class Attempt:
                 await begun.fetch(
                     rejected_table.done_statement(target.table.schema),
                     stream,
-                    list(target.retried),
-                    list(target.retried.values()),
+                    text_array(target.retried),
+                    text_array(target.retried.values()),
                 )
         self._stream = None
         if self._last_script is not None:

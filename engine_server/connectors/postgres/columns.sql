@@ -3,18 +3,21 @@ SELECT
     table_.relname AS name,
     array_agg(attribute.attname::text) AS columns,
     array_agg(format_type(attribute.atttypid, attribute.atttypmod)) AS types,
-    array_agg(attribute.attgenerated <> '') AS generated,
+    coalesce(array_agg(attribute.attname::text) FILTER (WHERE attribute.attgenerated <> ''), '{}') AS generated,
     -- Virtual columns, which cost nothing to change, whose expression has no CASE. It is read as it is
     -- stored: pg_get_expr() would wait for whoever locks the table.
-    array_agg(
-        attribute.attgenerated::text = 'v'
-        AND EXISTS (
-            SELECT
-            FROM pg_catalog.pg_attrdef AS expression
-            WHERE expression.adrelid = attribute.attrelid
-                AND expression.adnum = attribute.attnum
-                AND expression.adbin::text NOT LIKE '%{CASE%'
-        )
+    coalesce(
+        array_agg(attribute.attname::text) FILTER (
+            WHERE attribute.attgenerated::text = 'v'
+                AND EXISTS (
+                    SELECT
+                    FROM pg_catalog.pg_attrdef AS expression
+                    WHERE expression.adrelid = attribute.attrelid
+                        AND expression.adnum = attribute.attnum
+                        AND expression.adbin::text NOT LIKE '%{CASE%'
+                )
+        ),
+        '{}'
     ) AS unconditional,
     ARRAY(
         SELECT key_attribute.attname::text

@@ -16,6 +16,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.errors import ConnectionFailed
 from pipesync_postgres.hosts import LastHost, connect_to_any
 from pipesync_postgres.tls import tls_context
+from pipesync_postgres.unnamed_statements import UnnamedStatements
 from pipesync_postgres.url import Host
 
 Tls: TypeAlias = ssl.SSLContext | Literal[False]
@@ -122,8 +123,9 @@ def _options(config: PostgresConfig) -> dict[str, Any]:
         "timeout": float(said.get("connect_timeout", 0)) or _TIMEOUT,
         "direct_tls": said.get("sslnegotiation") == "direct",
         "server_settings": settings,
-        # So no statement is kept under a name. Were the cache itself turned off, the driver would
-        # have every statement parsed twice; it need not, all of ours being in transactions.
+        "connection_class": UnnamedStatements,
+        # So the driver keeps no statement under a name. Were its cache turned off, it would have
+        # each statement parsed a second time for its first use; ours are all in transactions.
         "max_cacheable_statement_size": 1,
     }
 

@@ -64,15 +64,11 @@ async def existing_tables(
         row["name"]: ExistingTable(
             columns={
                 name: ExistingColumn(
-                    type=sql_type, generated=generated, unconditional=unconditional
+                    type=sql_type,
+                    generated=name in row["generated"],
+                    unconditional=name in row["unconditional"],
                 )
-                for name, sql_type, generated, unconditional in zip(
-                    row["columns"],
-                    row["types"],
-                    row["generated"],
-                    row["unconditional"],
-                    strict=True,
-                )
+                for name, sql_type in zip(row["columns"], row["types"], strict=True)
             },
             key=frozenset(row["key"]),
         )

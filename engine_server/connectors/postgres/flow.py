@@ -49,6 +49,11 @@ class _Flush:
     end: int
     task: asyncio.Task[Outcome]
 
+    @property
+    def place(self) -> int | None:
+        """The place of the first message whose rows are in it; None when there are no rows."""
+        return next(iter(self.places.values()), None)
+
 
 class Flow:
     """One write's messages: an async context manager, good for one ``passed_on``.
@@ -275,10 +280,11 @@ class Flow:
 
         It brought rows which are not committed, or is a checkpoint that is not recorded.
         """
-        places = [*self._uncommitted_places().values()]
-        if self._recorder is not None and self._recorder.first_place is not None:
+        places = [flush.place for flush in self._flushes]
+        places.append(self._batch.place)
+        if self._recorder is not None:
             places.append(self._recorder.first_place)
-        return min(places, default=self._place)
+        return min((place for place in places if place is not None), default=self._place)
 
     async def _wait_for_news(self) -> None:
         due_in = self._batch.seconds_until_due()

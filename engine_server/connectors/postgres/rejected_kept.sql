@@ -9,7 +9,14 @@ FROM (
         given.*,
         CASE WHEN json_key IS NOT NULL THEN ARRAY(SELECT json_array_elements_text(json_key::json)) END AS key
     FROM unnest(
-        $1::bytea[], $2::text[], $3::text[], $4::double precision[], $5::boolean[], $6::bytea[], $7::text[], $8::text[]
+        $1::text[]::bytea[],
+        $2::text[],
+        $3::text[],
+        $4::text[]::double precision[],
+        $5::text[]::boolean[],
+        $6::text[]::bytea[],
+        $7::text[],
+        $8::text[]
     ) AS given (digest, json_key, account_id, updated_at, deleted, record, sqlstate, reason)
 ) AS given
 WHERE NOT EXISTS (

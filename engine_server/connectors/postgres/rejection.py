@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import asyncpg
 
+from engine_server.connectors.postgres.arrays import text_array
 from engine_server.connectors.postgres.faults import describe
 from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table
 from engine_server.text import storable
@@ -116,12 +117,12 @@ def kept_arguments(rejections: Iterable[Rejection]) -> tuple[Sequence[Any], ...]
     ordered = sorted(rejections, key=lambda rejection: rejection.identity.digest)
     identities = [rejection.identity for rejection in ordered]
     return (
-        [identity.digest for identity in identities],
+        text_array(identity.digest for identity in identities),
         [_json(identity.key) for identity in identities],
         [identity.account_id for identity in identities],
-        [identity.updated_at for identity in identities],
-        [identity.is_deleted for identity in identities],
-        [rejection.record for rejection in ordered],
+        text_array(identity.updated_at for identity in identities),
+        text_array(identity.is_deleted for identity in identities),
+        text_array(rejection.record for rejection in ordered),
         [rejection.sqlstate for rejection in ordered],
         [rejection.reason for rejection in ordered],
     )

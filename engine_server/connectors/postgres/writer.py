@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 import asyncpg
@@ -34,7 +35,7 @@ from pipesync.v1.progress_pb2 import RowCounts
 log = structlog.get_logger()
 
 # For each stream: the digest of each kept record that is tried again, and when it was last refused.
-Retried = Mapping[str, Mapping[bytes, object]]
+Retried = Mapping[str, Mapping[bytes, datetime]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

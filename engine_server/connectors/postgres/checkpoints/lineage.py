@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import asyncpg
 
+from engine_server.connectors.postgres.arrays import text_array
 from engine_server.connectors.postgres.checkpoints import table
 from engine_server.connectors.postgres.checkpoints.comparison import (
     Comparison,
@@ -234,9 +235,9 @@ class _Resuming:
             [line.checkpoint for line in given],
             [line.stream_schema for line in given],
             [line.epoch for line in given],
-            [line.number for line in given],
+            text_array(line.number for line in given),
             [encoded_history(line) for line in given],
-            [line.has_rows for line in given],
+            text_array(line.has_rows for line in given),
         )
 
     async def held(self, filled: Sequence[str]) -> list[str]:

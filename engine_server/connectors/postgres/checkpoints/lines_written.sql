@@ -3,7 +3,9 @@ INSERT INTO {checkpoints} AS line (
     account_id, lineage, stream, checkpoint, stream_schema, epoch, number, history, has_rows, written_at
 )
 SELECT $1, $2, given.*, now()
-FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::boolean[]) AS given
+FROM unnest(
+    $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]::bigint[], $8::text[], $9::text[]::boolean[]
+) AS given
 ORDER BY 3
 ON CONFLICT (account_id, lineage, stream) DO UPDATE SET
     checkpoint = excluded.checkpoint,

@@ -1,6 +1,6 @@
 """The checkpoints of one write on their way into their lines."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -59,6 +59,8 @@ class CheckpointRecorder:
         self._last_numbers = {name: position.number for name, position in positions.items()}
         self._committed = dict(self._last_numbers)
         self._pending: dict[str, deque[_Pending]] = {}
+        # Of all that are pending; they rise.
+        self._places: OrderedDict[int, None] = OrderedDict()
         # By the transaction that moves them.
         self._moves: dict[int, Mapping[str, Move]] = {}
         self._filled = set(lines.filled) if lines is not None else set()
@@ -93,6 +95,7 @@ class CheckpointRecorder:
         else:
             numbered.source_state.position.CopyFrom(position)
         self._pending.setdefault(name, deque()).append(pending)
+        self._places[place] = None
         return numbered
 
     def fail(self, stream: str, place: int) -> None:
@@ -101,18 +104,18 @@ class CheckpointRecorder:
             return
         self._errored[stream] = place
         for name in (stream, GLOBAL):
-            kept = [
-                pending
-                for pending in self._pending.get(name, ())
-                if pending.place < place or (name == GLOBAL and stream in pending.excluded)
-            ]
-            self._pending[name] = deque(kept)
+            kept: deque[_Pending] = deque()
+            for pending in self._pending.get(name, ()):
+                if pending.place < place or (name == GLOBAL and stream in pending.excluded):
+                    kept.append(pending)
+                else:
+                    del self._places[pending.place]
+            self._pending[name] = kept
 
     @property
     def first_place(self) -> int | None:
         """The place of the first checkpoint that is not recorded; None when all are."""
-        places = [pending[0].place for pending in self._pending.values() if pending]
-        return min(places, default=None)
+        return next(iter(self._places), None)
 
     def is_due(self, uncommitted: Mapping[str, int]) -> bool:
         """Whether lines could be moved now, without any rows.
@@ -120,7 +123,7 @@ class CheckpointRecorder:
         Args:
             uncommitted: The place of each stream's first record that is not committed.
         """
-        return bool(self._movable(uncommitted))
+        return bool(self._places) and bool(self._movable(uncommitted))
 
     def script(self, number: int, written: Collection[str], uncommitted: Mapping[str, int]) -> str:
         """SQL for a transaction to end with; empty when it has nothing to record.
@@ -155,7 +158,7 @@ class CheckpointRecorder:
             self._committed[name] = move.number
             pending = self._pending[name]
             while pending and pending[0].number <= move.number:
-                pending.popleft()
+                del self._places[pending.popleft().place]
         self._filled.update(filled)
 
     def _movable(self, uncommitted: Mapping[str, int]) -> dict[str, Move]:

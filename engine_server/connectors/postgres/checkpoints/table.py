@@ -245,13 +245,13 @@ async def drop_if_last(connection: Connection, schema: str) -> str:
 
 
 async def _look_for_rows(connection: Connection, schema: str, tables: Sequence[Table]) -> Emptiness:
-    looks = ", ".join(f"EXISTS (SELECT FROM {table.quoted})" for table in tables)
+    looks = ", ".join(f"EXISTS (SELECT FROM {table.quoted})::text" for table in tables)
     names = [table.stream for table in tables]
     [row] = await connection.fetch(
         f"SELECT ARRAY[{looks}] AS filled, {_NOTED.format(checkpoints=quoted(schema))} AS noted",
         names,
     )
     empty = frozenset(
-        name for name, has_rows in zip(names, row["filled"], strict=True) if not has_rows
+        name for name, filled in zip(names, row["filled"], strict=True) if filled == "false"
     )
     return Emptiness(empty=empty, lost=empty.intersection(row["noted"]))

@@ -1,14 +1,16 @@
 """Fixtures of the Postgres destination's tests."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 import asyncpg
 import pytest
 
+from engine_server.connectors.postgres import connect
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.flow import Flow
 from pipesync.v1.message_pb2 import Message
+from pipesync_postgres.unnamed_statements import UnnamedStatements
 
 
 @pytest.fixture
@@ -37,3 +39,15 @@ def tables_made(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 
     monkeypatch.setattr(Flow, "passed_on", noted)
     return made
+
+
+class _KnownTypes(UnnamedStatements):
+    """A connection whose statements have no type that the driver must ask Postgres about."""
+
+    async def _introspect_types(self, oids: Iterable[int], timeout: float | None) -> None:
+        raise AssertionError(f"the driver asks about the types {[*oids]} within {timeout} s")
+
+
+@pytest.fixture(autouse=True)
+def _types_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "UnnamedStatements", _KnownTypes)
