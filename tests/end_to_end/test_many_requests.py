@@ -23,7 +23,8 @@ from tests.stripe_simulator.simulator import StripeSimulator
 MANY = 200
 SOME = 20
 SMALL = SeedPlan(counts={"customers": 120})
-BIG = SeedPlan(counts={"customers": 15_000})
+# Several times as long as all small ones take.
+BIG = SeedPlan(counts={"customers": 60_000})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
