@@ -40,7 +40,9 @@ class Differences:
         optional: The sentences about what a table can do without for good.
         created: The table that each sentence is about which makes a stream's table.
         kept: The sentences about tables that a sync can do without.
-        refused: The reason for each stream whose table Postgres refuses to make.
+        unusable: The reason for each stream whose table was made by others, or has another key.
+        refused: The reason for each stream that cannot be written: its table is unusable, or
+            Postgres refuses to make it.
     """
 
     missing: dict[str, str] = field(default_factory=dict)
@@ -49,6 +51,7 @@ class Differences:
     optional: set[str] = field(default_factory=set)
     created: dict[str, Table] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    unusable: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,6 +67,7 @@ async def is_complete(
     refuse_protected(schema)
     mode = column_mode(connection, columns)
     found = await find_differences(connection, schema, tables, mode, hard_delete)
+    refuse_unusable(found)
     return found.optional.issuperset(found.missing)
 
 
@@ -74,11 +78,7 @@ async def find_differences(
     mode: ColumnMode,
     hard_delete: bool,
 ) -> Differences:
-    """Compare what exists with what is wanted.
-
-    Raises:
-        ConnectorError: A table of that name was made by others, or has another key.
-    """
+    """Compare what exists with what is wanted."""
     found = Differences()
     if not await connection.fetchval(_SCHEMA_EXISTS, schema):
         found.missing[f"created schema {quote(schema)}"] = f"CREATE SCHEMA {quote(schema)}"
@@ -89,7 +89,9 @@ async def find_differences(
             found.missing[sentence] = _create_table(table, mode)
             found.created[sentence] = table
             continue
-        _refuse_foreign(table, existing[table.name])
+        if reason := _unusable(table, existing[table.name]):
+            found.unusable[table.stream] = reason
+            continue
         if mode != "none":
             outdated = _outdated_columns(table, existing[table.name])
             added = {**_missing_columns(table, existing[table.name], mode), **outdated}
@@ -117,18 +119,28 @@ async def add_missing_kept(connection: Connection, schema: str, found: Differenc
     found.kept.update(missing)
 
 
-def _refuse_foreign(table: Table, existing: ExistingTable) -> None:
+def refuse_unusable(found: Differences) -> None:
+    """Refuse all streams for the tables of some.
+
+    Raises:
+        ConnectorError: A table was made by others, or has another key.
+    """
+    if found.unusable:
+        raise ConnectorError("; ".join(found.unusable.values()))
+
+
+def _unusable(table: Table, existing: ExistingTable) -> str:
+    """Return why rows cannot be written to a table that exists; empty when they can."""
     if not existing.is_ours:
-        raise ConnectorError(
-            f"table {table.quoted} was made by others: choose another schema, or rename it"
-        )
+        return f"table {table.quoted} was made by others: choose another schema, or rename it"
     key = {column.name for column in table.key}
     if existing.key != key:
-        raise ConnectorError(
+        return (
             f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
             f"stream {table.stream} needs ({_names(column.name for column in table.key)}): "
             "rename the table or drop it, then sync with the state reset to have it made anew"
         )
+    return ""
 
 
 def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from engine_server.connectors.postgres.definition import (
     add_missing_kept,
     column_mode,
     find_differences,
+    refuse_unusable,
 )
 from engine_server.connectors.postgres.existing import SET_LOCK_TIMEOUT, lock, refuse_protected
 from engine_server.connectors.postgres.faults import describe, is_contention, is_refusal
@@ -45,7 +46,8 @@ async def make_missing(
     - A row is written whole without a column that is missing. One that its role may not add, that
       waits for others who use the table, or that would have a large table written anew within the
       sync's time limit, is left to setup, with a warning.
-    - A table that Postgres refuses to make is a matter of its stream.
+    - A table that Postgres refuses to make is a matter of its stream, and so is one of that name
+      that was made by others or has another key.
     - The tables of rejected records and of recorded checkpoints are made beside others, and a sync
       can do without.
 
@@ -61,21 +63,26 @@ async def make_missing(
         What was made, what was refused, and what stays other than it should be.
 
     Raises:
-        ConnectorError: The schema is one of Postgres's own, a table of that name was made by others
-            or has another key, or the server is too old for the columns that were asked for; or
-            Postgres refuses what cannot be done without.
+        ConnectorError: The schema is one of Postgres's own, or the server is too old for the
+            columns that were asked for; or Postgres refuses what cannot be done without. For setup
+            also: a table of that name was made by others, or has another key.
     """
     refuse_protected(schema)
     mode = column_mode(connection, columns)
     wanted = tables, mode, hard_delete
     differences = await find_differences(connection, schema, *wanted)
     if not for_sync:
+        refuse_unusable(differences)
         await add_missing_kept(connection, schema, differences)
     if not differences.missing:
+        differences.refused.update(differences.unusable)
         return differences
     async with connection.transaction():
         await lock(connection, schema)
         differences = await find_differences(connection, schema, *wanted)
+        differences.refused.update(differences.unusable)
+        if not for_sync:
+            refuse_unusable(differences)
         if not for_sync or not differences.missing.keys() <= differences.columns.keys():
             await add_missing_kept(connection, schema, differences)
         for sentence, statement in list(differences.missing.items()):

@@ -10,6 +10,7 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import ResumeRequest, SelectedStream
 from engine_server.errors import ConnectionFailed, ConnectorError
+from engine_server.stream_name import stream_name
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.state_pb2 import SyncState
 from tests.engine_server.connectors.postgres.builders import (
@@ -78,6 +79,38 @@ async def test_a_table_that_is_refused_stops_its_stream(
     assert [message for message in written if message in PAGE] == [PAGE[0], PAGE[2]]
     assert await row_count(database, OLD) == 1
     assert NEW not in await tables_of(database)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("CREATE TABLE stripe.plans (id text)", "was made by others"),
+        ("CREATE VIEW stripe.plans AS SELECT 'plan_1' AS id", "was made by others"),
+        ("CREATE SEQUENCE stripe.plans", "was made by others"),
+        ("CREATE TABLE stripe.plans (LIKE stripe.customers)", "has the primary key ()"),
+        ("CREATE VIEW stripe.plans AS SELECT * FROM stripe.customers", "has the primary key ()"),
+    ],
+)
+async def test_a_table_of_others_under_its_name_stops_its_stream(
+    config: PostgresConfig, database: asyncpg.Connection, made: str, said: str
+) -> None:
+    destination = PostgresDestination()
+    await logs(destination.setup(config, STREAMS[:1]))
+    await database.execute(made)
+    request = ResumeRequest(
+        account_id="acct_1", state=SyncState(), reads=frozenset({OLD, NEW}), moves_global=True
+    )
+    resumed = await destination.resume(config, STREAMS, request)
+    recorded = destination.write_resumed(config, STREAMS, given(*PAGE), resumed)
+    for written in (await write(config, STREAMS, PAGE), [message async for message in recorded]):
+        errors = _errors(written)
+        assert [*errors] == [NEW]
+        assert said in errors[NEW]
+        passed = [stream_name(one) for one in written if one.HasField("source_state")]
+        assert passed == [OLD]
+    assert await row_count(database, OLD) == 1
+    with pytest.raises(ConnectorError, match=r'table "stripe"."plans"'):
+        await logs(destination.setup(config, STREAMS))
 
 
 async def test_what_is_of_the_server_stops_the_write(
