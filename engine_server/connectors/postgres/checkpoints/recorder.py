@@ -3,6 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from secrets import randbelow
 
 from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS, MovedLines
 from engine_server.connectors.postgres.checkpoints.moves import (
@@ -14,6 +15,10 @@ from engine_server.connectors.postgres.checkpoints.moves import (
 from engine_server.connectors.postgres.tables import Table
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import CheckpointPosition
+
+# A request that pushes inputs begins no epoch, and one that its caller gave up may still commit. By
+# steps of a random size no two of them give one number to different inputs.
+_STEPS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,7 @@ class CheckpointRecorder:
             return message
         numbered = Message()
         numbered.CopyFrom(message)
-        number = self._last_numbers[name] + 1
+        number = self._last_numbers[name] + (1 + randbelow(_STEPS) if is_inputs_end else 1)
         pending = _Pending(
             place=place,
             number=number,
