@@ -19,7 +19,6 @@ class CallInputs:
         stored: StoredInputs,
         sent: SyncState | None,
         *,
-        pushes: bool = False,
         keeps: bool = True,
     ) -> None:
         """Begin with a call that is about to be made.
@@ -28,13 +27,11 @@ class CallInputs:
             pipeline_id: Of the pipeline.
             stored: As it is stored.
             sent: The state that the engine is given.
-            pushes: Whether the call writes inputs.
-            keeps: Whether these can be sent again.
+            keeps: Whether the inputs that the call writes can be sent again.
         """
         self.stored = stored
         self._pipeline_id = pipeline_id
         self._sent = _position(sent)
-        self._pushes = pushes
         self._keeps = keeps
         self._is_compared = False
         self._begin = self._end = self._sent
@@ -61,20 +58,15 @@ class CallInputs:
         self._begin = self._end = _position(resumption.state)
         self._lost = resumption.lost_inputs if resumption.HasField("lost_inputs") else None
 
-    def finish(self, eof: Eof, *, is_committed: bool = True) -> None:
-        """Take in how the call ended.
-
-        Args:
-            eof: Its end.
-            is_committed: Whether the destination recorded the end of the call's inputs; where that
-                is not known, False.
-        """
+    def finish(self, eof: Eof) -> None:
+        """Take in how the call ended."""
         if not eof.HasField("ending_state"):
             return
         self._end = _position(eof.ending_state)
         if not self._is_compared:
             self._is_compared = True
-            self._begin = self._position_before(self._end) if is_committed else self._end
+            is_named = eof.HasField("beginning_inputs_position")
+            self._begin = eof.beginning_inputs_position if is_named else self._end
             self._lost = eof.lost_inputs if eof.HasField("lost_inputs") else None
 
     async def leave_lineage(self, connection: Connection) -> None:
@@ -148,12 +140,6 @@ class CallInputs:
         if not self._keeps and self._end != self._begin:
             replayable = self._end
         return StoredInputs(series=series, position=self._end, replayable=replayable)
-
-    def _position_before(self, end: CheckpointPosition | None) -> CheckpointPosition | None:
-        """Return where a call began that reported only its end."""
-        if end is None or end == self._sent or not self._pushes:
-            return end
-        return CheckpointPosition(epoch=end.epoch, number=end.number - 1)
 
 
 def _position(state: SyncState | None) -> CheckpointPosition | None:

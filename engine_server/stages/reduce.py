@@ -207,6 +207,8 @@ async def reduce(
         eof.account_id = resumption.account_id
         if resumption.HasField("lost_inputs"):
             eof.lost_inputs.CopyFrom(resumption.lost_inputs)
+        if resumption.state.HasField("inputs_position"):
+            eof.beginning_inputs_position.CopyFrom(resumption.state.inputs_position)
     yield _engine_message(now, progress=eof.run_progress)
     yield _engine_message(now, eof=eof)
 

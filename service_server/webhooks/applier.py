@@ -230,7 +230,7 @@ class InboxApplier:
             before = await states.load(connection, pipeline_id)
             # Rows of one that begins later are newer than these events.
             sync = await leases.get_holder(connection, pipeline_id, LeaseKind.SYNC)
-        inputs = CallInputs(pipeline_id, before.inputs, before.state, pushes=True)
+        inputs = CallInputs(pipeline_id, before.inputs, before.state)
         options = SyncOptions(state=before.state, replayable_inputs=inputs.replayable)
         if options.state.sync_run.empty_request_count:
             # That is of requests for history: an event is at no fault for being slow.
@@ -259,7 +259,7 @@ class InboxApplier:
             compared=frozenset(eof.compared_event_ids),
             sync=sync if sync is not None and sync.time_left else None,
         )
-        inputs.finish(eof, is_committed=not sent.failure)
+        inputs.finish(eof)
         # An event whose record the destination rejected is applied: it keeps the record.
         is_known = eof.held_rejected_record_count == stored.held_rejected_record_count
         if not sent.failure and not is_known:

@@ -83,7 +83,7 @@ class Simulations:
             async with self._database.connection() as connection:
                 before = await states.load(connection, request.id)
             state = before.state
-            position = CallInputs(request.id, before.inputs, state, pushes=True, keeps=False)
+            position = CallInputs(request.id, before.inputs, state, keeps=False)
             options = SyncOptions(state=state, replayable_inputs=position.replayable)
             messages = self._engine.sync(config, options, FIELDS_OF_A_PIPELINE, inputs)
             with self._metrics.syncs_running.track_inprogress():

@@ -410,6 +410,7 @@ class Eof(_message.Message):
     LOST_INPUTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     COMPARED_EVENT_IDS_FIELD_NUMBER: _builtins.int
+    BEGINNING_INPUTS_POSITION_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
     has_more: _builtins.bool
     """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
@@ -465,6 +466,12 @@ class Eof(_message.Message):
         among those: a caller that lets both run applies these events once more when that sync has ended.
         """
 
+    @_builtins.property
+    def beginning_inputs_position(self) -> Global___CheckpointPosition:
+        """The position of pushed inputs that the destination held as the request began: see Resumption. That of ending_state
+        is another one once the destination has recorded this request's own. Absent when it holds none, or does not say.
+        """
+
     def __init__(
         self,
         *,
@@ -483,10 +490,11 @@ class Eof(_message.Message):
         lost_inputs: Global___LostInputs | None = ...,
         account_id: _builtins.str = ...,
         compared_event_ids: _abc.Iterable[_builtins.str] | None = ...,
+        beginning_inputs_position: Global___CheckpointPosition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ending_state", b"ending_state", "lost_inputs", b"lost_inputs", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["beginning_inputs_position", b"beginning_inputs_position", "ending_state", b"ending_state", "lost_inputs", b"lost_inputs", "request_progress", b"request_progress", "run_progress", b"run_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "compared_event_ids", b"compared_event_ids", "dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "lost_inputs", b"lost_inputs", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "rewound_streams", b"rewound_streams", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "beginning_inputs_position", b"beginning_inputs_position", "compared_event_ids", b"compared_event_ids", "dead_letters", b"dead_letters", "ending_state", b"ending_state", "failure_message", b"failure_message", "has_more", b"has_more", "held_rejected_record_count", b"held_rejected_record_count", "limit_message", b"limit_message", "lost_inputs", b"lost_inputs", "outdated_streams", b"outdated_streams", "renewed_streams", b"renewed_streams", "request_progress", b"request_progress", "rewound_streams", b"rewound_streams", "run_progress", b"run_progress", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -339,9 +339,12 @@ class Lineages(Held):
             state.inputs_position.CopyFrom(position)
         if request.inputs:
             self.given.append(request.options.state)
-            state.inputs_position.number += 1
+        beginning = CheckpointPosition()
+        beginning.CopyFrom(state.inputs_position)
+        state.inputs_position.number += bool(request.inputs)
         eof = await super()._batch(request)
         eof.ending_state.CopyFrom(state)
+        eof.beginning_inputs_position.CopyFrom(beginning)
         return eof
 
 

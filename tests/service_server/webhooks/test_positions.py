@@ -53,6 +53,7 @@ class Destination:
         eof.ending_state.destination = '{"lineage": "l"}'
         if self.found:
             eof.MergeFrom(self.found.pop(0))
+        eof.beginning_inputs_position.CopyFrom(self.position)
         self.position.number += 1
         eof.ending_state.inputs_position.CopyFrom(self.position)
         return eof
