@@ -4,10 +4,11 @@ from datetime import timedelta
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from service_server import checks
-from service_server.errors import PipelineBeingDeleted, PipelinePaused
+from service_server.errors import PipelineBeingDeleted, PipelinePaused, PipelineTornDown
 from service_server.held_rejected import describe_held
 from service_server.parts import Parts
 from service_server.store import lifecycles, pipelines
+from service_server.store.pipelines import StoredPipeline
 
 
 class RejectedRecords:
@@ -33,6 +34,7 @@ class RejectedRecords:
         Raises:
             PipelineNotFound: There is no such pipeline.
             PipelinePaused: It is paused.
+            PipelineTornDown: Its tables were removed: a retry would make them again.
             SyncInProgress: A sync of it is under way.
             RpcError: The engine cannot do it, or the destination keeps no rejected records.
         """
@@ -40,15 +42,12 @@ class RejectedRecords:
 
     async def _retry(self, pipeline_id: str) -> pb.RetryRejectedRecordsResponse:
         checks.check_pipeline_id(pipeline_id, field="pipeline_id")
-        stored = await self._pipelines.load(pipeline_id)
-        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
-            raise PipelinePaused(pipeline_id)
-        if stored.pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
-            raise PipelineBeingDeleted(pipeline_id)
+        stored = await self._load(pipeline_id)
         # A step ends soon by itself; a sync that a caller asked for may take hours.
         is_continuous = stored.pipeline.sync_policy == pb.SYNC_POLICY_CONTINUOUS
         patience = self._patience if is_continuous else timedelta(0)
         async with self._leases.hold(pipeline_id, patience=patience) as lease:
+            stored = await self._load(pipeline_id)
             answer = await self._engine.retry_rejected(self._pipelines.open_config(stored))
             held = answer.rejected_record_count
             async with self._database.transaction() as connection:
@@ -66,3 +65,13 @@ class RejectedRecords:
             written_record_count=answer.written_record_count,
             rejected_record_count=held,
         )
+
+    async def _load(self, pipeline_id: str) -> StoredPipeline:
+        stored = await self._pipelines.load(pipeline_id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_PAUSED:
+            raise PipelinePaused(pipeline_id)
+        if stored.pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
+            raise PipelineBeingDeleted(pipeline_id)
+        if stored.is_torn_down:
+            raise PipelineTornDown(pipeline_id)
+        return stored

@@ -165,6 +165,20 @@ async def test_a_teardown_forgets_the_count(
     assert await _held(database) == 0
 
 
+async def test_no_retry_makes_the_tables_again_that_were_removed(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
+) -> None:
+    [_ async for _ in client.teardown_pipeline(pb.TeardownPipelineRequest(id="first"))]
+    with pytest.raises(RpcError, match="set it up or sync it") as error:
+        await client.retry_rejected_records(RETRY)
+    assert error.value.reason == Reason.PIPELINE_TORN_DOWN
+    assert not any(
+        isinstance(one, engine_pb.PipelineRetryRejectedRequest) for one in engine.requests
+    )
+    await _sync(client)
+    await client.retry_rejected_records(RETRY)
+
+
 async def test_a_continuous_pipeline_stays_ready_says_the_count_and_exposes_it(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:

@@ -256,8 +256,8 @@ class PipelineServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryRejectedRecords(self, request, context):
-        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
-        destination keeps no rejected records, ABORTED when a sync of it is under way.
+        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
+        tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -79,8 +79,8 @@ class PipelineServiceStub:
     there: then none is.
     """
     RetryRejectedRecords: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]
-    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
-    destination keeps no rejected records, ABORTED when a sync of it is under way.
+    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
+    tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]
     """A pipeline's runs, newest first."""
@@ -140,8 +140,8 @@ class PipelineServiceAsyncStub(PipelineServiceStub):
     there: then none is.
     """
     RetryRejectedRecords: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]  # type: ignore[assignment]
-    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
-    destination keeps no rejected records, ABORTED when a sync of it is under way.
+    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
+    tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """A pipeline's runs, newest first."""
@@ -300,8 +300,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.RetryRejectedRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.RetryRejectedRecordsResponse, _abc.Awaitable[_pipeline_service_pb2.RetryRejectedRecordsResponse]]:
-        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused or its
-        destination keeps no rejected records, ABORTED when a sync of it is under way.
+        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
+        tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
         """
 
     @_abc_1.abstractmethod
