@@ -107,8 +107,15 @@ async def test_a_source_whose_tables_cannot_be_made_is_left_at_once(
         finally:
             ended.set()
 
-    await database.execute("CREATE SCHEMA stripe; CREATE VIEW stripe.customers AS SELECT 1 AS id")
-    with pytest.raises(ConnectorError, match=r"stripe.*customers"):
+    await database.execute(
+        """
+        CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE 'no such schema'; END $$;
+        CREATE EVENT TRIGGER refuses ON ddl_command_end WHEN TAG IN ('CREATE SCHEMA')
+            EXECUTE FUNCTION public.refuse()
+        """
+    )
+    with pytest.raises(ConnectorError, match='no such schema .*; so not created schema "stripe"'):
         await write(config, [stream()], source())
     assert ended.is_set()
     assert asyncio.all_tasks() == tasks_before

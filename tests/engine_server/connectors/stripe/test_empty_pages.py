@@ -193,7 +193,8 @@ async def test_a_list_that_stays_empty_ends_in_an_error_that_names_the_request(
     simulator.faults.add(empty_page(), path=CUSTOMERS, times=None)
     failed = await read_customers(simulator, state=before.state)
     error = error_of(failed)
-    assert error.startswith("GET /v1/customers?limit=100&created[gte]=")
+    # Whichever of the ranges is the first to end.
+    assert error.startswith("GET /v1/customers?limit=100&created[")
     assert "request_id: req_simulator" in error
     assert not failed.ids
     simulator.faults.clear()
