@@ -115,7 +115,7 @@ async def test_a_source_whose_tables_cannot_be_made_is_left_at_once(
             EXECUTE FUNCTION public.refuse()
         """
     )
-    with pytest.raises(ConnectorError, match='no such schema .*; so not created schema "stripe"'):
+    with pytest.raises(ConnectorError, match=r'no such schema .*; so not created schema "stripe"'):
         await write(config, [stream()], source())
     assert ended.is_set()
     assert asyncio.all_tasks() == tasks_before
