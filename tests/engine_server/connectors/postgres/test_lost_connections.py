@@ -211,7 +211,8 @@ async def test_a_server_that_refuses_connections_for_a_while_is_waited_for(
     first, second, *_ = _retries(captured)
     # The first may have been told on the connection that it had.
     assert "Connect call failed" in second["error"]
-    assert first["delay_s"] <= 0.1 < 2 * second["delay_s"] <= 0.4
+    # Each is half of its longest at least, and rounded.
+    assert first["delay_s"] <= 0.1 <= 2 * second["delay_s"] <= 0.4
 
 
 async def test_a_cancelled_write_through_a_stalled_network_leaves_no_session_behind(
