@@ -1,4 +1,4 @@
-"""How the service's connections run their statements: each without a name."""
+"""Options of the service's connections, which name no statement."""
 
 from typing import Any, TypeAlias
 
