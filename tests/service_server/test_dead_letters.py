@@ -191,15 +191,15 @@ async def test_a_copy_that_is_pending_or_applied_stays_as_it_is(
     rpc: str, client: PipelineClient, engine: ScriptedEngine, database: Database, status: str
 ) -> None:
     number = {"pending": 1, "applied": 2, "set aside": 3}[status]
-    async with database.connection() as connection:
+    async with database.transaction() as connection:
+        # The inbox's worker leaves the events of continuous pipelines to the scheduler.
+        await connection.execute("UPDATE pipesync.pipelines SET sync_policy = 2")
         await connection.execute(
             "INSERT INTO pipesync.webhook_events (pipeline_id, event_id, arrival, event_type,"
             " create_time, status, event, failed_attempts, last_error)"
             " VALUES ('first', 'evt_1', 1, 't', now(), $1, 'body', 0, 'before')",
             number,
         )
-        # So that nobody applies it meanwhile.
-        await connection.execute("UPDATE pipesync.pipelines SET sync_policy = 2")
     await sync_with(rpc, client, engine, letter())
     one = (await events(client))["evt_1"]
     is_set_aside = status == "set aside"
