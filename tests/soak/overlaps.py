@@ -1,5 +1,6 @@
 """When each engine was at which sync, by its own log, and which syncs of a pipeline overlapped."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,23 +43,36 @@ class Overlap:
     second: Span
 
     @property
-    def stood_still(self) -> bool:
-        """Whether the engine of the first one stood still as the second one began."""
-        return any(stop.start <= self.second.start <= stop.end for stop in self.first.stops)
-
-    @property
     def seconds_awake(self) -> float:
         """For how long both were under way and neither engine stood still."""
-        start, end = self.second.start, min(self.first.end, self.second.end)
-        stops = sorted(
-            (max(stop.start, start), min(stop.end, end))
-            for stop in (*self.first.stops, *self.second.stops)
+        stops = (*self.first.stops, *self.second.stops)
+        return _seconds_awake(self.second.start, min(self.first.end, self.second.end), stops)
+
+    @property
+    def seconds_after_waking(self) -> float:
+        """How long the first one went on after its engine had stood still, awake.
+
+        Only stops that began before the second one count; without any it is infinite.
+        """
+        stops = self.first.stops
+        return min(
+            (
+                _seconds_awake(stop.end, self.first.end, stops)
+                for stop in stops
+                if stop.start <= self.second.start
+            ),
+            default=math.inf,
         )
-        awake, reached = 0.0, start
-        for stopped_from, stopped_until in stops:
-            awake += max(0.0, stopped_from - reached)
-            reached = max(reached, stopped_until)
-        return awake + max(0.0, end - reached)
+
+
+def _seconds_awake(start: float, end: float, stops: Iterable[Stop]) -> float:
+    """How much of a time is in none of the stops."""
+    within = sorted((max(stop.start, start), min(stop.end, end)) for stop in stops)
+    awake, reached = 0.0, start
+    for stopped_from, stopped_until in within:
+        awake += max(0.0, stopped_from - reached)
+        reached = max(reached, stopped_until)
+    return awake + max(0.0, end - reached)
 
 
 def spans(engine: MortalServer) -> list[Span]:

@@ -1,5 +1,6 @@
 """Overlaps are found in what engines logged, wherever their syncs ended."""
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -59,7 +60,7 @@ def test_two_syncs_at_once_overlap(at_one_engine: bool) -> None:
         found = spans(engine(*first)) + spans(engine(*second))
     [overlap] = overlaps(found)
     assert overlap.seconds_awake == 2
-    assert not overlap.stood_still
+    assert overlap.seconds_after_waking == math.inf
 
 
 def test_a_sync_ends_with_its_engine() -> None:
@@ -77,11 +78,22 @@ def test_a_sync_that_does_not_end_is_not_overlooked() -> None:
 def test_an_engine_that_stands_still_does_nothing_meanwhile() -> None:
     still = engine(*sync(1, 9.25, "a"), stops=[Stop(2, 9)])
     [overlap] = overlaps(spans(still) + spans(engine(*sync(6, 10, "b"))))
-    assert overlap.stood_still
     assert overlap.seconds_awake == 0.25
     [overlap] = overlaps(spans(still) + spans(engine(*sync(1.5, 10, "b"))))
-    assert not overlap.stood_still
     assert overlap.seconds_awake == 0.75
+
+
+@pytest.mark.parametrize(
+    ("second", "seconds"),
+    [(6, 0.5), (9.125, 0.5), (9.25, 0.25), (1.5, math.inf)],
+    ids=["meanwhile", "after waking", "at a later stop", "before"],
+)
+def test_a_sync_that_stood_still_as_another_began_goes_on_for_a_while_after_it_wakes(
+    second: float, seconds: float
+) -> None:
+    still = engine(*sync(1, 11.5, "a"), stops=[Stop(2, 9), Stop(9.25, 11.25)])
+    [overlap] = overlaps(spans(still) + spans(engine(*sync(second, 12, "b"))))
+    assert overlap.seconds_after_waking == seconds
 
 
 def test_a_commit_after_the_end_of_its_sync_is_found() -> None:
