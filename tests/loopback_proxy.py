@@ -57,8 +57,12 @@ class LoopbackProxy:
                 b"Connection: close\r\n\r\n"
             )
             await writer.drain()
+        elif (far := _far_end(head)) is None:
+            # Of a program that last knew another server at this port.
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
         else:
-            await self._forward(head, reader, writer)
+            await self._forward(far, head, reader, writer)
 
     def _lets_in(self, head: str) -> bool:
         if self.credentials is None:
@@ -67,14 +71,15 @@ class LoopbackProxy:
         return f"Proxy-Authorization: Basic {expected}" in head
 
     async def _forward(
-        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        far: tuple[str, int],
+        head: bytes,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        method, target, _ = head.decode().split(" ", 2)
-        is_tunnel = method == "CONNECT"
-        url = urlsplit(f"//{target}" if is_tunnel else target)
-        far_reader, far_writer = await asyncio.open_connection(url.hostname, url.port)
+        far_reader, far_writer = await asyncio.open_connection(*far)
         try:
-            if is_tunnel:
+            if head.startswith(b"CONNECT "):
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
                 # Servers take a whole URL, too, so that further requests need not be looked at.
@@ -91,6 +96,13 @@ class LoopbackProxy:
                 await asyncio.gather(*pipes, return_exceptions=True)
         finally:
             far_writer.close()
+
+
+def _far_end(head: bytes) -> tuple[str, int] | None:
+    """Return the host and port that a request is for; None when it is for no proxy."""
+    method, target, _ = head.decode().split(" ", 2)
+    url = urlsplit(f"//{target}" if method == "CONNECT" else target)
+    return None if url.hostname is None else (url.hostname, url.port or 80)
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -53,6 +53,18 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def errors(self) -> list[dict[str, Any]]:
+        """What it logged as an error so far.
+
+        That a connector takes long to stop is none: everything does on a busy machine.
+        """
+        return [
+            event
+            for event in self.events
+            if event.get("level") == "error" and event["event"] != "connector_does_not_stop"
+        ]
+
+    @property
     def address(self) -> str:
         """Where it serves gRPC."""
         return self._listening_address(None)

@@ -74,7 +74,7 @@ async def test_a_terminated_engine_answers_every_sync_and_another_one_goes_on(
             await assert_tables_equal(
                 mine.simulator, mine.database_url, PLAN.counts, schema=mine.schema
             )
-    assert [event for event in engine.events if event.get("level") == "error"] == []
+    assert engine.errors == []
 
 
 @pytest.mark.parametrize("rpc", RPCS)

@@ -99,4 +99,4 @@ async def test_cancelled_at_one_moment_after_another(
         assert not caller.eof.has_more
         assert caller.eof.status == RUN_STATUS_SUCCEEDED, caller.eof.failure_message
         await assert_tables_equal(simulator, database_url, PLAN.counts, schema=SCHEMA)
-    assert [event for event in engine.events if event.get("level") == "error"] == []
+    assert engine.errors == []
