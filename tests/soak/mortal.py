@@ -107,17 +107,25 @@ class MortalServer:
         arguments = ["--listen", self.address]
         if self._module == "service_server":
             arguments += ["--http", self.http_address.removeprefix("http://")]
-        async with asyncio.timeout(_REBIRTH_SECONDS):
-            while True:
-                process = self._process(*arguments)
-                try:
-                    await process.start()
-                    break
-                except RuntimeError:
-                    await process.stop()
-                except asyncio.CancelledError:
-                    process.kill()
-                    raise
+        attempts: list[ServerProcess] = []
+        try:
+            async with asyncio.timeout(_REBIRTH_SECONDS):
+                while True:
+                    process = self._process(*arguments)
+                    attempts.append(process)
+                    try:
+                        await process.start()
+                        break
+                    except RuntimeError:
+                        await process.stop()
+                    except asyncio.CancelledError:
+                        process.kill()
+                        raise
+        except TimeoutError:
+            logged = "\n".join(str(attempt.events) for attempt in attempts)
+            raise AssertionError(
+                f"{self.name} did not start in {_REBIRTH_SECONDS:g} seconds:\n{logged}"
+            ) from None
         self.lives.append(Life(process))
 
     async def stand_still(self, seconds: float) -> None:
