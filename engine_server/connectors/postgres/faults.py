@@ -27,6 +27,21 @@ _MISSING_CLASSES = frozenset({"42", "58"})
 _RAISE_ROUTINE = "exec_stmt_raise"
 
 
+def first_fault(error: Exception) -> Exception:
+    """Return the fault that closed a connection, where the driver only complains that it is closed.
+
+    It cannot roll back a transaction over a connection that the server has ended, and raises that
+    in place of the server's own words.
+    """
+    while isinstance(error, asyncpg.InterfaceError):
+        before = error.__context__
+        # Of any other error, the connection was lost only later.
+        if not (isinstance(before, Exception) and is_connection_fault(before)):
+            break
+        error = before
+    return error
+
+
 def is_connection_fault(error: BaseException) -> bool:
     """Whether Postgres was not reached, did not let us in, or went away."""
     if isinstance(error, asyncpg.PostgresError):
