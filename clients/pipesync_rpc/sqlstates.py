@@ -180,6 +180,11 @@ def is_contention(sqlstate: str) -> bool:
     return sqlstate[:2] in _CONTENTION_CLASSES or sqlstate in _CONTENTION_CODES
 
 
+def is_connection_exception(sqlstate: str) -> bool:
+    """Whether a connection could not be made, or was lost: not always the one that reports it."""
+    return sqlstate.startswith(_CONNECTION_EXCEPTION)
+
+
 def ends_connection(sqlstate: str) -> bool:
     """Whether the server lets no session begin, or has ended this one."""
     return sqlstate[:2] in _CONNECTION_CLASSES or sqlstate in _CONNECTION_CODES
