@@ -81,6 +81,8 @@ _CODES: Mapping[str, Verdict] = {
     READ_ONLY: _PASSES,
     "25P03": _PASSES,  # the transaction was idle for too long: we, or the network, stood still
     "25P04": _PASSES,  # the transaction took too long
+    "42601": _ROW,  # text is no tsquery, tsvector, jsonpath, ltree, hstore, ...
+    "42602": _ROW,  # text is no name
     "42P05": _PASSES,  # the prepared statement exists: a pooler gave us a used session
     "53100": _SERVER,  # the disk is full
     "55006": _PASSES,  # the object is in use
