@@ -13,7 +13,7 @@ from pipesync_rpc.logging import configure_logging
 from pipesync_rpc.program import Termination, run_program
 from pipesync_rpc.settings import read_settings
 from service_server.assembly import open_store, running_service, vault_of
-from service_server.errors import CannotStart, ServiceError
+from service_server.errors import CannotStart, ServiceError, StoreUnavailable
 from service_server.rotation import rotate
 from service_server.settings import RotateKeysSettings, ServiceSettings, StoreSettings
 
@@ -69,7 +69,8 @@ def main() -> None:
         log.error("cannot_listen", reason=str(error))
         sys.exit(1)
     except (CannotStart, ServiceError, CannotOpenChannel, OSError) as error:
-        log.error("cannot_start", reason=str(error))
+        said = error.database_message if isinstance(error, StoreUnavailable) else ""
+        log.error("cannot_start", reason=f"{error}: {said}" if said else str(error))
         sys.exit(1)
 
 

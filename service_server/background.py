@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 
 from pipesync_rpc.errors import RpcError
+from service_server.errors import StoreUnavailable
 from service_server.heartbeats import Heartbeat, Heartbeats, Loop
 
 _log = structlog.get_logger(__name__)
@@ -180,6 +181,10 @@ async def _wait_for(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
+def _database_message(error: BaseException) -> str | None:
+    return error.database_message or None if isinstance(error, StoreUnavailable) else None
+
+
 def _report(
     loop: Loop, error: BaseException, pause: float, heartbeats: Heartbeats, subject: str
 ) -> None:
@@ -191,6 +196,7 @@ def _report(
             loop=loop.value,
             subject=subject or None,
             error=str(error) or type(error).__name__,
+            database_message=_database_message(error),
             retry_in_seconds=round(pause, 2),
             exc_info=None if isinstance(error, RpcError) else error,
         )

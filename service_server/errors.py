@@ -142,14 +142,22 @@ class SecretsUnreadable(ServiceError):
 
 
 class StoreUnavailable(ServiceError):
-    """The service's own database is away; trying again may help."""
+    """The service's own database is away; trying again may help.
+
+    Attributes:
+        database_message: The words of the database, a pooler or the driver, for the operator's log;
+            empty where there are none.
+    """
 
     default_code = code_pb2.UNAVAILABLE
     default_reason = Reason.STORE_UNAVAILABLE
 
-    def __init__(self, message: str, *, is_silent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, is_silent: bool = False, database_message: str = ""
+    ) -> None:
         """``is_silent``: it was waited for, as long as a call may take."""
         super().__init__(message, retry_delay=timedelta(seconds=1), stops_retries=is_silent)
+        self.database_message = database_message
 
 
 class EngineUnavailable(ServiceError):

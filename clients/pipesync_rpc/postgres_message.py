@@ -30,8 +30,10 @@ _NAMING_STATES = frozenset({"22021", "22P05", "2200H"})
 # These put the value behind a colon where they, or a translation of them, quote nothing.
 _TRAILING_STATES = frozenset({"22007", "22008", "22023", "22030", "22P02"})
 _TRAILING = re.compile(rf"([^{_MARKS}]*?: )\s*[^{_MARKS}\s]")
-# A statement that a user's function made of text may be wrong for the text.
+# Types such as tsquery report text that they cannot read as a syntax error, and quote it. So does
+# the parser, where a user's function made a statement of text.
 _SYNTAX_ERROR = "42601"
+_PARSER_ROUTINE = "scanner_yyerror"
 # A setting's name comes first, its value may follow.
 _SETTING_ROUTINE = re.compile(r"parse_and_validate_value|set_config\w*|call_\w+_check_hook")
 _FIRST_QUOTED = re.compile(rf"\A[^{_MARKS}]*[{_MARKS}][\w. ]+[{_MARKS}]")
@@ -75,7 +77,7 @@ def without_values(
         if sqlstate in _TRAILING_STATES and (unquoted := _TRAILING.match(message)):
             return unquoted[1] + _WITHHELD
         return _withheld(message, _MARK, _MARK, kept=_FIRST_QUOTED if is_of_setting else None)
-    if sqlstate == _SYNTAX_ERROR and in_function:
+    if sqlstate == _SYNTAX_ERROR and (in_function or routine != _PARSER_ROUTINE):
         return _withheld(message, _MARK, _MARK)
     return message
 

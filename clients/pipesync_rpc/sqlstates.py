@@ -81,6 +81,8 @@ _CODES: Mapping[str, Verdict] = {
     READ_ONLY: _PASSES,
     "25P03": _PASSES,  # the transaction was idle for too long: we, or the network, stood still
     "25P04": _PASSES,  # the transaction took too long
+    "42601": _ROW,  # text is no tsquery, tsvector, jsonpath, ltree, hstore, ...
+    "42602": _ROW,  # text is no name
     "42P05": _PASSES,  # the prepared statement exists: a pooler gave us a used session
     "53100": _SERVER,  # the disk is full
     "55006": _PASSES,  # the object is in use
@@ -178,6 +180,11 @@ def pooler_remedy(message: str) -> str:
 def is_contention(sqlstate: str) -> bool:
     """Whether a fault that passes on its own concerns the tables of its statement alone."""
     return sqlstate[:2] in _CONTENTION_CLASSES or sqlstate in _CONTENTION_CODES
+
+
+def is_connection_exception(sqlstate: str) -> bool:
+    """Whether a connection could not be made, or was lost: not always the one that reports it."""
+    return sqlstate.startswith(_CONNECTION_EXCEPTION)
 
 
 def ends_connection(sqlstate: str) -> bool:

@@ -35,7 +35,16 @@ def store_faults() -> Iterator[None]:
         if _is_defect(error):
             raise
         is_silent = isinstance(error, TimeoutError)
-        raise StoreUnavailable(_describe(error), is_silent=is_silent) from error
+        raise StoreUnavailable(
+            _describe(error), is_silent=is_silent, database_message=message_of(error)
+        ) from error
+
+
+def message_of(error: BaseException) -> str:
+    """Return the words of the database, a pooler or the driver, for the operator's log."""
+    if not isinstance(error, asyncpg.PostgresError):
+        return str(error)
+    return without_values(_message(error), sqlstate=error.sqlstate or "", routine=_routine(error))
 
 
 def is_of_connection(error: BaseException) -> bool:
@@ -64,8 +73,7 @@ def _describe(error: BaseException) -> str:
         return f"the service's database cannot be reached ({type(error).__name__})"
     state = error.sqlstate or ""
     if _verdict(error) is not Verdict.PASSES:
-        text = without_values(_message(error), sqlstate=state, routine=_routine(error))
-        _log.error("database_refused", sqlstate=state, error=text)
+        _log.error("database_refused", sqlstate=state, error=message_of(error))
     return f"the service's database cannot be used ({type(error).__name__}, SQLSTATE {state})"
 
 

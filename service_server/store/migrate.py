@@ -33,11 +33,14 @@ CREATE TABLE IF NOT EXISTS pipesync.migrations (
     apply_time timestamptz NOT NULL DEFAULT now()
 );
 """
-# Whoever limits transactions means others than the one that waits for an index.
-_HOLD_FOR_LONG = """
+# Limits that the settings of the role or the database put on all statements and transactions are
+# not meant for one that rewrites a table, or waits for an index.
+_TAKE_LONG = """
 SELECT set_config(name, '0', true)
 FROM pg_settings
-WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')
+WHERE name IN (
+    'idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout'
+)
 """
 # Of an index that could not be built this is left: it is kept up to date and never used.
 _BROKEN_INDEXES = """
@@ -139,6 +142,7 @@ async def _apply_in_transaction(database: Database, migration: Migration) -> boo
         if connection is None:
             return False
         if not await _is_applied(connection, migration):
+            await connection.execute(_TAKE_LONG)
             await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
             await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
             await _note(connection, migration)
@@ -155,7 +159,7 @@ async def _apply_concurrently(database: Database, migration: Migration) -> bool:
         if connection is None:
             return False
         if not await _is_applied(connection, migration):
-            await connection.execute(_HOLD_FOR_LONG)
+            await connection.execute(_TAKE_LONG)
             async with _second_session(database, connection, migration) as building:
                 await _build(building, migration)
             await _note(connection, migration)

@@ -15,6 +15,7 @@ from service_server.errors import StoreUnavailable
 from service_server.heartbeats import Heartbeats, Loop
 from service_server.store.connecting import connect
 from service_server.store.database import Database
+from service_server.store.faults import message_of
 from service_server.store.poolers import is_shared
 from service_server.store.statements import connection_options
 
@@ -110,7 +111,9 @@ class Notifications:
             self._warn_of_pooler()
             return _POOLER_INTERVAL
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"cannot listen ({type(error).__name__})") from error
+            raise StoreUnavailable(
+                f"cannot listen ({type(error).__name__})", database_message=message_of(error)
+            ) from error
         finally:
             self._listens = False
         _log.warning("not_listening")

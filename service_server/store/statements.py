@@ -1,5 +1,6 @@
 """Options of the service's connections, which name no statement."""
 
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -36,6 +37,10 @@ async def learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await transaction.start()
     try:
         await connection.fetch(_ARRAYS, *[[]] * 5)
-    finally:
-        # To put the setting back would leave it set for this session.
-        await transaction.rollback()
+    except BaseException:
+        # Why it failed is what is raised, and no complaint that there is nothing to roll back.
+        with suppress(asyncpg.InterfaceError, asyncpg.PostgresError):
+            await transaction.rollback()
+        raise
+    # To put the setting back would leave it set for this session.
+    await transaction.rollback()

@@ -105,7 +105,12 @@ def test_a_statement_made_of_text_is_not_quoted() -> None:
     message = 'syntax error at or near "secret"'
     shown = without_values(message, sqlstate="42601", in_function=True)
     assert shown == 'syntax error at or near "..."'
-    assert without_values(message, sqlstate="42601") == message
+    assert without_values(message, sqlstate="42601", routine="scanner_yyerror") == message
+
+
+def test_text_that_a_type_cannot_read_is_not_quoted() -> None:
+    shown = without_values('syntax error in tsquery: "a b"', sqlstate="42601", routine="makepol")
+    assert shown == 'syntax error in tsquery: "..."'
 
 
 @pytest.mark.parametrize(

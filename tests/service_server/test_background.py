@@ -8,6 +8,7 @@ import structlog
 
 from service_server import background
 from service_server.background import BackgroundLoop, Backoff, keep_trying
+from service_server.errors import StoreUnavailable
 from service_server.heartbeats import Heartbeats, Loop
 from tests.service_server.faults import all_faults, until
 
@@ -72,6 +73,17 @@ async def test_it_goes_on_after_every_exception_and_counts_each(
             await until(lambda: rounds.count == count + 2)
     assert [log["event"] for log in logs] == ["loop_failed"] * count
     assert {log["loop"] for log in logs} == {"scheduler"}
+
+
+async def test_the_words_of_a_database_that_is_unavailable_are_logged(
+    loop: BackgroundLoop, rounds: Rounds
+) -> None:
+    rounds.faults = [StoreUnavailable("unavailable", database_message="no more connections")]
+    with structlog.testing.capture_logs() as logs:
+        async with loop.running():
+            await until(lambda: rounds.count == 2)
+    [log] = logs
+    assert (log["error"], log["database_message"]) == ("unavailable", "no more connections")
 
 
 @pytest.mark.usefixtures("no_pauses")

@@ -1,12 +1,14 @@
 """The service as a process of its own."""
 
 import asyncio
+import secrets
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from pipesync.v1 import pipeline_service_pb2 as pb
@@ -98,6 +100,24 @@ async def test_a_database_out_of_reach_is_said_plainly(data_dir: Path) -> None:
     assert "database cannot be reached" in stderr
     assert "Traceback" not in stderr
     assert "planted" not in stderr
+
+
+async def test_why_a_database_lets_nobody_in_is_said_in_its_own_words(
+    database_url: str, data_dir: Path
+) -> None:
+    role = f"crowded_{secrets.token_hex(4)}"
+    admin = await asyncpg.connect(database_url)
+    await admin.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0")
+    try:
+        url = database_url.replace("postgres@", f"{role}@")
+        exit_code, stderr = await refused("--database-url", url, "--data-dir", str(data_dir))
+    finally:
+        await admin.execute(f"DROP ROLE {role}")
+        await admin.close()
+    assert exit_code == 1
+    assert "SQLSTATE 53300" in stderr
+    assert f'too many connections for role "{role}"' in stderr.replace("\\", "")
+    assert "Traceback" not in stderr
 
 
 async def test_help_says_every_setting() -> None:

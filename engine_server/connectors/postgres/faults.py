@@ -27,9 +27,26 @@ _MISSING_CLASSES = frozenset({"42", "58"})
 _RAISE_ROUTINE = "exec_stmt_raise"
 
 
+def first_fault(error: Exception) -> Exception:
+    """Return the fault that closed a connection, where the driver only complains that it is closed.
+
+    It cannot roll back a transaction over a connection that the server has ended, and raises that
+    in place of the server's own words.
+    """
+    while isinstance(error, asyncpg.InterfaceError):
+        before = error.__context__
+        # Of any other error, the connection was lost only later.
+        if not (isinstance(before, Exception) and is_connection_fault(before)):
+            break
+        error = before
+    return error
+
+
 def is_connection_fault(error: BaseException) -> bool:
     """Whether Postgres was not reached, did not let us in, or went away."""
     if isinstance(error, asyncpg.PostgresError):
+        if _is_of_another_server(error):
+            return False
         return sqlstates.ends_connection(_state(error)) or _is_of_pooler(error)
     return isinstance(error, ssl.SSLError) or _is_lost_connection(error)
 
@@ -49,8 +66,13 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_contention(error: BaseException) -> bool:
-    """Whether another session that uses the same table is to blame, and nothing else fails."""
-    return isinstance(error, asyncpg.PostgresError) and sqlstates.is_contention(_state(error))
+    """Whether a fault that passes concerns the statement's table alone.
+
+    Another session that uses the table is to blame then, or a server that the table's triggers use.
+    """
+    return isinstance(error, asyncpg.PostgresError) and (
+        sqlstates.is_contention(_state(error)) or _is_of_another_server(error)
+    )
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
@@ -124,6 +146,14 @@ def _is_lost_connection(error: BaseException) -> bool:
 def _is_of_pooler(error: asyncpg.PostgresError) -> bool:
     """Whether a pooler, or the system that hosts the server, has no session for us."""
     return _state(error) in ("XX000", "58000") and verdict(error) is Verdict.PASSES
+
+
+def _is_of_another_server(error: asyncpg.PostgresError) -> bool:
+    """Whether a function of the user's did not reach its server, by postgres_fdw or dblink, say.
+
+    Postgres and poolers say of their own connections that they are lost without a context.
+    """
+    return sqlstates.is_connection_exception(_state(error)) and _is_in_function(error)
 
 
 def _is_raised(error: asyncpg.PostgresError) -> bool:

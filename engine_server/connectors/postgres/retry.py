@@ -11,6 +11,7 @@ import structlog
 from engine_server.connectors.postgres.faults import (
     DRIVER_ERRORS,
     describe,
+    first_fault,
     is_connection_fault,
     is_passing,
     wants_another_connection,
@@ -75,10 +76,11 @@ class Retries:
             try:
                 return await use(self._pool, work)
             except DRIVER_ERRORS as error:
-                if wants_another_connection(error):
+                fault = first_fault(error)
+                if wants_another_connection(fault):
                     # Also where this is the last try: the next piece of work begins elsewhere.
                     await self._pool.expire_connections()
-                await self._wait_out(error)
+                await self._wait_out(fault)
 
     async def _wait_out(self, error: Exception) -> None:
         if not (is_passing(error) and self._patience):

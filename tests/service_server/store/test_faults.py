@@ -58,6 +58,16 @@ async def test_the_operator_is_told_in_the_server_s_words_what_does_not_pass(
     assert [entry["error"] for entry in logged] == (['of "..."'] if is_logged else [])
 
 
+@pytest.mark.parametrize("sqlstate", ["53100", "40001", "08P01"])
+async def test_the_words_of_the_server_are_for_the_log_and_not_for_the_caller(
+    database: Database, sqlstate: str
+) -> None:
+    with pytest.raises(StoreUnavailable) as raised:
+        await _raise(database, sqlstate)
+    assert raised.value.database_message == 'of "..."'
+    assert "of " not in raised.value.message
+
+
 async def test_a_missing_table_makes_the_store_unavailable(database: Database) -> None:
     with pytest.raises(StoreUnavailable, match="42P01"):
         async with database.connection() as connection:

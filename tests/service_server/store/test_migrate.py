@@ -210,6 +210,18 @@ async def test_a_migration_under_another_name_is_refused(empty: Database) -> Non
         await migrate(empty, [other])
 
 
+@pytest.mark.parametrize("limit", ["statement_timeout", "transaction_timeout"])
+async def test_a_migration_takes_longer_than_the_settings_of_the_database_allow_others(
+    empty: Database, database_url: str, limit: str
+) -> None:
+    async with empty.connection() as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET {limit} = 400')
+    async with Database.open(database_url) as limited:
+        await migrate(limited, steps(f"SELECT pg_sleep(0.6); {FIRST}"))
+        assert await _applied(limited) == [1]
+
+
 async def test_an_up_to_date_database_is_only_read(database: Database, database_url: str) -> None:
     async with database.connection() as connection:
         name = await connection.fetchval("SELECT current_database()")

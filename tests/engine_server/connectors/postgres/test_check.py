@@ -81,3 +81,20 @@ async def test_a_read_only_database_is_no_place_to_write(
     assert status.status == ConnectionStatus.STATUS_FAILED
     assert "is read-only" in status.message
     assert not status.reached
+
+
+async def test_a_session_that_the_server_ends_is_told_in_the_words_of_the_server(
+    config: PostgresConfig, database: asyncpg.Connection
+) -> None:
+    await logs(PostgresDestination().setup(config, [stream()]))
+    await database.execute(
+        """
+        CREATE FUNCTION public.leave() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
+        CREATE TRIGGER leaves BEFORE INSERT ON stripe.customers
+            FOR EACH ROW EXECUTE FUNCTION public.leave()
+        """
+    )
+    status = await _check(config, stream())
+    assert status.status == ConnectionStatus.STATUS_FAILED
+    assert "terminating connection due to administrator command" in status.message

@@ -115,6 +115,22 @@ CONSTRAINTS = {
         "CREATE INDEX ON stripe.customers ((coalesce(_raw_data ->> 'bad', '0')::int))",
         "22P02",
     ),
+    "generated search query": (
+        """
+        ALTER TABLE stripe.customers ADD query tsquery
+            GENERATED ALWAYS AS ((id || coalesce(' ' || (_raw_data ->> 'bad'), ''))::tsquery) STORED
+        """,
+        "42601",
+    ),
+    "function that cannot read text": (
+        _TRIGGER.format(
+            body="PERFORM (NEW.id || coalesce(' ' || (NEW._raw_data ->> 'bad'), ''))::tsquery; "
+            "RETURN NEW;",
+            kind="TRIGGER t BEFORE INSERT OR UPDATE",
+            when="",
+        ),
+        "42601",
+    ),
     "foreign key": (_OTHER, "23503"),
     "deferred foreign key": (f"{_OTHER} DEFERRABLE INITIALLY DEFERRED", "23503"),
     "deferred trigger": (
@@ -193,6 +209,7 @@ async def test_records_that_a_constraint_refuses_are_kept_apart(
     kept = await rejected_rows(database)
     assert [row["key"][0] for row in kept] == ["cus_3", "cus_4", "cus_9"]
     assert {row["sqlstate"] for row in kept} == {sqlstate}
+    assert not any("cus_" in row["reason"] for row in kept)
     assert await row_count(database, BAD) == 8
     assert await row_count(database, GOOD) == 1
 
