@@ -97,6 +97,10 @@ async def find_start(plan: SyncPlan, reader: SourceReader, stack: AsyncExitStack
     ending.refused_streams.intersection_update(plan.errored())
     _log(rewound, comparison.resumed)
     is_elsewhere = bool(rewound) or was_reconcile != plan.state.sync_run.reconcile
+    # Pages that were read meanwhile may be too old to replace the rows that stay.
+    is_elsewhere |= (
+        comparison.resumed.inputs_are_lost and not comparison.resumed.lost_inputs_are_replayable
+    )
     if reading is not None and is_elsewhere and not plan.inputs:
         await reading.close()
         ending.is_listening = False

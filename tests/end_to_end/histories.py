@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import asyncpg
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 from pydantic import SecretStr
@@ -171,6 +172,15 @@ class History:
         running = await self._service.enter_async_context(running_service(self._settings))
         self.client = await self._service.enter_async_context(PipelineClient(running.address))
 
+    async def lead_to(self, schema: str) -> None:
+        """Lead the pipeline to another schema of its database."""
+        self._destination["schema"] = schema
+        pipeline = pb.Pipeline(id=PIPELINE, config=self._config())
+        mask = FieldMask(paths=["config.destination"])
+        await self.client.update_pipeline(
+            pb.UpdatePipelineRequest(pipeline=pipeline, update_mask=mask)
+        )
+
     async def stop_service(self) -> None:
         """Stop it, with all that it has begun."""
         await self._service.aclose()
@@ -210,6 +220,11 @@ class History:
             if number % 2:
                 self.simulator.delete("customers", self._random.choice(held[1:]))
             self.simulator.update("products", self._product(), {"name": f"p{len(held)}"})
+        await self.drain()
+
+    async def change_product(self, name: str) -> None:
+        """Rename one product, and have the event applied."""
+        self.simulator.update("products", self._product(), {"name": name})
         await self.drain()
 
     async def execute(self, statement: str) -> None:

@@ -134,3 +134,14 @@ async def test_a_backup_of_after_a_reset_and_a_store_of_before_it_lose_nothing(
     await history.tables.restore(backup)
     await history.sync()
     await history.assert_equal()
+
+
+async def test_events_that_were_applied_elsewhere_are_made_up_for_where_the_pipeline_returns_to(
+    history: History,
+) -> None:
+    for name in "first", "second":
+        await history.change_product(name)
+        await history.lead_to("stripe" if name == "second" else "elsewhere")
+    # Rows of this very second stay, and nothing else is rewound: no stream has a checkpoint.
+    await history.sync()
+    await history.assert_equal()

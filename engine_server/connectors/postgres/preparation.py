@@ -38,7 +38,7 @@ async def prepare_setup(pool: Pool, config: PostgresConfig, tables: Sequence[Tab
 
     async def make(connection: Connection) -> Prepared:
         differences = await _make_missing(connection, config, tables, for_sync=False)
-        return await _prepared(connection, config, differences)
+        return await _prepared(connection, config, tables, differences)
 
     return await ask(pool, config, make, patience=retry.CALL_PATIENCE)
 
@@ -68,7 +68,7 @@ async def prepare_write(
         differences = await _make_missing(connection, config, tables)
         await rejected.look(connection)
         access = await checkpoints.access(connection, config.schema_name)
-        if access.is_usable:
+        if access.may_use:
             await checkpoints.forget_emptied(connection, config.schema_name, tables)
         return Prepared(
             logs=_logs(differences.missing, differences.warnings),
@@ -99,7 +99,7 @@ async def prepare_resumed(
     async def make(connection: Connection) -> Prepared:
         differences = await _make_missing(connection, config, tables)
         await rejected.look(connection)
-        prepared = await _prepared(connection, config, differences)
+        prepared = await _prepared(connection, config, tables, differences)
         if prepared.records_checkpoints:
             await compare(connection)
         return prepared
@@ -125,11 +125,17 @@ async def _make_missing(
 
 
 async def _prepared(
-    connection: Connection, config: PostgresConfig, differences: Differences
+    connection: Connection,
+    config: PostgresConfig,
+    tables: Sequence[Table],
+    differences: Differences,
 ) -> Prepared:
     """Makes the table of recorded checkpoints as well."""
     access, made = await checkpoints.make_missing(connection, config.schema_name)
     obstacle = access.obstacle(config.schema_name)
+    if access.may_use and not access.is_usable:
+        # Lines that cannot be compared now are believed once they can be.
+        await checkpoints.forget_emptied(connection, config.schema_name, tables)
     return Prepared(
         logs=_logs(
             [*differences.missing, *([made] if made else [])],

@@ -34,7 +34,7 @@ async def tear_down(connection: Connection, schema: str, tables: Sequence[Table]
     async with connection.transaction():
         await lock(connection, schema)
         existing = await existing_tables(connection, schema, tables)
-        has_lines = bool((await checkpoints.access(connection, schema)).is_usable)
+        has_lines = bool((await checkpoints.access(connection, schema)).may_use)
         for table in by_name(tables):
             if table.name not in existing:
                 continue

@@ -3,7 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS, Line
+from engine_server.connectors.postgres.checkpoints.lines import (
+    GLOBAL,
+    INPUTS,
+    NO_INPUTS,
+    Line,
+)
 from engine_server.connectors.protocols import ResumeRequest, Rewind
 from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
 
@@ -216,6 +221,9 @@ class _Comparing:
         position = self._state.inputs_position if self._state.HasField("inputs_position") else None
         if not self._recorded.lineage_is_known or (position is not None and not position.number):
             position = None
+        if line is None and position is not None and position.number <= NO_INPUTS:
+            # The lineage never had any, so that none of them are lost with the line.
+            position = None
         if position is not None and (line is None or not line.holds(position)):
             done.inputs_are_lost = True
             replayable = self._request.replayable_inputs
@@ -241,4 +249,6 @@ class _Comparing:
             done.inputs_position = line.position
 
     def _no_inputs(self) -> Line:
-        return Line(stream=INPUTS, checkpoint=None, stream_schema="", epoch=self._epoch, number=1)
+        return Line(
+            stream=INPUTS, checkpoint=None, stream_schema="", epoch=self._epoch, number=NO_INPUTS
+        )

@@ -136,7 +136,7 @@ async def compare_and_record(
         lines,
         filled,
         locked=found.locked,
-        settling=_settling(outcome, resuming.age),
+        settling=_settling(outcome, filled, resuming.age),
     )
     return replace(resumed, held_streams=held)
 
@@ -175,12 +175,14 @@ def _resumed(
     )
 
 
-def _settling(outcome: Comparison, age: float) -> float:
+def _settling(outcome: Comparison, filled: Sequence[str], age: float) -> float:
     """Return the seconds until what is read is newer than the rows that stay."""
     stays = any(
         rewind.checkpoint is None and rewind.stream != GLOBAL and not rewind.is_empty
         for rewind in outcome.rewinds.values()
     )
+    # A stream without a checkpoint is read from the start without a rewind.
+    stays |= bool(filled) and outcome.inputs_are_lost and not outcome.lost_inputs_are_replayable
     return max(0.0, _SETTLING_SECONDS - max(0.0, age)) if stays else 0.0
 
 

@@ -11,6 +11,8 @@ from pipesync.v1.state_pb2 import CheckpointPosition
 # The line of the checkpoint that all streams share, and that of the end of pushed inputs.
 GLOBAL = ""
 INPUTS = "(inputs)"
+# The number of that line before the first inputs of its lineage.
+NO_INPUTS = 1
 
 # A state that is this many requests old is compared by epoch; an older one goes on from the line.
 _MOST_EPOCHS = 20

@@ -19,6 +19,7 @@ NAME = "_pipesync_checkpoints"
 _SQL = files(__package__)
 _CREATE = _SQL.joinpath("create_checkpoints.sql").read_text()
 _ACCESS = _SQL.joinpath("checkpoints_access.sql").read_text()
+_KEY = '"account_id", "lineage", "stream"'
 # Seconds that further looks wait for a lock, once one has waited for long.
 _FURTHER_PATIENCE = 0.5
 # $1: streams. Those with a line that says that their table has rows.
@@ -39,17 +40,24 @@ class Access:
 
     Attributes:
         role: Our role.
-        is_usable: Whether it may read and write the table; None when there is none.
+        may_use: Whether it may read and write the table; None when there is none.
+        has_key: Whether the table has its primary key.
         has_row_security: Whether the table's policies apply to it.
         may_create: Whether it may make tables in the schema, or the schema.
-        refusal: Why Postgres refused to make the table; empty where it was not asked to.
+        refusal: Why Postgres refused to make the table or its key; empty where it was not asked to.
     """
 
     role: str
-    is_usable: bool | None
+    may_use: bool | None
+    has_key: bool
     has_row_security: bool
     may_create: bool
     refusal: str = ""
+
+    @property
+    def is_usable(self) -> bool | None:
+        """Whether lines can be written; None when there is no table."""
+        return self.may_use and self.has_key
 
     def obstacle(self, schema: str) -> str:
         """Return why checkpoints cannot be recorded, and the remedy; empty when they can."""
@@ -63,10 +71,15 @@ class Access:
                 f"there is no table {name}, {effect}: run setup with a role that may create it, "
                 f"then GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO {role}"
             )
-        if self.is_usable is False:
+        if self.may_use is False:
             return (
                 f"role {role} may not use table {name}, {effect}: "
                 f"{full_access(role, name, has_row_security=self.has_row_security)}"
+            )
+        if self.is_usable is False:
+            return (
+                f"table {name} has no primary key ({_KEY}), {effect}: add it, or drop the table, "
+                "and the streams are read from the start"
             )
         return ""
 
@@ -88,30 +101,37 @@ async def access(connection: Connection, schema: str) -> Access:
 
 
 async def make_missing(connection: Connection, schema: str) -> tuple[Access, str]:
-    """Make the table where it is missing and our role may.
+    """Make the table, or its primary key, where it is missing and our role may.
 
     Args:
         connection: In a transaction; the schema exists.
         schema: The schema.
 
     Returns:
-        The table's state now, and a sentence that says that it was made; empty when it was not.
+        The table's state now, and a sentence that says what was made; empty for nothing.
     """
     found = await access(connection, schema)
-    if found.is_usable is not None or not found.may_create:
+    if found.is_usable is not None and found.has_key:
+        return found, ""
+    if not found.may_create:
         return found, ""
     await lock(connection, schema)
     found = await access(connection, schema)
-    if found.is_usable is not None:
+    if found.is_usable is None:
+        statement, made = create_statement(schema), f"created table {quoted(schema)}"
+    elif not found.has_key:
+        statement = f"ALTER TABLE {quoted(schema)} ADD PRIMARY KEY ({_KEY})"
+        made = f"added the primary key of table {quoted(schema)}"
+    else:
         return found, ""
     try:
         async with connection.transaction():
-            await connection.execute(create_statement(schema))
+            await connection.execute(statement)
     except asyncpg.PostgresError as error:
         if not is_refusal(error):
             raise
         return replace(found, refusal=describe(error)), ""
-    return await access(connection, schema), f"created table {quoted(schema)}"
+    return await access(connection, schema), made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +220,7 @@ async def forget_emptied(
 
 async def forget_created(connection: Connection, schema: str, streams: Collection[str]) -> None:
     """Drop the lines of streams whose tables the same transaction makes."""
-    if streams and (await access(connection, schema)).is_usable:
+    if streams and (await access(connection, schema)).may_use:
         await connection.execute(
             f"DELETE FROM {quoted(schema)} WHERE stream = ANY($1::text[])",  # noqa: S608 - the same
             list(streams),

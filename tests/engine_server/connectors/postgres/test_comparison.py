@@ -97,6 +97,16 @@ def test_a_stream_read_again_for_lost_events_knows_no_past() -> None:
     assert (done.lines["a"].checkpoint, done.lines["a"].history) == (None, ())
 
 
+def test_inputs_are_lost_with_their_line_where_the_lineage_had_any() -> None:
+    for number, is_lost in (1, False), (2, True):
+        made = state(a=("e1", 2))
+        made.inputs_position.CopyFrom(CheckpointPosition(epoch="i", number=number))
+        done = compared(made, {})
+        assert done.inputs_are_lost == is_lost
+        assert done.rewinds["a"].checkpoint is None
+        assert done.inputs_position == CheckpointPosition(epoch="new", number=1)
+
+
 def test_lost_inputs_are_replayable_from_what_both_have() -> None:
     made = state()
     made.inputs_position.CopyFrom(CheckpointPosition(epoch="i1", number=9))

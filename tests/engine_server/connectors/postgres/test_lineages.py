@@ -292,6 +292,50 @@ async def test_a_backup_restored_without_rights_to_its_lines_is_noticed_once_the
     assert (await caller.resume()).rewinds == []
 
 
+async def test_lines_restored_without_their_primary_key_get_it_again(
+    config: PostgresConfig, caller: Caller, database: asyncpg.Connection
+) -> None:
+    await caller.sync(*page(number=1), *page("products"))
+    await _restore_without_key(database)
+    await caller.sync(*page(number=2))
+    assert dict(caller.state.positions)
+    await _restore_without_key(database)
+    assert "_pipesync_checkpoints" in await _warnings_of_check(config, caller)
+    await PostgresDestination().setup(config, caller.streams).__anext__()
+    assert await _warnings_of_check(config, caller) == ""
+    assert (await caller.resume()).rewinds == []
+
+
+async def test_lines_without_a_primary_key_stop_no_sync_of_a_role_that_may_not_add_it(
+    database_url: str, database: asyncpg.Connection, writer: str
+) -> None:
+    await database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}")
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    caller = Caller(config, stream(), stream("products"))
+    await caller.sync(*page(), *page("products"))
+    await _restore_without_key(database)
+    await database.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {writer}")
+    assert "has no primary key" in await _warnings_of_check(config, caller)
+    await database.execute("TRUNCATE stripe.customers")
+    await caller.sync(*page(number=2))
+    await set_up(PostgresConfig.model_validate({"url": database_url}), *caller.streams)
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
+
+
+async def _restore_without_key(database: asyncpg.Connection) -> None:
+    """Replace the table by a copy as ``pg_restore --table`` makes it."""
+    await database.execute(
+        f"CREATE TABLE stripe.copied AS TABLE {TABLE}; DROP TABLE {TABLE};"
+        "ALTER TABLE stripe.copied RENAME TO _pipesync_checkpoints"
+    )
+
+
+async def _warnings_of_check(config: PostgresConfig, caller: Caller) -> str:
+    [checked] = [m async for m in PostgresDestination().check(config, caller.streams)]
+    return "; ".join(checked.connection_status.notices)
+
+
 async def test_a_restored_row_is_read_again_once_a_read_is_newer_than_it(
     caller: Caller, database: asyncpg.Connection
 ) -> None:
