@@ -11,6 +11,7 @@ import pytest
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync_client import PipelineClient
+from tests.end_to_end.damage import Backups, truncate
 from tests.end_to_end.tables import assert_tables_equal, documents
 from tests.messages import struct
 from tests.processes import ServerProcess, running
@@ -77,6 +78,29 @@ async def until_there(url: str, stream: str, object_id: str) -> None:
             await asyncio.sleep(0.2)
 
 
+async def until_equal(simulator: StripeSimulator, url: str) -> None:
+    """Wait until the tables are as the account; a poll that changes rows tells no watcher."""
+    difference = AssertionError("nothing was compared")
+    try:
+        async with asyncio.timeout(90):
+            while True:
+                try:
+                    return await assert_alive_equal(simulator, url, ["customers", "products"])
+                except AssertionError as error:
+                    difference = error
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise difference from None
+
+
+async def assert_alive_equal(simulator: StripeSimulator, url: str, streams: list[str]) -> None:
+    """Every object is in its table, and all other rows are marked deleted."""
+    for stream in streams:
+        rows = await documents(url, stream)
+        alive = {row["id"]: row for row in rows if not row.get("deleted")}
+        assert alive == {each["id"]: each for each in simulator.objects(stream).documents()}, stream
+
+
 async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
     client: PipelineClient,
     engine: ServerProcess,
@@ -117,3 +141,34 @@ async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
         assert await connection.fetchval("SELECT to_regclass('stripe.customers')") is None
     finally:
         await connection.close()
+
+
+async def restore(client: PipelineClient, backups: Backups, backup: int) -> None:
+    """Pause the pipeline, restore a backup beneath it, and let it go on."""
+    await set_desired(client, pb.DESIRED_STATUS_PAUSED)
+    await shown(client, has_status(pb.PIPELINE_STATUS_PAUSED))
+    await backups.restore(backup)
+    await set_desired(client, pb.DESIRED_STATUS_ACTIVE)
+
+
+async def test_a_backup_restored_while_a_pipeline_is_paused_heals_by_itself(
+    client: PipelineClient, simulator: StripeSimulator, database_url: str
+) -> None:
+    await create(client, simulator, database_url, poll_events=True)
+    await shown(client, READY, seconds=60)
+    backups = Backups(url=database_url)
+    backup = await backups.make()
+    changed, deleted = sorted(simulator.objects("customers").ids())[:2]
+    for _ in range(2):
+        simulator.update("customers", changed, {"name": "changed"})
+        made = simulator.create("customers")
+        await until_there(database_url, "customers", made["id"])
+        await restore(client, backups, backup)
+        await until_there(database_url, "customers", made["id"])
+    simulator.delete("customers", deleted)
+    await truncate(database_url, "products")
+    last = simulator.create("products")
+    await until_equal(simulator, database_url)
+    await restore(client, backups, backup)
+    await until_there(database_url, "products", last["id"])
+    await until_equal(simulator, database_url)
