@@ -93,7 +93,7 @@ async def find_differences(
             found.missing[sentence] = _create_table(table, mode)
             found.created[sentence] = table
             continue
-        if reason := _unusable(table, existing[table.name]):
+        if reason := await _unusable(connection, table, existing[table.name]):
             found.unusable[table.stream] = reason
             continue
         if mode != "none":
@@ -148,18 +148,30 @@ def refuse_unusable(found: Differences) -> None:
         raise ConnectorError("; ".join(found.unusable.values()))
 
 
-def _unusable(table: Table, existing: ExistingTable) -> str:
+async def _unusable(connection: Connection, table: Table, existing: ExistingTable) -> str:
     """Return why rows cannot be written to a table that exists; empty when they can."""
     if not existing.is_ours:
         return f"table {table.quoted} was made by others: choose another schema, or rename it"
-    key = {column.name for column in table.key}
-    if existing.key != key:
+    key = _names(column.name for column in table.key)
+    if existing.key == {column.name for column in table.key}:
+        return ""
+    # A table that is made anew is read from the start where checkpoints are recorded.
+    is_recorded = (await checkpoints.access(connection, table.schema)).is_usable
+    anew = (
+        "rename the table or drop it, and the next sync makes it anew and reads the stream from "
+        "the start"
+        if is_recorded
+        else "rename the table or drop it, then sync with the state reset to have it made anew"
+    )
+    if not existing.key:
         return (
-            f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
-            f"stream {table.stream} needs ({_names(column.name for column in table.key)}): "
-            "rename the table or drop it, then sync with the state reset to have it made anew"
+            f"table {table.quoted} has no primary key, and stream {table.stream} needs ({key}): "
+            f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({key}); or {anew}"
         )
-    return ""
+    return (
+        f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
+        f"stream {table.stream} needs ({key}): {anew}"
+    )
 
 
 def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) -> Mapping[str, str]:
