@@ -59,6 +59,16 @@ def unmask(connector: Connector, spec: Spec, stored: Connector | None, field: st
     return Connector(type=connector.type, config=ParseDict(config, Struct()))
 
 
+def credentials(connector: Connector, spec: Spec) -> Mapping[schema.Path, Any]:
+    """The secrets that say who reads or writes: all but the one that webhooks are signed with."""
+    config = MessageToDict(connector.config)
+    return {
+        path: _at(config, path)
+        for path in schema.secret_paths(_schema(spec), config)
+        if path != (spec.webhook_secret_field,)
+    }
+
+
 def _schema(spec: Spec) -> Mapping[str, Any]:
     return MessageToDict(spec.config_schema)
 

@@ -1,16 +1,22 @@
 """The connectors of a pipeline, each handled as its spec says."""
 
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
+
+import structlog
+from google.protobuf.json_format import MessageToDict
 
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.engine_service_pb2 import ConnectorSide
 from pipesync.v1.message_pb2 import Control, Message
-from pipesync_rpc.errors import FieldViolation
+from pipesync_rpc.errors import FieldViolation, RpcError
 from service_server import configuration
 from service_server.engine import Engine
-from service_server.errors import InvalidRequest
+from service_server.errors import EngineUnavailable, InvalidRequest
 from service_server.target import target_of
+
+_log = structlog.get_logger(__name__)
 
 # The fields of PipelineConfig that hold a connector.
 SIDES: Mapping[str, ConnectorSide.ValueType] = {
@@ -91,6 +97,31 @@ class Connectors:
             return True
         spec = await self._engine.spec(SIDES[side], one.type)
         return target_of(one, spec) != target_of(other, spec)
+
+    async def has_other_credentials(self, side: str, one: Connector, other: Connector) -> bool:
+        """Whether two configurations of one side differ in a secret other than that of webhooks.
+
+        Raises:
+            RpcError: NOT_FOUND for an unknown connector.
+        """
+        if one.type != other.type:
+            return True
+        spec = await self._engine.spec(SIDES[side], one.type)
+        return configuration.credentials(one, spec) != configuration.credentials(other, spec)
+
+    async def account_of(self, source: Connector) -> str:
+        """The account that a source with its secrets reads; empty when it does not say."""
+        try:
+            async with aclosing(self._engine.discover(source, "source")) as messages:
+                async for message in messages:
+                    for stream in message.catalog.streams:
+                        if account_id := MessageToDict(stream.metadata).get("account_id"):
+                            return str(account_id)
+        except EngineUnavailable:
+            raise
+        except RpcError as error:
+            _log.warning("account_not_known", error=error.message)
+        return ""
 
     async def masked(self, message: Message, config: PipelineConfig) -> Message:
         """``message`` as people may see it: a control message loses its secrets.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from google.protobuf.duration_pb2 import Duration
 
 from pipesync.v1 import pipeline_service_pb2 as pb
-from pipesync.v1.catalog_pb2 import PipelineConfig
+from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
@@ -47,12 +47,14 @@ class _Plan:
         options: What the engine is asked, but for the state.
         fields: What the caller knows the engine's fields as.
         leads_elsewhere: Whether its configuration leads to another place than the stored one.
+        own_source: The stored source, with its secrets; None unless this sync's has other secrets.
     """
 
     config: PipelineConfig = field(repr=False)
     options: SyncOptions
     fields: FieldNames
     leads_elsewhere: bool = False
+    own_source: Connector | None = field(default=None, repr=False)
 
 
 class Syncs:
@@ -150,9 +152,13 @@ class Syncs:
         sides = [side for side in SIDES if side in overridden]
         read = await self._connectors.read(overrides, sides=sides, stored=config, field="overrides")
         leads_elsewhere = False
+        own_source: Connector | None = None
         for side in sides:
             own, other = getattr(config, side), getattr(read.plain, side)
             leads_elsewhere |= await self._connectors.lead_apart(side, own, other)
+            if side == "source" and await self._connectors.has_other_credentials(side, own, other):
+                own_source = Connector()
+                own_source.CopyFrom(own)
             own.CopyFrom(other)
             fields[f"pipeline.{side}"] = f"overrides.{side}"
         if overrides.streams:
@@ -174,7 +180,13 @@ class Syncs:
             "options.time_limit": "time_limit",
             "options.reconcile": "reconcile",
         }
-        return _Plan(config=config, options=options, fields=fields, leads_elsewhere=leads_elsewhere)
+        return _Plan(
+            config=config,
+            options=options,
+            fields=fields,
+            leads_elsewhere=leads_elsewhere,
+            own_source=own_source,
+        )
 
     @asynccontextmanager
     async def _holding(self, pipeline_id: str) -> AsyncIterator[Lease]:
@@ -188,10 +200,14 @@ class Syncs:
         has_other_source = overrides.HasField("source")
         async with self._database.connection() as connection:
             stored = await states.load(connection, request.id)
+        stored_account_id = stored.account_id
+        if not stored_account_id and plan.own_source is not None and not plan.leads_elsewhere:
+            stored_account_id = await self._connectors.account_of(plan.own_source)
         subject = Subject(
             leads_elsewhere=plan.leads_elsewhere,
             has_other_source=has_other_source,
-            stored_account_id=stored.account_id,
+            has_other_credentials=plan.own_source is not None,
+            stored_account_id=stored_account_id,
         )
         state = _given_state(request, plan, stored)
         if request.reset_state and not (plan.leads_elsewhere or has_other_source):

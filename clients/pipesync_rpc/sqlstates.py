@@ -126,6 +126,10 @@ _POOLER_REFUSALS = (
         re.compile("unsupported startup parameter"),
         "take it out of the URL, or add it to the pooler's ignore_startup_parameters",
     ),
+    (
+        re.compile("PQexec disallowed"),
+        "set the pooler's disable_pqexec to 0",
+    ),
 )
 # Two sessions changed one line of the catalog at once. Postgres translates none of its internal
 # errors.
@@ -187,6 +191,11 @@ def is_connection_exception(sqlstate: str) -> bool:
     return sqlstate.startswith(_CONNECTION_EXCEPTION)
 
 
+def refuses_session(sqlstate: str) -> bool:
+    """Whether it is said of a session that cannot begin, or was cut off."""
+    return sqlstate[:2] in _CONNECTION_CLASSES
+
+
 def ends_connection(sqlstate: str) -> bool:
     """Whether the server lets no session begin, or has ended this one."""
-    return sqlstate[:2] in _CONNECTION_CLASSES or sqlstate in _CONNECTION_CODES
+    return refuses_session(sqlstate) or sqlstate in _CONNECTION_CODES

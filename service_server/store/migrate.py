@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 import structlog
 
 from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.database import Connection, Database
-from service_server.store.faults import is_of_connection
+from service_server.store.faults import DRIVER_FAULTS, is_of_connection
 from service_server.store.migration import Migration, load_migrations
+from service_server.store.poolers import is_shared
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +45,13 @@ WHERE name IN (
     'idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout'
 )
 """
+# Those of them that cut off an index that is built concurrently, in no transaction of ours.
+_LIMITS = """
+SELECT name
+FROM pg_settings
+WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
+ORDER BY name
+"""
 # Of an index that could not be built this is left: it is kept up to date and never used.
 _BROKEN_INDEXES = """
 SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', indexrelid::regclass)
@@ -49,6 +59,19 @@ FROM pg_index
 JOIN pg_class ON pg_class.oid = indexrelid
 WHERE NOT indisvalid AND relnamespace = 'pipesync'::regnamespace
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """The limits that the settings of the role or the database put on a session's statements.
+
+    Attributes:
+        names: The settings.
+        are_liftable: Whether no pooler gives the session to others, who would go on without them.
+    """
+
+    names: Sequence[str]
+    are_liftable: bool
 
 
 async def migrate(
@@ -102,7 +125,9 @@ def _refuse_what_is_unknown(applied: Mapping[int, str], wanted: Sequence[Migrati
 async def _apply(database: Database, migration: Migration, patience: float) -> None:
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + patience
-    attempt = _apply_concurrently if migration.is_concurrent else _apply_in_transaction
+    attempt = _apply_in_transaction
+    if migration.is_concurrent:
+        attempt = partial(_apply_concurrently, limits=await _limits(database))
     while True:
         try:
             with _refusals():
@@ -149,7 +174,7 @@ async def _apply_in_transaction(database: Database, migration: Migration) -> boo
         return True
 
 
-async def _apply_concurrently(database: Database, migration: Migration) -> bool:
+async def _apply_concurrently(database: Database, migration: Migration, *, limits: _Limits) -> bool:
     """As ``_apply_in_transaction``, with its statements outside of any transaction.
 
     They run over a second connection, while a transaction that does nothing holds the lock: a
@@ -160,8 +185,11 @@ async def _apply_concurrently(database: Database, migration: Migration) -> bool:
             return False
         if not await _is_applied(connection, migration):
             await connection.execute(_TAKE_LONG)
-            async with _second_session(database, connection, migration) as building:
-                await _build(building, migration)
+            async with (
+                _second_session(database, connection, migration) as building,
+                _lifted(building, limits),
+            ):
+                await _build(building, migration, limits)
             await _note(connection, migration)
         return True
 
@@ -203,13 +231,62 @@ async def _second_session(
         yield second
 
 
-async def _build(connection: Connection, migration: Migration) -> None:
-    await _drop_broken_indexes(connection)
+async def _limits(database: Database) -> _Limits:
+    """Look up the limits on the sessions that the database gives out."""
+    async with database.connection() as connection:
+        names = [row["name"] for row in await connection.fetch(_LIMITS)]
+        are_liftable = False
+        # A pooler may have no second session: what needs one says so.
+        with suppress(StoreUnavailable):
+            are_liftable = bool(names) and not await is_shared(connection, database)
+    return _Limits(names, are_liftable)
+
+
+@asynccontextmanager
+async def _lifted(connection: Connection, limits: _Limits) -> AsyncIterator[None]:
+    """Lift the limits of one session where they can be, and put them back."""
+    if not limits.are_liftable:
+        yield
+        return
+    await connection.execute("; ".join(f"SET {name} = 0" for name in limits.names))
     try:
-        await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
-    except asyncpg.PostgresError:
+        yield
+    finally:
+        try:
+            await connection.execute("; ".join(f"RESET {name}" for name in limits.names))
+        except DRIVER_FAULTS:
+            connection.terminate()
+
+
+async def _build(connection: Connection, migration: Migration, limits: _Limits) -> None:
+    """Run the migration's statements outside of any transaction.
+
+    Raises:
+        CannotStart: A limit that could not be lifted cut them off.
+    """
+    try:
         await _drop_broken_indexes(connection)
-        raise
+        await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
+    except asyncpg.PostgresError as error:
+        # Where the session has ended, or is limited in this as well, the next start does it.
+        with suppress(*DRIVER_FAULTS):
+            await _drop_broken_indexes(connection)
+        if limits.are_liftable or not _is_cut_off(error, limits):
+            raise
+        names = " or ".join(limits.names)
+        raise CannotStart(
+            f"migration {migration} was cut off ({error}): the role or the database sets {names},"
+            " which cannot be lifted for a session that a pooler shares. Give a way past the pooler"
+            " as database_session_url, or take the setting away until the service has started."
+            " The next start builds the index anew"
+        ) from error
+
+
+def _is_cut_off(error: asyncpg.PostgresError, limits: _Limits) -> bool:
+    if "transaction_timeout" in limits.names and is_of_connection(error):
+        # It ends the session, and a pooler does not pass on why.
+        return True
+    return bool(limits.names) and isinstance(error, asyncpg.QueryCanceledError)
 
 
 async def _is_applied(connection: Connection, migration: Migration) -> bool:

@@ -1,13 +1,15 @@
 """Events that are pushed into a sync, by each RPC that takes them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+import asyncpg
 import orjson
 import pytest
 
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.message_pb2 import SourceInput
-from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
+from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
 from tests.end_to_end.stripe_pipeline import RPCS, Rpc, StripePipeline, selections, served_engine
@@ -28,6 +30,15 @@ STREAMS = selections("customers", "subscriptions", "subscription_items")
 
 def _inputs(*events: Document) -> list[SourceInput]:
     return [SourceInput(event=struct(pushed)) for pushed in events]
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _push(
@@ -83,6 +94,38 @@ async def test_pushed_events_are_in_the_tables_when_the_call_answers_and_move_no
     assert type(rows[changed["id"]]["balance"]) is int
     assert await documents(database_url, "subscriptions") == [made]
     assert await documents(database_url, "subscription_items") == [item("si_1")]
+
+
+async def test_a_deletion_that_cannot_be_noted_is_not_acknowledged(database_url: str) -> None:
+    async with StripeSimulator(SeedPlan(counts={"customers": 1})) as simulator:
+        pipeline = StripePipeline(
+            simulator=simulator,
+            database_url=database_url,
+            streams=STREAMS,
+            destination={"delete_mode": "hard"},
+        )
+        [gone] = simulator.objects("customers").documents()
+        pushed = _inputs(event("customer.deleted", gone, created=4_000_000_000))
+        async with served_engine() as client, _connected(database_url) as database:
+            before = (await pipeline.sync_to_the_end(client, run_id="run"))[-1].ending_state
+            # As restored alone, and twice: it has no primary key, and cannot get one.
+            await database.execute(
+                "ALTER TABLE stripe._pipesync_deleted DROP CONSTRAINT _pipesync_deleted_pkey;"
+                "INSERT INTO stripe._pipesync_deleted "
+                "SELECT 'products', '{prod_1}', 'acct', now(), now() FROM generate_series(1, 2)"
+            )
+            eof = await _push(client, pipeline, "PipelineSyncBatch", pushed, before)
+            assert eof.status == RUN_STATUS_FAILED
+            assert '"_pipesync_deleted" has no primary key' in (
+                eof.run_progress.streams["customers"].message
+            )
+            assert await documents(database_url, "customers") == [gone]
+            await database.execute("TRUNCATE stripe._pipesync_deleted")
+            eof = await _push(client, pipeline, "PipelineSyncBatch", pushed, eof.ending_state)
+            assert eof.status == RUN_STATUS_SUCCEEDED
+            assert await documents(database_url, "customers") == []
+            key = "SELECT key FROM stripe._pipesync_deleted"
+            assert await database.fetchval(key) == [gone["id"], simulator.account_id]
 
 
 async def test_a_read_takes_events_without_a_destination(database_url: str) -> None:

@@ -78,6 +78,8 @@ class ScriptedEngine(EngineServiceServicer):
         failing_check_reached: Whether a failed check reached the connector's other end.
         unreadable_streams: What a good connection says of its streams.
         notices: What else it says, for each connector.
+        account_id: The account that the catalog names; empty when it names none.
+        discover_error: Raised by discovery, when set.
         error: Raised by every call but those for specs, when set.
         is_away_for_specs: Whether calls for one spec fail.
         setup_messages: What setup answers.
@@ -96,6 +98,8 @@ class ScriptedEngine(EngineServiceServicer):
         self.failing_check_reached = False
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.notices: Sequence[str] = ()
+        self.account_id = ""
+        self.discover_error: RpcError | None = None
         self.error: RpcError | None = None
         self.is_away_for_specs = False
         self.setup_messages: Sequence[Message] = ()
@@ -147,7 +151,11 @@ class ScriptedEngine(EngineServiceServicer):
         self, request: pb.SourceDiscoverRequest, context: Context
     ) -> AsyncGenerator[pb.SourceDiscoverResponse, None]:
         self._enter(request, context)
+        if self.discover_error is not None:
+            raise self.discover_error
         catalog = Catalog(streams=[Stream(name="customers")])
+        if self.account_id:
+            catalog.streams[0].metadata["account_id"] = self.account_id
         yield pb.SourceDiscoverResponse(message=Message(catalog=catalog))
 
     async def PipelineCheck(

@@ -22,11 +22,12 @@ from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
 from service_server.store import states
 from service_server.store.database import Database
-from tests.service_server.conftest import connector
+from tests.service_server.conftest import SECRET, connector
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.syncing import (
     checkpoint,
     ends,
+    get,
     runs,
     state,
     stored_state,
@@ -198,6 +199,76 @@ async def test_another_key_of_another_account_leaves_the_stored_state_alone(
     engine.batch = ends("same", account_id="acct_1")
     await sync_batch(client, overrides=overrides)
     assert await stored_state(database) == state("same")
+
+
+@pytest.mark.parametrize("stored", [None, state("older")], ids=["no_sync_yet", "older_version"])
+async def test_another_key_leaves_a_state_alone_whose_account_is_not_known(
+    client: PipelineClient, engine: ScriptedEngine, database: Database, stored: SyncState | None
+) -> None:
+    if stored is not None:
+        engine.batch = ends("older")
+        await sync_batch(client)
+    before = await get(client)
+    overrides = pb.SyncOverrides(source=connector(api_key="sk_other"))
+    engine.batch = ends("other", account_id="acct_2")
+    eof = await sync_batch(client, overrides=overrides)
+    assert eof.ending_state == state("other")
+    resumption = Resumption(state=state("other"), account_id="acct_2")
+    engine.sync = sends(Message(resumption=resumption), checkpoint("other"))
+    await drain(sync(client, overrides=overrides))
+    assert await stored_state(database) == stored
+    assert (await get(client)).status == before.status
+    # Nor has it settled whose state is stored next.
+    engine.batch = ends("own", account_id="acct_1")
+    await sync_batch(client)
+    async with database.connection() as connection:
+        assert (await states.load(connection, "first")).account_id == "acct_1"
+
+
+async def test_another_key_of_the_account_that_the_source_names_is_of_the_stored_state(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.account_id = "acct_1"
+    overrides = pb.SyncOverrides(source=connector(api_key="sk_other"))
+    engine.batch = ends("other", account_id="acct_2")
+    await sync_batch(client, overrides=overrides)
+    assert await stored_state(database) is None
+    engine.batch = ends("same", account_id="acct_1")
+    await sync_batch(client, overrides=overrides)
+    asked = engine.last(engine_pb.SourceDiscoverRequest)
+    assert asked.source.config["api_key"] == SECRET
+    async with database.connection() as connection:
+        stored = await states.load(connection, "first")
+    assert (stored.state, stored.account_id) == (state("same"), "acct_1")
+
+
+async def test_another_key_that_reads_nothing_is_no_failure_of_the_pipeline(
+    client: PipelineClient, engine: ScriptedEngine
+) -> None:
+    engine.batch = ends("own", account_id="acct_1")
+    await sync_batch(client)
+    engine.batch = ends("", status=RunStatus.RUN_STATUS_FAILED, failure_message="bad key")
+    await sync_batch(client, overrides=pb.SyncOverrides(source=connector(api_key="sk_bad")))
+    assert (await get(client)).status == pb.PIPELINE_STATUS_READY
+    assert (await runs(client))[0].failure_message == "bad key"
+
+
+async def test_a_source_that_cannot_name_its_account_leaves_the_stored_state_alone(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.batch = ends("other", account_id="acct_2")
+    engine.discover_error = RpcError("bad", code=code_pb2.INVALID_ARGUMENT)
+    overrides = pb.SyncOverrides(source=connector(api_key="sk_other"))
+    await sync_batch(client, overrides=overrides)
+    assert await stored_state(database) is None
+
+
+async def test_the_secret_of_webhooks_tells_nothing_of_the_account(
+    client: PipelineClient, engine: ScriptedEngine, database: Database
+) -> None:
+    engine.batch = ends("next")
+    await sync_batch(client, overrides=pb.SyncOverrides(source=connector(webhook_secret="whsec_")))
+    assert await stored_state(database) == state("next")
 
 
 async def test_rewinds_are_in_the_eof_of_a_batch(

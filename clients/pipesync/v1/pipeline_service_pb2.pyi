@@ -711,7 +711,9 @@ class SyncOverrides(_message.Message):
     """What one sync of a stored pipeline may change for itself. Where source or destination lead to another account or another
     database than the pipeline's own, the sync leaves the pipeline's stored state, status and webhook events alone: its state
     is in the eof. What leads elsewhere is told by the fields that the connector's JSON Schema marks with x-pipesync-target,
-    and by Resumption.account_id.
+    and by Resumption.account_id. A source with other secrets than the pipeline's own (but for that of webhooks) counts as
+    another account's unless it is known to read the same: the account of the stored state is known once a sync of the
+    pipeline's own source has stored it, or when the configuration of that source names it, as setup has it do.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import asyncpg
 
-from engine_server.connectors.postgres import rejected_table
+from engine_server.connectors.postgres import deleted_rows, own_key, rejected_table
 from engine_server.connectors.postgres.arrays import text_array
 from engine_server.connectors.postgres.checkpoints.moves import is_about_lines
 from engine_server.connectors.postgres.faults import describe, is_refusal, lies_in_a_record
@@ -94,9 +94,12 @@ class Target:
         """What keeps refused records."""
         return rejected_table.kept_statement(self.table, hard_delete=self.hard_delete)
 
-    def describe(self, error: BaseException) -> str:
+    def describe(self, error: asyncpg.PostgresError) -> str:
         """Return an error in one line, which keeps the table's names."""
-        return describe(error, self.table.names)
+        written = [self.table.quoted]
+        if self.hard_delete and deleted_rows.are_noted(self.table):
+            written.append(deleted_rows.quoted(self.table.schema))
+        return describe(error, self.table.names) + own_key.missing_at(error, written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,9 +79,13 @@ async def check_database(
         found.problems.append(
             f"role {role} may not create tables in schema {quote(schema)}: {remedy}"
         )
+    lacks_key = config.deletes_for_good and await _lacks_key(connection, schema, found)
     own = [deleted_rows.NAME, rejected_table.NAME]
     accesses = await table_access(connection, schema, [*own, *(table.name for table in tables)])
     writable = _writable(config, role, tables, accesses, found)
+    if lacks_key:
+        # Each of these statements writes there.
+        writable = [table for table in writable if not deleted_rows.are_noted(table)]
     await _try(connection, config, role, writable, accesses, found)
     if rejected_table.NAME not in accesses or not accesses[rejected_table.NAME].is_locked:
         found.notices += await rejected_notices(connection, schema, tables)
@@ -89,6 +93,19 @@ async def check_database(
     if problem := await refused_line(connection, schema):
         found.problems.append(problem)
     return found
+
+
+async def _lacks_key(connection: Connection, schema: str, found: Findings) -> bool:
+    """Whether deletions cannot be noted as it is, which is noted."""
+    access = await deleted_rows.access(connection, schema)
+    if access is None or access.has_key:
+        return False
+    key = deleted_rows.key_of(schema)
+    if access.may_add_key:
+        found.notices.append(f"{key.missing}: the next setup or sync adds it")
+    else:
+        found.problems.append(f"{key.missing}, so deletions cannot be noted there: {key.remedy}")
+    return True
 
 
 def _writable(

@@ -12,6 +12,7 @@ from engine_server.connectors.postgres.existing import (
     refuse_protected,
 )
 from engine_server.connectors.postgres.inventory_questions import owner_index
+from engine_server.connectors.postgres.own_key import OwnKey
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import (
     ACCOUNT_ID,
@@ -37,9 +38,11 @@ class Differences:
         missing: What is to be made, in order: a sentence that says so → the statement that does.
         warnings: A sentence for each column that exists and is not what its field needs.
         columns: The table that each sentence is about which only adds or changes columns.
-        optional: The sentences about what a table can do without for good.
+        optional: The sentences about what a table can do without for good, or a check looks at by
+            itself.
         created: The table that each sentence is about which makes a stream's table.
         kept: The sentences about tables that a sync can do without.
+        keys: The key that each sentence is about which adds one to a table of our own.
         unusable: The reason for each stream whose table was made by others, or has another key.
         refused: The reason for each stream that cannot be written: its table is unusable, or
             Postgres refuses to make it.
@@ -51,6 +54,7 @@ class Differences:
     optional: set[str] = field(default_factory=set)
     created: dict[str, Table] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    keys: dict[str, OwnKey] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
@@ -89,7 +93,7 @@ async def find_differences(
             found.missing[sentence] = _create_table(table, mode)
             found.created[sentence] = table
             continue
-        if reason := _unusable(table, existing[table.name]):
+        if reason := await _unusable(connection, table, existing[table.name]):
             found.unusable[table.stream] = reason
             continue
         if mode != "none":
@@ -99,18 +103,33 @@ async def find_differences(
             found.optional.update(outdated)
             found.columns.update(dict.fromkeys(added, table))
             found.warnings.extend(_warnings(table, existing[table.name]))
-    if hard_delete and not await deleted_rows.exists(connection, schema):
-        name = deleted_rows.quoted(schema)
-        found.missing[f"created table {name}"] = deleted_rows.create_statement(schema)
+    if hard_delete:
+        access = await deleted_rows.access(connection, schema)
+        if access is None:
+            name = deleted_rows.quoted(schema)
+            found.missing[f"created table {name}"] = deleted_rows.create_statement(schema)
+        elif not access.has_key:
+            key = deleted_rows.key_of(schema)
+            found.missing[key.added] = key.statement
+            found.keys[key.added] = key
+            found.optional.add(key.added)
     return found
 
 
 async def add_missing_kept(connection: Connection, schema: str, found: Differences) -> None:
-    """Add the tables of rejected records and of recorded checkpoints where they are missing."""
+    """Add the tables of rejected records and of recorded checkpoints where they are missing.
+
+    That of rejected records gets its primary key, too.
+    """
     missing = {}
-    if await rejected_table.is_usable(connection, schema) is None:
+    rejected = await rejected_table.access(connection, schema)
+    if rejected is None:
         name = rejected_table.quoted(schema)
         missing[f"created table {name}"] = rejected_table.create_statement(schema)
+    elif not rejected.has_key and rejected.may_add_key:
+        key = rejected_table.key_of(schema)
+        missing[key.added] = key.statement
+        found.keys[key.added] = key
     access = await checkpoints.access(connection, schema)
     if access.is_usable is None and access.may_create:
         name = checkpoints.quoted(schema)
@@ -129,18 +148,30 @@ def refuse_unusable(found: Differences) -> None:
         raise ConnectorError("; ".join(found.unusable.values()))
 
 
-def _unusable(table: Table, existing: ExistingTable) -> str:
+async def _unusable(connection: Connection, table: Table, existing: ExistingTable) -> str:
     """Return why rows cannot be written to a table that exists; empty when they can."""
     if not existing.is_ours:
         return f"table {table.quoted} was made by others: choose another schema, or rename it"
-    key = {column.name for column in table.key}
-    if existing.key != key:
+    key = _names(column.name for column in table.key)
+    if existing.key == {column.name for column in table.key}:
+        return ""
+    # A table that is made anew is read from the start where checkpoints are recorded.
+    is_recorded = (await checkpoints.access(connection, table.schema)).is_usable
+    anew = (
+        "rename the table or drop it, and the next sync makes it anew and reads the stream from "
+        "the start"
+        if is_recorded
+        else "rename the table or drop it, then sync with the state reset to have it made anew"
+    )
+    if not existing.key:
         return (
-            f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
-            f"stream {table.stream} needs ({_names(column.name for column in table.key)}): "
-            "rename the table or drop it, then sync with the state reset to have it made anew"
+            f"table {table.quoted} has no primary key, and stream {table.stream} needs ({key}): "
+            f"ALTER TABLE {table.quoted} ADD PRIMARY KEY ({key}); or {anew}"
         )
-    return ""
+    return (
+        f"table {table.quoted} has the primary key ({_names(sorted(existing.key))}), and "
+        f"stream {table.stream} needs ({key}): {anew}"
+    )
 
 
 def _missing_columns(table: Table, existing: ExistingTable, mode: ColumnMode) -> Mapping[str, str]:

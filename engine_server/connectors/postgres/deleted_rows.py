@@ -4,26 +4,23 @@ Only ``delete_mode: hard`` needs it; otherwise the row itself tells. One table a
 tables in it.
 """
 
+from dataclasses import dataclass
 from importlib.resources import files
 
+from engine_server.connectors.postgres import own_key
+from engine_server.connectors.postgres.own_key import OwnKey
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import LAST_SYNCED_AT, Table, literal, quote
 
 NAME = "_pipesync_deleted"
 
-_CREATE = files(__package__).joinpath("create_deleted.sql").read_text()
+_SQL = files(__package__)
+_CREATE = _SQL.joinpath("create_deleted.sql").read_text()
+_KEY = ("table_name", "key")
+_ACCESS = _SQL.joinpath("deleted_access.sql").read_text().format(has_key=own_key.has_key(_KEY))
 # Stripe delivers a webhook for three days, and tells of events for thirty
 # (https://docs.stripe.com/webhooks, https://docs.stripe.com/api/events): twice that is enough.
 _FORGET = "DELETE FROM {deleted} WHERE _noted_at < now() - interval '60 days'"
-_EXISTS = """
-    SELECT EXISTS (
-        SELECT
-        FROM pg_catalog.pg_class AS table_
-        JOIN pg_catalog.pg_namespace AS schema_ ON schema_.oid = table_.relnamespace
-        WHERE schema_.nspname = $1 AND table_.relname = $2
-    )
-"""
-
 # Only tables that streams are written to have this column.
 _OTHERS = f"""
     SELECT EXISTS (
@@ -36,6 +33,19 @@ _OTHERS = f"""
 """  # noqa: S608 - a name of our own
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The state of the table.
+
+    Attributes:
+        has_key: Whether it has its primary key.
+        may_add_key: Whether our role may give it one.
+    """
+
+    has_key: bool
+    may_add_key: bool
+
+
 def quoted(schema: str) -> str:
     """The qualified name of the schema's table, for SQL."""
     return f"{quote(schema)}.{quote(NAME)}"
@@ -46,10 +56,25 @@ def create_statement(schema: str) -> str:
     return _CREATE.format(deleted=quoted(schema))
 
 
+def key_of(schema: str) -> OwnKey:
+    """The primary key of the schema's table."""
+    return OwnKey(quoted(schema), _KEY)
+
+
+def are_noted(table: Table) -> bool:
+    """Whether deletions of a stream are noted where they are for good."""
+    return bool(table.soft_delete_field and table.newer_than_field)
+
+
+async def access(connection: Connection, schema: str) -> Access | None:
+    """Look the table up; None when the schema has none."""
+    rows = await connection.fetch(_ACCESS, schema, NAME)
+    return Access(**rows[0]) if rows else None
+
+
 async def exists(connection: Connection, schema: str) -> bool:
     """Whether the schema has the table."""
-    found: bool = await connection.fetchval(_EXISTS, schema, NAME)
-    return found
+    return await access(connection, schema) is not None
 
 
 async def forget_old(connection: Connection, schema: str) -> None:

@@ -45,7 +45,10 @@ def first_fault(error: Exception) -> Exception:
 def is_connection_fault(error: BaseException) -> bool:
     """Whether Postgres was not reached, did not let us in, or went away."""
     if isinstance(error, asyncpg.PostgresError):
-        if _is_of_another_server(error):
+        if _is_raised(error) or (
+            sqlstates.refuses_session(_state(error)) and _is_in_function(error)
+        ):
+            # The session goes on that a function of the user's runs in, whatever it says.
             return False
         return sqlstates.ends_connection(_state(error)) or _is_of_pooler(error)
     return isinstance(error, ssl.SSLError) or _is_lost_connection(error)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
+from engine_server.connectors.postgres import deleted_rows, own_key
 from engine_server.connectors.postgres.checkpoints import table as checkpoints
 from engine_server.connectors.postgres.definition import (
     Differences,
@@ -15,6 +16,7 @@ from engine_server.connectors.postgres.definition import (
 )
 from engine_server.connectors.postgres.existing import SET_LOCK_TIMEOUT, lock, refuse_protected
 from engine_server.connectors.postgres.faults import describe, is_contention, is_refusal
+from engine_server.connectors.postgres.own_key import OwnKey
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import ColumnMode, Table
 from engine_server.errors import ConnectorError
@@ -48,6 +50,8 @@ async def make_missing(
       sync's time limit, is left to setup, with a warning.
     - A table that Postgres refuses to make is a matter of its stream, and so is one of that name
       that was made by others or has another key.
+    - Without the primary key of the table that says which rows were deleted for good, nothing is
+      written of the streams that note them there.
     - The tables of rejected records and of recorded checkpoints are made beside others, and a sync
       can do without.
 
@@ -98,6 +102,12 @@ async def make_missing(
                     differences.refused[table.stream] = (
                         f"Postgres refused to create table {table.quoted}: {reason}"
                     )
+            elif for_sync and sentence in differences.keys:
+                key = differences.keys[sentence]
+                if reason := await own_key.add(connection, key):
+                    del differences.missing[sentence]
+                    if sentence not in differences.kept:
+                        differences.refused.update(_unnoted(tables, key, reason))
             elif for_sync and sentence in differences.kept:
                 if await _refusal(connection, statement):
                     del differences.missing[sentence]
@@ -107,6 +117,16 @@ async def make_missing(
         created = [table.stream for table in differences.created.values()]
         await checkpoints.forget_created(connection, schema, created)
     return differences
+
+
+def _unnoted(tables: Sequence[Table], key: OwnKey, reason: str) -> dict[str, str]:
+    """The streams whose deletions cannot be noted: what comes late would bring rows back."""
+    return {
+        table.stream: f"{key.missing}, so deletions of {table.stream} cannot be noted there, and "
+        f"Postgres refused to add it: {reason}. To go on, {key.remedy}"
+        for table in tables
+        if deleted_rows.are_noted(table)
+    }
 
 
 async def _left_to_setup(

@@ -24,7 +24,9 @@ SELECT
                     WHERE role = 0 OR pg_has_role(role, 'USAGE')
                 )
         ) IS TRUE
-    ) AS is_usable
+    ) AS may_use,
+    {has_key} AS has_key,
+    pg_has_role(table_.relowner, 'USAGE') AND has_schema_privilege(schema_.oid, 'CREATE') AS may_add_key
 FROM pg_catalog.pg_class AS table_
 JOIN pg_catalog.pg_namespace AS schema_ ON schema_.oid = table_.relnamespace
 WHERE schema_.nspname = $1

@@ -22,8 +22,8 @@ async def rejected_notices(
 ) -> list[str]:
     """Answers a sentence for what a sync cannot keep, or for each stream of which some are kept."""
     name = rejected_table.quoted(schema)
-    usable = await rejected_table.is_usable(connection, schema)
-    if usable is None:
+    access = await rejected_table.access(connection, schema)
+    if access is None:
         if await connection.fetchval(_MAY_CREATE, schema):
             return []
         sentence = (
@@ -31,7 +31,7 @@ async def rejected_notices(
             "run setup with a role that may create it"
         )
         return [sentence]
-    if not usable:
+    if not access.may_use:
         [of_role] = await connection.fetch(_ROLE, name)
         role, guarded = quote(of_role["role"]), of_role["has_row_security"]
         sentence = (
@@ -39,8 +39,15 @@ async def rejected_notices(
             f"its stream: {full_access(role, name, has_row_security=guarded)}"
         )
         return [sentence]
+    key, lacking = rejected_table.key_of(schema), []
+    if not access.has_key and access.may_add_key:
+        lacking = [f"{key.missing}: the next setup or sync adds it"]
+    elif not access.has_key:
+        lacking = [
+            f"{key.missing}, so a record that Postgres refuses would end its stream: {key.remedy}"
+        ]
     held = await rejected_table.held(connection, schema, tables)
-    return [
+    return lacking + [
         f"{of_account:,} records of {stream} are kept in table {name}, as Postgres refused them"
         for stream, (of_account, _) in sorted(held.items())
         if of_account

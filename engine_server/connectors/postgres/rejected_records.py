@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from engine_server.connectors.postgres import rejected_table, retry
+from engine_server.connectors.postgres import own_key, rejected_table, retry
 from engine_server.connectors.postgres.ask import ask
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.existing import lock
@@ -21,7 +21,7 @@ class HeldRejections:
     """The rejected records that a look found.
 
     Attributes:
-        is_usable: Whether there is a table for them that our role may use.
+        is_usable: Whether there is a table for them that our role may use, with its primary key.
         streams: The streams that have some.
     """
 
@@ -55,10 +55,12 @@ class RejectedRecords:
         self._is_usable = held is not None and held.is_usable
         self._with_entries: set[str] = set(held.streams) if held is not None else set()
         self._counts: Counter[str] = Counter()
+        # Why the table has no primary key; empty when it has, or was not looked at.
+        self._key_refusal = ""
 
     @property
     def is_usable(self) -> bool:
-        """Whether there is a table for them that our role may use."""
+        """Whether there is a table for them that our role may use, with its primary key."""
         return self._is_usable
 
     @property
@@ -67,9 +69,13 @@ class RejectedRecords:
         return HeldRejections(is_usable=self._is_usable, streams=frozenset(self._with_entries))
 
     async def look(self, connection: Connection) -> None:
-        """Looks up which streams have rejected records."""
-        self._is_usable = bool(await rejected_table.is_usable(connection, self._schema))
-        if self._is_usable:
+        """Looks up which streams have rejected records, and gives the table its primary key."""
+        self._key_refusal = ""
+        access = await rejected_table.access(connection, self._schema)
+        if access is not None and access.may_use and not access.has_key:
+            access = await self._add_key(connection, access)
+        self._is_usable = access is not None and access.is_usable
+        if access is not None and access.may_use:
             held = await rejected_table.held(connection, self._schema, self._tables)
             self._with_entries.update(held)
 
@@ -90,11 +96,17 @@ class RejectedRecords:
             )
         if self._is_usable:
             return ""
+        if self._key_refusal:
+            key = rejected_table.key_of(self._schema)
+            return (
+                f"It cannot be kept: {key.missing}, and it could not be added "
+                f"({self._key_refusal}). To go on, {key.remedy}"
+            )
         return f"Our role may not keep it: GRANT SELECT, INSERT, UPDATE, DELETE ON {name} TO it"
 
     async def held_count(self) -> int:
         """How many records of the streams' own account are held now."""
-        if not (self._is_usable and self._with_entries):
+        if not self._with_entries:
             return 0
         held = await ask(
             self._pool,
@@ -118,20 +130,32 @@ class RejectedRecords:
         self._counts[stream] += count
 
     async def _make(self, connection: Connection) -> bool:
-        usable = await rejected_table.is_usable(connection, self._schema)
-        if usable is None:
+        if await rejected_table.access(connection, self._schema) is None:
             try:
                 async with connection.transaction():
                     await lock(connection, self._schema)
-                    if await rejected_table.is_usable(connection, self._schema) is None:
+                    if await rejected_table.access(connection, self._schema) is None:
                         await connection.execute(rejected_table.create_statement(self._schema))
             except asyncpg.PostgresError as error:
                 if not is_refusal(error):
                     raise
                 raise _NotAllowed(describe(error)) from error
-            usable = await rejected_table.is_usable(connection, self._schema)
         await self.look(connection)
-        return bool(usable)
+        return self._is_usable
+
+    async def _add_key(
+        self, connection: Connection, access: rejected_table.Access
+    ) -> rejected_table.Access | None:
+        """Answers the state of the table afterwards."""
+        if not access.may_add_key:
+            self._key_refusal = "our role does not own the table, or may not create in its schema"
+            return access
+        await lock(connection, self._schema)
+        found = await rejected_table.access(connection, self._schema)
+        if found is None or found.has_key:
+            return found
+        self._key_refusal = await own_key.add(connection, rejected_table.key_of(self._schema))
+        return await rejected_table.access(connection, self._schema)
 
 
 class _NotAllowed(Exception):

@@ -1,9 +1,11 @@
 """The table of the records that Postgres refused: one a schema, for all streams written to it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, own_key
+from engine_server.connectors.postgres.own_key import OwnKey
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.tables import ACCOUNT_ID, Table, literal, quote
 from engine_server.connectors.postgres.transaction import Transaction
@@ -12,12 +14,33 @@ NAME = "_pipesync_rejected"
 
 _SQL = files(__package__)
 _CREATE = _SQL.joinpath("create_rejected.sql").read_text()
-_ACCESS = _SQL.joinpath("rejected_access.sql").read_text()
+_KEY = ("stream", "digest")
+_ACCESS = _SQL.joinpath("rejected_access.sql").read_text().format(has_key=own_key.has_key(_KEY))
 _HELD = _SQL.joinpath("rejected_held.sql").read_text()
 _KEPT = _SQL.joinpath("rejected_kept.sql").read_text()
 _STAMPED = _SQL.joinpath("rejected_stamped.sql").read_text()
 _PAGE = _SQL.joinpath("rejected_page.sql").read_text()
 _DONE = _SQL.joinpath("rejected_done.sql").read_text()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The state of the table.
+
+    Attributes:
+        may_use: Whether our role may read and write it.
+        has_key: Whether it has its primary key: without it, no record can be kept.
+        may_add_key: Whether our role may give it one.
+    """
+
+    may_use: bool
+    has_key: bool
+    may_add_key: bool
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether records can be kept in it."""
+        return self.may_use and self.has_key
 
 
 def quoted(schema: str) -> str:
@@ -67,10 +90,15 @@ def done_statement(schema: str) -> str:
     return _DONE.format(rejected=quoted(schema))
 
 
-async def is_usable(connection: Connection, schema: str) -> bool | None:
-    """Whether our role may read and write the table; None when there is none."""
-    usable: bool | None = await connection.fetchval(_ACCESS, schema, NAME)
-    return usable
+def key_of(schema: str) -> OwnKey:
+    """The primary key of the schema's table."""
+    return OwnKey(quoted(schema), _KEY)
+
+
+async def access(connection: Connection, schema: str) -> Access | None:
+    """Look the table up; None when there is none."""
+    rows = await connection.fetch(_ACCESS, schema, NAME)
+    return Access(**rows[0]) if rows else None
 
 
 async def held(
@@ -97,8 +125,8 @@ async def stamped(
         ids: Their ids.
     """
     place = next((n for n, column in enumerate(table.key, 1) if column.path == ("id",)), None)
-    access = await transaction.fetch(_ACCESS, table.schema, NAME)
-    if place is None or not access or not access[0]["is_usable"]:
+    found = await transaction.fetch(_ACCESS, table.schema, NAME)
+    if place is None or not found or not found[0]["may_use"]:
         return {}
     statement = _STAMPED.format(rejected=quoted(table.schema))
     rows = await transaction.fetch(statement, table.stream, place, ids, account_id)
@@ -113,7 +141,7 @@ async def forget_stream(connection: Connection, table: Table, account_id: str | 
         table: Whose records.
         account_id: The account that they are of; None for all.
     """
-    if await is_usable(connection, table.schema) is None:
+    if await access(connection, table.schema) is None:
         return
     await connection.execute(
         f"DELETE FROM {quoted(table.schema)} "  # noqa: S608 - names of our own
@@ -129,7 +157,7 @@ async def drop_if_last(connection: Connection, schema: str) -> str:
     Returns:
         A sentence that says so; empty when it stays, or was never made.
     """
-    if await is_usable(connection, schema) is None or await deleted_rows.has_tables(
+    if await access(connection, schema) is None or await deleted_rows.has_tables(
         connection, schema
     ):
         return ""

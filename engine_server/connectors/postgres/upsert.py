@@ -66,7 +66,7 @@ def upsert_statement(table: Table, *, hard_delete: bool, clears_rejected: bool =
     removed = ""
     if removes:
         removed = _REMOVED.format(table=table.quoted, stored_is_newest=stored_is_newest)
-    if removes and table.newer_than_field:
+    if hard_delete and deleted_rows.are_noted(table):
         removed += _NOTED.format(
             deleted=deleted_rows.quoted(table.schema),
             table_name=literal(table.name),

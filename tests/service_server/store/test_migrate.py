@@ -222,6 +222,34 @@ async def test_a_migration_takes_longer_than_the_settings_of_the_database_allow_
         assert await _applied(limited) == [1]
 
 
+@pytest.mark.parametrize("limit", ["statement_timeout", "transaction_timeout", "lock_timeout"])
+async def test_an_index_takes_longer_than_the_settings_of_the_database_allow_others(
+    empty: Database, database_url: str, limit: str
+) -> None:
+    await migrate(empty, steps(FIRST))
+    async with empty.connection() as connection:
+        name = await connection.fetchval("SELECT current_database()")
+        await connection.execute(f'ALTER DATABASE "{name}" SET {limit} = 400')
+    observer = await asyncpg.connect(database_url)
+    async with Database.open(database_url, max_connections=2) as limited, asyncio.timeout(30):
+        # The index waits for whoever is still writing.
+        async with empty.transaction() as connection:
+            await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
+            index = f"{CONCURRENTLY}\n{INDEX}"
+            migrating = asyncio.create_task(migrate(limited, steps(FIRST, index)))
+            await until_somebody_waits(observer)
+            # Longer than the limit.
+            done, _ = await asyncio.wait([migrating], timeout=0.6)
+            assert not done
+        await migrating
+        assert (await relations(limited))["by_kind"] is True
+        # The limit is back in both sessions.
+        async with limited.connection() as one, limited.connection() as other:
+            for session in (one, other):
+                assert await session.fetchval(f"SHOW {limit}") == "400ms"
+    await observer.close()
+
+
 async def test_an_up_to_date_database_is_only_read(database: Database, database_url: str) -> None:
     async with database.connection() as connection:
         name = await connection.fetchval("SELECT current_database()")

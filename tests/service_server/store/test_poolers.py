@@ -195,6 +195,45 @@ async def test_a_pooler_with_one_session_is_refused_with_the_remedy(
         await migrate(database, steps(FIRST))
 
 
+@pytest.mark.parametrize("limit", ["statement_timeout", "transaction_timeout"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_limit_on_statements_is_lifted_in_sessions_that_are_not_shared(
+    mode: Mode, limit: str, postgres_cluster: PostgresCluster, database_url: str
+) -> None:
+    index = f"{CONCURRENTLY}\n{INDEX}"
+    async with Database.open(database_url) as database:
+        await migrate(database, steps(FIRST))
+        async with database.connection() as connection:
+            name = await connection.fetchval("SELECT current_database()")
+            await connection.execute(f'ALTER DATABASE "{name}" SET {limit} = 400')
+        async with (
+            pgbouncer(postgres_cluster, database_url, mode, default_pool_size=2) as pooler,
+            Database.open(pooler.url) as pooled,
+            asyncio.timeout(30),
+        ):
+            # The index waits for whoever is still writing.
+            async with database.transaction() as connection:
+                await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
+                migrating = asyncio.create_task(migrate(pooled, steps(FIRST, index)))
+                done, _ = await asyncio.wait([migrating], timeout=2)
+                if mode == "transaction":
+                    refused = rf"was cut off .*sets {limit}, .*pooler shares.*database_session_url"
+                    with pytest.raises(CannotStart, match=refused):
+                        await migrating
+                else:
+                    assert not done
+            if mode == "session":
+                await migrating
+                assert (await relations(pooled))["by_kind"]
+            # The limit is back in both sessions.
+            async with pooled.connection() as one, pooled.connection() as other:
+                for session in (one, other):
+                    assert await session.fetchval(f"SHOW {limit}") == "400ms"
+        # Past the pooler, the index that was cut off is built.
+        await migrate(database, steps(FIRST, index))
+        assert (await relations(database))["by_kind"]
+
+
 async def test_a_pooler_in_statement_mode_is_refused_with_the_remedy(
     postgres_cluster: PostgresCluster, database_url: str
 ) -> None:

@@ -44,25 +44,7 @@ SELECT
             AND table_.relname = $2
     ) AS may_use,
     -- A table that was restored alone (pg_restore --table) has none.
-    EXISTS (
-        SELECT
-        FROM pg_catalog.pg_index AS index_
-        JOIN pg_catalog.pg_class AS table_ ON table_.oid = index_.indrelid
-        JOIN pg_catalog.pg_namespace AS schema_ ON schema_.oid = table_.relnamespace
-        WHERE schema_.nspname = $1
-            AND table_.relname = $2
-            AND index_.indisunique
-            AND index_.indisvalid
-            AND index_.indimmediate
-            AND index_.indpred IS NULL
-            AND index_.indnkeyatts = 3
-            AND (
-                SELECT array_agg(attribute.attname::text ORDER BY attribute.attname)
-                FROM pg_catalog.pg_attribute AS attribute
-                WHERE attribute.attrelid = table_.oid
-                    AND attribute.attnum = ANY((index_.indkey::smallint[])[0:index_.indnkeyatts - 1])
-            ) = ARRAY['account_id', 'lineage', 'stream']
-    ) AS has_key,
+    {has_key} AS has_key,
     coalesce(
         (
             SELECT has_schema_privilege(schema_.oid, 'CREATE')

@@ -6,10 +6,11 @@ from importlib.resources import files
 
 import asyncpg
 
-from engine_server.connectors.postgres import deleted_rows
+from engine_server.connectors.postgres import deleted_rows, own_key
 from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS
 from engine_server.connectors.postgres.existing import SET_LOCK_TIMEOUT, lock
 from engine_server.connectors.postgres.faults import describe, is_contention, is_refusal
+from engine_server.connectors.postgres.own_key import OwnKey
 from engine_server.connectors.postgres.pool import Connection
 from engine_server.connectors.postgres.table_access import full_access
 from engine_server.connectors.postgres.tables import Table, quote
@@ -18,8 +19,8 @@ NAME = "_pipesync_checkpoints"
 
 _SQL = files(__package__)
 _CREATE = _SQL.joinpath("create_checkpoints.sql").read_text()
-_ACCESS = _SQL.joinpath("checkpoints_access.sql").read_text()
-_KEY = '"account_id", "lineage", "stream"'
+_KEY = ("account_id", "lineage", "stream")
+_ACCESS = _SQL.joinpath("checkpoints_access.sql").read_text().format(has_key=own_key.has_key(_KEY))
 # Seconds that further looks wait for a lock, once one has waited for long.
 _FURTHER_PATIENCE = 0.5
 # $1: streams. Those with a line that says that their table has rows.
@@ -78,7 +79,7 @@ class Access:
             )
         if self.is_usable is False:
             return (
-                f"table {name} has no primary key ({_KEY}), {effect}: add it, or drop the table, "
+                f"{key_of(schema).missing}, {effect}: add it, or drop the table, "
                 "and the streams are read from the start"
             )
         return ""
@@ -92,6 +93,11 @@ def quoted(schema: str) -> str:
 def create_statement(schema: str) -> str:
     """SQL that makes the table."""
     return _CREATE.format(checkpoints=quoted(schema))
+
+
+def key_of(schema: str) -> OwnKey:
+    """The primary key of the schema's table."""
+    return OwnKey(quoted(schema), _KEY)
 
 
 async def access(connection: Connection, schema: str) -> Access:
@@ -120,8 +126,7 @@ async def make_missing(connection: Connection, schema: str) -> tuple[Access, str
     if found.is_usable is None:
         statement, made = create_statement(schema), f"created table {quoted(schema)}"
     elif not found.has_key:
-        statement = f"ALTER TABLE {quoted(schema)} ADD PRIMARY KEY ({_KEY})"
-        made = f"added the primary key of table {quoted(schema)}"
+        statement, made = key_of(schema).statement, key_of(schema).added
     else:
         return found, ""
     try:

@@ -59,6 +59,27 @@ async def _granted(
     )
 
 
+@pytest.mark.parametrize("sqlstate", ["28000", "3D000", "57P04", "08001"])
+async def test_a_trigger_that_speaks_of_sessions_is_told_in_its_own_words(
+    database_url: str, database: asyncpg.Connection, role: str, sqlstate: str
+) -> None:
+    config = await _granted(database, database_url, role)
+    await database.execute(
+        f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'closed on Sundays' USING ERRCODE = '{sqlstate}'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON stripe.customers
+        FOR EACH ROW EXECUTE FUNCTION refuse();
+        """
+    )
+    said = await _check(config)
+    assert said.reached
+    assert said.message == (
+        'table "stripe"."customers" does not take the rows of a sync: closed on Sundays '
+        f"(SQLSTATE {sqlstate})"
+    )
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_nothing_of_a_check_stays_or_is_seen(
     database_url: str, database: asyncpg.Connection, role: str, mode: str

@@ -323,6 +323,36 @@ async def test_lines_without_a_primary_key_stop_no_sync_of_a_role_that_may_not_a
     assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
 
 
+@pytest.mark.parametrize("keys", ["", "id"])
+async def test_a_table_with_another_key_is_read_from_the_start_once_it_is_dropped(
+    config: PostgresConfig, caller: Caller, database: asyncpg.Connection, keys: str
+) -> None:
+    await caller.sync(*page(), *page("products"))
+    await database.execute("ALTER TABLE stripe.customers DROP CONSTRAINT customers_pkey")
+    if keys:
+        await database.execute(f"ALTER TABLE stripe.customers ADD PRIMARY KEY ({keys})")
+    await caller.sync(*page(number=2))
+    [error] = [m.stream_status.errored.error for m in caller.seen if m.HasField("stream_status")]
+    assert error.endswith(
+        "drop it, and the next sync makes it anew and reads the stream from the start"
+    )
+    assert ("ADD PRIMARY KEY" in error) == (not keys)
+    await database.execute("DROP TABLE stripe.customers")
+    resumed = await caller.resume()
+    assert [(one.stream, one.checkpoint) for one in resumed.rewinds] == [("customers", None)]
+
+
+async def test_a_table_with_another_key_takes_a_reset_where_nothing_is_recorded(
+    database_url: str, database: asyncpg.Connection, writer: str
+) -> None:
+    config = PostgresConfig.model_validate({"url": database_url.replace("postgres@", f"{writer}@")})
+    await database.execute("ALTER TABLE stripe.customers DROP CONSTRAINT customers_pkey")
+    caller = Caller(config, stream())
+    await caller.sync(*page())
+    [error] = [m.stream_status.errored.error for m in caller.seen if m.HasField("stream_status")]
+    assert "sync with the state reset" in error
+
+
 async def _restore_without_key(database: asyncpg.Connection) -> None:
     """Replace the table by a copy as ``pg_restore --table`` makes it."""
     await database.execute(

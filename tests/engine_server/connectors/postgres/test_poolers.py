@@ -80,20 +80,22 @@ async def test_a_pgbouncer_will_do(
 
 
 @pytest.mark.parametrize(
-    ("mode", "parameters", "reason"),
+    ("mode", "settings", "parameters", "reason"),
     [
-        ("statement", "", "statement pooling mode .*: set the pooler's pool_mode"),
-        ("transaction", "&options=-c%20work_mem%3D8MB", "parameter: options .*: take it out"),
+        ("statement", {}, "", "statement pooling mode .*: set the pooler's pool_mode"),
+        ("transaction", {}, "&options=-c%20work_mem%3D8MB", "parameter: options .*: take it out"),
+        ("transaction", {"disable_pqexec": 1}, "", "PQexec .*: set the pooler's disable_pqexec"),
     ],
 )
 async def test_what_a_pooler_refuses_for_good_is_not_waited_out(
     mode: Mode,
+    settings: dict[str, int],
     parameters: str,
     reason: str,
     postgres_cluster: PostgresCluster,
     database_url: str,
 ) -> None:
-    async with pgbouncer(postgres_cluster, database_url, mode) as pooler:
+    async with pgbouncer(postgres_cluster, database_url, mode, **settings) as pooler:
         config = PostgresConfig.model_validate({"url": pooler.url + parameters})
         with (
             pytest.raises(ConnectionFailed, match=reason),

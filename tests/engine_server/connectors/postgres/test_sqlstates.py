@@ -141,7 +141,7 @@ async def test_what_is_of_the_server_stops_the_write_at_once(
     await _raise(database, sqlstate)
     with (
         structlog.testing.capture_logs() as captured,
-        pytest.raises(ConnectorError, match=f"made up .*{sqlstate}"),
+        pytest.raises(ConnectorError, match=f"Postgres refused: made up .*{sqlstate}"),
     ):
         await write(config, STREAMS, PAGE)
     assert not [entry for entry in captured if entry["event"] == "transaction_retried"]

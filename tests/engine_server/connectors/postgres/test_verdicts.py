@@ -64,6 +64,14 @@ def test_what_a_function_lacks_is_of_its_table(state: str) -> None:
     assert verdict(_error(state, context="PL/pgSQL function f() line 1")) is Verdict.TABLE
 
 
+@pytest.mark.parametrize("state", ["08001", "28000", "28P01", "3D000", "57P04"])
+def test_what_a_function_raises_says_nothing_of_our_own_session(state: str) -> None:
+    assert is_connection_fault(_error(state))
+    raised = _error(state, routine=RAISED, context="PL/pgSQL function f() line 1 at RAISE")
+    assert not is_connection_fault(raised)
+    assert not wants_another_connection(raised)
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
