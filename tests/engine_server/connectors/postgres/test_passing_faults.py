@@ -126,7 +126,8 @@ async def test_a_deadlock_with_others_is_tried_again(
                 "UPDATE stripe.customers SET _raw_data = '{}' WHERE id = 'cus_1'"
             )
         assert await writing == newer
-    assert len(_retries(captured, "40P01")) == 1
+    # On a busy machine the next try may have the row before the waiting session does.
+    assert _retries(captured, "40P01")
     names = await database.fetch("SELECT name FROM stripe.customers")
     assert [row["name"] for row in names] == ["new", "new"]
 
