@@ -171,7 +171,7 @@ class Attempt:
             if self._is_ending and is_about_lines(error):
                 raise CheckpointsMoved(
                     "another request took over where this one goes on, or its recorded checkpoints "
-                    "were removed: sync again"
+                    "were removed, or a table was emptied or made anew: sync again"
                 ) from error
             if not is_refusal(error):
                 raise

@@ -95,7 +95,7 @@ class PostgresDestination:
                 prepared = await prepare_write(
                     pool, config, tables, rejected, patience=retry.SYNC_PATIENCE
                 )
-                recorder = CheckpointRecorder(config.schema_name, tables)
+                recorder = CheckpointRecorder(config.schema_name, tables, files=prepared.files)
                 return _Beginning(
                     logs=prepared.logs,
                     recorder=recorder if prepared.records_checkpoints else None,
@@ -151,7 +151,7 @@ class PostgresDestination:
             prepared = await prepare_write(
                 pool, config, tables, rejected, patience=retry.CALL_PATIENCE
             )
-            recorder = CheckpointRecorder(config.schema_name, tables)
+            recorder = CheckpointRecorder(config.schema_name, tables, files=prepared.files)
             return await retry_rejected(
                 pool,
                 config,

@@ -26,11 +26,13 @@ class Prepared:
         logs: A message for each thing that was made, or stays other than it should be.
         records_checkpoints: Whether our role may use the table of recorded checkpoints.
         refused: The reason for each stream that cannot be written: it has no table.
+        files: As ``checkpoints.Emptiness`` has them; empty where lines were compared, or cannot be.
     """
 
     logs: Sequence[Log]
     records_checkpoints: bool
     refused: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, int | None] = field(default_factory=dict)
 
 
 async def prepare_setup(pool: Pool, config: PostgresConfig, tables: Sequence[Table]) -> Prepared:
@@ -68,12 +70,15 @@ async def prepare_write(
         differences = await _make_missing(connection, config, tables)
         await rejected.look(connection)
         access = await checkpoints.access(connection, config.schema_name)
+        files: Mapping[str, int | None] = {}
         if access.may_use:
-            await checkpoints.forget_emptied(connection, config.schema_name, tables)
+            found = await checkpoints.forget_emptied(connection, config.schema_name, tables)
+            files = found.files
         return Prepared(
             logs=_logs(differences.missing, differences.warnings),
             records_checkpoints=bool(access.is_usable),
             refused=differences.refused,
+            files=files,
         )
 
     return await ask(pool, config, make, patience=patience)

@@ -136,6 +136,7 @@ async def compare_and_record(
         lines,
         filled,
         locked=found.locked,
+        files=found.files,
         settling=_settling(outcome, filled, resuming.age),
     )
     return replace(resumed, held_streams=held)
@@ -149,6 +150,7 @@ def _resumed(
     filled: Sequence[str],
     *,
     locked: Mapping[str, str],
+    files: Mapping[str, int | None],
     settling: float,
 ) -> Resumed:
     moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
@@ -162,6 +164,7 @@ def _resumed(
         filled=frozenset(filled),
         settling=settling,
         locked=locked,
+        files=files,
     )
     return Resumed(
         destination=destination_of(lineage),

@@ -75,6 +75,7 @@ class MovedLines:
         filled: Streams whose lines say that their tables have rows.
         settling: Seconds until the streams may be read again.
         locked: The reason for each stream whose table could not be looked into: others lock it.
+        files: As ``table.Emptiness`` has them, when the lines were compared.
     """
 
     account_id: str
@@ -83,6 +84,7 @@ class MovedLines:
     filled: frozenset[str] = frozenset()
     settling: float = 0.0
     locked: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def line_of(row: Mapping[str, Any]) -> Line:

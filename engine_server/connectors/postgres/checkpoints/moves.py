@@ -75,6 +75,27 @@ def rows_script(schema: str, written: Table) -> str:
     )
 
 
+def files_script(files: Collection[tuple[Table, int | None]]) -> str:
+    """SQL that raises when a table has another file than it had as lines were compared.
+
+    TRUNCATE gives it one, and the rows that come after would hide that the table was emptied. What
+    the transaction wrote keeps others from doing so until it ends.
+
+    https://www.postgresql.org/docs/current/sql-truncate.html
+    """
+    if not files:
+        return ""
+    rows = ", ".join(
+        f"({constant(one.quoted)}, {'NULL' if file is None else file}::oid)" for one, file in files
+    )
+    return (
+        f"SELECT CASE count(*) WHEN {len(files)} THEN 0 "  # noqa: S608 - the same
+        f"ELSE ('{table.NAME}: ' || count(*))::integer END "
+        f"FROM (VALUES {rows}) AS given (name, file) "
+        "WHERE pg_relation_filenode(to_regclass(given.name)) IS NOT DISTINCT FROM given.file; "
+    )
+
+
 def is_about_lines(error: asyncpg.PostgresError) -> bool:
     """Whether a transaction could not be ended since its lines are not as they were left."""
     return bool(error.args) and table.NAME in str(error.args[0])

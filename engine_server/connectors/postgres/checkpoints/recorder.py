@@ -8,6 +8,7 @@ from secrets import randbelow
 from engine_server.connectors.postgres.checkpoints.lines import GLOBAL, INPUTS, MovedLines
 from engine_server.connectors.postgres.checkpoints.moves import (
     Move,
+    files_script,
     lock_script,
     moves_script,
     rows_script,
@@ -51,14 +52,21 @@ class CheckpointRecorder:
         schema: The schema of the lines.
         tables: The tables that are written to.
         lines: Those that are moved; None to move none, and note only that tables have rows.
+        files: As ``MovedLines`` has them, where no lines are moved.
     """
 
     def __init__(
-        self, schema: str, tables: Collection[Table], lines: MovedLines | None = None
+        self,
+        schema: str,
+        tables: Collection[Table],
+        lines: MovedLines | None = None,
+        *,
+        files: Mapping[str, int | None] | None = None,
     ) -> None:
         self._schema = schema
         self._tables = {one.stream: one for one in tables}
         self._lines = lines
+        self._files = lines.files if lines is not None else files or {}
         positions = lines.positions if lines is not None else {}
         self._epochs = {name: position.epoch for name, position in positions.items()}
         self._last_numbers = {name: position.number for name, position in positions.items()}
@@ -144,6 +152,10 @@ class CheckpointRecorder:
         self._moves[number] = moves
         begun = sorted(name for name in written if name not in self._filled)
         parts = [rows_script(self._schema, self._tables[name]) for name in begun]
+        looked_into = sorted(name for name in written if name in self._files)
+        parts.append(
+            files_script([(self._tables[name], self._files[name]) for name in looked_into])
+        )
         if moves and (lines := self._lines) is not None:
             given = (self._schema, lines.account_id, lines.lineage)
             parts.insert(0, lock_script(*given, {*begun, *moves}))

@@ -33,6 +33,14 @@ _NOTED = """
         )
     )
 """
+# $2: quoted names of tables.
+_FILES = """
+    ARRAY(
+        SELECT pg_relation_filenode(to_regclass(given.name))
+        FROM unnest($2::text[]) WITH ORDINALITY AS given (name, place)
+        ORDER BY given.place
+    )
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,17 +155,22 @@ class Emptiness:
         empty: The streams whose tables hold no rows that our role can see.
         lost: Those of them of which a line says that there were some.
         locked: The reason for each stream whose table others keep from being read.
+        files: For each stream whose table was looked into, the number of the file that holds its
+            rows (``pg_class.relfilenode``); None for a table without one. The transaction keeps
+            others from giving the table another file, as TRUNCATE does, until it ends.
     """
 
     empty: frozenset[str] = frozenset()
     lost: frozenset[str] = frozenset()
     locked: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, int | None] = field(default_factory=dict)
 
     def __or__(self, other: "Emptiness") -> "Emptiness":
         return Emptiness(
             empty=self.empty | other.empty,
             lost=self.lost | other.lost,
             locked={**self.locked, **other.locked},
+            files={**self.files, **other.files},
         )
 
 
@@ -273,10 +286,13 @@ async def _look_for_rows(connection: Connection, schema: str, tables: Sequence[T
     looks = ", ".join(f"EXISTS (SELECT FROM {table.quoted})::text" for table in tables)
     names = [table.stream for table in tables]
     [row] = await connection.fetch(
-        f"SELECT ARRAY[{looks}] AS filled, {_NOTED.format(checkpoints=quoted(schema))} AS noted",
+        f"SELECT ARRAY[{looks}] AS filled, {_NOTED.format(checkpoints=quoted(schema))} AS noted, "
+        f"{_FILES} AS files",
         names,
+        [table.quoted for table in tables],
     )
     empty = frozenset(
         name for name, filled in zip(names, row["filled"], strict=True) if filled == "false"
     )
-    return Emptiness(empty=empty, lost=empty.intersection(row["noted"]))
+    files = dict(zip(names, row["files"], strict=True))
+    return Emptiness(empty=empty, lost=empty.intersection(row["noted"]), files=files)
