@@ -54,9 +54,9 @@ class ServerProcess:
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """What it logged as an error so far.
+        """The events that the process logged as errors so far.
 
-        That a connector takes long to stop is none: everything does on a busy machine.
+        A connector that takes long to stop is left out: on a busy machine everything does.
         """
         return [
             event

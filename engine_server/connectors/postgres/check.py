@@ -96,7 +96,7 @@ async def check_database(
 
 
 async def _lacks_key(connection: Connection, schema: str, found: Findings) -> bool:
-    """Whether deletions cannot be noted as it is, which is noted."""
+    """Report a table of noted deletions without its primary key; return whether it lacks one."""
     access = await deleted_rows.access(connection, schema)
     if access is None or access.has_key:
         return False

@@ -62,7 +62,7 @@ def key_of(schema: str) -> OwnKey:
 
 
 def are_noted(table: Table) -> bool:
-    """Whether deletions of a stream are noted where they are for good."""
+    """Whether a stream's permanent deletions are noted."""
     return bool(table.soft_delete_field and table.newer_than_field)
 
 

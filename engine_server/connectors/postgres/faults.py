@@ -48,7 +48,7 @@ def is_connection_fault(error: BaseException) -> bool:
         if _is_raised(error) or (
             sqlstates.refuses_session(_state(error)) and _is_in_function(error)
         ):
-            # The session goes on that a function of the user's runs in, whatever it says.
+            # A user's function ran in a session, so the session has not ended.
             return False
         return sqlstates.ends_connection(_state(error)) or _is_of_pooler(error)
     return isinstance(error, ssl.SSLError) or _is_lost_connection(error)
@@ -69,9 +69,9 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_contention(error: BaseException) -> bool:
-    """Whether a fault that passes concerns the statement's table alone.
+    """Whether a passing fault concerns only the table of its statement.
 
-    Another session that uses the table is to blame then, or a server that the table's triggers use.
+    Another session holds the table then, or a server that its triggers use cannot be reached.
     """
     return isinstance(error, asyncpg.PostgresError) and (
         sqlstates.is_contention(_state(error)) or _is_of_another_server(error)
@@ -152,9 +152,9 @@ def _is_of_pooler(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_of_another_server(error: asyncpg.PostgresError) -> bool:
-    """Whether a function of the user's did not reach its server, by postgres_fdw or dblink, say.
+    """Whether a user's function failed to reach another server, e.g. by postgres_fdw or dblink.
 
-    Postgres and poolers say of their own connections that they are lost without a context.
+    Postgres and poolers report the loss of their own connections without a context.
     """
     return sqlstates.is_connection_exception(_state(error)) and _is_in_function(error)
 

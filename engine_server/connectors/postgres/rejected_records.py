@@ -21,7 +21,7 @@ class HeldRejections:
     """The rejected records that a look found.
 
     Attributes:
-        is_usable: Whether there is a table for them that our role may use, with its primary key.
+        is_usable: Whether our role may use their table, and the table has its primary key.
         streams: The streams that have some.
     """
 
@@ -60,7 +60,7 @@ class RejectedRecords:
 
     @property
     def is_usable(self) -> bool:
-        """Whether there is a table for them that our role may use, with its primary key."""
+        """Whether our role may use their table, and the table has its primary key."""
         return self._is_usable
 
     @property

@@ -89,7 +89,7 @@ def files_script(files: Collection[tuple[Table, int | None]]) -> str:
         f"({constant(one.quoted)}, {'NULL' if file is None else file}::oid)" for one, file in files
     )
     return (
-        f"SELECT CASE count(*) WHEN {len(files)} THEN 0 "  # noqa: S608 - the same
+        f"SELECT CASE count(*) WHEN {len(files)} THEN 0 "  # noqa: S608 - constants of our own
         f"ELSE ('{table.NAME}: ' || count(*))::integer END "
         f"FROM (VALUES {rows}) AS given (name, file) "
         "WHERE pg_relation_filenode(to_regclass(given.name)) IS NOT DISTINCT FROM given.file; "

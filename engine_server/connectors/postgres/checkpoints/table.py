@@ -65,7 +65,7 @@ class Access:
 
     @property
     def is_usable(self) -> bool | None:
-        """Whether lines can be written; None when there is no table."""
+        """Whether our role may write lines and the table has its key; None without a table."""
         return self.may_use and self.has_key
 
     def obstacle(self, schema: str) -> str:

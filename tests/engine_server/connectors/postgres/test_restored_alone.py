@@ -199,7 +199,7 @@ async def test_rows_that_are_there_twice_are_told_as_what_keeps_the_key_away(
     page = [records("customers", customer(1, deleted=True), customer(2, bad=True))]
     await write(config, [stream()], page)
     await _restore_without_key(database, table)
-    await database.execute(f"INSERT INTO stripe.{table} SELECT * FROM stripe.{table}")  # noqa: S608 - ours
+    await database.execute(f"INSERT INTO stripe.{table} SELECT * FROM stripe.{table}")  # noqa: S608 - a table of ours
     written = await write(config, [stream()], page)
     error = _errors(written)["customers"]
     assert "could not create unique index" in error
