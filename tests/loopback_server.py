@@ -59,8 +59,11 @@ class LoopbackServer:
         # A task that is cancelled before its first step has closed nothing.
         for writer in connections:
             writer.transport.abort()
-        # Sockets are closed in the event loop's next turn.
-        await asyncio.sleep(0)
+        # A connection that is closed or reset ends in a later turn of the event loop, and so does
+        # a handler's own wait for that, which began earlier and so ends earlier.
+        await asyncio.gather(
+            *(writer.wait_closed() for writer in connections), return_exceptions=True
+        )
         for end in ends:
             if isinstance(end, Exception):
                 raise end
