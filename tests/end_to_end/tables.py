@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -49,4 +49,20 @@ async def assert_tables_equal(
         missing = expected.keys() - counts.keys()
         unexpected = counts.keys() - expected.keys()
         assert (twice, missing, unexpected) == ([], set(), set()), stream
-        assert {document["id"]: document for document in found} == expected, stream
+        assert_documents_equal({document["id"]: document for document in found}, expected, stream)
+
+
+def assert_documents_equal(
+    found: Mapping[str, Any], expected: Mapping[str, Any], stream: str
+) -> None:
+    """Compare documents by their ids; of those that differ, a few are shown.
+
+    A difference between all of them, as pytest shows it, takes minutes to find.
+    """
+    differing = [
+        object_id
+        for object_id in sorted(found.keys() | expected.keys())
+        if found.get(object_id) != expected.get(object_id)
+    ]
+    shown = [(found.get(object_id), expected.get(object_id)) for object_id in differing[:3]]
+    assert not shown, f"{len(differing)} of {len(expected)} {stream} differ"

@@ -12,7 +12,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync_client import PipelineClient
 from tests.end_to_end.damage import Backups, truncate
-from tests.end_to_end.tables import assert_tables_equal, documents
+from tests.end_to_end.tables import assert_documents_equal, assert_tables_equal, documents
 from tests.messages import struct
 from tests.processes import ServerProcess, running
 from tests.service_server.watching import has_status, shown
@@ -98,7 +98,9 @@ async def assert_alive_equal(simulator: StripeSimulator, url: str, streams: list
     for stream in streams:
         rows = await documents(url, stream)
         alive = {row["id"]: row for row in rows if not row.get("deleted")}
-        assert alive == {each["id"]: each for each in simulator.objects(stream).documents()}, stream
+        assert_documents_equal(
+            alive, {each["id"]: each for each in simulator.objects(stream).documents()}, stream
+        )
 
 
 async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
