@@ -105,7 +105,8 @@ class Watches:
                     yield latest
             await asyncio.sleep(_LEAST_INTERVAL)
             try:
-                await asyncio.wait_for(changed.wait(), _MOST_INTERVAL)
+                async with asyncio.timeout(_MOST_INTERVAL):
+                    await changed.wait()
             except TimeoutError:
                 subject.note_change()
         raise ServiceStopping

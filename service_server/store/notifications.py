@@ -142,7 +142,8 @@ class Notifications:
             while not lost.is_set():
                 self._listening.beat(_CHECK_INTERVAL)
                 try:
-                    await asyncio.wait_for(lost.wait(), _CHECK_INTERVAL)
+                    async with asyncio.timeout(_CHECK_INTERVAL):
+                        await lost.wait()
                 except TimeoutError:
                     self._listening.beat()
                     await connection.execute("SELECT 1")
@@ -172,7 +173,8 @@ class Notifications:
         async with self._database.connection() as connection:
             await connection.execute("SELECT pg_notify($1, $2)", _ECHO_CHANNEL, self._name)
         try:
-            await asyncio.wait_for(self._echo.wait(), _TIMEOUT)
+            async with asyncio.timeout(_TIMEOUT):
+                await self._echo.wait()
         except TimeoutError:
             raise _CannotListen from None
 
