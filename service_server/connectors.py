@@ -99,7 +99,7 @@ class Connectors:
         return target_of(one, spec) != target_of(other, spec)
 
     async def has_other_credentials(self, side: str, one: Connector, other: Connector) -> bool:
-        """Whether two configurations of one side differ in a secret, the webhook secret aside.
+        """Return whether two configurations of one side differ in a secret, the webhook one aside.
 
         Raises:
             RpcError: NOT_FOUND for an unknown connector.

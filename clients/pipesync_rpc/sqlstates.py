@@ -187,12 +187,12 @@ def is_contention(sqlstate: str) -> bool:
 
 
 def is_connection_exception(sqlstate: str) -> bool:
-    """Whether the code reports a failed connection: the session's own, or one that it made."""
+    """Return whether the code reports a failed connection: the session's own, or one that it made."""
     return sqlstate.startswith(_CONNECTION_EXCEPTION)
 
 
 def refuses_session(sqlstate: str) -> bool:
-    """Whether the code reports a session that cannot begin, or was cut off."""
+    """Return whether the code reports a session that cannot begin, or was cut off."""
     return sqlstate[:2] in _CONNECTION_CLASSES
 
 

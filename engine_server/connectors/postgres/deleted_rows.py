@@ -62,7 +62,7 @@ def key_of(schema: str) -> OwnKey:
 
 
 def are_noted(table: Table) -> bool:
-    """Whether a stream's permanent deletions are noted."""
+    """Return whether a stream's permanent deletions are noted."""
     return bool(table.soft_delete_field and table.newer_than_field)
 
 

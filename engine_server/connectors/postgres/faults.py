@@ -69,7 +69,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_contention(error: BaseException) -> bool:
-    """Whether a passing fault concerns only the table of its statement.
+    """Return whether a passing fault concerns only the table of its statement.
 
     Another session holds the table then, or a server that its triggers use cannot be reached.
     """
@@ -152,7 +152,7 @@ def _is_of_pooler(error: asyncpg.PostgresError) -> bool:
 
 
 def _is_of_another_server(error: asyncpg.PostgresError) -> bool:
-    """Whether a user's function failed to reach another server, e.g. by postgres_fdw or dblink.
+    """Return whether a user's function failed to reach another server, e.g. by postgres_fdw.
 
     Postgres and poolers report the loss of their own connections without a context.
     """

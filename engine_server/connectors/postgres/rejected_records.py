@@ -60,7 +60,7 @@ class RejectedRecords:
 
     @property
     def is_usable(self) -> bool:
-        """Whether our role may use their table, and the table has its primary key."""
+        """Return whether our role may use their table, and the table has its primary key."""
         return self._is_usable
 
     @property

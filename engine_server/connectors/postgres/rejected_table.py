@@ -39,7 +39,7 @@ class Access:
 
     @property
     def is_usable(self) -> bool:
-        """Whether our role can keep records in the table."""
+        """Return whether our role can keep records in the table."""
         return self.may_use and self.has_key
 
 

@@ -65,7 +65,7 @@ class Access:
 
     @property
     def is_usable(self) -> bool | None:
-        """Whether our role may write lines and the table has its key; None without a table."""
+        """Return whether our role may write lines and the table has its key; None: no table."""
         return self.may_use and self.has_key
 
     def obstacle(self, schema: str) -> str:
