@@ -187,7 +187,7 @@ def is_contention(sqlstate: str) -> bool:
 
 
 def is_connection_exception(sqlstate: str) -> bool:
-    """Return whether the code reports a failed connection: the session's own, or one that it made."""
+    """Return whether the code reports a failed connection: the session's, or one that it made."""
     return sqlstate.startswith(_CONNECTION_EXCEPTION)
 
 
