@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 # What is installed is what the lock file and the package's own metadata say.
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test bench measure soak chaos explain profile catalogs check format generate lock build clean
+.PHONY: help demo test coverage bench measure soak chaos explain profile fuzz catalogs check format generate lock release build clean
 .DEFAULT_GOAL := help
 
 help: ## List the commands
@@ -24,6 +24,12 @@ demo: $(STAMP) ## A whole sync on this machine: simulator (or STRIPE_API_KEY), e
 test: $(STAMP) ## The whole test suite, several tests at a time: most of them wait more than they compute
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist worksteal
 
+coverage: $(STAMP) ## Which lines the test suite runs, in its processes and in those it starts; takes longer than test
+	$(BIN)/coverage erase
+	-$(BIN)/coverage run -m pytest -n $(TEST_PROCESSES) --dist worksteal
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 bench: $(STAMP) ## Whole syncs beside a bare script and dlt, and what gRPC and the service add to them
 	$(BIN)/python -m tests.benchmarks.layers
 	$(BIN)/python -m tests.benchmarks.sync_speed
@@ -34,8 +40,11 @@ measure: $(STAMP) ## Benchmarks of parts: reading Stripe, many syncs at once, me
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.stripe_requests
 	$(BIN)/python -m tests.benchmarks.stripe_rate
+	$(BIN)/python -m tests.benchmarks.small_calls
 	$(BIN)/python -m tests.benchmarks.service_scale
 	$(BIN)/python -m tests.benchmarks.service_load
+	$(BIN)/python -m tests.benchmarks.overload
+	$(BIN)/python -m tests.benchmarks.hostile_deliveries
 	$(BIN)/python -m tests.benchmarks.continuous_pipelines
 	$(BIN)/python -m tests.benchmarks.webhook_freshness
 	$(BIN)/python -m tests.benchmarks.events_meanwhile
@@ -46,6 +55,9 @@ soak: $(STAMP) ## Follow an account that changes 50 times a second for a minute,
 chaos: $(STAMP) ## Let 20 pipelines run for three minutes, while servers are killed and stand still
 	CHAOS_SECONDS=180 $(BIN)/pytest -s tests/soak/test_chaos.py
 
+fuzz: $(STAMP) ## Send both servers made-up input for FUZZ_SECONDS, an hour by default, and look that each answer is clean
+	GRPC_VERBOSITY=NONE $(BIN)/python -m tests.fuzz
+
 explain: $(STAMP) ## Look how Postgres would run each query of the service over 5,000 pipelines with 1,000 runs each
 	STORED_ROWS=5000000 $(BIN)/pytest --timeout 1800 tests/service_server/store/test_queries.py
 
@@ -55,7 +67,7 @@ profile: $(STAMP) ## Where the engine's processor time goes in a whole sync, by 
 catalogs: $(STAMP) ## Load the catalog of every allowed version of the stripe package, and compare them
 	$(BIN)/python -m tests.catalogs.compare
 
-check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
+check: $(STAMP) ## Format, lint, types, import rules, generated code, contract, prose
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -63,6 +75,8 @@ check: $(STAMP) ## Format, lint, types, import rules, generated code, contract
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python proto/generate.py --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/buf breaking --against proto/released.binpb
+	$(BIN)/python -m tests.prose
 
 format: $(STAMP) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -77,8 +91,13 @@ lock: $(STAMP) ## Pin every dependency anew in requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--all-extras --group dev --custom-compile-command "make lock" --upgrade pyproject.toml -o requirements.lock
 
+release: check build ## Build what is released, and hold later versions to its contract and beside it
+	$(BIN)/buf build --exclude-source-info -o proto/released.binpb
+	rm -f tests/released/*.whl
+	$(BIN)/hatchling build -t wheel -d tests/released
+
 build: $(STAMP) ## The wheel and the source distribution, in dist/
 	$(BIN)/hatchling build
 
 clean: ## Remove what the commands above made
-	rm -rf $(VENV) .bench .catalogs dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .coverage* .bench .catalogs dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis fuzz-findings

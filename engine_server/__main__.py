@@ -1,9 +1,11 @@
-"""engine-server: puts the engine together and serves it until it is told to end."""
+"""The program ``engine-server``: builds the engine and serves it until it is terminated."""
 
 import sys
 
 import structlog
 
+from engine_server.access import POLICY
+from engine_server.budgets import BUDGETS
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.servicer import EngineServicer
 from engine_server.settings import EngineSettings
@@ -11,29 +13,31 @@ from pipesync.v1.engine_service_pb2 import CONNECTOR_SIDE_UNSPECIFIED, DESCRIPTO
 from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_server
 from pipesync_postgres.password_command import PasswordCommands
 from pipesync_rpc.credentials import CannotListen
-from pipesync_rpc.logging import configure_logging
-from pipesync_rpc.program import Termination, run_program
-from pipesync_rpc.server import RpcServer
-from pipesync_rpc.settings import read_settings
+from pipesync_server.budgets import Budgets
+from pipesync_server.logging import configure_logging
+from pipesync_server.program import Termination, run_program
+from pipesync_server.server import RpcServer
+from pipesync_server.settings import read_settings
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
-# A caller that has stood still for so many seconds stores nothing of its syncs any more: they are
-# to end before somebody else's begin, who waits for ten seconds at least.
+# Seconds after which the connection of an unresponsive caller is closed. That caller stores no more
+# states of its syncs, which must end before another caller takes over, after ten seconds or more.
 _SILENCE = 6.0
 
 
 async def serve(settings: EngineSettings, termination: Termination) -> None:
-    """Serves until the process is asked to end, then drains.
+    """Serve until termination is requested, then drain.
 
     Raises:
-        CannotListen: The address is taken, or not safe to listen on.
+        CannotListen: The address is in use, or not safe to listen on.
     """
     registry = ConnectorRegistry.installed(
         secrets_directory=settings.secrets_directory,
         password_commands=PasswordCommands(settings.password_command),
+        reach=settings.reach,
     )
-    # Loads them all, so that no sync has to wait for it.
+    # Load all connectors now, so that no sync waits for that.
     registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
     servicer = EngineServicer(registry)
     server = RpcServer(
@@ -42,23 +46,27 @@ async def serve(settings: EngineSettings, termination: Termination) -> None:
         service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
         tls=settings.tls,
         token_hashes=settings.token_hashes,
-        on_drain=servicer.end_softly,
+        client_certificates=settings.client_certificates,
+        policy=POLICY,
+        on_drain=servicer.request_shutdown,
         grace=settings.drain_seconds,
-        max_concurrent_calls=settings.max_concurrent_calls,
+        budgets=Budgets(settings.budget_plan, BUDGETS),
+        trusted_proxies=settings.trusted_proxies,
+        request_seconds=settings.request_seconds,
         silence=_SILENCE,
     )
-    async with registry.kept_open(), server:
+    async with registry.lifespan(), server:
         await termination.wait()
 
 
 def main() -> None:
-    """The program ``engine-server``."""
+    """Run ``engine-server``."""
     settings = read_settings(EngineSettings)
     configure_logging(format=settings.log_format, level=settings.log_level)
     try:
         run_program(lambda termination: serve(settings, termination))
     except CannotListen as error:
-        log.error("cannot_listen", reason=str(error))
+        _log.error("cannot_listen", reason=str(error))
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""How a source learns that what it sent is committed."""
+"""Barriers, by which a source learns that its records are committed."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from pipesync.v1.message_pb2 import Barrier, Message
 
 
 class Barriers:
-    """The barriers of one read: put behind records, told of when they have left the destination.
+    """Barriers of one read: yielded after records, and passed once these are committed.
 
-    A barrier that never gets that far, since the request ends before, is never told of.
+    If the request ends first, a barrier never passes.
     """
 
     def __init__(self) -> None:
@@ -16,18 +16,19 @@ class Barriers:
         self._waiting: dict[int, Callable[[], None]] = {}
 
     def put(self, on_passed: Callable[[], None]) -> Message:
-        """A barrier for the source to yield.
+        """Return a barrier for the source to yield.
 
         Args:
-            on_passed: Called once, when all records before the barrier are committed, but for those
-                of streams that were refused: these are in ``ReadRequest.refused_streams`` by then.
+            on_passed: Called once, when all records before the barrier are committed. Records of
+                refused streams are not committed; these streams are in
+                ``ReadRequest.errored_streams`` by then.
         """
         self._number += 1
         self._waiting[self._number] = on_passed
         return Message(barrier=Barrier(number=self._number))
 
     def passed(self, barrier: Barrier) -> None:
-        """Tells of one that has left the destination; one of somebody else's means nothing."""
+        """Call ``on_passed`` of a barrier that left the destination; ignore an unknown barrier."""
         on_passed = self._waiting.pop(barrier.number, None)
         if on_passed is not None:
             on_passed()

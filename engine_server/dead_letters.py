@@ -1,45 +1,45 @@
-"""How many dead letters one request may list."""
+"""Limits for the dead letters that one request lists."""
 
 from collections.abc import Iterable, Sequence
 
 from pipesync.v1.state_pb2 import DeadLetter
 
-# An event is 1 MiB at most where it comes by webhook. The list goes into one message with the state
-# and the progress, which has to stay below ``pipesync_rpc.limits.MAX_MESSAGE_BYTES``.
+# The list is sent in one message with state and progress, which must stay below
+# ``pipesync_rpc.limits.MAX_MESSAGE_BYTES``. An event from a webhook has at most 1 MiB.
 MOST_LETTERS = 100
 MOST_BYTES = 8 * 1024 * 1024
 
 
 class DeadLetterCount:
-    """Counts dead letters up to the bound."""
+    """Counter of dead letters and their bytes."""
 
     def __init__(self) -> None:
         self._letters = self._bytes = 0
 
     def add(self, letter: DeadLetter) -> None:
-        """Counts one."""
+        """Count one dead letter."""
         self._letters += 1
         self._bytes += letter.ByteSize()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Start again from zero."""
         self._letters = self._bytes = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether no more are to be listed."""
+        """Whether a limit is reached."""
         return self._letters >= MOST_LETTERS or self._bytes >= MOST_BYTES
 
     @property
     def is_overfull(self) -> bool:
-        """Whether twice as many were counted: nothing ended the request in between."""
+        """Whether twice a limit is reached, because nothing ended the request at the limit."""
         return self._letters >= 2 * MOST_LETTERS or self._bytes >= 2 * MOST_BYTES
 
 
 def listed(letters: Iterable[DeadLetter]) -> Sequence[DeadLetter]:
-    """The letters as an eof lists them: each event once, without bodies beyond twice the bound.
+    """Return the dead letters for an eof: each event once, without bodies beyond twice the limits.
 
-    Only pushed events can be so many, of which the caller has the bodies.
+    Only pushed events can exceed that, and their caller has the bodies.
     """
     latest = {letter.event_id: letter for letter in letters}
     count = DeadLetterCount()

@@ -1,60 +1,60 @@
-"""The durations of destinations' latest flushes, by which a short time limit is divided."""
+"""Durations of destinations' recent flushes, used to divide a short time limit."""
 
 from collections import OrderedDict, deque
 from hashlib import sha256
 
 from pipesync.v1.catalog_pb2 import Connector
 
-# Seconds kept for the flush while none was measured.
+# Seconds reserved for a flush before any was measured.
 FIRST_FLUSH_GUESS = 0.1
-# Beyond the time that a flush takes, for its way through the engine and the answer's.
+# Reserved in addition to the flush itself, for the engine and the response.
 FLUSH_MARGIN_SECONDS = 0.04
-# The largest share of the time limit that a slow destination gets: reading gets the rest.
-MOST_FLUSH_FRACTION = 0.5
+# Largest share of the time limit reserved for a slow destination; reading gets the rest.
+MAX_FLUSH_FRACTION = 0.5
 
 _KEPT_FLUSHES = 8
 _KEPT_DESTINATIONS = 1000
 
 
 class RecentFlushes:
-    """The durations of one destination's latest flushes."""
+    """Durations of one destination's recent flushes."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=_KEPT_FLUSHES)
 
     @property
     def estimate(self) -> float | None:
-        """How long the next one may take, in seconds; None when none was measured.
+        """Estimated duration of the next flush in seconds; None before the first measurement.
 
-        It is the longest but one: a single exception, such as a flush that waits until the tables
-        are made, says nothing about the next.
+        The estimate is the second longest duration, so that a single outlier, such as a flush that
+        waits for its tables to be created, does not count.
         """
         ordered = sorted(self._seconds)
         return ordered[max(0, len(ordered) - 2)] if ordered else None
 
     def add(self, seconds: float) -> None:
-        """Adds one."""
+        """Add the duration of a flush."""
         self._seconds.append(seconds)
 
     def forget_longest(self) -> None:
-        """Drops the longest, which may have been an exception."""
+        """Drop the longest duration, which may be an outlier."""
         if self._seconds:
             self._seconds.remove(max(self._seconds))
 
 
 class FlushTimes:
-    """The recent flushes of each destination that this process writes to.
+    """Recent flushes of each destination that this process writes to.
 
-    They are a hint only: an engine that has none divides a limit by a guess.
+    They are a hint: without measurements, the engine uses ``FIRST_FLUSH_GUESS``.
     """
 
     def __init__(self) -> None:
-        # The destinations used last are at the end.
+        # Least recently used first.
         self._destinations: OrderedDict[bytes, RecentFlushes] = OrderedDict()
 
     def of(self, destination: Connector) -> RecentFlushes:
-        """Return those of one destination, known by its type and configuration."""
-        # A digest, since a configuration holds secrets.
+        """Return the flushes of one destination, identified by its type and configuration."""
+        # A digest, because a configuration holds secrets.
         key = sha256(destination.SerializeToString(deterministic=True)).digest()
         recent = self._destinations.setdefault(key, RecentFlushes())
         self._destinations.move_to_end(key)
@@ -64,13 +64,13 @@ class FlushTimes:
 
 
 def seconds_for_flush(hard_seconds: float, flush_seconds: float | None) -> float:
-    """How much of a time limit a flush needs, with a margin, at most half of it.
+    """Return the part of a time limit to reserve for a flush with a margin, at most half of it.
 
     Args:
-        hard_seconds: The time limit.
-        flush_seconds: How long a flush took; None when none was measured.
+        hard_seconds: Time limit in seconds.
+        flush_seconds: Duration of a flush in seconds; None if none was measured.
     """
     needed = FIRST_FLUSH_GUESS
     if flush_seconds is not None:
         needed = 1.25 * flush_seconds + FLUSH_MARGIN_SECONDS
-    return min(needed, hard_seconds * MOST_FLUSH_FRACTION)
+    return min(needed, hard_seconds * MAX_FLUSH_FRACTION)

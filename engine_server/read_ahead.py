@@ -1,4 +1,4 @@
-"""Messages read in a task of their own, a little ahead of who takes them."""
+"""Buffer that reads messages ahead in its own task."""
 
 import asyncio
 from collections import deque
@@ -6,41 +6,41 @@ from collections.abc import AsyncIterator, Callable
 
 from pipesync.v1.message_pb2 import Message
 
-# A page and its checkpoint, twice: a task that is woken for each message would cost more than that.
+# Two pages with their checkpoints. Waking the reading task for each message would be slower.
 MOST_WAITING = 4
 
 
 class ReadAhead:
-    """Takes messages from an iterator before they are asked for, at most four of them.
+    """Reads at most four messages ahead of its consumer.
 
-    Whoever takes them waits for whatever else it waits for beside them, without a task each time.
-    Even if nobody ever really waits, other tasks of the process get their turn.
+    The consumer can wait for messages and other events at once without a new task per message.
+    Other tasks of the process get to run even if neither side ever waits.
     """
 
-    def __init__(self, messages: AsyncIterator[Message], on_news: Callable[[], object]) -> None:
-        """Starts to read.
+    def __init__(self, messages: AsyncIterator[Message], on_change: Callable[[], object]) -> None:
+        """Start to read.
 
         Args:
-            messages: Not closed here. Read from no other task.
-            on_news: Called when ``take`` or ``is_over`` may have something new to say.
+            messages: The messages; no other task may read them, and the caller closes them.
+            on_change: Called when the result of ``take`` or ``is_over`` may have changed.
         """
         self._waiting: deque[Message] = deque()
-        self._on_news = on_news
+        self._on_change = on_change
         self._has_room = asyncio.Event()
         self._is_stopped = False
         self._task = asyncio.create_task(self._read(messages))
-        self._task.add_done_callback(lambda _: on_news())
+        self._task.add_done_callback(lambda _: on_change())
 
     @property
     def is_over(self) -> bool:
-        """Whether the messages ended and all of them were taken."""
+        """Whether the messages have ended and all of them were taken."""
         return not self._waiting and self._task.done()
 
     def take(self) -> Message | None:
-        """The next message; None while there is none, and when there will be none.
+        """Return the next message; None if none is available yet, or no more will follow.
 
         Raises:
-            Exception: Whatever ended the messages, once those before it were taken.
+            Exception: The error that ended the messages, after those before it were taken.
         """
         if not self._waiting:
             if self._task.done() and not self._is_stopped:
@@ -52,10 +52,10 @@ class ReadAhead:
         return message
 
     def stop(self) -> asyncio.Task[None]:
-        """Has the reading end; what was read may still be taken, and no error is raised any more.
+        """Cancel the reading; buffered messages can still be taken, and no error is raised.
 
         Returns:
-            The task that reads: it has ended once nothing more is asked of the messages.
+            The reading task, for the caller to await: afterwards, nothing reads the messages.
         """
         self._is_stopped = True
         self._task.cancel()
@@ -64,7 +64,7 @@ class ReadAhead:
     async def _read(self, messages: AsyncIterator[Message]) -> None:
         async for message in messages:
             self._waiting.append(message)
-            self._on_news()
+            self._on_change()
             if len(self._waiting) == MOST_WAITING:
                 self._has_room.clear()
                 await self._has_room.wait()

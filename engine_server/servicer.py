@@ -1,4 +1,4 @@
-"""The engine's RPCs: each checks its whole request, then passes messages on."""
+"""RPC methods of the engine; each validates its whole request before any work."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -7,36 +7,43 @@ from typing import Any
 import grpc.aio
 
 from engine_server import operations
-from engine_server.connectors.protocols import Messages, SelectedStream
+from engine_server.connectors.protocols import SelectedStream
 from engine_server.connectors.registry import ConnectorRegistry
-from engine_server.errors import Violations
+from engine_server.errors import UnknownConnector, Violations
 from engine_server.flush_times import FlushTimes
 from engine_server.operations import Side
-from engine_server.options import check_options
-from engine_server.pipeline import (
-    resolve_destination,
-    resolve_source,
-    resolve_streams,
+from engine_server.sync.checks.options import check_options
+from engine_server.sync.checks.pipeline import (
+    check_destination,
+    check_source,
+    check_source_config,
+    check_write_streams,
 )
-from engine_server.plan import SyncPlan
-from engine_server.planning import plan_sync
-from engine_server.rejected import retry_rejected
-from engine_server.running import RunningSyncs
-from engine_server.selection import select_streams
+from engine_server.sync.checks.write_requests import write_messages
+from engine_server.sync.plan.plan import SyncPlan
+from engine_server.sync.plan.plan_sync import plan_sync
+from engine_server.sync.run.rejected import retry_rejected
+from engine_server.sync.run.running_syncs import RunningSyncs
 from pipesync.v1 import engine_service_pb2 as pb
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceServicer
 from pipesync.v1.state_pb2 import Eof
+from pipesync_server.request_check import check_request
 
 DEFAULT_BATCH_STATE_LIMIT = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
-SidesRequest = pb.PipelineCheckRequest | pb.PipelineSetupRequest | pb.PipelineTeardownRequest
+SidesRequest = (
+    pb.PipelineCheckRequest
+    | pb.PipelineSetupRequest
+    | pb.PipelineTeardownRequest
+    | pb.PipelinePlanTeardownRequest
+)
 
 
 class EngineServicer(EngineServiceServicer):
-    """Serves EngineService.
+    """Implementation of EngineService.
 
-    Remembers nothing of a request once it has ended, but for how long its flushes took.
+    Keeps no data of a finished request except the durations of its flushes.
     """
 
     def __init__(self, registry: ConnectorRegistry) -> None:
@@ -44,35 +51,42 @@ class EngineServicer(EngineServiceServicer):
         self._syncs = RunningSyncs()
         self._flush_times = FlushTimes()
 
-    def end_softly(self) -> None:
-        """Has every sync stop reading now: it flushes, and answers with has_more.
+    def request_shutdown(self) -> None:
+        """Start a graceful shutdown: every sync stops reading, flushes and ends with ``has_more``.
 
-        A sync whose request is still being checked reads nothing at all.
+        A sync whose request is still being validated reads nothing.
         """
-        self._syncs.end_softly()
+        self._syncs.request_shutdown()
 
     async def ListConnectors(
         self, request: pb.ListConnectorsRequest, context: Context
     ) -> pb.ListConnectorsResponse:
+        violations = Violations(await check_request(request))
+        violations.raise_if_any()
         return pb.ListConnectorsResponse(connectors=self._registry.describe_all(request.side))
 
     async def GetConnector(
         self, request: pb.GetConnectorRequest, context: Context
     ) -> pb.GetConnectorResponse:
-        violations = Violations()
+        violations = Violations(await check_request(request))
         if not request.side:
             violations.add("side", "must be CONNECTOR_SIDE_SOURCE or CONNECTOR_SIDE_DESTINATION")
         if not request.type:
             violations.add("type", "is required")
         violations.raise_if_any()
-        connector = self._registry.describe(request.side, request.type)
+        try:
+            connector = self._registry.describe(request.side, request.type)
+        except UnknownConnector as error:
+            raise error.at("type") from None
         return pb.GetConnectorResponse(connector=connector)
 
     async def SourceDiscover(
         self, request: pb.SourceDiscoverRequest, context: Context
     ) -> AsyncGenerator[pb.SourceDiscoverResponse, None]:
-        source = resolve_source(self._registry, request.source, "source")
-        async with aclosing(operations.discover(source)) as messages:
+        violations = Violations(await check_request(request))
+        source = check_source_config(self._registry, request.source, "source", violations)
+        violations.raise_if_any()
+        async with aclosing(operations.discover(source.value)) as messages:
             async for message in messages:
                 yield pb.SourceDiscoverResponse(message=message)
 
@@ -102,15 +116,22 @@ class EngineServicer(EngineServiceServicer):
             async for message in messages:
                 yield pb.PipelineTeardownResponse(message=message)
 
+    async def PipelinePlanTeardown(
+        self, request: pb.PipelinePlanTeardownRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelinePlanTeardownResponse, None]:
+        sides, streams = await self._sides(request)
+        async with aclosing(operations.plan_teardown(sides, streams)) as messages:
+            async for message in messages:
+                yield pb.PipelinePlanTeardownResponse(message=message)
+
     async def PipelineRead(
         self, request: pb.PipelineReadRequest, context: Context
     ) -> AsyncGenerator[pb.PipelineReadResponse, None]:
-        violations = Violations()
+        violations = Violations(await check_request(request))
         check_options(request.options, violations, has_inputs=bool(request.inputs))
-        with violations.gather():
-            source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
-            streams = await resolve_streams(source, request.pipeline.streams)
+        checked = await check_source(self._registry, request.pipeline, violations, request.inputs)
         violations.raise_if_any()
+        source, streams = checked.value
         plan = plan_sync(
             request,
             source,
@@ -129,19 +150,15 @@ class EngineServicer(EngineServiceServicer):
     ) -> AsyncGenerator[pb.PipelineWriteResponse, None]:
         requests = aiter(request_iterator)
         first = await anext(requests, pb.PipelineWriteRequest())
-        violations = Violations()
+        violations = Violations(await check_request(first))
         if not first.HasField("pipeline"):
             violations.add("pipeline", "must be in the first request")
         violations.raise_if_any()
-        with violations.gather():
-            streams = await self._written_streams(first, requests)
-        with violations.gather():
-            destination = resolve_destination(
-                self._registry, first.pipeline.destination, "pipeline.destination"
-            )
+        streams = await check_write_streams(self._registry, first.pipeline, requests, violations)
+        destination = check_destination(self._registry, first.pipeline, violations)
         violations.raise_if_any()
         async with aclosing(
-            operations.write(destination, streams, _messages(requests))
+            operations.write(destination.value, streams.value, write_messages(requests))
         ) as messages:
             async for message in messages:
                 yield pb.PipelineWriteResponse(message=message)
@@ -174,16 +191,12 @@ class EngineServicer(EngineServiceServicer):
         self, request: pb.PipelineRetryRejectedRequest, context: Context
     ) -> pb.PipelineRetryRejectedResponse:
         pipeline = request.pipeline
-        violations = Violations()
-        with violations.gather():
-            source = resolve_source(self._registry, pipeline.source, "pipeline.source")
-            streams = await resolve_streams(source, pipeline.streams)
-        with violations.gather():
-            destination = resolve_destination(
-                self._registry, pipeline.destination, "pipeline.destination"
-            )
+        violations = Violations(await check_request(request))
+        source = await check_source(self._registry, pipeline, violations)
+        destination = check_destination(self._registry, pipeline, violations)
         violations.raise_if_any()
-        result = await retry_rejected(destination, streams)
+        _, streams = source.value
+        result = await retry_rejected(destination.value, streams)
         return pb.PipelineRetryRejectedResponse(
             retried_record_count=result.retried,
             written_record_count=result.written,
@@ -198,20 +211,16 @@ class EngineServicer(EngineServiceServicer):
         default_state_limit: int | None,
         listens: bool = False,
     ) -> SyncPlan:
-        violations = Violations()
+        violations = Violations(await check_request(request))
         check_options(request.options, violations, has_inputs=bool(request.inputs))
-        with violations.gather():
-            source = resolve_source(self._registry, request.pipeline.source, "pipeline.source")
-            streams = await resolve_streams(source, request.pipeline.streams)
-        with violations.gather():
-            destination = resolve_destination(
-                self._registry, request.pipeline.destination, "pipeline.destination"
-            )
+        checked = await check_source(self._registry, request.pipeline, violations, request.inputs)
+        destination = check_destination(self._registry, request.pipeline, violations)
         violations.raise_if_any()
+        source, streams = checked.value
         return plan_sync(
             request,
             source,
-            destination,
+            destination.value,
             streams,
             default_state_limit=default_state_limit,
             seconds_to_deadline=context.time_remaining(),
@@ -220,46 +229,22 @@ class EngineServicer(EngineServiceServicer):
         )
 
     async def _sides(self, request: SidesRequest) -> tuple[list[Side], list[SelectedStream]]:
-        """The sides that an operation touches, and the streams, which only the source knows."""
+        """Return the sides of an operation and the streams, which only the source knows."""
         pipeline = request.pipeline
-        wants_source = request.only != pb.CONNECTOR_SIDE_DESTINATION
-        wants_destination = request.only != pb.CONNECTOR_SIDE_SOURCE
+        wants_source = request.side != pb.CONNECTOR_SIDE_DESTINATION
+        wants_destination = request.side != pb.CONNECTOR_SIDE_SOURCE
+        violations = Violations(await check_request(request))
+        source = destination = None
+        if wants_source or pipeline.source.type:
+            source = await check_source(self._registry, pipeline, violations)
+        if wants_destination:
+            destination = check_destination(self._registry, pipeline, violations)
+        violations.raise_if_any()
         sides: list[Side] = []
         streams: list[SelectedStream] = []
-        violations = Violations()
-        with violations.gather():
-            if wants_source or pipeline.source.type:
-                source = resolve_source(self._registry, pipeline.source, "pipeline.source")
-                streams = await resolve_streams(source, pipeline.streams)
-                sides += [source] if wants_source else []
-        with violations.gather():
-            if wants_destination:
-                sides.append(
-                    resolve_destination(
-                        self._registry, pipeline.destination, "pipeline.destination"
-                    )
-                )
-        violations.raise_if_any()
+        if source is not None:
+            resolved, streams = source.value
+            sides += [resolved] if wants_source else []
+        if destination is not None:
+            sides.append(destination.value)
         return sides, streams
-
-    async def _written_streams(
-        self, first: pb.PipelineWriteRequest, requests: AsyncIterator[pb.PipelineWriteRequest]
-    ) -> list[SelectedStream]:
-        """The streams of a write: the source's, or those of a catalog that comes first."""
-        pipeline = first.pipeline
-        if pipeline.source.type:
-            source = resolve_source(self._registry, pipeline.source, "pipeline.source")
-            return await resolve_streams(source, pipeline.streams)
-        second = await anext(requests, pb.PipelineWriteRequest())
-        violations = Violations()
-        if not second.message.HasField("catalog"):
-            violations.add(
-                "message.catalog", "must be the first message of a pipeline without a source"
-            )
-        violations.raise_if_any()
-        return select_streams(second.message.catalog.streams, pipeline.streams, "pipeline.streams")
-
-
-async def _messages(requests: AsyncIterator[pb.PipelineWriteRequest]) -> Messages:
-    async for request in requests:
-        yield request.message

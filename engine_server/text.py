@@ -1,19 +1,19 @@
-"""Texts that protobuf and Postgres can hold."""
+"""Text that protobuf and Postgres can store."""
 
 import re
 
 REPLACEMENT = "\ufffd"
 
-# Postgres holds no NUL (https://www.postgresql.org/docs/current/datatype-character.html), and UTF-8
-# no half of a surrogate pair.
+# Postgres cannot store NUL (https://www.postgresql.org/docs/current/datatype-character.html), and
+# UTF-8 cannot encode a lone surrogate.
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """Return the text with U+FFFD in place of each NUL and each lone surrogate."""
+    """Return the text with each NUL and each lone surrogate replaced by U+FFFD."""
     return _UNSTORABLE.sub(REPLACEMENT, text)
 
 
 def is_storable(text: str) -> bool:
-    """Whether the text has neither a NUL nor a lone surrogate."""
+    """Return whether the text contains neither NUL nor a lone surrogate."""
     return _UNSTORABLE.search(text) is None

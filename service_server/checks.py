@@ -1,13 +1,16 @@
-"""What a request may say, before anything is looked up."""
+"""Checks of requests that need neither the database nor the engine."""
 
 import re
 from collections.abc import Collection
+from typing import TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 
 from pipesync.v1 import pipeline_service_pb2 as pb
+from pipesync_rpc.display_text import is_plain_name
 from pipesync_rpc.errors import FieldViolation
-from service_server.errors import InvalidRequest, PipelineNotFound
+from pipesync_server.request_check import check_request
+from service_server.errors import InvalidRequest, PipelineNotFound, Violations
 
 CHANGEABLE_FIELDS = (
     "config.source",
@@ -21,10 +24,10 @@ _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{2,63}", re.ASCII)
 
 
 def check_new_pipeline(pipeline: pb.Pipeline) -> None:
-    """Checks what CreatePipeline was given, but for the connectors' configurations.
+    """Check a new pipeline, except its connectors' configurations.
 
     Raises:
-        InvalidRequest: names every bad field.
+        InvalidRequest: Fields are invalid; the error names every one.
     """
     violations = [
         FieldViolation(f"pipeline.config.{side}.type", "is required")
@@ -38,33 +41,68 @@ def check_new_pipeline(pipeline: pb.Pipeline) -> None:
                 "must be 3 to 64 characters, a letter first, then letters, digits, '_' or '-'",
             )
         )
-    violations += _wish_violations(pipeline, ("desired_status", "sync_policy"))
+    violations += _desired_status_violations(pipeline, ("desired_status", "sync_policy"))
     _raise_if_any(violations)
 
 
-def check_pipeline_id(pipeline_id: str, *, field: str = "pipeline_id") -> None:
-    """Checks the id of a pipeline that is to be there; ``field`` is where it stands.
+_NamesPipeline: TypeAlias = (
+    pb.DiscoverSourceRequest
+    | pb.GetPipelineRequest
+    | pb.DeletePipelineRequest
+    | pb.CheckPipelineRequest
+    | pb.SetupPipelineRequest
+    | pb.TeardownPipelineRequest
+    | pb.PushWebhookRequest
+    | pb.RetryRejectedRecordsRequest
+    | pb.WatchPipelineRequest
+)
+
+
+async def check_named(request: _NamesPipeline) -> None:
+    """Check a request with a ``pipeline_id`` and no other field that needs a check of its own.
 
     Raises:
-        InvalidRequest: it is empty.
-        PipelineNotFound: no pipeline can be called that.
+        InvalidRequest: Names every invalid field.
+        PipelineNotFound: No pipeline can have that id.
+    """
+    violations = Violations(await check_request(request))
+    with violations.collect():
+        check_pipeline_id(request.pipeline_id)
+    violations.raise_if_any()
+
+
+def check_pipeline_id(pipeline_id: str, *, field: str = "pipeline_id") -> None:
+    """Check the id of an existing pipeline; ``field`` is its path in the request.
+
+    Raises:
+        InvalidRequest: The id is empty.
+        PipelineNotFound: No pipeline can have that id.
     """
     if not pipeline_id:
         raise InvalidRequest([FieldViolation(field, "is required")])
-    if not _ID.fullmatch(pipeline_id):
-        raise PipelineNotFound(pipeline_id)
+    if not is_pipeline_id(pipeline_id):
+        raise PipelineNotFound(pipeline_id, field=field)
+
+
+def is_pipeline_id(text: str) -> bool:
+    """Return whether a pipeline can have this id."""
+    return _ID.fullmatch(text) is not None
 
 
 def check_update(request: pb.UpdatePipelineRequest) -> None:
-    """Checks the mask, and the values that it picks but for the connectors' configurations.
+    """Check the update mask and the fields in it, except the connectors' configurations.
 
     Raises:
-        InvalidRequest: names every bad path and field.
+        InvalidRequest: Paths or fields are invalid; the error names every one.
     """
     paths = list(request.update_mask.paths)
     choices = ", ".join(CHANGEABLE_FIELDS)
     violations = [
-        FieldViolation("update_mask", f"{path!r} cannot be updated; these can: {choices}")
+        FieldViolation(
+            "update_mask",
+            f"{repr(path) if is_plain_name(path) else 'a path of it'} cannot be updated; these can:"
+            f" {choices}",
+        )
         for path in paths
         if path not in CHANGEABLE_FIELDS
     ]
@@ -75,27 +113,26 @@ def check_update(request: pb.UpdatePipelineRequest) -> None:
         and request.pipeline.desired_status == pb.DESIRED_STATUS_UNSPECIFIED
     ):
         violations.append(FieldViolation("pipeline.desired_status", "must be ACTIVE or PAUSED"))
-    violations += _wish_violations(request.pipeline, paths)
+    violations += _desired_status_violations(request.pipeline, paths)
     _raise_if_any(violations)
 
 
-def check_sync(request: pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest) -> None:
-    """Checks the limits of a sync.
-
-    Raises:
-        InvalidRequest: names every bad field.
-    """
-    violations = []
+def check_sync(
+    request: pb.SyncPipelineRequest | pb.SyncPipelineBatchRequest, violations: Violations
+) -> None:
+    """Add the violations in the id and the limits of a sync request."""
+    with violations.collect():
+        check_pipeline_id(request.pipeline_id)
     if request.state_limit < 0:
-        violations.append(FieldViolation("state_limit", "must be 1 or more, or 0 for the default"))
-    if request.HasField("time_limit") and not _is_positive(request.time_limit):
-        violations.append(
-            FieldViolation("time_limit", "must be longer than 0 s, or absent for no limit")
-        )
-    _raise_if_any(violations)
+        violations.add("state_limit", "must be 1 or more, or 0 for the default")
+    has_limit = request.HasField("time_limit") and not violations.includes("time_limit")
+    if has_limit and not _is_positive(request.time_limit):
+        violations.add("time_limit", "must be longer than 0 s, or absent for no limit")
 
 
-def _wish_violations(pipeline: pb.Pipeline, paths: Collection[str]) -> list[FieldViolation]:
+def _desired_status_violations(
+    pipeline: pb.Pipeline, paths: Collection[str]
+) -> list[FieldViolation]:
     violations = []
     if "desired_status" in paths and pipeline.desired_status == pb.DESIRED_STATUS_DELETED:
         violations.append(

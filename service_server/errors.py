@@ -1,13 +1,19 @@
-"""Everything the service answers other than OK, cut by what the caller can do about it."""
+"""Errors of the service, classified by the caller's remedy."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 
 from google.rpc import code_pb2
 
+from pipesync_rpc.display_text import truncate
+from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.errors import InvalidRequest as InvalidRequest
-from pipesync_rpc.errors import RpcError
+from pipesync_rpc.errors import Violations as Violations
 from pipesync_rpc.reasons import Reason
+
+# Limits of a message: characters of a text that a caller sent, and items of a list.
+_MOST_SHOWN = 64
+_MOST_LISTED = 10
 
 
 class ServiceError(RpcError):
@@ -20,14 +26,20 @@ class PipelineNotFound(ServiceError):
     default_code = code_pb2.NOT_FOUND
     default_reason = Reason.PIPELINE_NOT_FOUND
 
-    def __init__(self, pipeline_id: str) -> None:
+    def __init__(self, pipeline_id: str, *, field: str = "") -> None:
+        """Initialize; ``field`` is the path of the id in the request, empty if it has none."""
+        # The id may be any text of a request.
+        shown = truncate(pipeline_id, _MOST_SHOWN)
+        message = f"there is no pipeline {shown!r}"
         super().__init__(
-            f"there is no pipeline {pipeline_id!r}", metadata={"pipeline_id": pipeline_id}
+            message,
+            metadata={"pipeline_id": shown},
+            field_violations=[FieldViolation(field, message)] if field else (),
         )
 
 
 class PipelineExists(ServiceError):
-    """The caller must choose another id, or update what is there."""
+    """The caller must choose another id, or update the existing pipeline."""
 
     default_code = code_pb2.ALREADY_EXISTS
     default_reason = Reason.PIPELINE_EXISTS
@@ -59,14 +71,14 @@ class PipelineActive(ServiceError):
 
     def __init__(self, pipeline_id: str) -> None:
         super().__init__(
-            f"pipeline {pipeline_id!r} runs by itself and would be set up again: pause it first, or"
+            f"pipeline {pipeline_id!r} is continuous and would be set up again: pause it first, or"
             " delete it",
             metadata={"pipeline_id": pipeline_id},
         )
 
 
 class PipelineBeingDeleted(ServiceError):
-    """The caller can only wait, or delete it again should that have been cut off."""
+    """The caller must wait, or repeat the deletion if it was interrupted."""
 
     default_code = code_pb2.FAILED_PRECONDITION
     default_reason = Reason.PIPELINE_BEING_DELETED
@@ -79,8 +91,21 @@ class PipelineBeingDeleted(ServiceError):
         )
 
 
+class DeletionUnderWay(PipelineBeingDeleted):
+    """The caller must wait for the end of the deletion; if it fails, the pipeline stays."""
+
+    def __init__(self, pipeline_id: str, deleter: str) -> None:
+        """Initialize; ``deleter`` is the process that runs the deletion."""
+        ServiceError.__init__(
+            self,
+            f"pipeline {pipeline_id!r} is being deleted now, by {deleter}: it cannot be changed or"
+            " kept any more unless that fails",
+            metadata={"pipeline_id": pipeline_id, "holder": deleter},
+        )
+
+
 class PipelineTornDown(ServiceError):
-    """The caller can set the pipeline up, or sync it: both make its tables again."""
+    """The caller must set the pipeline up or sync it: both create its tables again."""
 
     default_code = code_pb2.FAILED_PRECONDITION
     default_reason = Reason.PIPELINE_TORN_DOWN
@@ -94,34 +119,58 @@ class PipelineTornDown(ServiceError):
 
 
 class ConnectionFailed(ServiceError):
-    """A connector cannot be reached: the remedy is in its configuration or the network."""
+    """The caller must correct the configuration of a connector, or the network."""
 
     default_code = code_pb2.FAILED_PRECONDITION
     default_reason = Reason.CONNECTION_FAILED
 
 
 class PipelineChanged(ServiceError):
-    """Somebody else changed the pipeline: read it again, and decide again."""
+    """The caller must read the pipeline again, because another call changed it."""
 
     default_code = code_pb2.ABORTED
     default_reason = Reason.PIPELINE_CHANGED
 
-    def __init__(self, pipeline_id: str) -> None:
+    def __init__(
+        self, pipeline_id: str, remedy: str = "get it again and repeat the update"
+    ) -> None:
+        """Initialize; ``remedy`` tells the caller how to proceed."""
         super().__init__(
-            f"pipeline {pipeline_id!r} was changed meanwhile: get it again and repeat the update",
+            f"pipeline {pipeline_id!r} was changed meanwhile: {remedy}",
             metadata={"pipeline_id": pipeline_id},
         )
 
 
+class PlanOutdated(PipelineChanged):
+    """The caller must request the plan again, because the pipeline changed since."""
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(
+            pipeline_id, "nothing was removed; look again at what would be, and decide again"
+        )
+
+
+class ChangedDuringSetup(PipelineChanged):
+    """The caller must repeat the setup with the changed configuration."""
+
+    def __init__(self, pipeline_id: str, fields: Sequence[str]) -> None:
+        """Initialize; ``fields`` are the fields that a connector filled in."""
+        super().__init__(
+            pipeline_id,
+            f"run setup again; {', '.join(fields)} of this one belong to the configuration from"
+            " before, and were not stored",
+        )
+
+
 class SyncInProgress(ServiceError):
-    """The caller must wait for the sync that is under way."""
+    """The caller must wait for the sync or other work on the pipeline that is under way."""
 
     default_code = code_pb2.ABORTED
     default_reason = Reason.SYNC_IN_PROGRESS
 
 
 class LeaseLost(ServiceError):
-    """Somebody else may sync the pipeline by now, so this sync stopped and stores nothing more."""
+    """The caller must repeat the sync: another process may have the lease, so this sync stopped."""
 
     default_code = code_pb2.ABORTED
     default_reason = Reason.LEASE_LOST
@@ -142,11 +191,11 @@ class SecretsUnreadable(ServiceError):
 
 
 class StoreUnavailable(ServiceError):
-    """The service's own database is away; trying again may help.
+    """The caller must retry later: the service's own database is unavailable.
 
     Attributes:
-        database_message: The words of the database, a pooler or the driver, for the operator's log;
-            empty where there are none.
+        database_message: The message of the database, a pooler or the driver, for the operator's
+            log; empty if there is none.
     """
 
     default_code = code_pb2.UNAVAILABLE
@@ -155,13 +204,13 @@ class StoreUnavailable(ServiceError):
     def __init__(
         self, message: str, *, is_silent: bool = False, database_message: str = ""
     ) -> None:
-        """``is_silent``: it was waited for, as long as a call may take."""
+        """Initialize; ``is_silent`` says that the database did not answer within a call's time."""
         super().__init__(message, retry_delay=timedelta(seconds=1), stops_retries=is_silent)
         self.database_message = database_message
 
 
 class EngineUnavailable(ServiceError):
-    """The engine is away; trying again may help."""
+    """The caller must retry later: the engine is unavailable."""
 
     default_code = code_pb2.UNAVAILABLE
     default_reason = Reason.ENGINE_UNAVAILABLE
@@ -171,7 +220,7 @@ class EngineUnavailable(ServiceError):
 
 
 class WebhooksNotTaken(ServiceError):
-    """The pipeline's source takes no webhooks, or lacks the secret to verify them with."""
+    """The caller must set the secret that verifies webhooks, if the source takes webhooks."""
 
     default_code = code_pb2.FAILED_PRECONDITION
     default_reason = Reason.WEBHOOKS_NOT_TAKEN
@@ -184,7 +233,7 @@ class WebhooksNotTaken(ServiceError):
 
 
 class SignatureRefused(ServiceError):
-    """The delivery does not come from whom the pipeline takes webhooks, as far as can be told."""
+    """The sender must sign the delivery with a secret of the pipeline's source."""
 
     default_code = code_pb2.UNAUTHENTICATED
     default_reason = Reason.BAD_SIGNATURE
@@ -194,7 +243,7 @@ class SignatureRefused(ServiceError):
 
 
 class DeliveryTooLarge(ServiceError):
-    """The delivery has more bytes than an event of Stripe ever has."""
+    """The sender must send less: no event of Stripe has as many bytes."""
 
     default_code = code_pb2.RESOURCE_EXHAUSTED
     default_reason = Reason.DELIVERY_TOO_LARGE
@@ -203,24 +252,49 @@ class DeliveryTooLarge(ServiceError):
         super().__init__(f"delivery.body: must have at most {most_bytes} bytes")
 
 
+class TooManyDeliveries(ServiceError):
+    """The sender must deliver again: this process has reached a limit.
+
+    Attributes:
+        limit: The name of the limit, for metrics; one of a small set.
+    """
+
+    default_code = code_pb2.RESOURCE_EXHAUSTED
+    default_reason = Reason.TOO_MANY_DELIVERIES
+
+    def __init__(
+        self, problem: str = "too many webhooks wait to be verified", *, limit: str = "look_ups"
+    ) -> None:
+        """Initialize; ``problem`` says which limit is exceeded."""
+        super().__init__(f"{problem}: deliver this one again", retry_delay=timedelta(seconds=1))
+        self.limit = limit
+
+
 class WebhookEventNotFound(ServiceError):
-    """The caller must name other events: these never came in, or are forgotten by now."""
+    """The caller must name other events: these never arrived, or are deleted."""
 
     default_code = code_pb2.NOT_FOUND
     default_reason = Reason.WEBHOOK_EVENT_NOT_FOUND
 
     def __init__(self, pipeline_id: str, event_ids: Sequence[str]) -> None:
+        named = [truncate(event_id, _MOST_SHOWN) for event_id in event_ids[:_MOST_LISTED]]
+        more = len(event_ids) - len(named)
+        message = (
+            f"pipeline {pipeline_id!r} has no webhook events {', '.join(named)}"
+            f"{f' and {more} more' if more else ''}"
+        )
         super().__init__(
-            f"pipeline {pipeline_id!r} has no webhook events {', '.join(event_ids)}",
+            message,
             metadata={"pipeline_id": pipeline_id},
+            field_violations=[FieldViolation("event_ids", message)],
         )
 
 
 class EventRefused(ServiceError):
-    """An event could not be applied although nothing else is wrong; it is tried again later.
+    """An event failed individually; the service retries it later.
 
     Attributes:
-        failed_attempts: How often it failed by now.
+        failed_attempts: Number of its failed attempts.
     """
 
     default_code = code_pb2.FAILED_PRECONDITION
@@ -234,7 +308,7 @@ class EventRefused(ServiceError):
 
 
 class ServiceStopping(ServiceError):
-    """This process is to end; another replica may go on."""
+    """The caller must retry: this process is stopping, and another replica may answer."""
 
     default_code = code_pb2.UNAVAILABLE
     default_reason = Reason.SERVICE_STOPPING
@@ -244,4 +318,4 @@ class ServiceStopping(ServiceError):
 
 
 class CannotStart(Exception):
-    """The program cannot start: the message says why and what to do."""
+    """The program cannot start; the message gives the reason and the remedy."""

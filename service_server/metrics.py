@@ -1,4 +1,4 @@
-"""What Prometheus is told of this process and of the inbox."""
+"""Prometheus metrics of this process and of the inbox."""
 
 import math
 from collections.abc import Iterator
@@ -7,10 +7,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service_server.heartbeats import Heartbeats, Loop
+from pipesync_rpc.errors import RpcError
+from pipesync_server.budgets import Bound, Budgets
+from service_server.background.heartbeats import Heartbeats, Loop
+from service_server.errors import TooManyDeliveries
 from service_server.store.inbox import Backlog
 
-# From a read that is in memory to a batch that takes minutes, in seconds.
+# Seconds, from a read of memory to a batch that takes minutes.
 _RPC_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300)
 
 
@@ -19,20 +22,62 @@ class Metrics:
 
     Attributes:
         deliveries: Webhook deliveries that this process answered, by ``ingress`` and ``outcome``.
-        rpc_seconds: How long the calls that this process answered took, by ``method`` and ``code``.
-        events_applied: Webhook events that this process brought to their destination.
-        events_set_aside: Webhook events that this process set aside.
+        deliveries_limited: Webhook deliveries that exceeded a limit, by ``ingress`` and ``limit``.
+        http_connections: Open HTTP connections.
+        http_connections_ended: HTTP connections that this process ended or refused, by ``reason``.
+        body_bytes: Memory of the bodies of webhooks in progress.
+        http_malformed: HTTP requests that could not be parsed.
+        rpc_seconds: Durations of the calls that this process answered, by ``method`` and ``code``.
+        events_applied: Webhook events that this process applied.
+        events_dead_lettered: Webhook events that this process dead-lettered.
         syncs_running: Syncs that this process runs now.
+        failed_logins: Calls without valid credentials, by ``outcome``.
     """
 
-    def __init__(self, heartbeats: Heartbeats | None = None) -> None:
-        """Register all of them; ``heartbeats`` are those of the background loops."""
+    def __init__(
+        self, heartbeats: Heartbeats | None = None, budgets: Budgets | None = None
+    ) -> None:
+        """Register all metrics.
+
+        Args:
+            heartbeats: The heartbeats of the background loops.
+            budgets: The budgets of concurrent calls; None for no metrics of them.
+        """
         self._registry = CollectorRegistry()
         self._registry.register(_LoopMetrics(heartbeats or Heartbeats()))
+        if budgets is not None:
+            self._registry.register(_BudgetMetrics(budgets))
         self.deliveries = Counter(
             "pipesync_webhook_deliveries",
             "Webhook deliveries that were answered, by the way they came and what became of them.",
             ["ingress", "outcome"],
+            registry=self._registry,
+        )
+        self.deliveries_limited = Counter(
+            "pipesync_webhook_deliveries_limited",
+            "Webhook deliveries that were turned away to be made again, by the limit reached.",
+            ["ingress", "limit"],
+            registry=self._registry,
+        )
+        self.http_connections = Gauge(
+            "pipesync_http_connections",
+            "HTTP connections that are open.",
+            registry=self._registry,
+        )
+        self.http_connections_ended = Counter(
+            "pipesync_http_connections_ended",
+            "HTTP connections that were ended or refused by this process, by reason.",
+            ["reason"],
+            registry=self._registry,
+        )
+        self.body_bytes = Gauge(
+            "pipesync_webhook_body_bytes",
+            "Memory that the bodies of webhooks take that arrived by HTTP and are in hand.",
+            registry=self._registry,
+        )
+        self.http_malformed = Counter(
+            "pipesync_http_malformed_requests",
+            "HTTP requests that could not be read, and were answered 400.",
             registry=self._registry,
         )
         self.rpc_seconds = Histogram(
@@ -48,7 +93,7 @@ class Metrics:
             "Webhook events that were brought to their destination.",
             registry=self._registry,
         )
-        self.events_set_aside = Counter(
+        self.events_dead_lettered = Counter(
             "pipesync_webhook_events_set_aside",
             "Webhook events that failed too often and were set aside.",
             registry=self._registry,
@@ -56,6 +101,13 @@ class Metrics:
         self.syncs_running = Gauge(
             "pipesync_syncs_running",
             "Syncs that this process runs now.",
+            registry=self._registry,
+        )
+        self.failed_logins = Counter(
+            "pipesync_failed_logins",
+            "Calls and requests for metrics without a valid token or certificate: refused, or"
+            " limited where their address had too many.",
+            ["outcome"],
             registry=self._registry,
         )
         self._lag = Gauge(
@@ -68,7 +120,7 @@ class Metrics:
             "Webhook events of all pipelines that are to be applied.",
             registry=self._registry,
         )
-        self._set_aside = Gauge(
+        self._dead_lettered = Gauge(
             "pipesync_inbox_set_aside_events",
             "Webhook events of all pipelines that are set aside.",
             registry=self._registry,
@@ -81,29 +133,71 @@ class Metrics:
         )
 
     def count_delivery(self, ingress: str, outcome: str) -> None:
-        """Counts a delivery that is answered; ``outcome`` is a word of a small number."""
+        """Count an answered delivery; ``outcome`` is one of a small set."""
         self.deliveries.labels(ingress, outcome.lower()).inc()
 
+    def count_refused_delivery(self, ingress: str, error: RpcError) -> None:
+        """Count a delivery that is answered with an error, and the limit that it exceeded."""
+        self.count_delivery(ingress, error.reason)
+        if isinstance(error, TooManyDeliveries):
+            self.deliveries_limited.labels(ingress, error.limit).inc()
+
+    def count_failed_login(self, is_limited: bool) -> None:
+        """Count a refused caller; ``is_limited`` says that its address exceeded the limit."""
+        self.failed_logins.labels("limited" if is_limited else "refused").inc()
+
     def observe_rpc(self, method: str, code: str, seconds: float) -> None:
-        """Takes down a call that ended; ``method`` is ``/package.Service/Method``."""
+        """Record the duration of a call; ``method`` is ``/package.Service/Method``."""
         self.rpc_seconds.labels(method.rpartition("/")[2], code).observe(seconds)
 
     def text(self, backlog: Backlog | None, rejected: int | None = None) -> bytes:
-        """All metrics in Prometheus's text format.
+        """Return all metrics in Prometheus's text format.
 
         Args:
-            backlog: How the inbox is; None when that cannot be told.
-            rejected: How many rejected records are kept; None when that cannot be told.
+            backlog: The backlog of the inbox; None if unknown.
+            rejected: The number of rejected records that destinations keep; None if unknown.
         """
         self._rejected.set(math.nan if rejected is None else rejected)
         self._lag.set(backlog.lag.total_seconds() if backlog else math.nan)
         self._pending.set(backlog.pending if backlog else math.nan)
-        self._set_aside.set(backlog.set_aside if backlog else math.nan)
+        self._dead_lettered.set(backlog.dead_lettered if backlog else math.nan)
         return generate_latest(self._registry)
 
 
+class _BudgetMetrics(Collector):
+    """Metrics of open calls and of refused calls, by ``budget``."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        size = GaugeMetricFamily(
+            "pipesync_rpc_budget_size", "Calls at once that each budget has.", labels=["budget"]
+        )
+        open_calls = GaugeMetricFamily(
+            "pipesync_rpc_budget_open", "Calls of each budget that are open.", labels=["budget"]
+        )
+        refused = CounterMetricFamily(
+            "pipesync_rpc_refused_calls",
+            "Calls that were refused: as one caller, or all of them, had as many open as they may,"
+            " or as no request came.",
+            labels=["budget", "bound"],
+        )
+        for budget, calls in self._budgets.sizes.items():
+            size.add_metric([budget], calls)
+            open_calls.add_metric([budget], self._budgets.open_calls(budget))
+            for bound in Bound:
+                refused.add_metric([budget, bound], self._budgets.refusals[budget, bound])
+        held = GaugeMetricFamily(
+            "pipesync_rpc_request_bytes", "Memory of the large requests that are open, in bytes."
+        )
+        held.add_metric([], self._budgets.request_bytes)
+        yield from (size, open_calls, refused, held)
+
+
 class _LoopMetrics(Collector):
-    """Metrics of the background loops, by ``loop``: the names in ``Loop`` and no others."""
+    """Metrics of the background loops, by ``loop``, a name in ``Loop``."""
 
     def __init__(self, heartbeats: Heartbeats) -> None:
         self._heartbeats = heartbeats
@@ -125,7 +219,7 @@ class _LoopMetrics(Collector):
             "Rounds of each background loop that failed, and were followed by another.",
             labels=["loop"],
         )
-        standing_still = self._heartbeats.standing_still()
+        standing_still = self._heartbeats.stalled_loops()
         for loop, seconds in self._heartbeats.ages().items():
             age.add_metric([loop.value], seconds)
             still.add_metric([loop.value], float(loop in standing_still))

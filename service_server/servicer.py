@@ -1,4 +1,4 @@
-"""The service's RPCs: each hands its request on, and its answer back."""
+"""The service's gRPC servicer, which delegates every RPC."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,31 +10,37 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.pipeline_service_pb2_grpc import PipelineServiceServicer
 from pipesync_rpc import context as call_context
 from pipesync_rpc.errors import FieldViolation
+from pipesync_server import access
+from pipesync_server.peer import peer
+from pipesync_server.request_check import check_request
+from service_server.checks import check_named
 from service_server.engine import Engine
-from service_server.errors import InvalidRequest
-from service_server.operations import Operations
-from service_server.pipelines import Pipelines
-from service_server.rejected_records import RejectedRecords
-from service_server.sync import Syncs
-from service_server.watching import Watches
+from service_server.errors import InvalidRequest, Violations
+from service_server.pipelines.listing import PipelineListing
+from service_server.pipelines.operations import Operations
+from service_server.pipelines.pipelines import Pipelines
+from service_server.pipelines.rejected_records import RejectedRecords
+from service_server.pipelines.watching import Watches
+from service_server.sync.sync import Syncs
 from service_server.webhooks.events import WebhookEvents
-from service_server.webhooks.intake import Intake
+from service_server.webhooks.receiver import WebhookReceiver
 from service_server.webhooks.simulation import Simulations
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class PipelineServicer(PipelineServiceServicer):
-    """Serves PipelineService. What it does not override it answers with UNIMPLEMENTED."""
+    """Serves PipelineService; RPCs that it does not override answer UNIMPLEMENTED."""
 
     def __init__(
         self,
         *,
         engine: Engine,
         pipelines: Pipelines,
+        listing: PipelineListing,
         operations: Operations,
         syncs: Syncs,
-        intake: Intake,
+        receiver: WebhookReceiver,
         webhook_events: WebhookEvents,
         simulations: Simulations,
         rejected_records: RejectedRecords,
@@ -42,9 +48,10 @@ class PipelineServicer(PipelineServiceServicer):
     ) -> None:
         self._engine = engine
         self._pipelines = pipelines
+        self._listing = listing
         self._operations = operations
         self._syncs = syncs
-        self._intake = intake
+        self._receiver = receiver
         self._webhook_events = webhook_events
         self._simulations = simulations
         self._rejected_records = rejected_records
@@ -53,19 +60,22 @@ class PipelineServicer(PipelineServiceServicer):
     async def ListPipelineConnectors(
         self, request: pb.ListPipelineConnectorsRequest, context: Context
     ) -> pb.ListPipelineConnectorsResponse:
-        """The connectors that the engine has."""
+        """Return the connectors that the engine has."""
+        Violations(await check_request(request)).raise_if_any()
         connectors = await self._engine.connectors(request.side)
         return pb.ListPipelineConnectorsResponse(connectors=connectors)
 
     async def DiscoverSource(
         self, request: pb.DiscoverSourceRequest, context: Context
     ) -> AsyncGenerator[pb.DiscoverSourceResponse, None]:
-        """The streams that a source offers."""
+        """Yield the catalog of a source, and logs."""
         match request.WhichOneof("subject"):
             case "pipeline_id":
+                await check_named(request)
                 call_context.bind(pipeline_id=request.pipeline_id)
                 messages = self._operations.discover(request.pipeline_id)
             case "source":
+                Violations(await check_request(request)).raise_if_any()
                 messages = self._operations.discover_unstored(request.source)
             case _:
                 raise InvalidRequest(
@@ -78,71 +88,87 @@ class PipelineServicer(PipelineServiceServicer):
     async def CreatePipeline(
         self, request: pb.CreatePipelineRequest, context: Context
     ) -> pb.CreatePipelineResponse:
-        """Stores a new pipeline."""
+        """Create a pipeline."""
         call_context.bind(pipeline_id=request.pipeline.id)
-        return await self._pipelines.create(request)
+        return await self._pipelines.create(request, prefix=access.principal.get().prefix)
 
     async def GetPipeline(
         self, request: pb.GetPipelineRequest, context: Context
     ) -> pb.GetPipelineResponse:
-        """One pipeline."""
-        call_context.bind(pipeline_id=request.id)
-        pipeline = await self._pipelines.get(request.id, request.view)
+        """Return one pipeline."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        pipeline = await self._pipelines.get(request.pipeline_id, request.view)
         return pb.GetPipelineResponse(pipeline=pipeline)
 
     async def ListPipelines(
         self, request: pb.ListPipelinesRequest, context: Context
     ) -> pb.ListPipelinesResponse:
-        """A page of pipelines."""
-        return await self._pipelines.list_page(request)
+        """Return a page of pipelines."""
+        return await self._listing.list_page(request, prefix=access.principal.get().prefix)
 
     async def UpdatePipeline(
         self, request: pb.UpdatePipelineRequest, context: Context
     ) -> pb.UpdatePipelineResponse:
-        """Changes a pipeline."""
+        """Update a pipeline."""
         call_context.bind(pipeline_id=request.pipeline.id)
-        return pb.UpdatePipelineResponse(pipeline=await self._pipelines.update(request))
+        return await self._pipelines.update(request)
 
     async def DeletePipeline(
         self, request: pb.DeletePipelineRequest, context: Context
     ) -> pb.DeletePipelineResponse:
-        """Forgets a pipeline."""
-        call_context.bind(pipeline_id=request.id)
-        said = await self._operations.delete(request.id, skip_teardown=request.skip_teardown)
-        return pb.DeletePipelineResponse(messages=said)
+        """Delete a pipeline, or return the removals that this would make."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        act = self._operations.plan_deletion if request.validate_only else self._operations.delete
+        return await act(
+            request.pipeline_id, skip_teardown=request.skip_teardown, etag=request.etag
+        )
 
     async def CheckPipeline(
         self, request: pb.CheckPipelineRequest, context: Context
     ) -> AsyncGenerator[pb.CheckPipelineResponse, None]:
-        """Whether the connectors can be reached."""
-        call_context.bind(pipeline_id=request.id)
-        async with aclosing(self._operations.check(request.id, request.only)) as messages:
+        """Yield whether the connectors can be reached, and logs."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        async with aclosing(self._operations.check(request.pipeline_id, request.side)) as messages:
             async for message in messages:
                 yield pb.CheckPipelineResponse(message=message)
 
     async def SetupPipeline(
         self, request: pb.SetupPipelineRequest, context: Context
     ) -> AsyncGenerator[pb.SetupPipelineResponse, None]:
-        """Makes what a sync needs outside."""
-        call_context.bind(pipeline_id=request.id)
-        async with aclosing(self._operations.setup(request.id, request.only)) as messages:
+        """Set a pipeline up, and yield the messages of the setup."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        async with aclosing(self._operations.setup(request.pipeline_id, request.side)) as messages:
             async for message in messages:
                 yield pb.SetupPipelineResponse(message=message)
 
     async def TeardownPipeline(
         self, request: pb.TeardownPipelineRequest, context: Context
     ) -> AsyncGenerator[pb.TeardownPipelineResponse, None]:
-        """Removes what setup made."""
-        call_context.bind(pipeline_id=request.id)
-        async with aclosing(self._operations.teardown(request.id, request.only)) as messages:
+        """Tear a pipeline down, or yield the removals that this would make."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        only, etag = request.side, request.etag
+        if request.validate_only:
+            plan = self._operations.plan_teardown(request.pipeline_id, only, etag=etag)
+            async with aclosing(plan) as answers:
+                async for answer in answers:
+                    yield answer
+            return
+        async with aclosing(
+            self._operations.teardown(request.pipeline_id, only, etag=etag)
+        ) as messages:
             async for message in messages:
                 yield pb.TeardownPipelineResponse(message=message)
 
     async def SyncPipeline(
         self, request: pb.SyncPipelineRequest, context: Context
     ) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
-        """Syncs, message by message."""
-        call_context.bind(pipeline_id=request.id)
+        """Sync a pipeline, and yield the messages."""
+        call_context.bind(pipeline_id=request.pipeline_id)
         async with aclosing(self._syncs.stream(request, context.time_remaining())) as messages:
             async for message in messages:
                 yield pb.SyncPipelineResponse(message=message)
@@ -150,16 +176,16 @@ class PipelineServicer(PipelineServiceServicer):
     async def SyncPipelineBatch(
         self, request: pb.SyncPipelineBatchRequest, context: Context
     ) -> pb.SyncPipelineBatchResponse:
-        """Syncs, up to a limit."""
-        call_context.bind(pipeline_id=request.id)
+        """Sync a pipeline up to a limit."""
+        call_context.bind(pipeline_id=request.pipeline_id)
         eof = await self._syncs.batch(request, context.time_remaining())
         return pb.SyncPipelineBatchResponse(eof=eof)
 
     async def SimulateWebhookSync(
         self, request: pb.SimulateWebhookSyncRequest, context: Context
     ) -> AsyncGenerator[pb.SimulateWebhookSyncResponse, None]:
-        """Syncs recent events as if they had come in by webhook."""
-        call_context.bind(pipeline_id=request.id)
+        """Sync recent events as if webhooks had delivered them."""
+        call_context.bind(pipeline_id=request.pipeline_id)
         async with aclosing(self._simulations.stream(request)) as messages:
             async for message in messages:
                 yield pb.SimulateWebhookSyncResponse(message=message)
@@ -167,45 +193,52 @@ class PipelineServicer(PipelineServiceServicer):
     async def PushWebhook(
         self, request: pb.PushWebhookRequest, context: Context
     ) -> pb.PushWebhookResponse:
-        """Takes in one webhook delivery."""
+        """Store the event of one webhook delivery."""
+        await check_named(request)
         call_context.bind(pipeline_id=request.pipeline_id)
         delivery = request.delivery
-        taken = await self._intake.take(
-            request.pipeline_id, delivery.body, delivery.headers, ingress="rpc"
+        receipt = await self._receiver.receive(
+            request.pipeline_id,
+            delivery.body,
+            delivery.headers,
+            ingress="rpc",
+            caller=peer.get().address,
         )
-        return pb.PushWebhookResponse(event_id=taken.event_id, duplicate=taken.is_duplicate)
+        return pb.PushWebhookResponse(event_id=receipt.event_id, duplicate=receipt.is_duplicate)
 
     async def ListWebhookEvents(
         self, request: pb.ListWebhookEventsRequest, context: Context
     ) -> pb.ListWebhookEventsResponse:
-        """A page of a pipeline's webhook events."""
+        """Return a page of a pipeline's webhook events."""
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._webhook_events.list_page(request)
 
     async def ReplayWebhookEvents(
         self, request: pb.ReplayWebhookEventsRequest, context: Context
     ) -> pb.ReplayWebhookEventsResponse:
-        """Has webhook events applied again."""
+        """Schedule webhook events to be applied again."""
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._webhook_events.replay(request)
 
     async def RetryRejectedRecords(
         self, request: pb.RetryRejectedRecordsRequest, context: Context
     ) -> pb.RetryRejectedRecordsResponse:
-        """Writes what the destination rejected once more."""
+        """Write the records that the destination rejected again."""
+        await check_named(request)
         call_context.bind(pipeline_id=request.pipeline_id)
         return await self._rejected_records.retry(request.pipeline_id)
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
-        """A page of a pipeline's runs."""
+        """Return a page of a pipeline's runs."""
         call_context.bind(pipeline_id=request.pipeline_id)
-        return await self._pipelines.list_runs(request)
+        return await self._listing.list_runs(request)
 
     async def WatchPipeline(
         self, request: pb.WatchPipelineRequest, context: Context
     ) -> AsyncGenerator[pb.WatchPipelineResponse, None]:
-        """A pipeline, again and again."""
-        call_context.bind(pipeline_id=request.id)
-        async with aclosing(self._watches.watch(request.id)) as pipelines:
+        """Yield a pipeline now and after each change."""
+        await check_named(request)
+        call_context.bind(pipeline_id=request.pipeline_id)
+        async with aclosing(self._watches.watch(request.pipeline_id)) as pipelines:
             async for pipeline in pipelines:
                 yield pb.WatchPipelineResponse(pipeline=pipeline)

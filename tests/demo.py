@@ -1,4 +1,4 @@
-"""A whole sync on this machine: simulator, engine, service, Postgres, and the pipelines command.
+"""Whole sync on this machine: simulator, engine, service, Postgres, and the pipelines command.
 
 With STRIPE_API_KEY set it reads the real Stripe API instead of the simulator.
 """
@@ -38,7 +38,7 @@ console = Console(stderr=True)
 
 
 async def main() -> int:
-    """Runs the demo and returns the exit code of its sync."""
+    """Run the demo, and return the exit code of its sync."""
     api_key = os.environ.get("STRIPE_API_KEY")
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pipesync-demo-")))
@@ -76,7 +76,7 @@ async def main() -> int:
             *("--destination-config", f"schema={SCHEMA}"),
             *(part for stream in STREAMS for part in ("--stream", stream)),
         ]
-        # Small batches, so that there is progress to see.
+        # Small batches make the progress visible.
         sync = ["sync_batch", PIPELINE_ID, "--state-limit", "30", "--loop", "0"]
         for command in (create, ["setup", PIPELINE_ID], sync):
             exit_code = await _pipelines(service.address, command, secrets)
@@ -88,7 +88,7 @@ async def main() -> int:
 
 
 async def _pipelines(service: str, command: list[str], secrets: dict[str, str]) -> int:
-    """Runs the command in this terminal, as a user would."""
+    """Run the command in this terminal, as a user does."""
     _say(f"pipelines {' '.join(command)}")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -100,7 +100,7 @@ async def _pipelines(service: str, command: list[str], secrets: dict[str, str]) 
 
 @asynccontextmanager
 async def _simulator() -> AsyncIterator[str]:
-    """The simulator in a process of its own, for the length of the block; yields its URL."""
+    """Run the simulator in a process of its own for the length of the block; yield its URL."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.stripe_simulator", "--api-key", SIMULATOR_API_KEY),
@@ -117,7 +117,7 @@ async def _simulator() -> AsyncIterator[str]:
 
 
 async def _show_tables(url: str) -> None:
-    """Prints a few rows of two tables, and how many rows each table has."""
+    """Print a few rows of two tables, and the number of rows of each table."""
     connection = await asyncpg.connect(url)
     try:
         for name, columns in SHOWN.items():

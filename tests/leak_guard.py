@@ -1,7 +1,8 @@
-"""A plugin of pytest: a test fails when a secret shows in a log, an answer or a database.
+"""Plugin of pytest that fails a test when a secret shows in a log, an answer or a database.
 
-It hears every log event of the test's own process and every answer that a client of ours gets;
-tests/processes.py adds what programs log and print, and the fixtures of databases what is in them.
+It searches every log event of the test's own process and every answer to a client of this project;
+tests/processes.py adds the logs and output of programs, and the fixtures of databases their
+contents.
 """
 
 import logging
@@ -26,7 +27,7 @@ _SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 @pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
-    """Set up before every other fixture, so that it hears them to their end."""
+    """Fail the test for leaks; set up before every other fixture, so as to see their teardown."""
     leaks.take()
     _hear_events()
     yield
@@ -36,7 +37,7 @@ def no_leaks() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Begins to listen."""
+    """Start to search logs, answers and errors."""
     _hear_events()
     _hear_captured_events()
     logging.getLogger().addHandler(_Ear())
@@ -46,7 +47,7 @@ def pytest_configure() -> None:
 
 
 def _hear_events() -> None:
-    """Comes before all other processors, also when a test before had others in their place."""
+    """Put the search before all other processors, even when an earlier test replaced them."""
     processors = structlog.get_config()["processors"]
     if _hear_event not in processors:
         structlog.configure(processors=[_hear_event, *processors])
@@ -62,13 +63,13 @@ def _hear_event(_: Any, method: str, event: structlog.typing.EventDict) -> Any:
 
 
 def _search_traceback(exception: BaseException | None) -> None:
-    # What others raise may say anything: the program takes secrets out of its text.
+    # Exceptions of libraries may contain anything: the program removes secrets from their text.
     text = "".join(traceback.format_exception(exception))
     leaks.search("a traceback in a log", redact(text))
 
 
 def _hear_captured_events() -> None:
-    """``capture_logs`` puts its own processor in place of all others."""
+    """Search captured events, too: ``capture_logs`` replaces all other processors by its own."""
     capture = LogCapture.__call__
 
     def heard(self: LogCapture, logger: Any, method: str, event: Any) -> Any:
@@ -79,10 +80,10 @@ def _hear_captured_events() -> None:
 
 
 class _Ear(logging.Handler):
-    """Hears what libraries log."""
+    """Handler that searches the log records of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Searches one record, with its traceback."""
+        """Search one record, with its traceback."""
         leaks.search(f"a log record of {record.name}", record.getMessage())
         if record.exc_info:
             _search_traceback(record.exc_info[1])
@@ -117,7 +118,10 @@ def _heard(method: str, deserialize: _Deserializer) -> _Deserializer:
 
 
 def _is_for_the_service(answer: Any) -> bool:
-    """Whether the engine hands a changed configuration to the service, which keeps it secret."""
+    """Return whether the engine hands a changed configuration to the service.
+
+    The service keeps it secret.
+    """
     return (
         answer.DESCRIPTOR.file.name == "pipesync/v1/engine_service.proto"
         and "message" in answer.DESCRIPTOR.fields_by_name

@@ -1,9 +1,9 @@
-"""A program that says in its log what it must not."""
+"""Program that logs a secret."""
 
 import json
 import sys
 
-from pipesync_rpc.logging import configure_logging
+from pipesync_server.logging import configure_logging
 
 if __name__ == "__main__":
     configure_logging(format="json")

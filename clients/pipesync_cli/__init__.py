@@ -1,1 +1,1 @@
-"""The program ``pipelines``: the service, from a terminal."""
+"""Command-line program ``pipelines``, a client of the service."""

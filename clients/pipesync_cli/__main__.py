@@ -1,40 +1,48 @@
-"""The program's entry: commands, and their errors as one sentence and an exit code."""
+"""Entry point of the program: runs a command, and reports its errors and exit code."""
 
 import sys
 
 import typer
 
-from pipesync_cli import operations, pipelines, reconcile, rejected, sync, watching, webhooks
+from pipesync_cli import (
+    operations,
+    pipelines,
+    reconcile,
+    rejected,
+    removal,
+    sync,
+    watching,
+    webhooks,
+)
 from pipesync_cli.app import app
-from pipesync_cli.output import complain
+from pipesync_cli.output import print_error
 from pipesync_rpc.channel import CannotOpenChannel
 from pipesync_rpc.errors import RpcError
 
-for room in (operations, pipelines, sync, reconcile, rejected, webhooks, watching):
-    room.register(app)
+for module in (operations, pipelines, removal, sync, reconcile, rejected, webhooks, watching):
+    module.register(app)
 
 
 def main() -> None:
-    """Runs the command in ``sys.argv`` and ends the process.
+    """Run the command in ``sys.argv`` and exit.
 
-    It exits 0 when the command did what it was asked, 1 when it could not, 2 when it was asked
-    wrongly, and 130 when it was interrupted.
+    Exit codes: 0 for success, 1 for a failure, 2 for a usage error, and 130 for an interrupt.
     """
     sys.exit(_exit_code())
 
 
 def _exit_code() -> int:
     try:
-        # Outside its standalone mode typer raises what it would print, in its own form.
+        # With standalone_mode, typer would print its errors in its own form.
         result = app(standalone_mode=False)
     except typer.TyperException as error:
-        complain(error.format_message())
+        print_error(error.format_message())
         return error.exit_code
     except RpcError as error:
-        complain(_sentence(error))
+        print_error(_sentence(error))
         return 1
     except (CannotOpenChannel, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""The command line's root: where the service is, and how commands reach it."""
+"""Root of the command line: the options that locate the service, and access to it."""
 
 import asyncio
 import functools
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 app = typer.Typer(
     name="pipelines",
-    help="Keeps pipelines that bring Stripe's data into Postgres.",
+    help="Manage pipelines that sync Stripe data into Postgres.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Where the service is and how to speak to it."""
+    """Address and credentials of the service."""
 
     target: str
     token: str | None
@@ -34,7 +34,7 @@ class Service:
     proxy: str | None
 
     def client(self) -> PipelineClient:
-        """A client, to be entered."""
+        """Return a client, as an async context manager."""
         return PipelineClient(self.target, tls=self.tls, token=self.token, proxy=self.proxy)
 
 
@@ -42,33 +42,41 @@ class Service:
 def root(
     command: typer.Context,
     service: Annotated[
-        str, typer.Option(envvar="PIPESYNC_SERVICE", help="The service's address.")
+        str, typer.Option(envvar="PIPESYNC_SERVICE", help="Address of the service.")
     ] = "127.0.0.1:50052",
     token: Annotated[
-        str | None, typer.Option(envvar="PIPESYNC_TOKEN", help="The token that it asks for.")
+        str | None, typer.Option(envvar="PIPESYNC_TOKEN", help="Bearer token for the service.")
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Use TLS with the usual authorities.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Use TLS with the default authorities.")
+    ] = False,
     tls_ca: Annotated[
         Path | None,
-        typer.Option(envvar="PIPESYNC_TLS_CA", help="PEM file of its authority; turns TLS on."),
+        typer.Option(
+            envvar="PIPESYNC_TLS_CA",
+            help="PEM file of the service's certificate authority; enables TLS.",
+        ),
     ] = None,
     tls_certificate: Annotated[
         Path | None,
-        typer.Option(envvar="PIPESYNC_TLS_CERTIFICATE", help="PEM file of our own certificate."),
+        typer.Option(envvar="PIPESYNC_TLS_CERTIFICATE", help="PEM file of the client certificate."),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option(envvar="PIPESYNC_TLS_KEY", help="PEM file of its private key.")
+        Path | None,
+        typer.Option(
+            envvar="PIPESYNC_TLS_KEY", help="PEM file of the client certificate's private key."
+        ),
     ] = None,
     proxy: Annotated[
         str | None,
         typer.Option(
             envvar="PIPESYNC_PROXY",
-            help="http://host:port of a proxy that leads to the service; http_proxy and its like "
-            "are not looked at.",
+            help="HTTP proxy to the service, as http://host:port; http_proxy and similar variables "
+            "are ignored.",
         ),
     ] = None,
 ) -> None:
-    """Keeps pipelines that bring Stripe's data into Postgres."""
+    """Manage pipelines that sync Stripe data into Postgres."""
     if (tls_certificate is None) != (tls_key is None):
         raise typer.BadParameter(
             "give both or neither", param_hint=["--tls-certificate", "--tls-key"]
@@ -86,13 +94,13 @@ def root(
 
 
 def open_client(command: typer.Context) -> PipelineClient:
-    """A client of the service that the command line names, to be entered."""
+    """Return a client of the service in the command line, as an async context manager."""
     service: Service = command.obj
     return service.client()
 
 
-def awaited(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """A command that typer can call, made of a coroutine function."""
+def synchronous(command: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Return a command for typer that runs a coroutine function."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:

@@ -1,4 +1,4 @@
-"""Flags and files as the contract's messages."""
+"""Conversion of flags and YAML files to the contract's messages."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,21 +6,21 @@ from typing import Any
 
 import typer
 import yaml
-from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from pipesync.v1.catalog_pb2 import Connector, StreamSelection
 from pipesync.v1.pipeline_service_pb2 import Pipeline
-from pipesync_cli.plain import from_plain
+from pipesync_cli.plain import UnfitValue, from_plain
 from pipesync_cli.values import parse_settings, parse_yaml, read_text, resolve_references
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorFlags:
-    """What the command line says of one connector.
+    """The flags for one connector.
 
     Attributes:
         side: ``source`` or ``destination``, as in the names of the flags.
-        type: Empty when not given.
+        type: Type of the connector; empty if not given.
         settings: ``key=value`` each.
     """
 
@@ -29,16 +29,16 @@ class ConnectorFlags:
     settings: list[str] = field(default_factory=list)
 
     def is_given(self) -> bool:
-        """Whether there is anything to apply."""
+        """Return whether any flag is given."""
         return bool(self.type or self.settings)
 
     def apply(self, connector: Connector) -> None:
-        """Sets the type and replaces the given keys of the configuration; the others stay.
+        """Set the type, and replace the given keys of the configuration.
 
-        Another type than before starts from an empty configuration.
+        A different type starts from an empty configuration; otherwise the other keys stay.
 
         Raises:
-            typer.BadParameter: a setting is malformed, or there is no type at all.
+            typer.BadParameter: A setting is malformed, or the connector has no type.
         """
         if self.type and self.type != connector.type:
             connector.Clear()
@@ -52,13 +52,15 @@ class ConnectorFlags:
 
 
 def read_pipeline(path: Path | None) -> Pipeline:
-    """The pipeline in a YAML file: the fields of the message Pipeline, secrets as references.
+    """Return the pipeline in a YAML file, which has the fields of the message Pipeline.
+
+    References to secrets are resolved.
 
     Args:
-        path: None is an empty pipeline.
+        path: Path of the file; None returns an empty pipeline.
 
     Raises:
-        typer.BadParameter: the file cannot be read, or is no pipeline.
+        typer.BadParameter: The file cannot be read, or holds no pipeline.
     """
     if path is None:
         return Pipeline()
@@ -74,20 +76,19 @@ def read_pipeline(path: Path | None) -> Pipeline:
         raise typer.BadParameter(f"{path} is not a pipeline in YAML.", param_hint=where)
     try:
         return from_plain(resolve_references(plain, where), Pipeline())
-    except ParseError as error:
-        first_line = str(error).partition("\n")[0]
-        raise typer.BadParameter(f"{path}: {first_line}", param_hint=where) from None
+    except UnfitValue as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint=where) from None
 
 
 def apply_streams(names: list[str], pipeline: Pipeline) -> None:
-    """Replaces the streams that the pipeline selects by these names, if there are any."""
+    """Replace the pipeline's stream selection by these names, if there are any."""
     if names:
         del pipeline.config.streams[:]
         pipeline.config.streams.extend(StreamSelection(name=name) for name in names)
 
 
 def _place(error: yaml.YAMLError) -> str:
-    # Its own text quotes the line, which may hold a secret.
+    # The text of the error quotes the line, which may hold a secret.
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "it cannot be parsed"
     return f"line {mark.line + 1}: {problem}" if mark else problem

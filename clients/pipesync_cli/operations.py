@@ -1,4 +1,4 @@
-"""Commands that act on connectors: connectors, discover, check, setup, teardown."""
+"""Commands on connectors: connectors, discover, check, setup."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,12 +15,11 @@ from pipesync.v1.pipeline_service_pb2 import (
     DiscoverSourceRequest,
     ListPipelineConnectorsRequest,
     SetupPipelineRequest,
-    TeardownPipelineRequest,
 )
 from pipesync.v1.progress_pb2 import ConnectionStatus
-from pipesync_cli.app import awaited, open_client
+from pipesync_cli.app import open_client, synchronous
 from pipesync_cli.config import ConnectorFlags
-from pipesync_cli.output import log_line, note, say, say_json, say_table, unreadable_line
+from pipesync_cli.output import echo, echo_json, echo_table, log_line, print_note, unreadable_line
 from pipesync_cli.pipelines import PipelineId, Raw, SourceConfig, SourceType
 from pipesync_cli.plain import enum_to_plain
 
@@ -39,32 +38,32 @@ class _Answer(Protocol):
 
 AnswerT = TypeVar("AnswerT", bound=_Answer)
 
-Only = Annotated[Side | None, typer.Option("--only", help="Leave the other connector alone.")]
+Only = Annotated[Side | None, typer.Option("--only", help="Act on this connector only.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Adds these commands to the program."""
-    for command in (connectors, discover, check, setup, teardown):
-        app.command()(awaited(command))
+    """Add these commands to the program."""
+    for command in (connectors, discover, check, setup):
+        app.command()(synchronous(command))
 
 
 async def connectors(
     command: typer.Context,
-    side: Annotated[Side | None, typer.Argument(help="None lists both sides.")] = None,
+    side: Annotated[Side | None, typer.Argument(help="Side to list; both by default.")] = None,
     raw: Raw = False,
 ) -> None:
-    """List the connectors and their settings.
+    """List the available connectors and their settings.
 
-    A setting with a star is required.
+    Required settings are marked with a star.
     """
-    request = ListPipelineConnectorsRequest(side=_number(side))
+    request = ListPipelineConnectorsRequest(side=side_number(side))
     async with open_client(command) as client:
         answer = await client.list_pipeline_connectors(request)
     if raw:
         for connector in answer.connectors:
-            say_json(connector)
+            echo_json(connector)
         return
-    say_table(
+    echo_table(
         ["SIDE", "TYPE", "SETTINGS"],
         [
             [
@@ -80,81 +79,75 @@ async def connectors(
 async def discover(
     command: typer.Context,
     pipeline_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="The pipeline whose source is asked.")
+        str | None, typer.Argument(metavar="ID", help="Pipeline whose source to list.")
     ] = None,
     source: SourceType = None,
     source_config: SourceConfig = None,
     raw: Raw = False,
 ) -> None:
-    """List the streams that a source offers."""
+    """List the streams of a source."""
     flags = ConnectorFlags(side="source", type=source, settings=source_config or [])
     if bool(pipeline_id) == flags.is_given():
-        raise typer.BadParameter("give a pipeline or a source.", param_hint="'discover'")
+        raise typer.BadParameter("give either a pipeline or a source.", param_hint="'discover'")
     request = DiscoverSourceRequest()
     if pipeline_id:
         request.pipeline_id = pipeline_id
     else:
         flags.apply(request.source)
     async with open_client(command) as client:
-        for message in await _messages(client.discover_source(request)):
+        for message in await messages_of(client.discover_source(request)):
             if message.HasField("catalog"):
-                _say_catalog(message.catalog, raw)
+                _echo_catalog(message.catalog, raw)
 
 
 async def check(command: typer.Context, pipeline_id: PipelineId, only: Only = None) -> None:
-    """Try to reach a pipeline's connectors, and to read each of its streams.
+    """Check a pipeline's connectors and streams.
 
-    A stream that cannot be read has a line of its own; the others are synced without it.
+    Connects to both sides, and reads from each stream. Unreadable streams are reported on a line
+    each; syncs skip them.
     """
-    request = CheckPipelineRequest(id=pipeline_id, only=_number(only))
+    request = CheckPipelineRequest(pipeline_id=pipeline_id, side=side_number(only))
     failed = False
     async with open_client(command) as client:
-        for message in await _messages(client.check_pipeline(request)):
+        for message in await messages_of(client.check_pipeline(request)):
             if not message.HasField("connection_status"):
                 continue
             result = message.connection_status
             outcome = enum_to_plain(ConnectionStatus.Status.DESCRIPTOR, result.status)
             detail = f": {result.message}" if result.message else ""
-            say(f"{message.emitted_by} {outcome}{detail}")
+            echo(f"{message.emitted_by} {outcome}{detail}")
             for unreadable in result.unreadable_streams:
-                say(f"{message.emitted_by} {unreadable_line(unreadable)}")
+                echo(f"{message.emitted_by} {unreadable_line(unreadable)}")
             for notice in result.notices:
-                say(f"{message.emitted_by} note: {notice}")
+                echo(f"{message.emitted_by} note: {notice}")
             failed = failed or result.status == ConnectionStatus.STATUS_FAILED
     if failed:
         raise typer.Exit(1)
 
 
 async def setup(command: typer.Context, pipeline_id: PipelineId, only: Only = None) -> None:
-    """Make the tables and whatever else a pipeline needs.
+    """Create a pipeline's tables and other resources.
 
-    It is safe to repeat.
+    Safe to repeat.
     """
-    request = SetupPipelineRequest(id=pipeline_id, only=_number(only))
+    request = SetupPipelineRequest(pipeline_id=pipeline_id, side=side_number(only))
     async with open_client(command) as client:
-        await _messages(client.setup_pipeline(request))
-    say(f"{pipeline_id} set up")
+        await messages_of(client.setup_pipeline(request))
+    echo(f"{pipeline_id} set up")
 
 
-async def teardown(command: typer.Context, pipeline_id: PipelineId, only: Only = None) -> None:
-    """Remove what setup made, the data included."""
-    request = TeardownPipelineRequest(id=pipeline_id, only=_number(only))
-    async with open_client(command) as client:
-        await _messages(client.teardown_pipeline(request))
-    say(f"{pipeline_id} torn down")
-
-
-def _number(side: Side | None) -> ConnectorSide.ValueType:
+def side_number(side: Side | None) -> ConnectorSide.ValueType:
+    """Return the contract's value of a side; None stands for both."""
     return ConnectorSide.Value(f"CONNECTOR_SIDE_{side.name if side else 'UNSPECIFIED'}")
 
 
-async def _messages(answers: AsyncGenerator[AnswerT, None]) -> list[Message]:
-    """The messages of a short call; its logs are shown as they come."""
+async def messages_of(answers: AsyncGenerator[AnswerT, None]) -> list[Message]:
+    """Return the messages of a short call, printing its logs as they arrive."""
     messages = []
     async with aclosing(answers):
         async for answer in answers:
             if answer.message.HasField("log"):
-                note(log_line(answer.message))
+                print_note(log_line(answer.message))
             else:
                 messages.append(answer.message)
     return messages
@@ -168,12 +161,12 @@ def _settings(connector: ConnectorInfo) -> str:
     return ", ".join(f"{name}*" if name in required else name for name in names)
 
 
-def _say_catalog(catalog: Catalog, raw: bool) -> None:
+def _echo_catalog(catalog: Catalog, raw: bool) -> None:
     if raw:
         for stream in catalog.streams:
-            say_json(stream)
+            echo_json(stream)
         return
-    say_table(
+    echo_table(
         ["STREAM", "KEY", "FIELDS", "TIME RANGES", "NOTE"],
         [
             [

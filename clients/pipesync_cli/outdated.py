@@ -1,25 +1,25 @@
-"""The sentence about streams whose older rows lack fields that were added since."""
+"""Notes on streams whose older rows lack fields that were added since."""
 
 from collections.abc import Sequence
 
 from pipesync.v1.state_pb2 import Eof
-from pipesync_cli.output import note
+from pipesync_cli.output import print_note
 
-# More names than that make no sentence.
-_MOST_NAMES = 10
+# A sentence with more names would be unreadable.
+_MAX_NAMES = 10
 
 
-def tell_outdated(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
-    """Prints which streams lack fields, and what to run; nothing when none does.
+def report_outdated(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
+    """Print the streams that lack fields, and the remedy, if there are any.
 
     Args:
-        pipeline_id: Whose.
-        eof: How the last call ended; None when that is not known.
-        raw: Whether results are printed as JSON, where these streams are listed.
+        pipeline_id: Id of the pipeline.
+        eof: End of the last call; None if unknown.
+        raw: Whether results are printed as JSON, which lists these streams.
     """
     if eof is None or raw or not eof.outdated_streams:
         return
-    note(
+    print_note(
         f"{pipeline_id}: older rows lack fields that were added since these streams were read: "
         f"{_listed(eof.outdated_streams)}. Run pipelines setup {pipeline_id}, then pipelines "
         f"reconcile {pipeline_id} (where its connectors cannot reconcile: pipelines sync_batch "
@@ -27,24 +27,24 @@ def tell_outdated(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
     )
 
 
-def tell_renewed(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
-    """Prints which streams have new fields now; nothing when none was read again for these.
+def report_renewed(pipeline_id: str, eof: Eof | None, raw: bool) -> None:
+    """Print the streams that were read again for new fields, if there are any.
 
     Args:
-        pipeline_id: Whose.
-        eof: How the last call ended; None when that is not known.
-        raw: Whether results are printed as JSON, where these streams are listed.
+        pipeline_id: Id of the pipeline.
+        eof: End of the last call; None if unknown.
+        raw: Whether results are printed as JSON, which lists these streams.
     """
     if eof is None or raw or not eof.renewed_streams:
         return
-    note(
+    print_note(
         f"{pipeline_id}: read again, with the fields that were added: "
         f"{_listed(eof.renewed_streams)}. If setup has not run since the upgrade, pipelines setup "
-        f"{pipeline_id} makes their columns."
+        f"{pipeline_id} creates their columns."
     )
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    more = len(names) - _MOST_NAMES
+    shown = ", ".join(names[:_MAX_NAMES])
+    more = len(names) - _MAX_NAMES
     return f"{shown} and {more} more" if more > 0 else shown

@@ -1,4 +1,4 @@
-"""How far a sync has come, for a person watching stderr."""
+"""Progress of a sync, shown on stderr."""
 
 import sys
 import time
@@ -14,19 +14,20 @@ from rich.text import Text
 
 from pipesync.v1.catalog_pb2 import TimeRange
 from pipesync.v1.progress_pb2 import Progress, RunStatus, StreamProgress
-from pipesync_cli.output import note, say
+from pipesync_cli.output import echo, print_note
 from pipesync_cli.plain import enum_to_plain
 from pipesync_cli.rows import all_records, changes, records
+from pipesync_rpc.display_text import escape_controls
 
-# What a person looks for comes first.
+# The most urgent streams come first.
 _ORDER = ["errored", "started", "completed", "skipped", "not_started", "unspecified"]
 _STYLES = {"errored": "red", "started": "cyan", "completed": "green", "skipped": "yellow"}
-# Lines of the terminal that are not rows of the table.
+# Lines of the terminal outside the table.
 _MARGIN = 7
 
 
 class ProgressView(Protocol):
-    """Somewhere to show progress, between its beginning and its end."""
+    """Context manager that displays progress."""
 
     def __enter__(self) -> Self: ...
 
@@ -38,28 +39,28 @@ class ProgressView(Protocol):
     ) -> None: ...
 
     def show(self, progress: Progress) -> None:
-        """Replaces what was shown before."""
+        """Replace the displayed progress."""
 
     def log(self, line: str) -> None:
-        """Shows a line that stays."""
+        """Print a line above the progress."""
 
     def result(self, line: str) -> None:
-        """Shows a line of the command's result, which stays, too."""
+        """Print a line of the command's result."""
 
 
 def open_view(title: str, *, interval: float, doing: str = "syncing") -> ProgressView:
-    """A live table in a terminal, plain lines elsewhere.
+    """Return a live table in a terminal, plain lines elsewhere.
 
     Args:
-        title: What is being synced.
-        interval: The least number of seconds between two plain lines of totals.
-        doing: What is being done with it.
+        title: Id of the pipeline.
+        interval: Least number of seconds between two plain lines of totals.
+        doing: Verb for the activity, e.g. ``syncing``.
     """
     return LiveTable(title, doing) if sys.stderr.isatty() else Lines(title, interval)
 
 
 class Lines:
-    """A line whenever a stream changes its status, and one with the totals now and then."""
+    """Prints a line when a stream changes its status, and the totals at intervals."""
 
     def __init__(self, title: str, interval: float) -> None:
         self._title = title
@@ -79,34 +80,34 @@ class Lines:
         pass
 
     def show(self, progress: Progress) -> None:
-        """Writes what changed."""
+        """Print the changes."""
         for name, stream in sorted(progress.streams.items()):
             status = _status(stream)
             if self._statuses.get(name, "not_started") != status:
                 reason = f": {stream.message}" if stream.message else ""
-                note(f"{self._title}: {name} {status}, {records(stream)}{reason}")
+                print_note(f"{self._title}: {name} {status}, {records(stream)}{reason}")
             self._statuses[name] = status
         if time.monotonic() >= self._next_totals:
             self._next_totals = time.monotonic() + self._interval
-            note(f"{self._title}: {totals(progress)}")
+            print_note(f"{self._title}: {totals(progress)}")
 
     def log(self, line: str) -> None:
-        """Writes the line."""
-        note(line)
+        """Print the line on stderr."""
+        print_note(line)
 
     def result(self, line: str) -> None:
-        """Writes the line to stdout."""
-        say(line)
+        """Print the line on stdout."""
+        echo(line)
 
 
 class LiveTable:
-    """A table of the streams that is drawn anew in place."""
+    """A table of the streams that is redrawn in place."""
 
     def __init__(self, title: str, doing: str = "syncing") -> None:
         self._title = title
         self._console = Console(stderr=True)
-        # It turns by itself: one call may take minutes without a word.
-        self._spinner = Spinner("dots", text=f"{doing} {title}")
+        # The spinner animates by itself: a call may take minutes without output.
+        self._spinner = Spinner("dots", text=Text(escape_controls(f"{doing} {title}")))
         self._live = Live(self._spinner, console=self._console)
         self._latest: RenderableType = ""
 
@@ -124,20 +125,20 @@ class LiveTable:
         self._live.stop()
 
     def show(self, progress: Progress) -> None:
-        """Draws the table."""
+        """Redraw the table."""
         self._latest = self.drawn(progress)
         self._live.update(Group(self._latest, self._spinner))
 
     def log(self, line: str) -> None:
-        """Writes the line above the table."""
-        self._console.print(line, markup=False, highlight=False)
+        """Print the line above the table."""
+        self._console.print(escape_controls(line), markup=False, highlight=False)
 
     def result(self, line: str) -> None:
-        """Writes the line above the table."""
+        """Print the line above the table."""
         self.log(line)
 
     def drawn(self, progress: Progress) -> RenderableType:
-        """The table with its line of totals."""
+        """Return the table with its line of totals."""
         rows = sorted(
             progress.streams.items(), key=lambda item: (_ORDER.index(_status(item[1])), item[0])
         )
@@ -154,15 +155,20 @@ class LiveTable:
             cells = [f"{stream.record_count:,}", f"{stream.state_count:,}", _done(stream)]
             if progress.derived.HasField("total_rows"):
                 cells.append(changes(stream.rows))
-            table.add_row(name, Text(status, style=_STYLES.get(status, "dim")), *cells)
-        parts: list[RenderableType] = [Text(f"{self._title}: {totals(progress)}"), table]
+            table.add_row(
+                Text(escape_controls(name)), Text(status, style=_STYLES.get(status, "dim")), *cells
+            )
+        parts: list[RenderableType] = [
+            Text(escape_controls(f"{self._title}: {totals(progress)}")),
+            table,
+        ]
         if len(rows) > len(shown):
             parts.append(Text(f"and {len(rows) - len(shown)} more", style="dim"))
         return Group(*parts)
 
 
 def totals(progress: Progress) -> str:
-    """The whole of a progress in one line."""
+    """Return the totals of a progress as one line."""
     derived = progress.derived
     counts = Counter(_status(stream) for stream in progress.streams.values())
     states = derived.total_state_count + progress.global_state_count

@@ -1,4 +1,4 @@
-"""The command that compares a pipeline's tables with its source: reconcile."""
+"""Command reconcile, which compares a pipeline's tables with its source."""
 
 import uuid
 from itertools import count
@@ -8,17 +8,17 @@ import typer
 
 from pipesync.v1.pipeline_service_pb2 import SyncPipelineBatchRequest
 from pipesync.v1.progress_pb2 import RowCounts
-from pipesync_cli.app import awaited
-from pipesync_cli.outdated import tell_outdated, tell_renewed
-from pipesync_cli.output import note, say
+from pipesync_cli.app import synchronous
+from pipesync_cli.outdated import report_outdated, report_renewed
+from pipesync_cli.output import echo, print_note
 from pipesync_cli.pipelines import PipelineId
 from pipesync_cli.rows import records
 from pipesync_cli.sync import StateLimit, TimeLimit, duration, finish, run_batches
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this command to the program."""
-    app.command()(awaited(reconcile))
+    """Add this command to the program."""
+    app.command()(synchronous(reconcile))
 
 
 async def reconcile(
@@ -27,34 +27,35 @@ async def reconcile(
     state_limit: StateLimit = None,
     time_limit: TimeLimit = None,
     run_id: Annotated[
-        str | None, typer.Option(metavar="R", help="Go on with the run R, which was interrupted.")
+        str | None, typer.Option(metavar="R", help="Resume the interrupted run R.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Print each call's result as JSON, one a line.")
+        bool, typer.Option("--raw", help="Print each call's result as JSON, one per line.")
     ] = False,
 ) -> None:
-    """Read all of a pipeline's streams again, and delete what is gone at the source.
+    """Compare a pipeline's tables with its source.
 
-    What was changed or made while nobody told of it is brought up to date as well. It repeats calls
-    of one run until there is no more; the limits hold for each call.
+    Reads all streams again, deletes rows that the source deleted, and applies changes that no
+    event reported. Calls of one run are repeated until there is no more to do; the limits apply to
+    each call.
     """
     run = run_id or f"reconcile-{uuid.uuid4().hex[:12]}"
     request = SyncPipelineBatchRequest(
-        id=pipeline_id,
+        pipeline_id=pipeline_id,
         run_id=run,
         state_limit=state_limit or 0,
         time_limit=duration(time_limit),
         reconcile=True,
     )
     if not raw:
-        note(f"{pipeline_id}: run {run}; if it is interrupted, --run-id {run} goes on with it")
+        print_note(f"{pipeline_id}: run {run}; after an interruption, --run-id {run} resumes it")
     eof = await run_batches(command, request, count(), raw)
     if eof is not None and not raw:
         for name, stream in sorted(eof.run_progress.streams.items()):
             if _has_changes(stream.rows):
-                say(f"{name}: {records(stream)}")
-    tell_renewed(pipeline_id, eof, raw)
-    tell_outdated(pipeline_id, eof, raw)
+                echo(f"{name}: {records(stream)}")
+    report_renewed(pipeline_id, eof, raw)
+    report_outdated(pipeline_id, eof, raw)
     finish(pipeline_id, eof, raw)
 
 

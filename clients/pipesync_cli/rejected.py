@@ -1,47 +1,47 @@
-"""Records that the destination rejected: warnings of them, and the command retry_rejected."""
+"""Rejected records: warnings, and the command retry_rejected."""
 
 import typer
 
 from pipesync.v1.pipeline_service_pb2 import RetryRejectedRecordsRequest
 from pipesync.v1.state_pb2 import Eof
-from pipesync_cli.app import awaited, open_client
-from pipesync_cli.output import say, say_json, warn
+from pipesync_cli.app import open_client, synchronous
+from pipesync_cli.output import echo, echo_json, print_warning
 from pipesync_cli.pipelines import PipelineId, Raw
 
-# As the Postgres destination calls it.
+# Name of the table in the Postgres destination.
 _TABLE = "_pipesync_rejected"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds this command to the program."""
-    app.command("retry_rejected")(awaited(retry_rejected))
-    app.command("retry-rejected", hidden=True)(awaited(retry_rejected))
+    """Add this command to the program."""
+    app.command("retry_rejected")(synchronous(retry_rejected))
+    app.command("retry-rejected", hidden=True)(synchronous(retry_rejected))
 
 
 async def retry_rejected(command: typer.Context, pipeline_id: PipelineId, raw: Raw = False) -> None:
-    """Write the records that the destination rejected once more.
+    """Retry the records that the destination rejected.
 
-    A record that is older than its row is dropped. It exits 1 when some are rejected still.
+    A record that is older than its row is dropped. Exits 1 if any record is still rejected.
     """
     request = RetryRejectedRecordsRequest(pipeline_id=pipeline_id)
     async with open_client(command) as client:
         answer = await client.retry_rejected_records(request)
     left = answer.rejected_record_count
     if raw:
-        say_json(answer)
+        echo_json(answer)
     else:
         outdated = answer.retried_record_count - answer.written_record_count - left
-        say(
+        echo(
             f"{_records(answer.retried_record_count)} retried: "
             f"{answer.written_record_count:,} written, {outdated:,} outdated, {left:,} rejected"
         )
     if left:
-        warn(f"the destination still rejects {_records(left)}. {_remedy(pipeline_id)}")
+        print_warning(f"the destination still rejects {_records(left)}. {_remedy(pipeline_id)}")
         raise typer.Exit(1)
 
 
 def rejected_warnings(pipeline_id: str, eof: Eof) -> list[str]:
-    """A sentence for each stream with rejected records, or for those of earlier syncs."""
+    """Return a sentence for each stream with rejected records, or one for earlier syncs."""
     streams = [
         f"{name}: the destination rejected {_records(stream.rejected_record_count)}"
         for name, stream in sorted(eof.run_progress.streams.items())
@@ -61,6 +61,6 @@ def _records(count: int) -> str:
 
 def _remedy(pipeline_id: str) -> str:
     return (
-        f"The table {_TABLE} in its schema says why; once that is mended, "
-        f"pipelines retry_rejected {pipeline_id} writes them"
+        f"The table {_TABLE} in its schema gives the reasons; after "
+        f"fixing them, run pipelines retry_rejected {pipeline_id}"
     )

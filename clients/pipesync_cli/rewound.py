@@ -1,4 +1,4 @@
-"""Lines about streams that went back because the destination lacks their data."""
+"""Lines on streams that were rewound because the destination lacks their data."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,10 @@ from pipesync.v1.state_pb2 import Eof, Resumption
 
 
 def rewound_lines(found: Resumption | Eof) -> Iterator[str]:
-    """Yield a line for each stream that went back and why, and one for inputs that are lost."""
+    """Yield a line for each rewound stream with the reason, and one for lost inputs."""
     for each in found.rewound_streams:
-        name = each.stream or "the checkpoint of all streams"
-        place = "is read from the start" if each.from_start else "goes on from an earlier place"
+        name = each.stream or "the shared checkpoint"
+        place = "is read from the start" if each.from_start else "resumes from an earlier position"
         yield f"warning: {name} {place}: {' '.join(each.reason.split())}"
     if found.HasField("lost_inputs"):
         remedy = (
@@ -22,7 +22,7 @@ def rewound_lines(found: Resumption | Eof) -> Iterator[str]:
 
 
 def rewound_reasons(progress: Progress) -> dict[str, str]:
-    """Return why streams went back during a run, by stream."""
+    """Return the reasons of a run's rewound streams, by stream."""
     return {
         name: " ".join(stream.rewound_reason.split())
         for name, stream in sorted(progress.streams.items())

@@ -1,22 +1,22 @@
-"""What became of records, in few words."""
+"""Counts of records and of row changes, as text."""
 
 from pipesync.v1.progress_pb2 import Progress, RowCounts, StreamProgress
 
 
 def records(progress: StreamProgress) -> str:
-    """A stream's records, and what they changed: ``12,400 records (200 new, 10 changed)``."""
+    """Return a stream's records and their changes: ``12,400 records (200 new, 10 changed)``."""
     return _in_words(progress.record_count, progress.rows)
 
 
 def all_records(derived: Progress.Derived) -> str:
-    """The same of all streams together."""
+    """Return the records and changes of all streams."""
     return _in_words(derived.total_record_count, derived.total_rows)
 
 
 def changes(rows: RowCounts) -> str:
-    """What became of rows for a narrow column: ``+200 ~10 -1 !2``; empty where untold.
+    """Return row changes for a narrow column: ``+200 ~10 -1 !2``; empty if not reported.
 
-    That is new, changed, deleted and rejected ones.
+    The signs stand for new, changed, deleted and rejected rows.
     """
     signs = {"+": rows.inserted, "~": rows.updated, "-": rows.deleted, "!": rows.rejected}
     return " ".join(f"{sign}{count:,}" for sign, count in signs.items() if count) or _rest(rows)

@@ -1,4 +1,4 @@
-"""Values as people write them, in flags and in YAML files."""
+"""Values in flags and YAML files."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _FILE = "@file:"
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML with the scalars of its version 1.2: a date and the word ``no`` are text."""
+    """YAML loader with the scalars of YAML 1.2: dates and the word ``no`` are strings."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the name and form that PyYAML looks for
 
@@ -30,44 +30,44 @@ for _tag, _pattern, _first in (
 
 
 def parse_yaml(text: str) -> Any:
-    """A YAML document.
+    """Parse a YAML document.
 
     Raises:
-        yaml.YAMLError: it is none.
+        yaml.YAMLError: The text is not YAML.
     """
     return yaml.load(text, PlainLoader)  # noqa: S506 - a SafeLoader
 
 
 def parse_settings(settings: list[str], option: str) -> dict[str, Any]:
-    """``key=value`` flags as a configuration.
+    """Return the configuration in ``key=value`` flags.
 
-    A value is read as a YAML scalar, a quoted text, or a list in brackets; ``@env:NAME`` and
-    ``@file:PATH`` are replaced by what they name.
+    A value is a YAML scalar, a quoted string, or a list in brackets; ``@env:NAME`` and
+    ``@file:PATH`` are replaced by the value of the variable and the content of the file.
 
     Args:
-        settings: The flags' values.
-        option: The flag's name, for its errors.
+        settings: Values of the flags.
+        option: Name of the flag, for error messages.
 
     Raises:
-        typer.BadParameter: one has no key, or names a secret that is not there.
+        typer.BadParameter: A setting has no key, or refers to a secret that does not exist.
     """
     config: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or not key:
-            # The value may be a secret in the wrong place, so it is not repeated.
+            # The value may be a secret in the wrong place, so the message does not repeat it.
             raise typer.BadParameter("write it as KEY=VALUE.", param_hint=f"'{option}'")
         config[key] = resolve_references(_scalar(text), f"'{option} {key}'")
     return config
 
 
 def resolve_references(value: Any, where: str) -> Any:
-    """``value`` with each ``@env:NAME`` and ``@file:PATH`` in it replaced, however deep.
+    """Return a value with each ``@env:NAME`` and ``@file:PATH`` in it replaced, at any depth.
 
-    A file's last line break is left out.
+    The last line break of a file is removed.
 
     Raises:
-        typer.BadParameter: the variable is not set or the file cannot be read.
+        typer.BadParameter: The variable is not set, or the file cannot be read.
     """
     if isinstance(value, dict):
         return {key: resolve_references(item, where) for key, item in value.items()}
@@ -89,10 +89,10 @@ def resolve_references(value: Any, where: str) -> Any:
 
 
 def read_text(path: Path, where: str) -> str:
-    """The text of a file that the user named.
+    """Return the text of a file that the user named.
 
     Raises:
-        typer.BadParameter: it cannot be read.
+        typer.BadParameter: The file cannot be read.
     """
     try:
         return path.expanduser().read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def _scalar(text: str) -> Any:
             return parse_yaml(text)
         except yaml.YAMLError:
             return text
-    # Anything else is one scalar, whatever YAML would make of its first character.
+    # Anything else is one scalar, regardless of the meaning of its first character in YAML.
     loader = PlainLoader("")
     try:
         tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # no types there

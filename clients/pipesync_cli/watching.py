@@ -1,4 +1,4 @@
-"""Commands that look at pipelines at work: watch, and runs."""
+"""Commands that observe pipelines: watch, runs."""
 
 import asyncio
 from contextlib import aclosing, nullcontext
@@ -15,9 +15,8 @@ from pipesync.v1.pipeline_service_pb2 import (
     WatchPipelineRequest,
 )
 from pipesync.v1.progress_pb2 import RunStatus
-from pipesync_cli.app import awaited, open_client
-from pipesync_cli.numbers import whole_number
-from pipesync_cli.output import note, say_json, say_table
+from pipesync_cli.app import open_client, synchronous
+from pipesync_cli.output import echo_json, echo_table, print_note
 from pipesync_cli.pipelines import PipelineId, Raw
 from pipesync_cli.plain import enum_to_plain
 from pipesync_cli.progress import ProgressView, open_view
@@ -29,26 +28,26 @@ from pipesync_rpc.errors import RpcError
 # Seconds.
 _TIMEOUT = 30.0
 _LINE_INTERVAL = 5.0
-_RECONNECT_PAUSE = 1.0
-_MOST_RUNS = 1000
+_RECONNECT_DELAY = 1.0
+_MAX_RUNS = 1000
 
 
 def register(app: typer.Typer) -> None:
-    """Adds these commands to the program."""
+    """Add these commands to the program."""
     for command in (watch, runs):
-        app.command()(awaited(command))
+        app.command()(synchronous(command))
 
 
 async def watch(
     command: typer.Context,
     pipeline_id: PipelineId,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Print the pipeline as JSON, one line a change.")
+        bool, typer.Option("--raw", help="Print the pipeline as JSON, one line per change.")
     ] = False,
 ) -> None:
-    """Show what a pipeline does, and how far its latest run is, until interrupted.
+    """Show a pipeline's status and progress.
 
-    It ends by itself when the pipeline is deleted.
+    Follows its latest run until interrupted, or until the pipeline is deleted.
     """
     watcher = _Watcher(pipeline_id)
     view = (
@@ -66,8 +65,8 @@ async def watch(
                         break
                     if error.code != code_pb2.UNAVAILABLE:
                         raise
-                await asyncio.sleep(_RECONNECT_PAUSE)
-    note(f"{pipeline_id} was deleted")
+                await asyncio.sleep(_RECONNECT_DELAY)
+    print_note(f"{pipeline_id} was deleted")
 
 
 async def runs(
@@ -75,17 +74,17 @@ async def runs(
     pipeline_id: PipelineId,
     limit: Annotated[
         int | None,
-        typer.Option(parser=whole_number(1), metavar="N", help="The latest N runs; else 20."),
+        typer.Option(min=1, metavar="N", help="Number of runs; 20 by default."),
     ] = None,
     raw: Raw = False,
 ) -> None:
-    """Print a pipeline's runs, the newest first."""
+    """List a pipeline's runs, newest first."""
     wanted = limit or 20
     found: list[Run] = []
     request = ListRunsRequest(pipeline_id=pipeline_id)
     async with open_client(command) as client:
         while len(found) < wanted:
-            request.page_size = min(wanted - len(found), _MOST_RUNS)
+            request.page_size = min(wanted - len(found), _MAX_RUNS)
             page = await client.list_runs(request, timeout=_TIMEOUT)
             found.extend(page.runs)
             if not page.next_page_token:
@@ -93,9 +92,9 @@ async def runs(
             request.page_token = page.next_page_token
     if raw:
         for run in found:
-            say_json(run)
+            echo_json(run)
         return
-    say_table(
+    echo_table(
         ["RUN", "STATUS", "STARTED (UTC)", "TOOK", "RECORDS", "FAILURE"],
         [
             [
@@ -112,28 +111,28 @@ async def runs(
 
 
 class _Watcher:
-    """What was seen of a pipeline, over all connections that it took."""
+    """The latest state of a pipeline, across reconnections."""
 
     def __init__(self, pipeline_id: str) -> None:
-        self._request = WatchPipelineRequest(id=pipeline_id)
+        self._request = WatchPipelineRequest(pipeline_id=pipeline_id)
         self._latest = Pipeline()
-        self._said = ""
+        self._last_line = ""
         self._rewound: dict[str, str] = {}
 
     @property
     def has_seen(self) -> bool:
-        """Whether the pipeline was shown at all."""
+        """Whether the pipeline has been shown."""
         return bool(self._latest.id)
 
     async def follow(self, client: PipelineClient, view: ProgressView | None) -> None:
-        """Shows every change until the service ends the watch; without a view as JSON."""
+        """Show every change until the service ends the watch; prints JSON without a view."""
         async with aclosing(client.watch_pipeline(self._request)) as answers:
             async for answer in answers:
                 pipeline = answer.pipeline
                 if pipeline == self._latest:
                     continue
                 if view is None:
-                    say_json(pipeline)
+                    echo_json(pipeline)
                 else:
                     self._show(pipeline, view)
                 self._latest = pipeline
@@ -141,10 +140,10 @@ class _Watcher:
     def _show(self, pipeline: Pipeline, view: ProgressView) -> None:
         word = str(enum_to_plain(PipelineStatus.DESCRIPTOR, pipeline.status))
         why = " ".join(pipeline.status_message.split())
-        said = f"{pipeline.id}: {word}{f': {why}' if why else ''}"
-        if said != self._said:
-            self._said = said
-            view.result(said)
+        line = f"{pipeline.id}: {word}{f': {why}' if why else ''}"
+        if line != self._last_line:
+            self._last_line = line
+            view.result(line)
         if pipeline.HasField("progress") and pipeline.progress != self._latest.progress:
             self._show_rewound(pipeline, view)
             view.show(pipeline.progress)
@@ -153,12 +152,12 @@ class _Watcher:
         reasons = rewound_reasons(pipeline.progress)
         for name, reason in reasons.items():
             if self._rewound.get(name) != reason:
-                view.result(f"{pipeline.id}: {name} went back: {reason}")
+                view.result(f"{pipeline.id}: {name} was rewound: {reason}")
         self._rewound = reasons
 
 
 def _took(run: Run) -> str:
     if not run.HasField("end_time"):
-        return "goes on"
+        return "running"
     seconds = (run.end_time.ToDatetime() - run.start_time.ToDatetime()).total_seconds()
     return f"{seconds:,.1f} s"

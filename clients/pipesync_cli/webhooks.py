@@ -1,4 +1,4 @@
-"""Commands about webhooks: events, replay, simulate_webhook_sync."""
+"""Commands on webhooks: events, replay, simulate_webhook_sync."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,12 +14,11 @@ from pipesync.v1.pipeline_service_pb2 import (
     WebhookEvent,
     WebhookEventStatus,
 )
-from pipesync_cli.app import awaited, open_client
-from pipesync_cli.numbers import whole_number
-from pipesync_cli.output import say, say_json, say_table
+from pipesync_cli.app import open_client, synchronous
+from pipesync_cli.output import echo, echo_json, echo_table
 from pipesync_cli.pipelines import PipelineId, Raw
 from pipesync_cli.plain import enum_to_plain
-from pipesync_cli.sync import LINE_INTERVAL, finish, follow, view_of
+from pipesync_cli.sync import LINE_INTERVAL, finish, follow, progress_view
 
 # Seconds.
 _TIMEOUT = 60.0
@@ -28,36 +27,38 @@ _DEFAULT_LIMIT = 50
 
 
 class EventStatus(StrEnum):
-    """What became of an event."""
+    """Status of an accepted event."""
 
     PENDING = "pending"
     APPLIED = "applied"
-    SET_ASIDE = "set-aside"
+    DEAD_LETTERED = "dead-lettered"
 
 
 def register(app: typer.Typer) -> None:
-    """Adds these commands to the program."""
+    """Add these commands to the program."""
     for command in (events, replay):
-        app.command()(awaited(command))
-    app.command("simulate_webhook_sync")(awaited(simulate_webhook_sync))
-    app.command("simulate-webhook-sync", hidden=True)(awaited(simulate_webhook_sync))
+        app.command()(synchronous(command))
+    app.command("simulate_webhook_sync")(synchronous(simulate_webhook_sync))
+    app.command("simulate-webhook-sync", hidden=True)(synchronous(simulate_webhook_sync))
 
 
 async def events(
     command: typer.Context,
     pipeline_id: PipelineId,
-    status: Annotated[EventStatus | None, typer.Option(help="Only those of this status.")] = None,
+    status: Annotated[
+        EventStatus | None, typer.Option(help="Only events with this status.")
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            parser=whole_number(0),
+            min=0,
             metavar="N",
-            help=f"At most N events, {_DEFAULT_LIMIT} unless given; 0 for all.",
+            help=f"Maximum number of events, {_DEFAULT_LIMIT} by default; 0 for all.",
         ),
     ] = None,
     raw: Raw = False,
 ) -> None:
-    """List the webhook events that a pipeline took in, the latest first."""
+    """List a pipeline's webhook events, latest first."""
     wanted = _DEFAULT_LIMIT if limit is None else limit
     request = ListWebhookEventsRequest(pipeline_id=pipeline_id, status=_number(status))
     found: list[WebhookEvent] = []
@@ -71,9 +72,9 @@ async def events(
                 break
     if raw:
         for event in found:
-            say_json(event)
+            echo_json(event)
         return
-    say_table(
+    echo_table(
         ["EVENT", "TYPE", "STATUS", "RECEIVED (UTC)", "FAILED", "LAST ERROR"],
         [
             [
@@ -81,7 +82,7 @@ async def events(
                 event.type,
                 str(enum_to_plain(WebhookEventStatus.DESCRIPTOR, event.status)),
                 f"{event.receive_time.ToDatetime():%Y-%m-%d %H:%M:%S}",
-                str(event.failed_attempts),
+                str(event.failed_attempt_count),
                 " ".join(event.last_error.split()),
             ]
             for event in found
@@ -93,22 +94,22 @@ async def replay(
     command: typer.Context,
     pipeline_id: PipelineId,
     event_id: Annotated[
-        list[str] | None, typer.Argument(metavar="[EVENT_ID]...", help="Which events.")
+        list[str] | None, typer.Argument(metavar="[EVENT_ID]...", help="Ids of the events.")
     ] = None,
-    all_set_aside: Annotated[
-        bool, typer.Option("--all", help="All events that are set aside.")
+    all_dead_lettered: Annotated[
+        bool, typer.Option("--all", help="All dead-lettered events.")
     ] = False,
 ) -> None:
-    """Have webhook events applied again."""
-    if bool(event_id) == all_set_aside:
+    """Apply webhook events again."""
+    if bool(event_id) == all_dead_lettered:
         raise typer.BadParameter("give events, or --all.", param_hint="'replay'")
     request = ReplayWebhookEventsRequest(
-        pipeline_id=pipeline_id, event_ids=event_id or [], all_set_aside=all_set_aside
+        pipeline_id=pipeline_id, event_ids=event_id or [], all_dead_lettered=all_dead_lettered
     )
     async with open_client(command) as client:
         answer = await client.replay_webhook_events(request, timeout=_TIMEOUT)
     plural = "" if answer.replayed_count == 1 else "s"
-    say(f"{answer.replayed_count} event{plural} to be applied again")
+    echo(f"{answer.replayed_count} event{plural} will be applied again")
 
 
 async def simulate_webhook_sync(
@@ -118,25 +119,25 @@ async def simulate_webhook_sync(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Events made since then, e.g. 2026-01-31T12:00:00Z; the last 24 hours by default.",
+            help="Only events created since, e.g. 2026-01-31T12:00:00Z; default: 24 hours ago.",
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(parser=whole_number(1), metavar="N", help="The newest N events at most."),
+        typer.Option(min=1, metavar="N", help="At most the newest N events."),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Print the messages as JSON, one a line.")
+        bool, typer.Option("--raw", help="Print the messages as JSON, one per line.")
     ] = False,
 ) -> None:
-    """Sync recent events as if they had come in by webhook.
+    """Sync recent events as if sent by webhook.
 
-    They are fetched from the source. No checkpoint moves.
+    The events are fetched from the source. Checkpoints stay as they are.
     """
     request = SimulateWebhookSyncRequest(
-        id=pipeline_id, created_after=_time(since), limit=limit or 0
+        pipeline_id=pipeline_id, created_after=_time(since), limit=limit or 0
     )
-    with view_of(pipeline_id, raw, LINE_INTERVAL) as view:
+    with progress_view(pipeline_id, raw, LINE_INTERVAL) as view:
         async with open_client(command) as client:
             eof = await follow(client.simulate_webhook_sync(request), view, raw=raw)
     finish(pipeline_id, eof, raw)
@@ -158,6 +159,6 @@ def _time(text: str | None) -> Timestamp | None:
             f"{text!r} is not a time such as 2026-01-31T12:00:00Z.", param_hint="'--since'"
         ) from None
     timestamp = Timestamp()
-    # Without a zone it is taken as UTC, like every time that is printed.
+    # A time without a zone is UTC, like every time in the output.
     timestamp.FromDatetime(time if time.tzinfo else time.replace(tzinfo=UTC))
     return timestamp

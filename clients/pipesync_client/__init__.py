@@ -1,4 +1,4 @@
-"""Clients of the engine and of the service, for programs written in Python."""
+"""Python clients of the engine and of the service."""
 
 from pipesync_client.engine import EngineClient
 from pipesync_client.pipelines import PipelineClient

@@ -1,4 +1,4 @@
-"""One connection to one server, and what its calls have in common."""
+"""A connection to one server: channel lifetime, error conversion and start-up wait."""
 
 # Call types are generic in their stubs only.
 from __future__ import annotations
@@ -13,13 +13,14 @@ import grpc
 from google.rpc import code_pb2
 
 from pipesync_rpc.channel import open_channel
+from pipesync_rpc.client_interceptor import CallMetadata, no_further_metadata
 from pipesync_rpc.credentials import ClientTls
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.reasons import Reason
 from pipesync_rpc.status import from_grpc
 
-# Longer than a channel waits between two attempts to connect.
-_PATIENCE_SECONDS = 2.0
+# Longer than the interval between two connection attempts of a channel.
+_READY_TIMEOUT = 2.0
 
 StubT = TypeVar("StubT")
 RequestT = TypeVar("RequestT")
@@ -27,8 +28,8 @@ ResponseT = TypeVar("ResponseT")
 AnswerT = TypeVar("AnswerT", covariant=True)
 
 
-class _ManyAnswers(Protocol[AnswerT]):
-    """A call with many answers, whatever its requests."""
+class _ResponseStream(Protocol[AnswerT]):
+    """A call with a stream of responses."""
 
     def __aiter__(self) -> AsyncIterator[AnswerT]: ...
 
@@ -36,9 +37,9 @@ class _ManyAnswers(Protocol[AnswerT]):
 
 
 class Connection(Generic[StubT]):
-    """A channel that is open between ``async with`` and its end, and then never again.
+    """A channel that is open inside ``async with``, and cannot be reopened.
 
-    Everything that goes wrong on it is raised as an RpcError.
+    Every error of its calls is raised as an RpcError.
     """
 
     def __init__(
@@ -50,14 +51,16 @@ class Connection(Generic[StubT]):
         token: str | None,
         idempotent_methods: Iterable[str],
         proxy: str | None = None,
+        metadata: CallMetadata = no_further_metadata,
     ) -> None:
-        """Takes what ``open_channel`` takes, and what makes a stub of it; nothing is opened yet."""
+        """Store the arguments of ``open_channel`` and the stub's constructor; opens nothing yet."""
         self._target = target
         self._make_stub = stub
         self._tls = tls
         self._token = token
         self._idempotent_methods = tuple(idempotent_methods)
         self._proxy = proxy
+        self._metadata = metadata
         self._channel: grpc.aio.Channel | None = None
         self._opened_stub: StubT | None = None
         self._closed = False
@@ -71,6 +74,7 @@ class Connection(Generic[StubT]):
             token=self._token,
             idempotent_methods=self._idempotent_methods,
             proxy=self._proxy,
+            metadata=self._metadata,
         )
         self._opened_stub = self._make_stub(self._channel)
         return self
@@ -87,23 +91,23 @@ class Connection(Generic[StubT]):
 
     @property
     def stub(self) -> StubT:
-        """The stub on the open channel.
+        """Stub on the open channel.
 
         Raises:
-            RuntimeError: the client was not entered, or is closed.
+            RuntimeError: The client was not entered, or is closed.
         """
         if self._opened_stub is None:
             state = "closed" if self._closed else "not open yet: use it in an async with"
             raise RuntimeError(f"the client of {self._target} is {state}")
         return self._opened_stub
 
-    async def one(
+    async def unary_unary(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
         request: RequestT,
         timeout: float | None,
     ) -> ResponseT:
-        """The answer to one request."""
+        """Return the response to one request."""
         timeout = await self._await_server(timeout)
         try:
             return await method(request, timeout=timeout)
@@ -113,24 +117,24 @@ class Connection(Generic[StubT]):
             self._refuse_foreign_cancellation()
             raise
 
-    def many(
+    def unary_stream(
         self,
         method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT],
         request: RequestT,
         timeout: float | None,
     ) -> AsyncGenerator[ResponseT, None]:
-        """The answers to one request; closing the iterator early cancels the call."""
+        """Yield the responses to one request; closing the iterator early cancels the call."""
         return self._answers(lambda left: method(request, timeout=left), timeout)
 
-    async def exchange(
+    async def stream_stream(
         self,
         method: grpc.aio.StreamStreamMultiCallable[RequestT, ResponseT],
         requests: AsyncIterable[RequestT],
         timeout: float | None,
     ) -> AsyncGenerator[ResponseT, None]:
-        """The answers to many requests; closing the iterator early cancels the call.
+        """Yield the responses to many requests; closing the iterator early cancels the call.
 
-        What ``requests`` raises is raised here.
+        Exceptions of ``requests`` are raised here.
         """
         failures: list[Exception] = []
 
@@ -148,13 +152,13 @@ class Connection(Generic[StubT]):
                 async for answer in answers:
                     yield answer
             except RpcError:
-                # gRPC cancels a call whose requests fail, and tells nobody why.
+                # gRPC cancels a call whose requests fail, without giving the cause.
                 if failures:
                     raise failures[0] from None
                 raise
 
     async def _answers(
-        self, start: Callable[[float | None], _ManyAnswers[ResponseT]], timeout: float | None
+        self, start: Callable[[float | None], _ResponseStream[ResponseT]], timeout: float | None
     ) -> AsyncGenerator[ResponseT, None]:
         call = start(await self._await_server(timeout))
         try:
@@ -169,24 +173,24 @@ class Connection(Generic[StubT]):
             call.cancel()
 
     async def _await_server(self, timeout: float | None) -> float | None:
-        """Gives a server that is just starting a moment; a call to one that is not there fails.
+        """Give a server that is just starting a moment, before a call to it fails.
 
         Returns:
-            What is left of the timeout.
+            Rest of the timeout.
         """
         if self._channel is None:
             return timeout
         clock = asyncio.get_running_loop().time
         began = clock()
         with contextlib.suppress(TimeoutError):
-            patience = _PATIENCE_SECONDS if timeout is None else min(timeout, _PATIENCE_SECONDS)
-            async with asyncio.timeout(patience):
+            limit = _READY_TIMEOUT if timeout is None else min(timeout, _READY_TIMEOUT)
+            async with asyncio.timeout(limit):
                 await self._channel.channel_ready()
         return None if timeout is None else max(0.0, timeout - (clock() - began))
 
     def _refuse_foreign_cancellation(self) -> None:
-        # gRPC says "cancelled" to a task that nobody cancelled, when the client is closed under its
-        # call: passed on, that would end the task without a word.
+        # When the client is closed during a call, gRPC raises CancelledError in a task that was not
+        # cancelled. Passed on, it would end the task silently.
         task = asyncio.current_task()
         if task is None or not task.cancelling():
             raise RpcError(

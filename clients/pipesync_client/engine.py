@@ -1,4 +1,4 @@
-"""A client of the engine."""
+"""Client of the engine."""
 
 # The asynchronous stub is a name of the type stubs only.
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pipesync.v1.engine_service_pb2 import (
     ListConnectorsResponse,
     PipelineCheckRequest,
     PipelineCheckResponse,
+    PipelinePlanTeardownRequest,
+    PipelinePlanTeardownResponse,
     PipelineReadRequest,
     PipelineReadResponse,
     PipelineRetryRejectedRequest,
@@ -33,12 +35,13 @@ from pipesync.v1.engine_service_pb2 import (
 )
 from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
 from pipesync_client.connection import Connection
+from pipesync_rpc.client_interceptor import CallMetadata, no_further_metadata
 from pipesync_rpc.credentials import ClientTls
 
 if TYPE_CHECKING:
     from pipesync.v1.engine_service_pb2_grpc import EngineServiceAsyncStub
 
-# Trying these again does no harm, so a server that restarts goes unnoticed.
+# Safe to retry, so that callers do not notice a restarting server.
 _IDEMPOTENT_METHODS = [
     f"/pipesync.v1.EngineService/{method}"
     for method in (
@@ -48,17 +51,18 @@ _IDEMPOTENT_METHODS = [
         "PipelineCheck",
         "PipelineSetup",
         "PipelineTeardown",
+        "PipelinePlanTeardown",
         "PipelineRetryRejected",
     )
 ]
 
 
 class EngineClient:
-    """Calls an engine.
+    """Client of an engine.
 
-    An async context manager. Each method sends one message of the contract and gives back what the
-    contract answers; anything but OK is raised as ``pipesync_rpc.errors.RpcError``. A timeout is in
-    seconds; None waits as long as it takes. Closing an iterator early cancels its call.
+    An async context manager. Each method sends one message of the contract and returns its
+    response; a status other than OK is raised as ``pipesync_rpc.errors.RpcError``. Timeouts are in
+    seconds; None waits without a limit. Closing an iterator early cancels its call.
     """
 
     def __init__(
@@ -68,14 +72,16 @@ class EngineClient:
         tls: ClientTls | None = None,
         token: str | None = None,
         proxy: str | None = None,
+        metadata: CallMetadata = no_further_metadata,
     ) -> None:
-        """Remembers where to go; the connection is made by the first call.
+        """Store the target; the first call connects.
 
         Args:
             target: ``host:port``, ``dns:///host:port`` or ``unix:/path``.
-            tls: None is plain text.
-            token: The bearer token, if the server asks for one.
-            proxy: ``http://host:port`` of a proxy that leads there; None goes there directly.
+            tls: TLS settings; None for plain text.
+            token: Bearer token; None for a server that requires none.
+            proxy: ``http://host:port`` of a proxy that reaches the target; None connects directly.
+            metadata: Returns additional metadata for each call.
         """
         self._connection: Connection[EngineServiceAsyncStub] = Connection(
             target,
@@ -84,6 +90,7 @@ class EngineClient:
             token=token,
             idempotent_methods=_IDEMPOTENT_METHODS,
             proxy=proxy,
+            metadata=metadata,
         )
 
     async def __aenter__(self) -> Self:
@@ -101,67 +108,85 @@ class EngineClient:
     async def list_connectors(
         self, request: ListConnectorsRequest, *, timeout: float | None = None
     ) -> ListConnectorsResponse:
-        """The connectors that the engine has, with their specs."""
-        return await self._connection.one(self._connection.stub.ListConnectors, request, timeout)
+        """Return the engine's connectors, with their specs."""
+        return await self._connection.unary_unary(
+            self._connection.stub.ListConnectors, request, timeout
+        )
 
     async def get_connector(
         self, request: GetConnectorRequest, *, timeout: float | None = None
     ) -> GetConnectorResponse:
-        """One connector's spec."""
-        return await self._connection.one(self._connection.stub.GetConnector, request, timeout)
+        """Return one connector's spec."""
+        return await self._connection.unary_unary(
+            self._connection.stub.GetConnector, request, timeout
+        )
 
     def source_discover(
         self, request: SourceDiscoverRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[SourceDiscoverResponse, None]:
-        """The streams that a source offers: one catalog message, and logs."""
-        return self._connection.many(self._connection.stub.SourceDiscover, request, timeout)
+        """Yield the streams of a source: one catalog message, and logs."""
+        return self._connection.unary_stream(self._connection.stub.SourceDiscover, request, timeout)
 
     def pipeline_check(
         self, request: PipelineCheckRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineCheckResponse, None]:
-        """Whether the connectors can be reached: connection_status messages, and logs."""
-        return self._connection.many(self._connection.stub.PipelineCheck, request, timeout)
+        """Yield whether the connectors are reachable: connection_status messages, and logs."""
+        return self._connection.unary_stream(self._connection.stub.PipelineCheck, request, timeout)
 
     def pipeline_setup(
         self, request: PipelineSetupRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineSetupResponse, None]:
-        """Makes what a sync needs outside: control messages, and logs."""
-        return self._connection.many(self._connection.stub.PipelineSetup, request, timeout)
+        """Create the remote resources that a sync needs; yields control messages, and logs."""
+        return self._connection.unary_stream(self._connection.stub.PipelineSetup, request, timeout)
 
     def pipeline_teardown(
         self, request: PipelineTeardownRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineTeardownResponse, None]:
-        """Removes what setup made: logs."""
-        return self._connection.many(self._connection.stub.PipelineTeardown, request, timeout)
+        """Remove the resources that setup created; yields logs."""
+        return self._connection.unary_stream(
+            self._connection.stub.PipelineTeardown, request, timeout
+        )
+
+    def pipeline_plan_teardown(
+        self, request: PipelinePlanTeardownRequest, *, timeout: float | None = None
+    ) -> AsyncGenerator[PipelinePlanTeardownResponse, None]:
+        """Yield the resources that a teardown would remove: planned_removal messages, and logs."""
+        return self._connection.unary_stream(
+            self._connection.stub.PipelinePlanTeardown, request, timeout
+        )
 
     def pipeline_read(
         self, request: PipelineReadRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineReadResponse, None]:
-        """The source's messages alone, ending with eof."""
-        return self._connection.many(self._connection.stub.PipelineRead, request, timeout)
+        """Yield the source's messages alone, ending with eof."""
+        return self._connection.unary_stream(self._connection.stub.PipelineRead, request, timeout)
 
     def pipeline_write(
         self, requests: AsyncIterable[PipelineWriteRequest], *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineWriteResponse, None]:
-        """Writes the messages after the first request; yields what was committed."""
-        return self._connection.exchange(self._connection.stub.PipelineWrite, requests, timeout)
+        """Write the messages that follow the first request; yields the commits."""
+        return self._connection.stream_stream(
+            self._connection.stub.PipelineWrite, requests, timeout
+        )
 
     def pipeline_sync(
         self, request: PipelineSyncRequest, *, timeout: float | None = None
     ) -> AsyncGenerator[PipelineSyncResponse, None]:
-        """Source to destination, message by message, ending with eof."""
-        return self._connection.many(self._connection.stub.PipelineSync, request, timeout)
+        """Sync source to destination, message by message, ending with eof."""
+        return self._connection.unary_stream(self._connection.stub.PipelineSync, request, timeout)
 
     async def pipeline_sync_batch(
         self, request: PipelineSyncBatchRequest, *, timeout: float | None = None
     ) -> PipelineSyncBatchResponse:
-        """Source to destination, up to state_limit checkpoints."""
-        return await self._connection.one(self._connection.stub.PipelineSyncBatch, request, timeout)
+        """Sync source to destination, up to state_limit checkpoints."""
+        return await self._connection.unary_unary(
+            self._connection.stub.PipelineSyncBatch, request, timeout
+        )
 
     async def pipeline_retry_rejected(
         self, request: PipelineRetryRejectedRequest, *, timeout: float | None = None
     ) -> PipelineRetryRejectedResponse:
-        """Writes the records that the destination rejected once more."""
-        return await self._connection.one(
+        """Retry the records that the destination rejected."""
+        return await self._connection.unary_unary(
             self._connection.stub.PipelineRetryRejected, request, timeout
         )

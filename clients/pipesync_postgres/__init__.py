@@ -1,1 +1,1 @@
-"""How both servers reach a Postgres: connection URLs, hosts, TLS and passwords."""
+"""Connections of both servers to Postgres: URLs, hosts, TLS and passwords."""

@@ -1,4 +1,4 @@
-"""Which parameters of a connection URL are honoured, ignored, or refused.
+"""Parameters of connection URLs that are honoured, ignored, or refused.
 
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
 """
@@ -11,7 +11,7 @@ from pipesync_postgres.url import PostgresUrl
 # https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-SSLMODE-STATEMENTS
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
-# Files, but for a certificate authority that is called "system".
+# Paths of files, except for the certificate authority "system".
 FILES = ("sslrootcert", "sslcert", "sslkey")
 _NAMES = frozenset({"application_name", "fallback_application_name", "options", "sslpassword"})
 _VALUES: Mapping[str, tuple[str, ...]] = {
@@ -31,8 +31,8 @@ _VALUES: Mapping[str, tuple[str, ...]] = {
     "gssencmode": ("disable", "prefer"),
 }
 _KNOWN = _NAMES | {*FILES, "connect_timeout", *_VALUES}
-# These change nothing here: silence is noticed by other means, text is always UTF-8, no statement
-# has a name. The last ones are meant for other clients by providers.
+# These have no effect here: silent connections are detected by other means, text is always UTF-8,
+# and statements have no names. The last ones are added by providers for other clients.
 _HARMLESS = frozenset(
     {
         "client_encoding",
@@ -71,17 +71,19 @@ _REMEDIES: Mapping[str, str] = {
 }
 
 
-def check_parameters(said: Mapping[str, str], *, further: frozenset[str] = frozenset()) -> None:
+def check_parameters(
+    parameters: Mapping[str, str], *, further: frozenset[str] = frozenset()
+) -> None:
     """Refuse a parameter that would not be honoured.
 
     Args:
-        said: The parameters.
-        further: More names that the caller honours.
+        parameters: The parameters.
+        further: Additional names that the caller honours.
 
     Raises:
-        ValueError: It names the parameter and the remedy, and never a value.
+        ValueError: A parameter is refused. The message gives its name and the remedy, but no value.
     """
-    for name, value in said.items():
+    for name, value in parameters.items():
         if name not in _KNOWN | _HARMLESS | further:
             remedy = _REMEDIES.get(
                 name, "take it out; a setting of the session goes into options=-c name=value"
@@ -94,65 +96,65 @@ def check_parameters(said: Mapping[str, str], *, further: frozenset[str] = froze
 
 
 def _shown(name: str) -> str:
-    """The name, unless it may be a piece of a password that is not encoded."""
+    """Return the name, unless it may be part of a password that is not encoded."""
     is_name = name.isascii() and name.replace("_", "").isalpha() and len(name) <= 30
     return name if is_name else "a parameter of it"
 
 
 def effective_ssl_mode(
-    mode: SslMode | None, said: Mapping[str, str], *, has_own_authority: bool = False
+    mode: SslMode | None, parameters: Mapping[str, str], *, has_own_authority: bool = False
 ) -> SslMode:
-    """Return the mode that all that is said of TLS amounts to.
+    """Return the mode that results from all TLS settings.
 
-    The driver has no SCRAM-SHA-256-PLUS. What channel binding guards against, a man in the middle,
-    a verified certificate guards against, too: ``channel_binding=require`` is met by it.
+    The driver lacks SCRAM-SHA-256-PLUS. A verified certificate protects against a man in the
+    middle, as channel binding does, so it satisfies ``channel_binding=require``.
 
     Args:
-        mode: As it was chosen; None where nothing was.
-        said: The parameters of the URL.
-        has_own_authority: Whether a certificate of an authority was given beside the URL.
+        mode: The chosen mode; None for the default.
+        parameters: The parameters of the URL.
+        has_own_authority: Whether a certificate of an authority was given in addition to the URL.
 
     Raises:
-        ValueError: ``channel_binding=require`` cannot be met.
+        ValueError: ``channel_binding=require`` cannot be satisfied.
     """
-    resolved = _resolved_mode(mode, said, has_own_authority=has_own_authority)
-    if said.get("channel_binding") != "require":
+    resolved = _resolved_mode(mode, parameters, has_own_authority=has_own_authority)
+    if parameters.get("channel_binding") != "require":
         return resolved
     if resolved in {"disable", "allow"}:
         raise ValueError(
             f"channel_binding=require needs TLS, and sslmode={resolved} is without: say "
             "sslmode=verify-full, or take channel_binding out"
         )
-    # A certificate of an authority that everybody trusts says nothing without the host's name.
-    is_private = has_own_authority or said.get("sslrootcert", "system") != "system"
+    # A certificate of a public authority proves nothing without the host's name.
+    is_private = has_own_authority or parameters.get("sslrootcert", "system") != "system"
     return "verify-ca" if resolved == "verify-ca" and is_private else "verify-full"
 
 
 def check_transport(url: PostgresUrl, mode: SslMode) -> None:
-    """Refuse a URL that asks for more than its way to the server can give.
+    """Refuse a URL whose transport cannot provide a required protection.
 
     Raises:
-        ValueError: ``channel_binding`` or ``sslnegotiation`` cannot be met.
+        ValueError: ``channel_binding`` or ``sslnegotiation`` cannot be satisfied.
     """
-    said = url.parameters
+    parameters = url.parameters
     is_tcp = bool(url.hosts) and not any(host.is_socket for host in url.hosts)
-    if said.get("channel_binding") == "require" and not is_tcp:
+    if parameters.get("channel_binding") == "require" and not is_tcp:
         raise ValueError(
             "channel_binding=require needs TLS, which a Unix socket is without: take it out"
         )
-    if said.get("sslnegotiation") == "direct" and mode in {"disable", "allow", "prefer"}:
+    if parameters.get("sslnegotiation") == "direct" and mode in {"disable", "allow", "prefer"}:
         raise ValueError("sslnegotiation=direct needs sslmode=require or stricter")
 
 
 def _resolved_mode(
-    mode: SslMode | None, said: Mapping[str, str], *, has_own_authority: bool
+    mode: SslMode | None, parameters: Mapping[str, str], *, has_own_authority: bool
 ) -> SslMode:
     if mode in {"verify-ca", "verify-full"}:
         return mode
     if has_own_authority:
         return "verify-full"
-    authorities = said.get("sslrootcert")
-    # As in libpq, who names an authority wants it looked at.
+    authorities = parameters.get("sslrootcert")
+    # As in libpq, naming an authority requests verification.
     if authorities == "system" and mode in {None, "require"}:
         return "verify-full"
     if authorities is not None and mode == "require":

@@ -1,4 +1,4 @@
-"""Commands of the operator that print short-lived passwords, each for one host and user."""
+"""Operator's commands that print short-lived passwords, one for each host and user."""
 
 import asyncio
 import os
@@ -12,25 +12,25 @@ from urllib.parse import unquote
 
 from pipesync_postgres.url import DEFAULT_PORT, Host, parse_url
 
-# Seconds. The tokens of the large providers are valid for 15 minutes and more when they are made.
+# Seconds. Tokens of the large providers are valid for at least 15 minutes.
 _KEPT_FOR = 60.0
 _TIMEOUT = 10.0
-# The token of an RDS has about 1,000 bytes.
-_MOST_BYTES = 64 * 1024
+# A token of RDS has about 1,000 bytes.
+_MAX_BYTES = 64 * 1024
 
 
 class PasswordCommandFailed(OSError):
-    """A command printed no password. It may the next time, so this counts as unreachable."""
+    """The command printed no password. A later run may, so this counts as an unreachable server."""
 
 
 class PasswordCommand:
-    """Runs one command when a connection is made; its output is kept for a minute.
+    """Runs a command when a connection is made, and keeps its output for a minute.
 
-    It runs without a shell, and nothing that it prints is logged or told.
+    The command runs without a shell. Its output is never logged or shown.
     """
 
     def __init__(self, arguments: Sequence[str], purpose: str) -> None:
-        """``purpose`` names in errors whose password it prints."""
+        """``purpose`` describes the owner of the password in errors."""
         self._arguments = tuple(arguments)
         self._purpose = purpose
         self._renewing: asyncio.Task[str] | None = None
@@ -42,7 +42,7 @@ class PasswordCommand:
         """Split a command line as a shell would, without running one.
 
         Raises:
-            ValueError: There is no command, or a quotation mark is not closed.
+            ValueError: The command is empty, or a quotation mark is not closed.
         """
         try:
             arguments = shlex.split(command)
@@ -55,11 +55,11 @@ class PasswordCommand:
     async def password(self, *, refused: str | None = None) -> str:
         """Return a password that was printed within the last minute.
 
-        Connections that are made at once share one run. It goes on for later ones when all who wait
-        for it give up: a command may take longer than they do.
+        Concurrent connections share one run. It continues even if all of them stop waiting, because
+        a command may take longer than they do, and serves later connections.
 
         Args:
-            refused: A password that the server did not take: where it is kept, the command runs
+            refused: Password that the server refused; if it is the kept one, the command runs
                 again.
 
         Raises:
@@ -82,7 +82,7 @@ class PasswordCommand:
     def _end_renewing(self, renewing: asyncio.Task[str]) -> None:
         self._renewing = None
         if not renewing.cancelled():
-            # Seen, even if all who waited for it have given up.
+            # Retrieve the exception even if no connection waits for it any more.
             renewing.exception()
 
     async def _run(self) -> str:
@@ -92,7 +92,7 @@ class PasswordCommand:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
-                # So that whatever it starts ends with it.
+                # A process group, so that child processes end with the command.
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
@@ -115,14 +115,14 @@ class PasswordCommand:
     async def _output(self, process: asyncio.subprocess.Process) -> bytes:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         output = b""
-        while chunk := await process.stdout.read(_MOST_BYTES):
+        while chunk := await process.stdout.read(_MAX_BYTES):
             output += chunk
-            if len(output) > _MOST_BYTES:
-                raise self._failed(f"printed more than {_MOST_BYTES // 1024} KiB")
+            if len(output) > _MAX_BYTES:
+                raise self._failed(f"printed more than {_MAX_BYTES // 1024} KiB")
         return output
 
     def _password_in(self, output: bytes) -> str:
-        # Only the end of the line is not part of it.
+        # Everything but the line break is part of the password.
         password = output.decode(errors="replace").rstrip("\r\n")
         if not password:
             raise self._failed("printed nothing")
@@ -135,13 +135,13 @@ class PasswordCommand:
 
 
 class PasswordCommands:
-    """The commands of one server process: one for each host, port and user."""
+    """The password commands of a server process, by host, port and user."""
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
-        """Read ``HOST[:PORT]/USER=COMMAND`` each; the port is 5432 where none is given.
+        """Parse entries ``HOST[:PORT]/USER=COMMAND``; the default port is 5432.
 
         Raises:
-            ValueError: It names the entry by its number, and quotes no command.
+            ValueError: An entry is malformed. The message gives its number, but no command.
         """
         self._commands: dict[tuple[str, int, str], PasswordCommand] = {}
         for number, entry in enumerate(entries, start=1):
@@ -162,7 +162,7 @@ class PasswordCommands:
                 raise ValueError(f"entry {number} {error}") from None
 
     def find(self, host: Host, user: str) -> PasswordCommand | None:
-        """Return the command for exactly this host, port and user; None where there is none."""
+        """Return the command for exactly this host, port and user; None if there is none."""
         return self._commands.get(_key(host, user))
 
 
@@ -185,7 +185,7 @@ def _host(text: str, number: int) -> Host:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End the command and whatever it has started."""
+    """Kill the command and its child processes."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     await process.wait()

@@ -1,23 +1,23 @@
-"""Connections whose statements have no name, so that a transaction pooler may stand in between.
+"""Connections with unnamed statements, which work through transaction poolers.
 
-A pooler in transaction mode gives each transaction whichever server session is free, and with it
-the prepared statements that others left there. A statement without a name is parsed and run in one
-message exchange, which no pooler splits: https://www.pgbouncer.org/features.html
+A pooler in transaction mode gives each transaction any free server session, along with the prepared
+statements that others left there. An unnamed statement is parsed and run in one message exchange,
+which no pooler splits: https://www.pgbouncer.org/features.html
 """
 
 from typing import Any
 
 import asyncpg
 
-# A program has fewer statements; a caller that makes up others does not fill the memory.
-_MOST_DESCRIPTIONS = 500
+# More than a program uses; the limit keeps generated statements from filling the memory.
+_MAX_DESCRIPTIONS = 500
 
 
 class UnnamedStatements(asyncpg.Connection):
-    """A connection that names no statement, and has each one described only once.
+    """A connection with unnamed statements, each of which is described only once.
 
-    The driver with its cache turned off has a statement parsed and described before each use, and
-    then parsed again. Here the description is kept: parsing and running take one round trip.
+    Without its cache, the driver has a statement parsed and described before each use, and then
+    parsed again. This class keeps the description, so that parsing and running take one round trip.
     """
 
     __slots__ = ("_descriptions",)
@@ -27,26 +27,26 @@ class UnnamedStatements(asyncpg.Connection):
         self._descriptions: dict[object, Any] = {}
 
     async def _get_statement(self, query: str, timeout: float | None, **options: Any) -> Any:
-        """Extend the driver's own method, without which each statement takes two round trips."""
+        """Override the driver's method, with which each statement takes two round trips."""
         key = (query, *options.items())
         described = self._descriptions.get(key)
         if described is not None:
-            # Another statement has taken its place in the session.
+            # Another statement has replaced it in the session.
             described.mark_unprepared()
             return described
         described = await super()._get_statement(query, timeout, **options)  # type: ignore[misc]  # the stubs leave it out
-        # With a name, or prepared for good, it is someone else's to use again.
+        # A named statement, or one prepared explicitly, is not ours to reuse.
         if described.name:
             return described
         if not self.is_in_transaction():
-            # The statement runs in another session, perhaps, than the one that described it.
+            # The statement may run in a different session from the one that described it.
             described.mark_unprepared()
-        if len(self._descriptions) >= _MOST_DESCRIPTIONS:
+        if len(self._descriptions) >= _MAX_DESCRIPTIONS:
             self._descriptions.clear()
         self._descriptions[key] = described
         return described
 
     def _drop_local_statement_cache(self) -> None:
-        """Forget the descriptions when the driver finds that a table has changed."""
+        """Discard the descriptions when the driver finds that a table has changed."""
         self._descriptions.clear()
         super()._drop_local_statement_cache()  # type: ignore[misc]  # the stubs leave it out

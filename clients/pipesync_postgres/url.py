@@ -1,4 +1,4 @@
-"""A Postgres connection URL, read as libpq reads it.
+"""Parser of Postgres connection URLs, compatible with libpq.
 
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
 """
@@ -12,20 +12,23 @@ from urllib.parse import unquote
 NOT_UNDERSTOOD = "cannot be understood: special characters in its password must be percent-encoded"
 
 DEFAULT_PORT = 5432
+# Limits of characters and of servers: far above those of any cluster.
+MOST_URL = 8192
+MAX_HOSTS = 100
 _SCHEMES = ("postgresql://", "postgres://")
-# Before the first "/", as in libpq: a later "@" is part of a database or a parameter. Where libpq
-# fails, because "@" is not encoded, the last one ends the password.
+# Before the first "/", as in libpq: a later "@" belongs to a database or a parameter. Where libpq
+# fails because an "@" is not encoded, the last "@" ends the password.
 _CREDENTIALS = re.compile(r"(?P<user>[^:/]*?)(?::(?P<password>[^/]*))?@(?=[^@/]*(?:/|$))")
 _ADDRESS = frozenset({"host", "port", "dbname", "database", "user", "password"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One of the servers that a URL names.
+    """One of the servers in a URL.
 
     Attributes:
         name: Its name or address, or the directory of its Unix socket.
-        port: Its port; that of the socket's name, too.
+        port: Its port, which is also part of a socket's name.
     """
 
     name: str
@@ -38,7 +41,7 @@ class Host:
 
     @property
     def is_local(self) -> bool:
-        """Whether nothing that is sent to it leaves this machine."""
+        """Whether connections to it stay on this machine."""
         if self.is_socket or self.name.lower() == "localhost":
             return True
         try:
@@ -52,11 +55,11 @@ class PostgresUrl:
     """The parts of a connection URL, percent-decoded.
 
     Attributes:
-        hosts: The servers, in the order in which they are tried; empty where none is named.
-        user: The role; empty where none is named.
-        password: The password; empty where none is given.
-        database: The database; empty where none is named.
-        parameters: The other parameters; of several with one name the last, and no empty one.
+        hosts: The servers, in the order of the attempts; empty if none is named.
+        user: The role; empty if none is named.
+        password: The password; empty if none is given.
+        database: The database; empty if none is named.
+        parameters: The other parameters, without empty ones; the last one of a repeated name.
     """
 
     hosts: tuple[Host, ...]
@@ -67,16 +70,18 @@ class PostgresUrl:
 
 
 def is_postgres(url: str) -> bool:
-    """Whether ``url`` begins as one of Postgres does."""
+    """Return whether a URL has a scheme of Postgres."""
     return url.lower().startswith(_SCHEMES)
 
 
 def parse_url(url: str) -> PostgresUrl:
-    """Read ``url``; a parameter wins over the part before the question mark, as in libpq.
+    """Parse a URL; as in libpq, a parameter overrides the part before the question mark.
 
     Raises:
-        ValueError: It cannot be understood. The message holds no piece of it.
+        ValueError: The URL is invalid. The message holds no part of it.
     """
+    if len(url) > MOST_URL:
+        raise ValueError(f"has {len(url)} characters: at most {MOST_URL} are taken")
     url = url.strip()
     if not is_postgres(url):
         raise ValueError("must begin with postgresql://")
@@ -86,6 +91,10 @@ def parse_url(url: str) -> PostgresUrl:
         rest = rest[credentials.end() :]
     before, _, query = rest.partition("?")
     authority, _, database = before.partition("/")
+    if "@" in database:
+        # Most likely the end of a password with a "/": libpq would take parts of it for a host, a
+        # port and a database, and messages would reveal them.
+        raise ValueError(NOT_UNDERSTOOD)
     parameters = _parameters(query)
     user, password = credentials.group("user", "password") if credentials else ("", "")
     return PostgresUrl(
@@ -103,7 +112,7 @@ def _parameters(query: str) -> Mapping[str, str]:
         name, _, value = part.partition("=")
         name, value = _decode(name), _decode(value)
         if (name, value) == ("ssl", "true"):
-            # As JDBC has it.
+            # Form of JDBC.
             name, value = "sslmode", "require"
         found[name] = value
     return {name: value for name, value in found.items() if value}
@@ -114,14 +123,16 @@ def _hosts(authority: str, parameters: Mapping[str, str]) -> tuple[Host, ...]:
     names, ports = [name for name, _ in pairs], [port for _, port in pairs]
     if "host" in parameters:
         names = parameters["host"].split(",")
-        # The ports of the part before the question mark stay.
+        # The ports of the part before the question mark are kept.
         ports = _for_each(ports if any(ports) else [""], names)
         for place, name in enumerate(names):
-            # Not in libpq, but other drivers' URLs have it.
+            # Not in libpq, but in other drivers' URLs.
             if found := re.fullmatch(r"([^:/]+):(\d+)", name):
                 names[place], ports[place] = found.groups()
     if "port" in parameters:
         ports = _for_each(parameters["port"].split(","), names)
+    if len(names) > MAX_HOSTS:
+        raise ValueError(f"names {len(names)} hosts: at most {MAX_HOSTS} are taken")
     if not all(names):
         if len(names) > 1:
             raise ValueError("has an empty host name")

@@ -1,1 +1,1 @@
-"""What both ends of the wire share: errors, identities, logging, channels and servers."""
+"""Code that clients and servers share: channels, errors, identifiers and reasons."""

@@ -1,4 +1,4 @@
-"""The client's end of a connection."""
+"""Channels: the client's end of a connection."""
 
 import json
 import re
@@ -7,40 +7,44 @@ from urllib.parse import urlsplit
 
 import grpc
 
+from pipesync_rpc.client_interceptor import (
+    CallMetadata,
+    no_further_metadata,
+    outgoing_interceptors,
+)
 from pipesync_rpc.credentials import ClientTls, is_loopback
-from pipesync_rpc.interceptors.client import outgoing_interceptors
 from pipesync_rpc.limits import SIZE_OPTIONS
 
-# gRPC would take the proxy of http_proxy, https_proxy or grpc_proxy, even to this machine, and
-# looks at no_proxy for one address only:
+# By default gRPC uses the proxy of http_proxy, https_proxy or grpc_proxy, even for loopback, and
+# applies no_proxy to one address only:
 # https://grpc.github.io/grpc/core/md_doc_environment_variables.html
 DIRECT = ("grpc.enable_http_proxy", 0)
 
 _OPTIONS = (
     *SIZE_OPTIONS,
-    # Nor the proxy of GRPC_ADDRESS_HTTP_PROXY, which the option above does not turn off.
+    # The option above does not turn off the proxy of GRPC_ADDRESS_HTTP_PROXY.
     ("grpc.address_http_proxy_enabled_addresses", ""),
-    # A server that died without a word is noticed in 30 s, while a call waits for it.
+    # Detects a dead server within 30 s while a call waits for it.
     ("grpc.keepalive_time_ms", 20_000),
-    # Not keepalive_timeout_ms: grpcio 1.85 goes by this one, which is a minute by default.
+    # grpcio 1.85 uses this option instead of keepalive_timeout_ms; its default is a minute.
     ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A server that restarts is found again soon; gRPC's own back-off grows to two minutes.
+    # Reconnects soon after a restart: the default back-off of gRPC grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 
 class CannotOpenChannel(ValueError):
-    """A channel cannot be opened as it was asked for: the message says why and what to do."""
+    """The channel cannot be opened with these arguments; the message gives the remedy."""
 
 
 class UnusableProxy(CannotOpenChannel):
-    """A proxy was given that the channel cannot go through."""
+    """The proxy is not valid, or cannot reach the target."""
 
 
 class InsecureToken(CannotOpenChannel):
-    """A token would be sent in plain text over a network."""
+    """The channel would send a token over a network in plain text."""
 
 
 def open_channel(
@@ -50,34 +54,39 @@ def open_channel(
     token: str | None = None,
     idempotent_methods: Iterable[str] = (),
     proxy: str | None = None,
+    metadata: CallMetadata = no_further_metadata,
 ) -> grpc.aio.Channel:
-    """A channel whose calls carry identities and the token.
+    """Open a channel whose calls carry identifiers and the token.
 
-    It connects at its first call. Close it when done.
+    The channel connects at its first call. The caller closes it.
 
     Args:
-        target: ``host:port``, ``dns:///host:port`` (its addresses take turns), ``unix:/path``.
-        tls: None is plain text.
-        token: The bearer token, if the server asks for one.
-        idempotent_methods: ``/package.Service/Method`` each: tried again when UNAVAILABLE.
-        proxy: ``http://host:port``, with ``user:password@`` if it asks for them: what leads to the
-            target by CONNECT. None goes to it directly, whatever the environment says.
+        target: ``host:port``, ``dns:///host:port`` (uses its addresses in turn) or ``unix:/path``.
+        tls: TLS settings; None for plain text.
+        token: Bearer token; None for a server that requires none.
+        idempotent_methods: ``/package.Service/Method`` each. A call to one of them is retried up to
+            three times when the server answers UNAVAILABLE or CANCELLED, and when it answers
+            RESOURCE_EXHAUSTED, after the delay that the server gives.
+        proxy: HTTP proxy that connects to the target with CONNECT: ``http://host:port``, with
+            ``user:password@`` if it requires them. None connects directly, regardless of the
+            environment.
+        metadata: Returns additional metadata for each call.
 
     Raises:
-        UnusableProxy: there is a proxy, but its address is none, or the target not one host.
-        InsecureToken: there is a token, but neither TLS nor a loopback target.
-        OSError: a PEM file cannot be read.
+        UnusableProxy: The proxy's address is not valid, or the target is not a single host.
+        InsecureToken: There is a token, but no TLS and no loopback target.
+        OSError: A PEM file cannot be read.
     """
     way = DIRECT if proxy is None else ("grpc.http_proxy", _proxy(proxy, target))
     options = (*_OPTIONS, way, ("grpc.service_config", _service_config(idempotent_methods)))
-    interceptors = outgoing_interceptors(token)
+    interceptors = outgoing_interceptors(token, metadata)
     if tls is not None:
         return grpc.aio.secure_channel(
             target, tls.credentials(), options=options, interceptors=interceptors
         )
     if token and not is_loopback(target):
         raise InsecureToken(
-            f"the token would travel to {target} in plain text: use TLS, or leave the token out"
+            f"the token would be sent to {target} in plain text: use TLS, or omit the token"
         )
     return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
 
@@ -89,10 +98,10 @@ def _proxy(proxy: str, target: str) -> str:
     except ValueError:
         is_usable = False
     if not is_usable or parts.path.strip("/") or parts.query:
-        # It may hold a password, so it is not quoted.
+        # The URL may hold a password, so the message does not quote it.
         raise UnusableProxy("the proxy must be http://host:port, or http://user:password@host:port")
     if re.match("unix|vsock|ipv4:.*,|ipv6:.*,", target):
-        raise UnusableProxy(f"no proxy leads to {target}: give one host:port, or take it out")
+        raise UnusableProxy(f"a proxy cannot reach {target}: give one host:port, or omit the proxy")
     return proxy
 
 
@@ -109,7 +118,9 @@ def _service_config(idempotent_methods: Iterable[str]) -> str:
             "initialBackoff": "0.1s",
             "maxBackoff": "2s",
             "backoffMultiplier": 3,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            # A stopping server answers CANCELLED to calls that never reached a handler. A server
+            # without budget answers RESOURCE_EXHAUSTED, with the delay before a retry.
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"],
         },
     }
     return json.dumps(

@@ -1,5 +1,6 @@
-"""An RpcError as a google.rpc.Status, and back."""
+"""Conversion between RpcError and google.rpc.Status."""
 
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import grpc
@@ -11,17 +12,18 @@ from grpc_status import rpc_status
 
 from pipesync_rpc.errors import ERROR_DOMAIN, FieldViolation, RpcError
 
-# A status travels in HTTP trailers, which every hop bounds; channels and servers here allow 64 KiB.
-_MESSAGE_LIMIT = 4096
-_VIOLATIONS_LIMIT = 100
+# A status travels in HTTP trailers, which every hop limits; our channels and servers allow 64 KiB.
+# A non-ASCII byte of the message takes three bytes there, plus four thirds in the encoded details.
+_MESSAGE_BYTES = 8 * 1024
+_VIOLATIONS_BYTES = 12 * 1024
 
 
 def to_status(error: RpcError, request_id: str = "") -> status_pb2.Status:
-    """The status that carries everything an RpcError says.
+    """Return the status that carries everything in an RpcError.
 
     Args:
-        error: What a handler raised.
-        request_id: The request that it answers; empty when there is none.
+        error: Exception of a handler.
+        request_id: Id of the request; empty if there is none.
     """
     details: list[Message] = [
         error_details_pb2.ErrorInfo(
@@ -35,7 +37,7 @@ def to_status(error: RpcError, request_id: str = "") -> status_pb2.Status:
                     error_details_pb2.BadRequest.FieldViolation(
                         field=violation.field, description=violation.description
                     )
-                    for violation in error.field_violations[:_VIOLATIONS_LIMIT]
+                    for violation in _fitting(error.field_violations)
                 ]
             )
         )
@@ -53,16 +55,16 @@ def to_status(error: RpcError, request_id: str = "") -> status_pb2.Status:
 
 
 def from_grpc(error: grpc.aio.AioRpcError, target: str = "") -> RpcError:
-    """What a failed call says, as the exception that its server raised.
+    """Return the exception that the server of a failed call raised.
 
     Args:
-        error: What a stub raised.
-        target: The server that was called, to be named when it could not be reached.
+        error: Exception of a stub.
+        target: Server that was called, for the message when it is unreachable.
     """
     try:
-        # No call, but it has the three methods of one that are asked for.
+        # Not a call, but it has the three methods that from_call uses.
         status = rpc_status.from_call(cast("grpc.Call", error))
-    except ValueError:  # The details contradict the status: somebody in between replaced it.
+    except ValueError:  # The details contradict the status: an intermediary replaced it.
         status = None
     if status is None:
         return _without_details(error, target)
@@ -92,21 +94,21 @@ def _from_status(status: status_pb2.Status) -> RpcError:
 
 
 def _without_details(error: grpc.aio.AioRpcError, target: str) -> RpcError:
-    code, said = error.code(), error.details() or ""
+    code, details = error.code(), error.details() or ""
     server = f"the server at {target}" if target else "the server"
     match code:
         case grpc.StatusCode.UNAVAILABLE:
-            # gRPC strings the causes together; the last one is what a person can act on.
-            cause = said.rpartition(": ")[2]
+            # gRPC concatenates the causes; the last one is the one to act on.
+            cause = details.rpartition(": ")[2]
             message = f"{server} cannot be reached: {cause[:1].lower()}{cause[1:]}"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             message = f"{server} did not answer in time"
         case grpc.StatusCode.CANCELLED:
             message = f"the call to {server} was cancelled"
         case grpc.StatusCode.UNIMPLEMENTED:
-            message = f"{server} does not know this method: {said}"
+            message = f"{server} does not implement this method: {details}"
         case _:
-            message = f"{server} answered {code.name}: {said}"
+            message = f"{server} answered {code.name}: {details}"
     return RpcError(message, code=code.value[0], reason=code.name)
 
 
@@ -117,4 +119,17 @@ def _packed(detail: Message) -> AnyMessage:
 
 
 def _shortened(message: str) -> str:
-    return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
+    encoded = message.encode()
+    if len(encoded) <= _MESSAGE_BYTES:
+        return message
+    return encoded[: _MESSAGE_BYTES - len("…".encode())].decode(errors="ignore") + "…"
+
+
+def _fitting(violations: Sequence[FieldViolation]) -> Iterator[FieldViolation]:
+    """Yield the first violations, up to the size that a status has room for."""
+    size = 0
+    for violation in violations:
+        size += len(violation.field.encode()) + len(violation.description.encode())
+        if size > _VIOLATIONS_BYTES:
+            return
+        yield violation

@@ -1,1 +1,1 @@
-"""What a source and a destination are, how they are found, and the two that we ship."""
+"""Connector interface, registry and configuration, and the connectors that ship with the engine."""

@@ -1,1 +1,1 @@
-"""How far a run and a request have come."""
+"""Progress of a run and of a request."""

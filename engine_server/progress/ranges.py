@@ -1,4 +1,4 @@
-"""A set of half-open time ranges, kept merged and in order."""
+"""Set of half-open time ranges, merged and ordered."""
 
 import bisect
 import math
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 
 from pipesync.v1.catalog_pb2 import TimeRange
 
-# An open bound is an infinity; everything else is whole nanoseconds since 1970.
+# Nanoseconds since 1970; infinite for an open bound.
 Bound = float | int
 
 
 class RangeSet:
-    """What time ranges cover together: overlapping and adjacent ones become one."""
+    """Union of time ranges; overlapping and adjacent ranges are merged."""
 
     def __init__(self, ranges: Iterable[TimeRange] = ()) -> None:
         self._starts: list[Bound] = []
@@ -20,7 +20,7 @@ class RangeSet:
             self.add(time_range)
 
     def add(self, time_range: TimeRange) -> None:
-        """Adds a range; one that holds no time changes nothing. Cost: O(log n) where n merged."""
+        """Add a range; an empty range changes nothing. Takes O(log n) for n merged ranges."""
         start, end = _bounds(time_range)
         if start >= end:
             return
@@ -33,7 +33,7 @@ class RangeSet:
         self._ends[first:last] = [end]
 
     def __iter__(self) -> Iterator[TimeRange]:
-        """The merged ranges, in order."""
+        """Yield the merged ranges in order."""
         for start, end in zip(self._starts, self._ends, strict=True):
             time_range = TimeRange()
             if isinstance(start, int):

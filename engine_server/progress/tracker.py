@@ -1,11 +1,11 @@
-"""Follows messages into a progress record; the cost of one does not grow with the streams."""
+"""Progress derived from messages; the cost per message does not depend on the number of streams."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from engine_server.progress.ranges import RangeSet
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, StreamStatus
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -29,9 +29,9 @@ DATA_PAYLOADS = frozenset({"record_batch", "source_state", "stream_status"})
 
 
 class ProgressTracker:
-    """The progress of one run, or of one request.
+    """Progress of one run, or of one request.
 
-    Pure: time comes in with the messages and with ``snapshot``.
+    Pure: time is taken from the messages and from the argument of ``snapshot``.
     """
 
     def __init__(
@@ -42,14 +42,15 @@ class ProgressTracker:
         counts_others: bool = False,
         rewound: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Starts from nothing, or goes on from an earlier request's ``previous`` progress.
+        """Start from zero, or continue the progress of an earlier request.
 
         Args:
-            streams: The names of the streams that are to be finished.
-            previous: Of its streams, those in ``streams`` go on and those already final are kept.
-                Its connection_status is not: this request tries the connection anew.
-            counts_others: Whether streams that turn up besides are counted, as completed ones.
-            rewound: Why some of ``streams`` went back.
+            streams: Names of the streams to finish.
+            previous: Progress of the earlier request. Its streams that are in ``streams`` continue,
+                and its other final streams are kept. Its ``connection_status`` is dropped, because
+                this request connects again.
+            counts_others: Whether to count messages of other streams, as completed streams.
+            rewound: Reason by name of each of ``streams`` that is rewound.
         """
         self._counts_others = counts_others
         self._progress = Progress()
@@ -79,11 +80,11 @@ class ProgressTracker:
             derived.total_rejected_record_count += stream.rejected_record_count
             derived.total_replaced_record_count += stream.replaced_record_count
             if stream.HasField("rows"):
-                _add(stream.rows, derived.total_rows)
+                _add_counts(stream.rows, derived.total_rows)
 
     @property
     def status(self) -> RunStatus.ValueType:
-        """How it stands: failed connection, streams to finish, errored streams, in this order."""
+        """The status by a failed connection, unfinished streams, errored streams, in this order."""
         if self._progress.connection_status.status == ConnectionStatus.STATUS_FAILED:
             return RUN_STATUS_FAILED
         if (
@@ -96,13 +97,13 @@ class ProgressTracker:
         return RUN_STATUS_SUCCEEDED
 
     def rejected_record_count(self, stream: str) -> int:
-        """How many records of a stream the destination rejected; 0 when it is unknown."""
+        """Return how many records of a stream the destination rejected; 0 if it is unknown."""
         if stream not in self._ranges:
             return 0
         return self._progress.streams[stream].rejected_record_count
 
     def unfinished(self) -> list[str]:
-        """The streams in no final status, by name."""
+        """Return the sorted names of the streams without a final status."""
         return sorted(
             name
             for name, stream in self._progress.streams.items()
@@ -110,9 +111,12 @@ class ProgressTracker:
         )
 
     def observe(self, message: Message) -> bool:
-        """Takes in one message and says whether a stream's status changed by it.
+        """Update the progress by one message.
 
-        Messages of streams that it was not made for are only counted if it was told to.
+        Messages of streams that are not to be finished are ignored unless ``counts_others``.
+
+        Returns:
+            Whether the status of a stream changed.
         """
         payload = message.WhichOneof("payload")
         if self._counts_others:
@@ -136,8 +140,8 @@ class ProgressTracker:
                     self._progress.derived.total_replaced_record_count += (
                         written.replaced_record_count
                     )
-                    _add(written.rows, progress.rows)
-                    _add(written.rows, self._progress.derived.total_rows)
+                    _add_counts(written.rows, progress.rows)
+                    _add_counts(written.rows, self._progress.derived.total_rows)
                     progress.rejected_record_count += written.rows.rejected
                     self._progress.derived.total_rejected_record_count += written.rows.rejected
             case "stream_status":
@@ -147,7 +151,7 @@ class ProgressTracker:
         return False
 
     def snapshot(self, now_nanoseconds: int) -> Progress:
-        """A copy of the progress at a time given in Unix nanoseconds."""
+        """Return a copy of the progress at a time in Unix nanoseconds."""
         progress = Progress()
         progress.CopyFrom(self._progress)
         for name, ranges in self._ranges.items():
@@ -185,25 +189,33 @@ class ProgressTracker:
             case "started":
                 if message.started.HasField("time_range"):
                     stream.total_range.CopyFrom(message.started.time_range)
-                return self._move(stream, StreamProgress.STATUS_STARTED)
+                return self._set_status(stream, StreamProgress.STATUS_STARTED)
             case "range_completed":
                 self._ranges[message.stream].add(message.range_completed.range)
                 return False
             case "completed":
-                return self._move(stream, StreamProgress.STATUS_COMPLETED)
+                return self._set_status(stream, StreamProgress.STATUS_COMPLETED)
             case "skipped":
-                return self._move(stream, StreamProgress.STATUS_SKIPPED, message.skipped.reason)
+                return self._set_status(
+                    stream, StreamProgress.STATUS_SKIPPED, message.skipped.reason
+                )
             case "errored":
-                return self._move(stream, StreamProgress.STATUS_ERRORED, message.errored.error)
+                return self._set_status(
+                    stream, StreamProgress.STATUS_ERRORED, message.errored.error
+                )
         return False
 
-    def _move(
+    def _set_status(
         self,
         stream: StreamProgress,
         status: StreamProgress.Status.ValueType,
         reason: str = "",
     ) -> bool:
-        """A final status stays, but for an error, which nothing hides."""
+        """Set a stream's status, unless it is final; only an error replaces a final status.
+
+        Returns:
+            Whether the status changed.
+        """
         current = stream.status
         if current == status or current == StreamProgress.STATUS_ERRORED:
             return False
@@ -216,9 +228,9 @@ class ProgressTracker:
         return True
 
 
-def _add(some: RowCounts, total: RowCounts) -> None:
-    total.inserted += some.inserted
-    total.updated += some.updated
-    total.unchanged += some.unchanged
-    total.deleted += some.deleted
-    total.rejected += some.rejected
+def _add_counts(counts: RowCounts, total: RowCounts) -> None:
+    total.inserted += counts.inserted
+    total.updated += counts.updated
+    total.unchanged += counts.unchanged
+    total.deleted += counts.deleted
+    total.rejected += counts.rejected

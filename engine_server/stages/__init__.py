@@ -1,1 +1,1 @@
-"""The stages of a sync: async generators over messages, one per file, named for their effect."""
+"""Stages of a sync: async generators over messages, one per module, named for their effect."""

@@ -1,17 +1,17 @@
-"""Notes on checkpoints which fields their streams' history is read with."""
+"""Stage that adds to checkpoints the fields that their streams' history is read with."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from engine_server.stream_schemas import StreamSchemas
+from engine_server.state.stream_schemas import StreamSchemas
 from pipesync.v1.message_pb2 import Message
 
 
 async def announce_schemas(
     messages: AsyncIterator[Message], schemas: StreamSchemas
 ) -> AsyncGenerator[Message, None]:
-    """Yields every message; a stream's first checkpoint is given its entry.
+    """Yield every message, the first checkpoint of each stream with its entry.
 
-    It stands before the destination, which may record the entry beside the checkpoint.
+    Runs before the destination, which may record the entry with the checkpoint.
     """
     async for message in messages:
         if message.HasField("source_state"):

@@ -1,4 +1,4 @@
-"""Closes a stage when the sync that it belongs to ends."""
+"""Context that closes a stage when its sync ends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,9 +8,9 @@ from engine_server.connectors.protocols import Messages
 
 @asynccontextmanager
 async def closing(stage: Messages) -> AsyncIterator[Messages]:
-    """Closes a generator in the end, unless it did not heed the hard limit.
+    """Close a generator on exit, unless it ignored the hard limit.
 
-    That one is still running: it cannot be closed, only left.
+    Such a generator is still running, so it can only be abandoned, not closed.
     """
     try:
         yield stage

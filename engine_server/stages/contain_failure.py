@@ -1,4 +1,4 @@
-"""Turns a connector's exception into the end of its messages, so that later stages finish."""
+"""Stage that turns a connector's exception into the end of its messages."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -10,22 +10,22 @@ from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 async def contain_failure(
     start: Callable[[], Messages], connector: str, on_failure: Callable[[str], None]
 ) -> AsyncGenerator[Message, None]:
-    """Yields what a connector yields; when it raises, ends as if that had ended.
+    """Yield a connector's messages; if it raises, end as if its messages had ended.
 
-    What was read before a failure is thereby still written and accounted for. A failed connection
-    becomes a last connection_status; any other failure is told to ``on_failure`` in words for the
-    caller: the connector's own, when it chose them, else a fixed text, the traceback being in the
-    log.
+    Later stages thus finish: records that were read before a failure are still written and counted.
+    A ``ConnectionFailed`` becomes a final ``connection_status``. For any other failure,
+    ``on_failure`` gets a message for the caller: that of a ``ConnectorError``, else a fixed text,
+    with the traceback in the log.
 
     Args:
-        start: Calls the connector. What it returns is closed in the end.
-        connector: Who it is, e.g. ``source/stripe``.
+        start: Calls the connector. The generator that it returns is closed at the end.
+        connector: Name of the connector, e.g. ``source/stripe``.
         on_failure: Called at most once.
     """
     try:
@@ -33,13 +33,13 @@ async def contain_failure(
             async for message in messages:
                 yield message
     except ConnectionFailed as error:
-        log.warning("connection_failed", connector=connector, error=error.message)
+        _log.warning("connection_failed", connector=connector, error=error.message)
         status = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message=error.message)
         yield Message(connection_status=status)
     except ConnectorError as error:
-        log.warning("connector_failed", connector=connector, error=error.message)
+        _log.warning("connector_failed", connector=connector, error=error.message)
         on_failure(error.message)
     except Exception as error:
-        log.exception("connector_threw", connector=connector)
+        _log.exception("connector_threw", connector=connector)
         kind = type(error).__name__
         on_failure(f"{connector} stopped unexpectedly ({kind}); the engine's log has the details")

@@ -1,4 +1,4 @@
-"""Ends a stream of messages once a request has as many dead letters as its eof may list."""
+"""Stage that ends a request at the limit of dead letters that its eof may list."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
@@ -12,16 +12,18 @@ async def end_at_dead_letters(
     on_limit_reached: Callable[[], None],
     on_failure: Callable[[str], None],
 ) -> AsyncGenerator[Message, None]:
-    """Yields everything through the checkpoint behind the last dead letter that fits.
+    """Yield all messages through the shared checkpoint that follows the limit of dead letters.
 
-    A source sends a checkpoint of all streams as soon as it has sent that many, so that the next
-    request goes on behind them. One that sends twice as many without any would come to them again
-    and again: that is a failure, unless other checkpoints show that it has got somewhere.
+    At the limit, a source yields a shared checkpoint, so that the next request resumes after the
+    dead letters. A source that yields twice the limit without that checkpoint would yield the same
+    dead letters in every request: this is a failure, unless an earlier shared checkpoint shows
+    progress.
 
     Args:
-        messages: From the source.
-        on_limit_reached: Called at most once, before the last message, when the bound cut it.
-        on_failure: Called at most once, instead.
+        messages: Messages from the source.
+        on_limit_reached: Called at most once, before the last message, if the limit ends the
+            request.
+        on_failure: Called at most once, and only if ``on_limit_reached`` is not.
     """
     count = DeadLetterCount()
     is_followed = False

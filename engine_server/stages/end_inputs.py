@@ -1,4 +1,4 @@
-"""Marks the end of the inputs that are pushed into a sync."""
+"""Stage that marks the end of a sync's pushed inputs."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 
@@ -6,7 +6,7 @@ from pipesync.v1.message_pb2 import InputsEnd, Message
 
 
 async def end_inputs(messages: AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
-    """Yields every message, and the mark behind them when they end by themselves."""
+    """Yield every message, and an ``inputs_end`` after the last one unless the stage is closed."""
     async for message in messages:
         yield message
     yield Message(inputs_end=InputsEnd())

@@ -1,4 +1,4 @@
-"""Ends a stream of messages at a moment in time, whatever it does and however it takes that."""
+"""Stage that ends a request at its hard limit, even if a connector does not stop."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -9,10 +9,10 @@ import structlog
 from engine_server.read_ahead import ReadAhead
 from pipesync.v1.message_pb2 import Message
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
-# How long connectors may tidy up once they are cancelled, in seconds, before they are left to it.
-PATIENCE_SECONDS = 0.5
+# Seconds that connectors may take to clean up after a cancellation before they are abandoned.
+STOP_TIMEOUT = 0.5
 
 
 async def end_at(
@@ -20,63 +20,63 @@ async def end_at(
     moment: float | None,
     on_limit_reached: Callable[[], None],
     *,
-    patience: float | None = None,
+    stop_timeout: float | None = None,
 ) -> AsyncGenerator[Message, None]:
-    """Yields ``messages`` until ``moment``, then ends, ``patience`` later at the most.
+    """Yield ``messages`` until ``moment``, then end within ``stop_timeout``.
 
-    Unlike ``until`` it does not depend on the messages' good will: they are read in a task of their
-    own, and if that does not heed its cancellation it is left behind, and that is logged.
+    Unlike ``until``, this does not depend on the messages' cooperation: a separate task reads them.
+    A task that ignores its cancellation is abandoned, and an error is logged.
 
     Args:
-        messages: What the last connector yields.
-        moment: On the event loop's clock, in seconds; None for no limit.
-        on_limit_reached: Called at most once, and only when the limit cut the stream.
-        patience: How many seconds the messages may take to stop; None for half a second.
+        messages: Messages of the last connector.
+        moment: Time on the event loop's clock, in seconds; None for no limit.
+        on_limit_reached: Called at most once, and only if the limit cut the messages off.
+        stop_timeout: Seconds that the messages may take to stop; None for ``STOP_TIMEOUT``.
     """
     loop = asyncio.get_running_loop()
     if moment is not None and moment <= loop.time():
         on_limit_reached()
         return
-    news = asyncio.Event()
+    changed = asyncio.Event()
     limit = asyncio.Event()
 
     def reach_limit() -> None:
         limit.set()
-        news.set()
+        changed.set()
 
     timer = None if moment is None else loop.call_at(moment, reach_limit)
-    reading = ReadAhead(messages, news.set)
+    reading = ReadAhead(messages, changed.set)
     try:
         while not limit.is_set():
-            news.clear()
+            changed.clear()
             message = reading.take()
             if message is not None:
                 yield message
             elif reading.is_over:
                 return
             else:
-                await news.wait()
+                await changed.wait()
     finally:
         if timer is not None:
             timer.cancel()
-        await end_task(reading.stop(), PATIENCE_SECONDS if patience is None else patience)
-    # What the last connector had yielded is committed, and counts.
+        await end_task(reading.stop(), STOP_TIMEOUT if stop_timeout is None else stop_timeout)
+    # Messages that the destination yielded before are committed, so they count.
     while (message := reading.take()) is not None:
         yield message
     on_limit_reached()
 
 
-async def end_task(cancelled: asyncio.Task[Any], patience: float) -> None:
-    """Wait until a task that was cancelled has ended, or leave it to itself.
+async def end_task(cancelled: asyncio.Task[Any], stop_timeout: float) -> None:
+    """Wait for a cancelled task to end, or abandon it after ``stop_timeout``.
 
     Args:
-        cancelled: Reads a connector's messages.
-        patience: How many seconds it may take.
+        cancelled: Task that reads a connector's messages.
+        stop_timeout: Seconds that the task may take to end.
     """
     if cancelled.done():
         return
-    await asyncio.wait({cancelled}, timeout=patience)
+    await asyncio.wait({cancelled}, timeout=stop_timeout)
     if not cancelled.done():
-        log.error("connector_does_not_stop", patience_seconds=patience)
+        _log.error("connector_does_not_stop", patience_seconds=stop_timeout)
     elif not cancelled.cancelled() and (error := cancelled.exception()) is not None:
-        log.warning("connector_failed_while_stopping", exc_info=error)
+        _log.warning("connector_failed_while_stopping", exc_info=error)

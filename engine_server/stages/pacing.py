@@ -1,6 +1,6 @@
-"""How fast one request goes: the source's pages, and the destination's flushes, against its limit.
+"""Pace of one request: durations of pages and flushes, and the soft limit that follows from them.
 
-One object is shared by the stages before and behind the destination.
+The stages before and after the destination share one object.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from engine_server.flush_times import RecentFlushes, seconds_for_flush
 from engine_server.stages.time_limit import TimeLimit
 from pipesync.v1.message_pb2 import Barrier, Message
 
-# Seconds before the soft limit in which each page is committed as it comes: at least as long as a
-# destination may gather rows otherwise.
-HURRY_SECONDS = 1.0
-# Sources count theirs from 1.
+# Period before the soft limit in which each page is committed at once. At least as long as a
+# destination otherwise collects rows before a flush.
+EARLY_FLUSH_SECONDS = 1.0
+# Number of the engine's own barriers. Sources number theirs from 1.
 _NUMBER = 0
 
 
@@ -29,13 +29,13 @@ class Pacing:
         recent: RecentFlushes,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        """Begins with the request.
+        """Begin to measure a request.
 
         Args:
-            soft_limit: When reading stops; brought forward if flushes turn out to be slow.
-            hard_limit: When the request ends; None for never.
-            recent: The destination's flushes before; those of this request are added.
-            clock: Seconds; that of the event loop unless told otherwise.
+            soft_limit: Time at which reading stops; brought forward if flushes are slow.
+            hard_limit: Time at which the request ends; None for never.
+            recent: Recent flushes of the destination; those of this request are added.
+            clock: Returns the time in seconds; None for the event loop's clock.
         """
         self._clock = clock or asyncio.get_running_loop().time
         self._soft_limit = soft_limit
@@ -44,30 +44,31 @@ class Pacing:
         self._began = self._latest_page = self._clock()
         self._slowest_page: float | None = None
         self._reading_ended: float | None = None
-        # When each barrier on its way was sent, and whether there are rows behind the last one.
+        # Send times of the barriers that the destination has not yielded yet, and whether it got
+        # rows after the last one.
         self._barriers: deque[float] = deque()
         self._has_rows = False
 
     @property
     def has_pages(self) -> bool:
-        """Whether the source yielded any records."""
+        """Whether the source has yielded any records."""
         return self._slowest_page is not None
 
-    def page_read(self) -> None:
-        """Notes that the source yielded records."""
+    def observe_page(self) -> None:
+        """Record that the source yielded a page."""
         now = self._clock()
         self._slowest_page = max(self._slowest_page or 0.0, now - self._latest_page)
         self._latest_page = now
 
-    def reading_ended(self) -> None:
-        """Notes that the destination gets no more: it flushes now."""
+    def observe_reading_end(self) -> None:
+        """Record that the destination's input has ended, so that it flushes now."""
         self._reading_ended = self._clock()
 
-    def handed_over(self, message: Message) -> Message | None:
-        """Notes a message for the destination.
+    def barrier_after(self, message: Message) -> Message | None:
+        """Record a message for the destination.
 
         Returns:
-            A barrier to send behind it, if what was read is to be committed without delay.
+            A barrier to send after the message, if its page should be committed at once.
         """
         if message.HasField("record_batch"):
             self._has_rows = True
@@ -77,29 +78,33 @@ class Pacing:
         self._barriers.append(self._clock())
         return Message(barrier=Barrier(number=_NUMBER))
 
-    def passed_on(self, message: Message) -> bool:
-        """Notes what the destination yielded; whether it is a barrier of this object's."""
+    def take_barrier(self, message: Message) -> bool:
+        """Measure the flush if a message from the destination is a barrier of this object.
+
+        Returns:
+            Whether it is.
+        """
         if not (message.HasField("barrier") and message.barrier.number == _NUMBER):
             return False
         if self._barriers:
             self._measured(self._clock() - self._barriers.popleft())
         return True
 
-    def ended(self) -> None:
-        """Notes that the destination ended, or was ended."""
+    def observe_end(self) -> None:
+        """Record that the destination has ended or was cancelled."""
         now = self._clock()
         if self._barriers:
             if self._hard_limit is not None and now >= self._hard_limit:
-                # Cut in the middle of a flush, which takes at least as long as that.
+                # The limit cut a flush off, which takes at least this long.
                 self._measured(now - self._barriers[0])
         elif self._has_rows and self._reading_ended is not None and self._soft_limit.reached():
             self._measured(now - self._reading_ended)
         if not self.has_pages and self._soft_limit.reached():
-            # Perhaps too much was kept for a flush to leave time for a page.
+            # The time reserved for the flush may have left too little for a page.
             self._recent.forget_longest()
 
     def describe_pages(self) -> str:
-        """Say how long a page took, for a request that committed nothing."""
+        """Return a sentence on the duration of pages, for a request that committed nothing."""
         if self._slowest_page is None:
             ended = self._clock() if self._reading_ended is None else self._reading_ended
             return f"the source was read for {ended - self._began:.2g} s, and no page arrived"
@@ -112,7 +117,7 @@ class Pacing:
     def _is_near_limit(self) -> bool:
         if self._hard_limit is None or self._soft_limit.at is None:
             return False
-        return self._clock() >= self._soft_limit.at - HURRY_SECONDS
+        return self._clock() >= self._soft_limit.at - EARLY_FLUSH_SECONDS
 
     def _measured(self, seconds: float) -> None:
         self._recent.add(seconds)

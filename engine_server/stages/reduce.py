@@ -1,4 +1,4 @@
-"""Folds a sync's messages into progress and state, and ends them with the eof that says it all."""
+"""Last stage of a sync: folds messages into progress and state, and ends with the eof."""
 
 import time
 from collections.abc import (
@@ -9,14 +9,14 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from dataclasses import dataclass, field
 
 from engine_server import dead_letters
-from engine_server import state as sync_state
 from engine_server.barriers import Barriers
 from engine_server.progress.tracker import ProgressTracker
-from engine_server.stream_name import stream_name
-from engine_server.stream_schemas import StreamSchemas
+from engine_server.stages.ending import Ending
+from engine_server.state import state as sync_state
+from engine_server.state.stream_name import stream_name
+from engine_server.state.stream_schemas import StreamSchemas
 from pipesync.v1.message_pb2 import Message, StreamStatus
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -27,66 +27,8 @@ from pipesync.v1.progress_pb2 import (
 from pipesync.v1.state_pb2 import DeadLetter, Eof, Resumption, SyncRun, SyncState
 
 PROGRESS_INTERVAL_NANOSECONDS = 200_000_000
-# When more records of a stream are rejected in one run, its table is wrong, and not the records.
-MOST_REJECTED_RECORDS = 1000
-
-
-@dataclass(slots=True)
-class Ending:
-    """How a request comes to its end, noted by the stages as it happens.
-
-    Attributes:
-        cut_short: A limit, a deadline or a shutdown ended it.
-        failure_message: Why a connector could not go on; empty while none failed.
-        refused_streams: The streams that errored, in the source or in the destination, or in an
-            earlier request of the run.
-        is_out_of_time: A limit in time ended it, before any shutdown did.
-        is_shut_down: A shutdown ended it, before any limit in time did.
-        is_listening: The source had nothing to yield, and waited for what happens.
-        has_lost_checkpoints: Another request took the recorded checkpoints over, or they were
-            removed.
-        describe_limit: Names the limits in time, and how long the source took.
-        held_rejected_record_count: How many rejected records the destination says it keeps.
-        compared_event_ids: The pushed events that were compared with what the destination holds.
-    """
-
-    cut_short: bool = False
-    failure_message: str = ""
-    refused_streams: set[str] = field(default_factory=set)
-    is_out_of_time: bool = False
-    is_shut_down: bool = False
-    is_listening: bool = False
-    has_lost_checkpoints: bool = False
-    describe_limit: Callable[[], str] = lambda: "time limit"
-    held_rejected_record_count: int = 0
-    compared_event_ids: set[str] = field(default_factory=set)
-
-    def cut(self) -> None:
-        """Notes that a limit was reached."""
-        self.cut_short = True
-
-    def run_out_of_time(self) -> None:
-        """Notes that a limit in time was reached."""
-        self.cut_short = True
-        self.is_out_of_time = not self.is_shut_down
-
-    def shut_down(self) -> None:
-        """Notes that a shutdown ended the reading."""
-        self.cut_short = True
-        self.is_shut_down = not self.is_out_of_time
-
-    def wait_for_events(self) -> None:
-        """Notes that the source had nothing to yield, and yields what happens from now on."""
-        self.is_listening = True
-
-    def lose_checkpoints(self) -> None:
-        """Notes that the next request has to compare anew."""
-        self.cut_short = True
-        self.has_lost_checkpoints = True
-
-    def fail(self, message: str) -> None:
-        """Notes a failure; the first one is the cause of those after it."""
-        self.failure_message = self.failure_message or message
+# More rejected records than this in one run indicate a wrong table, not wrong records.
+MAX_REJECTED_RECORDS = 1000
 
 
 async def reduce(
@@ -100,34 +42,35 @@ async def reduce(
     schemas: StreamSchemas | None = None,
     resumption: Resumption | None = None,
     warnings: Sequence[Message] = (),
-    senders_keep_events: bool = False,
+    caller_keeps_events: bool = False,
     clock: Callable[[], int] = time.time_ns,
 ) -> AsyncGenerator[Message, None]:
-    """Yields the run, ``messages`` with progress among them, the last progress and the eof.
+    """Yield the run, ``messages`` interleaved with progress, the last progress and the eof.
 
-    Progress is yielded five times a second at most, and whenever a stream changes status. What
-    comes of a stream after it errored is dropped: no later checkpoint or status hides an error, and
-    no checkpoint of all streams accounts for it. Barriers end here, and so does the count of
-    rejected records that are kept.
+    Progress is yielded at most five times a second, and whenever a stream changes status. Messages
+    of a stream after it errored are dropped, so that no later checkpoint or status hides the error,
+    and so are shared checkpoints that cover it. Barriers and the count of kept rejected records are
+    consumed here.
 
-    A stream of which too many records are rejected errors here: a destination counts those of one
-    write, and a run may take many requests.
+    This stage makes a stream errored if too many of its records are rejected: a destination only
+    counts those of one write, and a run may take many requests.
 
     Args:
-        messages: What the destination passed on: all of it is committed.
-        state: What the request began with (``state.begin_run``). Checkpoints are folded into it.
-        streams: The names of the streams whose history this request reads. A source that ends by
-            itself and leaves one unfinished has failed.
-        ending: Filled in by the stages before this one; errored streams are added here.
-        barriers: Told of those that pass.
-        beside_run: The request belongs to no run: the one in ``state`` stays as it is, and progress
-            is that of the request.
-        schemas: Told of what passes; part of the eof follows from it.
-        resumption: Sent behind the run, and repeated by the eof; None where nothing was compared.
-        warnings: Sent behind that.
-        senders_keep_events: The caller pushed events, and has those that failed by themselves: the
-            request fails, and the eof lists them only where all others are committed.
-        clock: Unix time in nanoseconds.
+        messages: Messages from the destination, all of them committed.
+        state: State at the start of the request (``state.begin_run``), updated in place.
+        streams: Names of the streams whose history this request reads. A source that ends without
+            a limit and leaves one of them unfinished has failed.
+        ending: Causes of the end from the previous stages; errored streams are added here.
+        barriers: Gets the barriers that pass.
+        beside_run: Whether the request belongs to no run: the run in ``state`` is then left
+            unchanged, and progress is that of the request.
+        schemas: Observes the messages, and supplies a part of the eof.
+        resumption: Sent after the run, and repeated in the eof; None if nothing was compared.
+        warnings: Sent after the resumption.
+        caller_keeps_events: Whether the caller pushed events that it can send again. If some fail
+            by themselves, the request fails, and the eof lists them only if all others are
+            committed.
+        clock: Returns the Unix time in nanoseconds.
     """
     names = list(streams)
     previous = state.sync_run.progress if state.sync_run.HasField("progress") else None
@@ -136,7 +79,7 @@ async def reduce(
         names, None if beside_run else previous, counts_others=True, rewound=rewound
     )
     request = ProgressTracker(names, counts_others=True, rewound=rewound)
-    committed_anything = has_gone_on = False
+    committed_anything = has_advanced = False
     letters: list[DeadLetter] = []
     emitted_at = clock()
     if not beside_run:
@@ -148,14 +91,14 @@ async def reduce(
         yield warning
     async for message in messages:
         stream = stream_name(message)
-        if stream in ending.refused_streams:
+        if stream in ending.errored_streams:
             continue
         if message.HasField("barrier"):
             if barriers is not None:
                 barriers.passed(message.barrier)
             continue
         if message.HasField("inputs_end"):
-            if message.inputs_end.HasField("position") and not ending.refused_streams:
+            if message.inputs_end.HasField("position") and not ending.errored_streams.names:
                 state.inputs_position.CopyFrom(message.inputs_end.position)
             continue
         if message.HasField("rejected_records"):
@@ -164,7 +107,7 @@ async def reduce(
         if _accounts_for_refused(message, ending):
             continue
         if message.stream_status.HasField("errored"):
-            ending.refused_streams.add(stream)
+            ending.errored_streams.add(stream)
         if message.HasField("dead_letter"):
             letters.append(message.dead_letter)
         is_new_checkpoint = sync_state.apply_checkpoint(state, message)
@@ -173,13 +116,15 @@ async def reduce(
         request.observe(message)
         status_changed = run.observe(message)
         is_final = status_changed and not message.stream_status.HasField("started")
-        has_gone_on = has_gone_on or is_new_checkpoint or is_final
-        committed_anything = committed_anything or has_gone_on or bool(message.record_batch.records)
+        has_advanced = has_advanced or is_new_checkpoint or is_final
+        committed_anything = (
+            committed_anything or has_advanced or bool(message.record_batch.records)
+        )
         yield message
         now = clock()
-        if run.rejected_record_count(stream) > MOST_REJECTED_RECORDS:
+        if run.rejected_record_count(stream) > MAX_REJECTED_RECORDS:
             errored = _too_many_rejected(stream, now, message.emitted_by)
-            ending.refused_streams.add(stream)
+            ending.errored_streams.add(stream)
             request.observe(errored)
             status_changed |= run.observe(errored)
             yield errored
@@ -190,10 +135,10 @@ async def reduce(
     if ended_by_itself and request.status == RUN_STATUS_STARTED:
         left = ", ".join(request.unfinished())
         ending.fail(f"the source ended without finishing these streams: {left}")
-    if senders_keep_events:
-        letters = _returned(letters, request, ending)
-    # Records alone are read again where their checkpoints belong to another request.
-    has_committed = has_gone_on if ending.has_lost_checkpoints else committed_anything
+    if caller_keeps_events:
+        letters = _failed_pushed_events(letters, request, ending)
+    # Records without checkpoints are read again if another request owns the checkpoints.
+    has_committed = has_advanced if ending.has_lost_checkpoints else committed_anything
     limit_message = _limit_message(state, ending, committed_anything=has_committed)
     now = clock()
     eof = _eof(state, run.snapshot(now), request.snapshot(now), ending, beside_run=beside_run)
@@ -214,7 +159,7 @@ async def reduce(
 
 
 def _rewound(resumption: Resumption | None, names: Collection[str]) -> dict[str, str]:
-    """Why streams went back, of those that are read."""
+    """Return the reason by name of each read stream that is rewound."""
     if resumption is None:
         return {}
     return {each.stream: each.reason for each in resumption.rewound_streams if each.stream in names}
@@ -222,7 +167,7 @@ def _rewound(resumption: Resumption | None, names: Collection[str]) -> dict[str,
 
 def _too_many_rejected(stream: str, now: int, emitted_by: str) -> Message:
     reason = (
-        f"more than {MOST_REJECTED_RECORDS:,} records of {stream} were rejected in this run, so "
+        f"more than {MAX_REJECTED_RECORDS:,} records of {stream} were rejected in this run, so "
         "its table seems wrong: the destination keeps them, and says why"
     )
     status = StreamStatus(stream=stream, errored=StreamStatus.Errored(error=reason))
@@ -234,22 +179,22 @@ def _too_many_rejected(stream: str, now: int, emitted_by: str) -> Message:
 def _accounts_for_refused(message: Message, ending: Ending) -> bool:
     if not message.HasField("source_state") or message.source_state.stream:
         return False
-    return not ending.refused_streams.issubset(message.source_state.excluded_streams)
+    return not ending.errored_streams.names.issubset(message.source_state.excluded_streams)
 
 
 def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool) -> str:
-    """Why a limit ended the request before anything was committed; empty when none did.
+    """Return why a limit ended the request before anything was committed; empty otherwise.
 
-    The last such request in a row fails: a caller that loops on has_more would never come to an
-    end.
+    After ``MAX_EMPTY_REQUESTS`` such requests in a row, the request fails, because a caller that
+    loops on ``has_more`` would never finish.
     """
     if ending.is_shut_down and not (committed_anything or ending.failure_message):
-        # It tells nothing about the limit.
+        # A shutdown does not show whether the limit is too short.
         return ""
     is_without_progress = ending.is_out_of_time or ending.has_lost_checkpoints
     is_empty = is_without_progress and not (committed_anything or ending.is_listening)
     if ending.failure_message or not is_empty:
-        sync_state.end_row_of_empty_requests(state)
+        sync_state.reset_empty_request_count(state)
         return ""
     message = (
         "nothing was committed, as another request took over the checkpoints that the destination"
@@ -259,16 +204,16 @@ def _limit_message(state: SyncState, ending: Ending, *, committed_anything: bool
         " that takes"
     )
     if sync_state.count_empty_request(state):
-        ending.fail(f"{sync_state.LAST_EMPTY_REQUEST} requests in a row ended like this: {message}")
+        ending.fail(f"{sync_state.MAX_EMPTY_REQUESTS} requests in a row ended like this: {message}")
     return message
 
 
-def _returned(
+def _failed_pushed_events(
     letters: list[DeadLetter], request: ProgressTracker, ending: Ending
 ) -> list[DeadLetter]:
-    """The pushed events that failed by themselves: none where it is unsure what became of others.
+    """Return the pushed events that failed by themselves; none if others may be uncommitted.
 
-    An older caller, which looks at the failure alone, sends all of them again.
+    An older caller, which only checks for a failure, sends all events again.
     """
     is_unsure = ending.cut_short or ending.failure_message or request.status == RUN_STATUS_FAILED
     if is_unsure or not letters:
@@ -298,7 +243,7 @@ def _eof(
     elif ending.has_lost_checkpoints:
         run_progress.derived.status = RUN_STATUS_STARTED
         request_progress.derived.status = RUN_STATUS_STARTED
-    # A caller that loops on has_more would loop for ever on a connector that fails each time.
+    # With has_more, a caller would loop forever on a connector that fails each time.
     has_more = ending.cut_short and not failed
     if not beside_run:
         finished = not (failed or ending.cut_short)

@@ -1,4 +1,4 @@
-"""A reading that begins before it is known whether the source is read from the right place."""
+"""Read of a source that begins before its starting point is confirmed."""
 
 import asyncio
 from collections import deque
@@ -10,28 +10,28 @@ from pipesync.v1.message_pb2 import Message
 
 
 class OptimisticReading:
-    """Reads up to the first data, and holds that until the reading is confirmed or given up."""
+    """Reads up to the first data, and buffers it until the read is confirmed or closed."""
 
-    def __init__(self, messages: Messages, *, patience: float) -> None:
-        """Begin to read.
+    def __init__(self, messages: Messages, *, stop_timeout: float) -> None:
+        """Start to read.
 
         Args:
-            messages: The source's; closed in the end.
-            patience: How many seconds they may take to stop.
+            messages: Messages of the source; closed at the end.
+            stop_timeout: Seconds that the source may take to stop.
         """
         self._messages = messages
-        self._patience = patience
+        self._stop_timeout = stop_timeout
         self._held: deque[Message] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._is_confirmed = False
         self._task = asyncio.create_task(self._read_ahead())
-        self._task.add_done_callback(lambda _: self._news.set())
+        self._task.add_done_callback(lambda _: self._changed.set())
 
     async def confirmed(self) -> AsyncGenerator[Message, None]:
-        """Yield the messages that were read so far, and read on.
+        """Confirm the read; yield the buffered messages, and then the rest.
 
         Raises:
-            Exception: The source's, behind the messages before it.
+            Exception: The source's error, after the messages before it.
         """
         self._is_confirmed = True
         try:
@@ -39,8 +39,8 @@ class OptimisticReading:
                 while self._held:
                     yield self._held.popleft()
                 if not self._task.done():
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
             if not self._task.result():
                 async for message in self._messages:
                     yield message
@@ -48,27 +48,27 @@ class OptimisticReading:
             await self.close()
 
     async def close(self) -> None:
-        """End the reading, whether it was confirmed or not; may be called again."""
+        """End the read, confirmed or not; idempotent."""
         self._held.clear()
         if not self._task.done():
             self._task.cancel()
-            await end_task(self._task, self._patience)
+            await end_task(self._task, self._stop_timeout)
         elif not self._task.cancelled():
-            # Of a reading that was given up, nothing counts.
+            # Retrieve the error of a discarded read, so that asyncio does not log it.
             self._task.exception()
-        # One that did not heed its cancellation is still running: it cannot be closed, only left.
+        # A generator that ignored its cancellation is still running and cannot be closed.
         if not getattr(self._messages, "ag_running", False):
             await self._messages.aclose()
 
     async def _read_ahead(self) -> bool:
-        """Hold messages, the first with data last.
+        """Buffer messages up to the first with data.
 
         Returns:
-            Whether the messages are over.
+            Whether the messages have ended.
         """
         async for message in self._messages:
             self._held.append(message)
-            self._news.set()
+            self._changed.set()
             has_data = message.HasField("record_batch") or message.HasField("source_state")
             if has_data or self._is_confirmed:
                 return False

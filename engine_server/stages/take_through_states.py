@@ -1,4 +1,4 @@
-"""Ends a stream of messages at its Nth checkpoint."""
+"""Stage that ends a request at its Nth checkpoint."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
@@ -8,10 +8,10 @@ from pipesync.v1.message_pb2 import Message
 async def take_through_states(
     messages: AsyncIterator[Message], limit: int, on_limit_reached: Callable[[], None]
 ) -> AsyncGenerator[Message, None]:
-    """Yields everything through the ``limit``-th checkpoint, the global ones counted too.
+    """Yield all messages through the ``limit``-th checkpoint, counting shared ones too.
 
-    Then it ends without asking ``messages`` for one more. ``on_limit_reached`` is called once, just
-    before the last checkpoint is yielded, and only when there is such a checkpoint.
+    Then it ends without requesting another message. ``on_limit_reached`` is called once, before the
+    ``limit``-th checkpoint is yielded, and not at all if the messages end earlier.
 
     Raises:
         ValueError: ``limit`` is below 1.

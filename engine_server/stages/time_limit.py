@@ -1,4 +1,4 @@
-"""Ends a stream of messages at a moment in time, even while it waits for the next message."""
+"""Stage that ends a request's reading at a soft limit, even during a wait for a message."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -7,15 +7,15 @@ from pipesync.v1.message_pb2 import Message
 
 
 class LimitReached(Exception):
-    """The limit came before the next message."""
+    """The limit was reached before the next message."""
 
 
 class TimeLimit:
-    """The moment at which something ends: known beforehand, or brought forward to now.
+    """Limit in time that can be brought forward.
 
     Attributes:
-        at: On the event loop's clock, in seconds; None while there is no limit.
-        is_shutdown: Whether ``end_now`` brought it forward, not the clock.
+        at: Time on the event loop's clock, in seconds; None for no limit.
+        is_shutdown: Whether ``end_now`` reached the limit, not the clock.
     """
 
     def __init__(self, at: float | None) -> None:
@@ -24,18 +24,18 @@ class TimeLimit:
         self._waiting: set[asyncio.Timeout] = set()
         self._at_shutdown: list[TimeLimit] = []
 
-    def of_shutdown(self) -> "TimeLimit":
-        """Return a limit that a shutdown reaches, as it does this one, and the clock never."""
+    def shutdown_limit(self) -> "TimeLimit":
+        """Return a limit that a shutdown of this limit reaches, but the clock never does."""
         limit = TimeLimit(self.at if self.is_shutdown else None)
         self._at_shutdown.append(limit)
         return limit
 
     def reached(self) -> bool:
-        """Whether the moment has come."""
+        """Return whether the limit is reached."""
         return self.at is not None and asyncio.get_running_loop().time() >= self.at
 
     def end_now(self) -> None:
-        """Brings the moment forward to now: whoever waits under this limit stops waiting."""
+        """Bring the limit forward to now, and end all waits that it bounds."""
         if not self.reached():
             self.is_shutdown = True
         self.bring_forward(asyncio.get_running_loop().time())
@@ -43,18 +43,18 @@ class TimeLimit:
             limit.end_now()
 
     def bring_forward(self, at: float) -> None:
-        """Sets an earlier moment, on the event loop's clock; a later one changes nothing."""
+        """Set an earlier time on the event loop's clock; a later one changes nothing."""
         self.at = at if self.at is None else min(self.at, at)
         for timeout in self._waiting:
             if not timeout.expired():
                 timeout.reschedule(self.at)
 
     async def wait_for(self, messages: AsyncIterator[Message]) -> Message:
-        """The next message, unless the limit comes first: then the wait for it is cancelled.
+        """Return the next message; at the limit, cancel the wait for it.
 
         Raises:
             StopAsyncIteration: ``messages`` ended.
-            LimitReached: The limit came first.
+            LimitReached: The limit was reached first.
         """
         timeout = asyncio.timeout_at(self.at)
         self._waiting.add(timeout)
@@ -62,8 +62,8 @@ class TimeLimit:
             async with timeout:
                 return await anext(messages)
         except (TimeoutError, StopAsyncIteration):
-            # Not by the clock: a loop may fire a timer up to a millisecond before its time. And
-            # messages that end because their wait was cancelled did not end by themselves.
+            # The timeout decides, not the clock: the loop may fire a timer up to a millisecond
+            # early. Messages that end because of the cancellation did not end by themselves.
             if timeout.expired():
                 raise LimitReached from None
             raise
@@ -74,9 +74,9 @@ class TimeLimit:
 async def until(
     messages: AsyncIterator[Message], limit: TimeLimit, on_limit_reached: Callable[[], None]
 ) -> AsyncGenerator[Message, None]:
-    """Yields ``messages`` until ``limit``, then ends, whatever they are waiting for.
+    """Yield ``messages`` until ``limit``, then end, even during a wait for the next message.
 
-    ``on_limit_reached`` is called at most once, and only when the limit cut the stream.
+    ``on_limit_reached`` is called at most once, and only if the limit cut the messages off.
     """
     while not limit.reached():
         try:

@@ -1,1 +1,1 @@
-"""Pipelines that run by themselves."""
+"""Lifecycle of continuous pipelines: decides on their steps, schedules and executes them."""

@@ -1,4 +1,4 @@
-"""What may be done next with a pipeline that runs by itself."""
+"""Actions that a step of a continuous pipeline may take."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,10 +7,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetUp:
-    """Have the connectors set up.
+    """Set up both connectors.
 
     Attributes:
-        renews: They were before, and the streams have got new fields since.
+        renews: Whether they were set up before, and streams have gained fields since.
     """
 
     renews: bool = False
@@ -18,12 +18,12 @@ class SetUp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sync:
-    """Have the next request of a run made.
+    """Make the next request of a run.
 
     Attributes:
-        run_id: Empty to begin one.
-        reconciles: Whether the run reads everything again and compares it; where the connectors
-            cannot compare, it reads the outdated streams again.
+        run_id: The run under way; empty to begin one.
+        reconciles: Whether the run reads and compares all records. If the connectors cannot
+            compare, it reads the outdated streams again.
     """
 
     run_id: str
@@ -32,18 +32,18 @@ class Sync:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """Have the events since the last time read."""
+    """Read the events since the previous poll."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rest:
+class Wait:
     """Do nothing.
 
     Attributes:
-        until: None until somebody changes the pipeline.
+        until: When the next action is due; None if only a change of the pipeline makes one due.
     """
 
     until: datetime | None
 
 
-Action: TypeAlias = SetUp | Sync | Poll | Rest
+Action: TypeAlias = SetUp | Sync | Poll | Wait

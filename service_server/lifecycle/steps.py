@@ -1,4 +1,4 @@
-"""What a pipeline's step does: each is one call to the engine, bounded in time."""
+"""Steps of a continuous pipeline: each makes one call to the engine, limited in time."""
 
 import asyncio
 import uuid
@@ -13,29 +13,23 @@ from pipesync.v1.engine_service_pb2 import ConnectorSide, SyncOptions
 from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, StreamProgress
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_rpc.errors import RpcError
-from service_server.dead_letters import DeadLetters
-from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
+from service_server.engine import Engine
 from service_server.errors import LeaseLost, StoreUnavailable
-from service_server.inputs import CallInputs
-from service_server.leases import Lease
-from service_server.lifecycle import actions, happenings, machine
-from service_server.lifecycle.memory import Phase, Work
-from service_server.lifecycle.situation import Situation
-from service_server.metrics import Metrics
-from service_server.pipelines import Pipelines
-from service_server.recorder import Recorder, failure_of
-from service_server.rewinds import log_rewinds
-from service_server.store import pipelines as store
-from service_server.store.database import Database
+from service_server.leases.lease import Lease
+from service_server.lifecycle import actions, machine, outcomes
+from service_server.lifecycle.context import StepContext
+from service_server.lifecycle.state import Phase, StepKind
+from service_server.pipelines.pipelines import Pipelines
+from service_server.pipelines.setup import Setup
+from service_server.sync.call import SyncCall
+from service_server.sync.records.run import failure_of
+from service_server.sync.records.run_record import RunRecord
+from service_server.sync.session import SyncSession
 
-# How long a setup may take, in seconds.
-_SETUP_TIMEOUT = 120.0
-# How long one may take that makes columns for new fields: large tables are written anew.
-_RENEWAL_TIMEOUT = 1800.0
-# What the engine gets at least beyond a request's own limit before it counts as gone.
+# Minimum time beyond a request's own limit before the engine counts as lost.
 _ANSWER_TIMEOUT = timedelta(seconds=3)
-# Trying the same again hardly helps.
-_BY_CONFIGURATION = (
+# Errors that a retry is unlikely to end before the configuration changes.
+_CONFIGURATION_ERRORS = (
     code_pb2.INVALID_ARGUMENT,
     code_pb2.FAILED_PRECONDITION,
     code_pb2.NOT_FOUND,
@@ -48,111 +42,111 @@ _FINAL = (
 )
 
 
+class _EngineTimeout(Exception):
+    """The engine did not answer a setup within its time limit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a step did.
+class StepResult:
+    """Result of a step: its outcome, and the call whose results are to be stored with it.
 
     Attributes:
-        happened: What follows from it; None when there was nothing to do.
-        recorder: Has the state and the run to store, when there was one.
-        dead_letters: The events that the source gave up, to be stored, where no run was.
-        state: To be stored, where no run was; None leaves what is stored.
-        inputs: The position of the pipeline's inputs, to be stored with it.
-        run_id: Of the run.
-        records: How many the destination committed.
-        eof: How the sync ended; None when there was none.
+        outcome: The outcome; None if there was nothing to do.
+        call: The call of the engine; None if there was none, or it failed.
+        sync_state: The state that the call ended with; None without a call.
+        eof: The end of the call; None without a call.
+        run_id: Id of the run; empty if there was none.
     """
 
-    happened: happenings.Happening | None
-    recorder: Recorder | None = None
-    dead_letters: DeadLetters | None = None
-    state: SyncState | None = None
-    inputs: CallInputs | None = None
-    run_id: str = ""
-    records: int = 0
+    outcome: outcomes.StepOutcome | None
+    call: SyncCall | None = None
+    sync_state: SyncState | None = None
     eof: Eof | None = None
+    run_id: str = ""
+
+    @property
+    def records(self) -> int:
+        """Number of records that the destination committed."""
+        if self.eof is None:
+            return 0
+        return self.eof.request_progress.derived.total_record_count
 
 
 class Steps:
-    """Does what the machine decides."""
+    """Executes the actions that the state machine decides on."""
 
     def __init__(
         self,
         *,
         pipelines: Pipelines,
         engine: Engine,
-        database: Database,
-        pace: machine.Pace,
-        metrics: Metrics | None = None,
+        intervals: machine.Intervals,
     ) -> None:
-        self._metrics = metrics
         self._pipelines = pipelines
         self._engine = engine
-        self._database = database
-        self._pace = pace
+        self._intervals = intervals
 
-    async def do(self, action: actions.Action, situation: Situation, lease: Lease) -> Outcome:
-        """Does it, and says what came of it; work that does not succeed is no exception.
+    async def execute(
+        self, action: actions.Action, context: StepContext, session: SyncSession
+    ) -> StepResult:
+        """Execute an action and return its result, also if it fails.
 
         Raises:
-            LeaseLost: somebody else may sync the pipeline by now.
-            StoreUnavailable: the database is away.
+            LeaseLost: Another process may sync the pipeline by now.
+            StoreUnavailable: The database is unavailable.
         """
-        if not situation.facts.active:
-            return Outcome(happened=None)
+        if not context.snapshot.active:
+            return StepResult(outcome=None)
         try:
-            if situation.engine_error is not None:
-                raise situation.engine_error
+            if context.engine_error is not None:
+                raise context.engine_error
             match action:
                 case actions.SetUp():
-                    return await self._set_up(action, situation)
+                    return await self._set_up(action, context, session.lease)
                 case actions.Sync():
-                    return await self._sync(action, situation, lease)
+                    return await self._sync(action, context, session)
                 case actions.Poll():
-                    return await self._poll(action, situation, lease)
-                case actions.Rest():
-                    return Outcome(happened=None)
+                    return await self._poll(action, context, session)
+                case actions.Wait():
+                    return StepResult(outcome=None)
         except (LeaseLost, StoreUnavailable):
             raise
         except RpcError as error:
-            return _failed(action, situation, error.message, error.code in _BY_CONFIGURATION)
-        except _NoAnswer as error:
-            return _failed(action, situation, str(error), by_configuration=False)
+            return _failed(action, context, error.message, error.code in _CONFIGURATION_ERRORS)
+        except _EngineTimeout as error:
+            return _failed(action, context, str(error), needs_configuration_change=False)
 
-    async def _set_up(self, setup: actions.SetUp, situation: Situation) -> Outcome:
-        await self._end_teardown(situation)
-        pipeline_id, etag = situation.stored.pipeline.id, situation.facts.etag
-        config = self._pipelines.open_config(situation.stored)
+    async def _set_up(
+        self, action: actions.SetUp, context: StepContext, lease: Lease
+    ) -> StepResult:
+        setup = Setup(
+            pipelines=self._pipelines,
+            engine=self._engine,
+            stored=context.stored,
+            lease=lease,
+        )
         both = ConnectorSide.CONNECTOR_SIDE_UNSPECIFIED
-        seconds = _RENEWAL_TIMEOUT if setup.renews else _SETUP_TIMEOUT
-        async with _answering(seconds), aclosing(self._engine.setup(config, both)) as said:
-            async for message in said:
-                if message.HasField("control"):
-                    etag = await self._pipelines.apply_control(pipeline_id, message.control)
-        return Outcome(happened=happenings.WasSetUp(etag=etag, renews=setup.renews))
+        seconds = machine.setup_time_limit(context.lifecycle, action)
+        async with _answer_within(seconds), aclosing(setup.run(both)) as messages:
+            async for _ in messages:
+                pass
+        return StepResult(outcome=outcomes.SetupSucceeded(etag=setup.etag, renews=action.renews))
 
-    async def _sync(self, sync: actions.Sync, situation: Situation, lease: Lease) -> Outcome:
+    async def _sync(
+        self, sync: actions.Sync, context: StepContext, session: SyncSession
+    ) -> StepResult:
         run_id = sync.run_id or uuid.uuid4().hex
-        reconcile = sync.reconciles and _compares(run_id, situation)
+        reconcile = sync.reconciles and _compares(run_id, context)
         options = SyncOptions(
             run_id=run_id,
             reconcile=reconcile,
             reread_outdated=sync.reconciles and not reconcile,
-            state=situation.state,
-            replayable_inputs=situation.inputs.replayable,
         )
-        recorder = Recorder(
-            self._database,
-            lease,
-            situation.state or SyncState(),
-            run_id,
-            self._metrics,
-            inputs=CallInputs(lease.pipeline_id, situation.inputs, situation.state),
-        )
-        eof = await self._batch(sync, situation, options, lease)
-        recorder.take_eof(eof)
+        record = RunRecord(context.basis, context.sync_state, run_id=run_id)
+        call = await self._call(sync, context, session, record, options)
+        eof = await call.finish()
         succeeded = eof.status == RunStatus.RUN_STATUS_SUCCEEDED
-        synced = happenings.Synced(
+        synced = outcomes.Synced(
             run_id=run_id,
             reconciles=sync.reconciles,
             has_more=eof.has_more,
@@ -162,123 +156,99 @@ class Steps:
             stalled=_is_stalled(eof),
             outdated=bool(eof.outdated_streams),
             renewed=bool(eof.renewed_streams),
-            can_reconcile=situation.facts.can_reconcile,
+            can_reconcile=context.snapshot.can_reconcile,
         )
-        return Outcome(
-            happened=synced,
-            recorder=recorder,
-            run_id=run_id,
-            records=eof.request_progress.derived.total_record_count,
-            eof=eof,
+        return StepResult(
+            outcome=synced, call=call, sync_state=record.state, eof=eof, run_id=run_id
         )
 
-    async def _end_teardown(self, situation: Situation) -> None:
-        """Has events applied again, whose tables are about to be made."""
-        if situation.stored.is_torn_down:
-            async with self._database.connection() as connection:
-                await store.set_torn_down(
-                    connection, situation.stored.pipeline.id, is_torn_down=False
-                )
-
-    async def _poll(self, poll: actions.Poll, situation: Situation, lease: Lease) -> Outcome:
-        inputs = CallInputs(lease.pipeline_id, situation.inputs, situation.state)
-        options = SyncOptions(
-            events_only=True, state=situation.state, replayable_inputs=inputs.replayable
-        )
-        eof = await self._batch(poll, situation, options, lease)
-        inputs.finish(eof)
-        log_rewinds(lease.pipeline_id, eof)
-        happened: happenings.Happening = happenings.Polled(
+    async def _poll(
+        self, poll: actions.Poll, context: StepContext, session: SyncSession
+    ) -> StepResult:
+        record = RunRecord(context.basis, context.sync_state, run_id=None)
+        call = await self._call(poll, context, session, record, SyncOptions(events_only=True))
+        eof = await call.finish()
+        outcome: outcomes.StepOutcome = outcomes.Polled(
             has_more=eof.has_more, progressed=_has_checkpoint(eof)
         )
         if eof.status == RunStatus.RUN_STATUS_FAILED and not eof.has_more:
             connection = eof.request_progress.connection_status.status
-            happened = happenings.Failed(
-                work=Work.POLL,
+            outcome = outcomes.StepFailed(
+                kind=StepKind.POLL,
                 reason=_failure(eof),
                 needs_run=not _is_stalled(eof) and connection != ConnectionStatus.STATUS_FAILED,
                 stalled=_is_stalled(eof),
             )
-        is_new = eof.HasField("ending_state") and eof.ending_state != situation.state
-        dead_letters = DeadLetters(lease.pipeline_id, self._metrics)
-        for letter in eof.dead_letters:
-            dead_letters.add(letter)
-        return Outcome(
-            happened=happened,
-            dead_letters=dead_letters,
-            state=eof.ending_state if is_new else None,
-            inputs=inputs,
-            records=eof.request_progress.derived.total_record_count,
-            eof=eof,
-        )
+        return StepResult(outcome=outcome, call=call, sync_state=record.state, eof=eof)
 
-    async def _batch(
+    async def _call(
         self,
         action: actions.Sync | actions.Poll,
-        situation: Situation,
+        context: StepContext,
+        session: SyncSession,
+        record: RunRecord,
         options: SyncOptions,
-        lease: Lease,
-    ) -> Eof:
-        config = self._pipelines.open_config(situation.stored)
-        limit = machine.time_limit(situation.memory, action, self._pace)
+    ) -> SyncCall:
+        limit = machine.time_limit(context.lifecycle, action, self._intervals)
         options.time_limit.FromTimedelta(limit)
-        await lease.last(limit + _ANSWER_TIMEOUT)
-        return await self._engine.sync_batch(
-            config, options, FIELDS_OF_A_PIPELINE, timeout=lease.seconds_to_work()
+        return await session.call(
+            context.basis,
+            record,
+            options,
+            least_time=limit + _ANSWER_TIMEOUT,
         )
 
 
-def _compares(run_id: str, situation: Situation) -> bool:
-    """Whether a run that reads everything again also compares: as it began, when it has begun."""
-    state = situation.state
+def _compares(run_id: str, context: StepContext) -> bool:
+    """Return whether a run that reads all records also compares them.
+
+    A run that has begun goes on as it began.
+    """
+    state = context.sync_state
     if state is not None and state.sync_run.run_id == run_id:
         return state.sync_run.reconcile
-    return situation.facts.can_reconcile
-
-
-class _NoAnswer(Exception):
-    """The engine did not answer in time."""
+    return context.snapshot.can_reconcile
 
 
 @asynccontextmanager
-async def _answering(seconds: float) -> AsyncIterator[None]:
+async def _answer_within(seconds: float) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(seconds) as life:
+        async with asyncio.timeout(seconds) as timeout:
             yield
     except TimeoutError:
-        if not life.expired():
+        if not timeout.expired():
             raise
-        raise _NoAnswer(f"the engine did not answer in {seconds:.0f} s") from None
+        raise _EngineTimeout(f"the engine did not answer in {seconds:.0f} s") from None
 
 
 def _failed(
-    action: actions.Action, situation: Situation, reason: str, by_configuration: bool
-) -> Outcome:
-    work = Work.SETUP if situation.memory.phase is Phase.SETUP else Work.RUN
+    action: actions.Action, context: StepContext, reason: str, needs_configuration_change: bool
+) -> StepResult:
+    kind = StepKind.SETUP if context.lifecycle.phase is Phase.SETUP else StepKind.RUN
     if isinstance(action, actions.SetUp):
-        work = Work.SETUP
+        kind = StepKind.SETUP
     elif isinstance(action, actions.Poll):
-        work = Work.POLL
-    failed = happenings.Failed(
-        work=work,
+        kind = StepKind.POLL
+    failed = outcomes.StepFailed(
+        kind=kind,
         reason=reason,
-        by_configuration=by_configuration,
-        needs_run=work is Work.POLL and by_configuration,
-        etag=situation.facts.etag,
+        needs_configuration_change=needs_configuration_change,
+        needs_run=kind is StepKind.POLL and needs_configuration_change,
+        etag=context.snapshot.etag,
         renews=isinstance(action, actions.SetUp) and action.renews,
     )
-    return Outcome(
-        happened=failed, run_id=action.run_id if isinstance(action, actions.Sync) else ""
+    return StepResult(
+        outcome=failed, run_id=action.run_id if isinstance(action, actions.Sync) else ""
     )
 
 
 def _is_stalled(eof: Eof) -> bool:
-    """Whether it failed because nothing was committed within the limit, time and again."""
+    """Return whether too many requests in a row ended at the time limit without a commit."""
     return bool(eof.limit_message) and not eof.has_more
 
 
 def _failure(eof: Eof) -> str:
-    """Why it failed; a time limit is the service's own."""
+    """Return why the sync failed, and which setting of the service may help."""
     reason = failure_of(eof)
     if _is_stalled(eof):
         return f"{reason}. Longer steps (--step-seconds) may help"
@@ -291,9 +261,9 @@ def _progressed(eof: Eof) -> bool:
 
 
 def _has_checkpoint(eof: Eof) -> bool:
-    """Whether the next request begins further on.
+    """Return whether the next request begins further on.
 
-    Records alone do not show it: events that no checkpoint accounts for are applied once more.
+    Records alone do not prove it: events that no checkpoint covers are applied once more.
     """
     progress = eof.request_progress
     return bool(progress.global_state_count or progress.derived.total_state_count)

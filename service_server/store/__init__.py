@@ -1,1 +1,1 @@
-"""What the service remembers, in Postgres."""
+"""Storage of the service in its own Postgres database."""

@@ -1,7 +1,7 @@
-"""A connection to the service's own Postgres, as its URL says.
+"""Connections to the service's own Postgres database by a URL.
 
-What the URL leaves open comes from the environment of the process, as with libpq: PGPASSWORD,
-~/.pgpass, ~/.postgresql/root.crt.
+As with libpq, the environment provides the parts that the URL omits: PGPASSWORD, ~/.pgpass,
+~/.postgresql/root.crt.
 """
 
 import math
@@ -23,13 +23,13 @@ from pipesync_postgres.parameters import (
 )
 from pipesync_postgres.password_command import PasswordCommand
 from pipesync_postgres.tls import tls_context
-from pipesync_postgres.url import Host, PostgresUrl, parse_url
+from pipesync_postgres.url import NOT_UNDERSTOOD, Host, PostgresUrl, parse_url
 from service_server.errors import StoreUnavailable
 
 _TIMEOUT = 10.0
-# Besides those of TLS, these are the operator's to give.
-_OPERATORS = frozenset({"gsslib", "krbsrvname", "passfile", "service", "sslcrl"})
-_DRIVERS = _OPERATORS | {
+# Parameters that only operators may set, besides those of TLS.
+_OPERATOR_PARAMETERS = frozenset({"gsslib", "krbsrvname", "passfile", "service", "sslcrl"})
+_DRIVER_PARAMETERS = _OPERATOR_PARAMETERS | {
     "sslcert",
     "sslkey",
     "sslmode",
@@ -42,17 +42,20 @@ _DRIVERS = _OPERATORS | {
 
 
 def check_url(url: str, *, has_password_command: bool = False) -> None:
-    """Refuse a URL that cannot be honoured.
+    """Validate a URL.
 
     Args:
         url: ``postgresql://...``
-        has_password_command: Whether a command prints its password.
+        has_password_command: Whether a command prints the password.
 
     Raises:
-        ValueError: It names the parameter and the remedy, and never a value.
+        ValueError: The URL cannot be honoured. The message names the parameter and the remedy, but
+            no value.
     """
     parts = parse_url(url)
-    check_parameters(parts.parameters, further=_OPERATORS)
+    if not all(host.is_socket or _can_be_looked_up(host.name) for host in parts.hosts):
+        raise ValueError(f"{NOT_UNDERSTOOD}, and a host must be a name or an address")
+    check_parameters(parts.parameters, further=_OPERATOR_PARAMETERS)
     mode = _ssl_mode(parts)
     check_transport(parts, mode)
     if not has_password_command:
@@ -68,6 +71,15 @@ def check_url(url: str, *, has_password_command: bool = False) -> None:
         )
 
 
+def _can_be_looked_up(name: str) -> bool:
+    # For such a name, the resolver raises an error that does not name the host.
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 async def connect(
     url: str,
     *,
@@ -78,33 +90,34 @@ async def connect(
     """Connect to the first of the URL's hosts that can be used.
 
     Args:
-        url: As ``check_url`` takes it.
-        password_command: What prints the password, in place of one in the URL.
-        last_host: As ``connect_to_any`` takes it.
-        options: As the driver takes them. All hosts together have the ``timeout``.
+        url: As for ``check_url``.
+        password_command: Prints the password, which the URL then lacks.
+        last_host: As for ``connect_to_any``.
+        options: As for ``asyncpg.connect``. ``timeout`` covers all hosts together.
 
     Raises:
         StoreUnavailable: The server's certificate is not trusted, or a file of TLS is missing.
-        asyncpg.PostgresError, OSError: As the driver does.
+        asyncpg.PostgresError: As by ``asyncpg.connect``.
+        OSError: As by ``asyncpg.connect``.
     """
     parts = parse_url(url)
     options |= _options(parts, options)
 
     async def connect_to(host: Host | None, attribute: str) -> Connection:
-        where = {**options, "target_session_attrs": attribute}
+        arguments = {**options, "target_session_attrs": attribute}
         if host is not None:
-            where |= {"host": [host.name], "port": [host.port]}
+            arguments |= {"host": [host.name], "port": [host.port]}
         if password_command is None:
-            return await _connect(where, parts.password or None)
+            return await _connect(arguments, parts.password or None)
         password = await password_command.password()
         try:
-            return await _connect(where, password)
+            return await _connect(arguments, password)
         except asyncpg.InvalidAuthorizationSpecificationError:
-            # It may have expired since it was printed.
+            # The password may have expired since the command printed it.
             renewed = await password_command.password(refused=password)
             if renewed == password:
                 raise
-            return await _connect(where, renewed)
+            return await _connect(arguments, renewed)
 
     try:
         return await connect_to_any(parts.hosts, wanted_server(parts), connect_to, last=last_host)
@@ -118,58 +131,67 @@ async def connect(
 
 
 def wanted_server(url: PostgresUrl) -> str:
-    """Return the attribute that a server must have: of several, only one takes writes at a time."""
+    """Return the ``target_session_attrs`` of the URL.
+
+    With several hosts it defaults to a server that accepts writes, since only one of them does.
+    """
     default = "read-write" if len(url.hosts) > 1 else "any"
     return url.parameters.get("target_session_attrs") or default
 
 
-async def _connect(where: Mapping[str, Any], password: str | None) -> Connection:
-    connection: Connection = await asyncpg.connect(**where, password=password)
+async def _connect(arguments: Mapping[str, Any], password: str | None) -> Connection:
+    connection: Connection = await asyncpg.connect(**arguments, password=password)
     return connection
 
 
 def _options(url: PostgresUrl, given: Mapping[str, Any]) -> dict[str, Any]:
-    said = url.parameters
+    parameters = url.parameters
     settings = dict(given.get("server_settings") or {})
-    settings |= {name: said[name] for name in ("application_name", "options") if name in said}
+    settings |= {
+        name: parameters[name] for name in ("application_name", "options") if name in parameters
+    }
     options: dict[str, Any] = {
         "user": url.user or None,
         "database": url.database or None,
         "timeout": min(
-            float(said.get("connect_timeout", 0)) or math.inf, _host_timeout(url, given)
+            float(parameters.get("connect_timeout", 0)) or math.inf, _host_timeout(url, given)
         ),
         "server_settings": settings,
     }
     mode = _ssl_mode(url)
-    # The driver reads neither, and "require" would be content with any certificate.
-    if said.get("channel_binding") == "require" or said.get("sslrootcert") == "system":
+    # The driver ignores both parameters, and its "require" accepts any certificate.
+    if parameters.get("channel_binding") == "require" or parameters.get("sslrootcert") == "system":
         try:
-            options["ssl"] = tls_context(mode, {**_authority_file(), **said})
+            options["ssl"] = tls_context(mode, {**_authority_file(), **parameters})
         except OSError as error:
             raise StoreUnavailable(
                 f"a TLS file of the service's database URL cannot be read: {error}"
             ) from error
-        options["direct_tls"] = said.get("sslnegotiation") == "direct"
+        options["direct_tls"] = parameters.get("sslnegotiation") == "direct"
         return options
-    drivers = {name: said[name] for name in _DRIVERS & said.keys()}
-    if drivers:
-        options["dsn"] = f"postgresql://?{urlencode(drivers, quote_via=quote)}"
+    of_driver = {name: parameters[name] for name in _DRIVER_PARAMETERS & parameters.keys()}
+    if of_driver:
+        options["dsn"] = f"postgresql://?{urlencode(of_driver, quote_via=quote)}"
     return options
 
 
 def _host_timeout(url: PostgresUrl, given: Mapping[str, Any]) -> float:
-    """Return the seconds for one host: one that does not answer leaves time for the others."""
+    """Return the seconds for one host, so that a silent host leaves time for the others."""
     timeout: float = given.get("timeout") or _TIMEOUT
     return timeout / max(1, len(url.hosts))
 
 
 def _ssl_mode(url: PostgresUrl) -> SslMode:
-    said = url.parameters
-    return effective_ssl_mode(cast("SslMode | None", said.get("sslmode")), said)
+    parameters = url.parameters
+    return effective_ssl_mode(cast("SslMode | None", parameters.get("sslmode")), parameters)
 
 
 def _authority_file() -> Mapping[str, str]:
-    """The authority that libpq trusts where the URL names none; nothing for the machine's own."""
+    """Return the root certificate that libpq trusts if the URL names none.
+
+    Returns:
+        Nothing if the system's certificates apply.
+    """
     named = os.environ.get("PGSSLROOTCERT")
     default = Path("~/.postgresql/root.crt").expanduser()
     if named:

@@ -1,4 +1,4 @@
-"""The connections to the service's own Postgres."""
+"""Connection pool of the service's own Postgres database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,23 +11,31 @@ from asyncpg.pool import PoolConnectionProxy
 
 from pipesync_postgres.hosts import LastHost
 from pipesync_postgres.password_command import PasswordCommand
-from pipesync_rpc.sqlstates import READ_ONLY_SETTINGS, pooler_remedy
+from pipesync_postgres.read_only import (
+    Ending,
+    end_read_only_session,
+    end_read_only_sessions,
+    is_usable,
+)
+from pipesync_postgres.sqlstates import pooler_remedy
 from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.connecting import connect
-from service_server.store.faults import DRIVER_FAULTS, is_of_connection, store_faults
+from service_server.store.errors import DRIVER_ERRORS, affects_connection, store_errors
 from service_server.store.statements import connection_options, learn_types
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
-# Seconds to wait for a connection, and then for each statement. Together they are less than the ten
-# after which no call is to be unanswered, whatever has become of the network. Every statement here
-# touches a few rows; one that takes longer waits for something that is gone.
+# Seconds to wait for a connection, and then for each statement. Together they stay below the ten
+# seconds within which every call is answered, even if the network fails. Every statement here
+# touches a few rows, so one that takes longer waits for a lost connection.
 _CONNECT_TIMEOUT = 4.5
 _STATEMENT_TIMEOUT = 5.0
-# Seconds for ending what a call has left over a connection, before that is given up.
+# Seconds to end the transaction that a call left on a connection, before that is terminated.
 _END_TIMEOUT = 1.0
-# A commit that is answered outlives a crash of Postgres, whatever the settings of the role or the
-# database say; stricter ones stay. https://www.postgresql.org/docs/current/wal-async-commit.html
+# Seconds to end the read-only sessions of a pooler, during a call that fails.
+_END_ALL_TIMEOUT = 2.0
+# A confirmed commit survives a crash of Postgres under every setting of the role or the database;
+# stricter settings stay. https://www.postgresql.org/docs/current/wal-async-commit.html
 _BEGIN = """
     BEGIN ISOLATION LEVEL READ COMMITTED;
     SELECT set_config('synchronous_commit', 'local', true)
@@ -36,10 +44,10 @@ _BEGIN = """
 
 
 class Database:
-    """A pool of connections that says in the service's own words when Postgres is gone.
+    """A connection pool that raises the service's own errors.
 
-    It holds nothing in a server session between two transactions, so that a pooler may give each
-    transaction another one.
+    It keeps no state in a server session between two transactions, so that a pooler may serve each
+    transaction by another session.
     """
 
     def __init__(
@@ -48,7 +56,13 @@ class Database:
         url: str,
         password_command: PasswordCommand | None = None,
     ) -> None:
-        """``url`` is where the pool leads, for whoever needs a connection of its own."""
+        """Wrap a pool.
+
+        Args:
+            pool: The pool.
+            url: The pool's URL, for connections outside of it.
+            password_command: Prints the password, which ``url`` then lacks.
+        """
         self._pool = pool
         self.url = url
         self.password_command = password_command
@@ -62,18 +76,18 @@ class Database:
         max_connections: int = 10,
         password_command: PasswordCommand | None = None,
     ) -> AsyncIterator[Self]:
-        """Connects, and closes all connections at the end.
+        """Open a pool, and close it after the body.
 
         Args:
             url: ``postgresql://...``
-            max_connections: How many may be open at once.
-            password_command: What prints the password, in place of one in ``url``.
+            max_connections: Maximum number of open connections.
+            password_command: Prints the password, which ``url`` then lacks.
 
         Raises:
-            StoreUnavailable: Postgres cannot be reached, or refuses the user.
-            CannotStart: A pooler in between refuses the way in which the service uses it.
+            StoreUnavailable: Postgres is unreachable, or refuses the user.
+            CannotStart: A pooler refuses the service's connection options.
         """
-        with store_faults():
+        with store_errors():
             try:
                 pool = await asyncpg.create_pool(
                     url,
@@ -85,7 +99,7 @@ class Database:
                     timeout=_CONNECT_TIMEOUT,
                     command_timeout=_STATEMENT_TIMEOUT,
                     init=learn_types,
-                    reset=_leave_as_it_is,
+                    reset=_skip_reset,
                     **connection_options("pipesync service-server"),
                 )
             except asyncpg.PostgresConnectionError as error:
@@ -106,37 +120,43 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """One connection of the pool.
+        """Take a connection from the pool for the body.
 
-        A single statement over it commits as the settings of the role say: what must outlive a
-        crash of Postgres goes into a ``transaction``.
+        The role's settings decide whether a single statement survives a crash of Postgres. A write
+        that has to survive needs a ``transaction``.
 
         Raises:
-            StoreUnavailable: Postgres was, or went, away, or cannot do it now.
+            StoreUnavailable: Postgres is unavailable, or became so, or refuses for now.
         """
-        with store_faults():
+        with store_errors():
             connection = await self._acquire()
+            ending = Ending.WRITABLE
             try:
                 yield connection
-            except DRIVER_FAULTS as error:
-                if is_of_connection(error):
-                    # Nothing is asked any more over a connection that may be silent, or whose
-                    # statements were described before a migration changed a table.
+            except DRIVER_ERRORS as error:
+                if affects_connection(error):
+                    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                        ending = await end_read_only_session(connection)
+                    # The connection may be silent, or may hold descriptions of statements from
+                    # before a migration changed a table.
                     _terminate(connection)
                     await self._pool.expire_connections()
                 raise
             finally:
-                await self._give_back(connection)
+                await self._release(connection)
+                if ending is Ending.ENDED:
+                    # The body cannot be repeated here: the next call has to find no other one.
+                    await self._end_read_only_sessions()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """One connection with a transaction that is committed unless the body raises.
+        """Begin a transaction for the body, and commit it unless the body raises.
 
-        Once it is committed, it outlives a crash of Postgres.
+        A committed transaction survives a crash of Postgres.
 
         Raises:
-            StoreUnavailable: Postgres was, or went, away, and nobody knows whether it committed; or
-                it cannot do it now.
+            StoreUnavailable: Postgres is unavailable, or refuses for now. If it became so during
+                the commit, the transaction may or may not be committed.
         """
         async with self.connection() as connection:
             await connection.execute(_BEGIN)
@@ -151,65 +171,70 @@ class Database:
         try:
             return await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
         except asyncpg.PostgresError:
-            # The server lets no more in, or takes no password: those that are in may go on.
+            # The server accepts no new connections or no password; open connections may still work.
             if not self._pool.get_idle_size():
                 raise
-            _put_open_ones_first(self._pool)
+            _prefer_open_connections(self._pool)
             return await self._pool.acquire(timeout=_CONNECT_TIMEOUT)
 
-    async def _give_back(self, connection: Connection) -> None:
-        if _is_read_only(connection):
-            # What it answers may be old, and its successor is elsewhere.
+    async def _end_read_only_sessions(self) -> None:
+        async def end(age: float) -> Ending:
+            connection = await self._acquire()
+            try:
+                return await end_read_only_session(connection, age=age)
+            finally:
+                await self._release(connection)
+
+        with suppress(*DRIVER_ERRORS):
+            async with asyncio.timeout(_END_ALL_TIMEOUT):
+                await end_read_only_sessions(end)
+        # The pool may have completed a connection that was begun before the timeout.
+        await self._pool.expire_connections()
+
+    async def _release(self, connection: Connection) -> None:
+        if not await is_usable(connection):
+            # The server may have become a standby, whose answers may be old: connect anew.
             await self._pool.expire_connections()
-        # One that cannot be given back in time is given up.
-        with suppress(*DRIVER_FAULTS):
+        # On a timeout, the pool terminates the connection.
+        with suppress(*DRIVER_ERRORS):
             await self._pool.release(connection, timeout=_END_TIMEOUT)
 
 
 async def _roll_back(connection: Connection, error: BaseException) -> None:
-    if is_of_connection(error):
+    if affects_connection(error):
         return
     try:
         await connection.execute("ROLLBACK", timeout=_END_TIMEOUT)
     except BaseException:
-        # What went wrong in the body is what is raised.
+        # The caller raises the error of the body instead.
         _terminate(connection)
 
 
 def _terminate(connection: Connection) -> None:
-    # One that was lost has left the pool by itself.
+    # The pool has already dropped a connection that was lost.
     with suppress(asyncpg.InterfaceError):
         connection.terminate()
 
 
-def _put_open_ones_first(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    """Have the pool give out connections that are open before it opens others.
+def _prefer_open_connections(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """Reorder the pool so that it uses open connections before it opens others.
 
-    It gives out first what it was given back last, so that a place where no connection could be
-    opened would hide those that are open.
+    It first uses the holder that was released last, so that one whose connection cannot be opened
+    would hide those that are open.
     """
-    places = pool._queue  # type: ignore[attr-defined]  # the stubs leave it out
-    waiting = [places.get_nowait() for _ in range(places.qsize())]
-    for place in sorted(waiting, key=lambda one: bool(one.is_connected())):
-        places.put_nowait(place)
-
-
-def _is_read_only(connection: Connection) -> bool:
-    """Whether the server has said so of itself, as it does since version 14."""
-    try:
-        settings = connection.get_settings()
-    except asyncpg.InterfaceError:
-        return False
-    return any(getattr(settings, name, "off") == "on" for name in READ_ONLY_SETTINGS)
+    holders = pool._queue  # type: ignore[attr-defined]  # the stubs leave it out
+    waiting = [holders.get_nowait() for _ in range(holders.qsize())]
+    for holder in sorted(waiting, key=lambda one: bool(one.is_connected())):
+        holders.put_nowait(holder)
 
 
 async def _close(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
     try:
         async with asyncio.timeout(_END_TIMEOUT):
             await pool.close()
-    except DRIVER_FAULTS:
+    except DRIVER_ERRORS:
         pool.terminate()
 
 
-async def _leave_as_it_is(_: object) -> None:
-    """Spares a round trip: nothing here changes a session, and transactions are ended anyway."""
+async def _skip_reset(_: object) -> None:
+    """Save a round trip: no statement here changes a session, and all transactions are ended."""

@@ -1,4 +1,4 @@
-"""The webhook events of each pipeline: taken in, then applied or set aside."""
+"""Inbox of each pipeline: its webhook events, which are applied or dead-lettered."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from pipesync.v1.pipeline_service_pb2 import (
     SYNC_POLICY_CONTINUOUS,
     SYNC_POLICY_MANUAL,
     WEBHOOK_EVENT_STATUS_APPLIED,
+    WEBHOOK_EVENT_STATUS_DEAD_LETTERED,
     WEBHOOK_EVENT_STATUS_PENDING,
-    WEBHOOK_EVENT_STATUS_SET_ASIDE,
     WEBHOOK_EVENT_STATUS_UNSPECIFIED,
     WebhookEvent,
     WebhookEventStatus,
@@ -24,31 +24,31 @@ from service_server.store.leases import Holder
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("inbox.sql")
-# A status is a literal in these, so that each finds its index.
+# Each statement has the status as a literal, so that it can use a partial index.
 _LISTS = {
     WEBHOOK_EVENT_STATUS_UNSPECIFIED: _SQL["list"],
     WEBHOOK_EVENT_STATUS_PENDING: _SQL["list_pending"],
     WEBHOOK_EVENT_STATUS_APPLIED: _SQL["list_applied"],
-    WEBHOOK_EVENT_STATUS_SET_ASIDE: _SQL["list_set_aside"],
+    WEBHOOK_EVENT_STATUS_DEAD_LETTERED: _SQL["list_dead_lettered"],
 }
-# Notified, with the pipeline's id, of events that are to be applied.
+# Channel of notifications of pending events; the payload is the pipeline's id.
 CHANNEL = "pipesync_webhook_events"
 _NEWEST = 2**63 - 1
-# Seconds: there may be any number of events.
+# Seconds: the number of events is unlimited.
 _REPLAY_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """An event to be taken in.
+    """A verified event to be stored.
 
     Attributes:
-        pipeline_id: Whose it is.
-        etag: Of the pipeline whose secret it was verified with.
+        pipeline_id: Id of the pipeline.
+        etag: Etag of the pipeline whose secret verified the event.
         event_id: ``evt_...``
-        event_type: e.g. ``customer.updated``.
-        create_time: When it was made, as it says itself.
-        body: As it came in.
+        event_type: For example ``customer.updated``.
+        create_time: Creation time, as stated by the event.
+        body: The body of the delivery, unchanged.
     """
 
     pipeline_id: str
@@ -59,14 +59,14 @@ class NewEvent:
     body: bytes = field(repr=False)
 
 
-class Stored(Enum):
-    """What became of an event that was to be taken in."""
+class InsertResult(Enum):
+    """Result of storing an event."""
 
     NEW = auto()
     DUPLICATE = auto()
-    """The pipeline has had it before."""
+    """The inbox already has the event."""
     OUTDATED = auto()
-    """The pipeline changed, or went, since the event was verified: it is not stored."""
+    """Not stored: the pipeline was changed or deleted since the event was verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +74,11 @@ class PendingEvent:
     """An event to be applied.
 
     Attributes:
-        arrival: Its number among all that came in.
+        arrival: Sequence number of its arrival.
         event_id: ``evt_...``
-        event_type: e.g. ``customer.updated``.
-        failed_attempts: How often it failed by itself.
-        body: As it came in.
+        event_type: For example ``customer.updated``.
+        failed_attempts: Number of failed attempts to apply it alone.
+        body: The body of the delivery, unchanged.
     """
 
     arrival: int
@@ -90,23 +90,23 @@ class PendingEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What is left to do, over all pipelines.
+    """Counts over the inboxes of all pipelines.
 
     Attributes:
-        pending: Events to be applied.
-        set_aside: Events that failed too often.
-        lag: How long the oldest of the former has been waiting; nothing when there is none.
+        pending: Number of events to be applied.
+        dead_lettered: Number of events that failed too often.
+        lag: Age of the oldest pending event; zero if none is pending.
     """
 
     pending: int
-    set_aside: int
+    dead_lettered: int
     lag: timedelta
 
 
-async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Stored]:
-    """Takes events in, in one transaction: what became of each, in the same order.
+async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[InsertResult]:
+    """Store events in one statement, and return the result of each, in the same order.
 
-    No two of them are of the same pipeline and id.
+    No two of them may have the same pipeline and id.
     """
     rows = await connection.fetch(
         _SQL["insert"],
@@ -121,7 +121,7 @@ async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Sto
     woken = {
         event.pipeline_id
         for event, row in zip(events, rows, strict=True)
-        if row["is_new"] and row["runs_by_itself"]
+        if row["is_new"] and row["is_continuous"]
     }
     if woken:
         await connection.execute(_SQL["wake"], list(woken))
@@ -131,9 +131,9 @@ async def insert(connection: Connection, events: Sequence[NewEvent]) -> list[Sto
 async def store_dead_letters(
     connection: Connection, pipeline_id: str, letters: Sequence[DeadLetter]
 ) -> int:
-    """Stores events that a source gave up as set aside; how many were not there before.
+    """Store events that a source dead-lettered, and return the number of new ones.
 
-    No two of them are of the same event. One that is pending or applied stays as it is.
+    No two of them may have the same id. A pending or applied event stays unchanged.
     """
     count: int = await connection.fetchval(
         _SQL["store_dead_letters"],
@@ -149,7 +149,7 @@ async def store_dead_letters(
 
 
 async def last_pending(connection: Connection, pipeline_id: str) -> int | None:
-    """The number of the pipeline's pending event that came last; None when none is pending."""
+    """Return the arrival number of the latest pending event; None if none is pending."""
     arrival: int | None = await connection.fetchval(_SQL["last_pending"], pipeline_id)
     return arrival
 
@@ -157,15 +157,15 @@ async def last_pending(connection: Connection, pipeline_id: str) -> int | None:
 async def oldest_pending(
     connection: Connection, pipeline_id: str, *, last: int, count: int, size: int, failed: bool
 ) -> list[PendingEvent]:
-    """The pipeline's pending events that came first, in the order in which they came.
+    """Return the oldest pending events in the order of their arrival.
 
     Args:
-        connection: Where to read.
-        pipeline_id: Whose events.
-        last: None that came after the one of this number.
-        count: At most so many.
-        size: At most so many bytes, unless the first one alone has more.
-        failed: Those that failed before, instead of those that did not.
+        connection: The connection to read from.
+        pipeline_id: Id of the pipeline.
+        last: Arrival number of the last event to return.
+        count: Maximum number of events.
+        size: Maximum size in bytes, unless the first event alone is larger.
+        failed: Whether to return events that failed before, instead of the others.
     """
     rows = await connection.fetch(_SQL["oldest_pending"], pipeline_id, last, count, size, failed)
     return [
@@ -188,14 +188,14 @@ async def mark_applied(
     series: int | None = None,
     position: CheckpointPosition | None = None,
 ) -> None:
-    """Store that these events are in the destination.
+    """Mark events as applied.
 
     Args:
-        connection: Where to store.
-        pipeline_id: Of the pipeline.
-        ids: Of the events.
-        series: That the position belongs to.
-        position: Under which the destination has recorded them; None when it records none.
+        connection: The connection to write to.
+        pipeline_id: Id of the pipeline.
+        ids: Ids of the events.
+        series: The series of ``position``.
+        position: The position that the destination recorded with them; None if it records none.
     """
     recorded = (series, position.epoch, position.number) if position is not None else 3 * (None,)
     await connection.execute(_SQL["mark_applied"], pipeline_id, list(ids), *recorded)
@@ -204,22 +204,22 @@ async def mark_applied(
 async def repeat_after(
     connection: Connection, pipeline_id: str, ids: Collection[str], sync: Holder
 ) -> None:
-    """Has applied events applied once more when a sync has ended that was under way meanwhile.
+    """Apply events once more after the sync that was under way when they were applied.
 
-    One that came in before the sync began is not: all that the sync reads is newer.
+    Events that arrived before the sync began are left out, since the sync reads newer records.
 
     Args:
-        connection: In the transaction that marks the events as applied.
-        pipeline_id: Whose events.
-        ids: Those of them that were compared with what the destination held.
-        sync: Who held the lease of the sync before they were.
+        connection: The connection of the transaction that marks the events as applied.
+        pipeline_id: Id of the pipeline.
+        ids: Ids of the events that were compared with the destination's records.
+        sync: The holder of the sync's lease before the comparison.
     """
     await connection.execute(_SQL["repeat_after"], pipeline_id, list(ids), sync.token, sync.since)
 
 
 async def requeue_repeats(connection: Connection) -> None:
-    """Has events applied once more whose syncs have ended."""
-    # Mostly there are none, and then no lock on the inbox is waited for.
+    """Make events of ``repeat_after`` pending whose syncs have ended."""
+    # Usually there are none, and then no lock is waited for.
     if not await connection.fetchval(_SQL["has_repeats"]):
         return
     await connection.execute(_SQL["requeue_repeats"])
@@ -228,16 +228,21 @@ async def requeue_repeats(connection: Connection) -> None:
 async def mark_failed(
     connection: Connection, pipeline_id: str, event_id: str, error: str, *, most_attempts: int
 ) -> bool:
-    """Notes that an event failed by itself; True when that was once too often: it is set aside."""
+    """Count a failed attempt to apply an event alone.
+
+    Returns:
+        True if it was the last attempt, so that the event is dead-lettered.
+    """
     return bool(
         await connection.fetchval(_SQL["mark_failed"], pipeline_id, event_id, error, most_attempts)
     )
 
 
 async def waiting_pipelines(connection: Connection) -> list[str]:
-    """The pipelines with pending events that no turn of their own applies, and that may be.
+    """Return the pipelines whose pending events the inbox worker may apply.
 
-    A continuous pipeline is among them while one of its steps is under way, and once it is set up.
+    A continuous pipeline is among them only while one of its steps is under way after its setup:
+    otherwise its next step applies them.
     """
     rows = await connection.fetch(
         _SQL["waiting_pipelines"], DESIRED_STATUS_ACTIVE, SYNC_POLICY_MANUAL
@@ -246,10 +251,10 @@ async def waiting_pipelines(connection: Connection) -> list[str]:
 
 
 async def backlog(connection: Connection) -> Backlog:
-    """What is left to do."""
+    """Return the counts over all inboxes."""
     [row] = await connection.fetch(_SQL["backlog"])
     return Backlog(
-        pending=row["pending"], set_aside=row["set_aside"], lag=row["lag"] or timedelta(0)
+        pending=row["pending"], dead_lettered=row["dead_lettered"], lag=row["lag"] or timedelta(0)
     )
 
 
@@ -261,36 +266,36 @@ async def list_latest_first(
     status: WebhookEventStatus.ValueType,
     before: int | None,
 ) -> list[tuple[int, WebhookEvent]]:
-    """At most ``limit`` events with their place in the order of arrival, the latest first.
+    """Return events with their arrival numbers, the latest first.
 
     Args:
-        connection: Where to read.
-        pipeline_id: Whose events.
-        limit: How many at most.
-        status: Of these alone; unspecified for all.
-        before: The place that the answer comes before; None starts at the latest.
+        connection: The connection to read from.
+        pipeline_id: Id of the pipeline.
+        limit: Maximum number of events.
+        status: Status of the events; unspecified for all.
+        before: Arrival number that the events precede; None starts at the latest.
     """
-    place = _NEWEST if before is None else before
-    rows = await connection.fetch(_LISTS[status], pipeline_id, place, limit)
+    arrival = _NEWEST if before is None else before
+    rows = await connection.fetch(_LISTS[status], pipeline_id, arrival, limit)
     return [(row["arrival"], _shown(row)) for row in rows]
 
 
 async def missing(connection: Connection, pipeline_id: str, ids: Collection[str]) -> list[str]:
-    """Those of the ids that the pipeline has no event of."""
+    """Return the ids that the inbox has no event for."""
     rows = await connection.fetch(_SQL["missing"], pipeline_id, list(ids))
     return [row["event_id"] for row in rows]
 
 
 async def replay(connection: Connection, pipeline_id: str, ids: Collection[str]) -> int:
-    """Has these events applied again; how many there were."""
+    """Make events pending again, and return their number."""
     count: int = await connection.fetchval(_SQL["replay"], pipeline_id, list(ids))
     return count
 
 
-async def replay_set_aside(connection: Connection, pipeline_id: str) -> int:
-    """Has all events applied again that are set aside; how many there were."""
+async def replay_dead_lettered(connection: Connection, pipeline_id: str) -> int:
+    """Make all dead-lettered events pending again, and return their number."""
     count: int = await connection.fetchval(
-        _SQL["replay_set_aside"], pipeline_id, timeout=_REPLAY_TIMEOUT
+        _SQL["replay_dead_lettered"], pipeline_id, timeout=_REPLAY_TIMEOUT
     )
     return count
 
@@ -303,14 +308,14 @@ async def replay_behind(
     number: int,
     held: CheckpointPosition,
 ) -> int:
-    """Have events applied again; return their number.
+    """Make events pending again that the destination has lost, and return their number.
 
     Args:
-        connection: Where to store.
-        pipeline_id: Of the pipeline.
-        series: That their positions belong to.
-        number: They were applied with a later one.
-        held: Those of this epoch up to this number stay applied.
+        connection: The connection to write to.
+        pipeline_id: Id of the pipeline.
+        series: The series of the positions.
+        number: Events with a later position number are lost.
+        held: Except those of this epoch up to this number, which the destination holds.
     """
     arguments = (series, number, held.epoch, held.number)
     count: int = await connection.fetchval(_SQL["replay_behind"], pipeline_id, *arguments)
@@ -318,23 +323,28 @@ async def replay_behind(
 
 
 async def prune(connection: Connection, age: timedelta, limit: int) -> int:
-    """Forgets at most ``limit`` events that were applied longer ago than that; how many it did.
+    """Delete events that were applied longer than ``age`` ago, and return their number.
 
-    In the same transaction, the position moves up behind which events can be applied again.
+    The same statement advances the position behind which all events can still be replayed.
+
+    Args:
+        connection: The connection to write to.
+        age: Minimum time since the events were applied.
+        limit: Maximum number of events.
     """
     count: int = await connection.fetchval(_SQL["prune"], age, limit)
     return count
 
 
 def _storable(text: str) -> str:
-    """The text without the character 0, which Postgres cannot hold."""
+    """Return the text without the character 0, which Postgres cannot store."""
     return text.replace("\0", "")
 
 
-def _stored(row: asyncpg.Record) -> Stored:
+def _stored(row: asyncpg.Record) -> InsertResult:
     if not row["is_current"]:
-        return Stored.OUTDATED
-    return Stored.NEW if row["is_new"] else Stored.DUPLICATE
+        return InsertResult.OUTDATED
+    return InsertResult.NEW if row["is_new"] else InsertResult.DUPLICATE
 
 
 def _shown(row: asyncpg.Record) -> WebhookEvent:
@@ -345,6 +355,6 @@ def _shown(row: asyncpg.Record) -> WebhookEvent:
         create_time=row["create_time"],
         receive_time=row["receive_time"],
         finish_time=row["finish_time"],
-        failed_attempts=row["failed_attempts"],
+        failed_attempt_count=row["failed_attempts"],
         last_error=row["last_error"],
     )

@@ -1,4 +1,4 @@
-"""The position of each pipeline's inputs at its destination."""
+"""Position of each pipeline's inputs at its destination."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ _SQL = load_queries("inputs.sql")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredInputs:
-    """The inputs that a destination has committed, and those that it may be sent again.
+    """Inputs that a destination has committed, and those that the service can send again.
 
     Attributes:
-        series: Grows when earlier positions lose their meaning.
-        position: Of the last inputs that were committed; None when none is recorded.
-        replayable: All webhook events of the series with a later position are kept; None with
+        series: Number of the series; it grows when earlier positions lose their meaning.
+        position: Position of the last committed inputs; None if none is recorded.
+        replayable: Position after which all webhook events of the series are kept; None with
             ``position``.
     """
 
@@ -33,14 +33,18 @@ async def move(
     *,
     kept_behind: int | None = None,
 ) -> bool:
-    """Store ``after`` in the place of ``before``; False when something else is stored by now.
+    """Replace ``before`` by ``after``.
 
     Args:
-        connection: Where to store.
-        pipeline_id: Of the pipeline.
-        before: The series and the position that are expected.
-        after: Without ``replayable``, that stays as it is.
-        kept_behind: Events with a later number have to be kept still; None when none need be.
+        connection: The connection to write to.
+        pipeline_id: Id of the pipeline.
+        before: The expected series and position.
+        after: The new values. Without ``replayable``, the stored one stays.
+        kept_behind: Number after which all events still have to be kept; None if that is not
+            required.
+
+    Returns:
+        False if the stored values, or the kept events, are no longer the expected ones.
     """
     return bool(
         await connection.fetchval(
@@ -57,7 +61,7 @@ async def move(
 
 
 async def forget(connection: Connection, pipeline_id: str) -> StoredInputs:
-    """Begin another series, without a position, and return it."""
+    """Begin another series without a position, and return it."""
     series = await connection.fetchval(_SQL["forget"], pipeline_id)
     return StoredInputs(series=series or 1)
 

@@ -1,4 +1,4 @@
-"""Who may sync each pipeline now, and who may apply its events."""
+"""Leases on pipelines: who may sync a pipeline now, and who may apply its events."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,19 +10,19 @@ from service_server.store.queries import load_queries
 
 
 class LeaseKind(Enum):
-    """What a lease allows; a pipeline has one holder of each kind at most."""
+    """Kind of a lease. A pipeline has at most one holder of each kind."""
 
-    ALONE = auto()
-    """To do anything. There is no holder of another kind meanwhile."""
+    EXCLUSIVE = auto()
+    """Allows everything, and excludes the other kinds."""
     SYNC = auto()
-    """To sync, while others may apply events."""
+    """Allows a sync, during which another holder may apply events."""
     EVENTS = auto()
-    """To apply events, also beside a sync."""
+    """Allows its holder to apply events, also during a sync."""
 
 
 _SYNC_SQL = load_queries("leases.sql")
 _SQL = {
-    LeaseKind.ALONE: _SYNC_SQL,
+    LeaseKind.EXCLUSIVE: _SYNC_SQL,
     LeaseKind.SYNC: _SYNC_SQL,
     LeaseKind.EVENTS: load_queries("applier_leases.sql"),
 }
@@ -30,23 +30,23 @@ _SQL = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a lease.
+    """Holder of a lease.
 
     Attributes:
-        name: The process, e.g. ``host:pid``.
+        name: Name of the process, for example ``host:pid``.
         since: When it took the lease.
-        time_left: How long until the lease expires unless it is renewed.
-        token: The fencing token.
-        is_brief: It keeps the lease for moments only.
-        kind: What for.
+        time_left: Time until the lease expires unless it is renewed.
+        token: Fencing token.
+        short_lived: Whether it holds the lease for moments only.
+        kind: Kind of the lease.
     """
 
     name: str
     since: datetime
     time_left: timedelta
     token: int
-    is_brief: bool = False
-    kind: LeaseKind = LeaseKind.ALONE
+    short_lived: bool = False
+    kind: LeaseKind = LeaseKind.EXCLUSIVE
 
 
 async def acquire(
@@ -55,13 +55,13 @@ async def acquire(
     holder: str,
     duration: timedelta,
     *,
-    kind: LeaseKind = LeaseKind.ALONE,
+    kind: LeaseKind = LeaseKind.EXCLUSIVE,
 ) -> int | None:
-    """Takes the lease if it is free or has expired, and none is held that excludes it.
+    """Take a lease unless one is held that excludes it.
 
     Returns:
-        The fencing token, greater than any before it; None when another process holds such a lease,
-        or there is no such pipeline.
+        The fencing token, greater than all before it; None if another process holds such a lease,
+        or the pipeline does not exist.
     """
     arguments = () if kind is LeaseKind.EVENTS else (kind is LeaseKind.SYNC,)
     token: int | None = await connection.fetchval(
@@ -71,9 +71,9 @@ async def acquire(
 
 
 async def get_holder(
-    connection: Connection, pipeline_id: str, kind: LeaseKind = LeaseKind.ALONE
+    connection: Connection, pipeline_id: str, kind: LeaseKind = LeaseKind.EXCLUSIVE
 ) -> Holder | None:
-    """Who has the lease; None when it is free. Those of ALONE and SYNC are one lease."""
+    """Return the holder of a lease; None if it is free. EXCLUSIVE and SYNC share one lease."""
     row = await connection.fetchrow(_SQL[kind]["get"], pipeline_id)
     if row is None:
         return None
@@ -82,7 +82,7 @@ async def get_holder(
         since=row["acquire_time"],
         time_left=row["time_left"],
         token=row["token"],
-        is_brief=row["is_brief"],
+        short_lived=row["is_brief"],
         kind=LeaseKind[row["kind"]],
     )
 
@@ -93,16 +93,16 @@ async def renew(
     token: int,
     duration: timedelta,
     *,
-    kind: LeaseKind = LeaseKind.ALONE,
+    kind: LeaseKind = LeaseKind.EXCLUSIVE,
 ) -> bool:
-    """Holds the lease for at least ``duration`` from now; False when it was taken over."""
+    """Extend a lease to at least ``duration`` from now; False if ``token`` no longer holds it."""
     return bool(await connection.fetchval(_SQL[kind]["renew"], pipeline_id, token, duration))
 
 
 async def require(
-    connection: Connection, pipeline_id: str, token: int, *, kind: LeaseKind = LeaseKind.ALONE
+    connection: Connection, pipeline_id: str, token: int, *, kind: LeaseKind = LeaseKind.EXCLUSIVE
 ) -> None:
-    """Makes the rest of the transaction safe from a takeover.
+    """Prevent a takeover of the lease until the transaction ends.
 
     Raises:
         LeaseLost: ``token`` no longer holds the lease.
@@ -112,7 +112,7 @@ async def require(
 
 
 async def release(
-    connection: Connection, pipeline_id: str, token: int, *, kind: LeaseKind = LeaseKind.ALONE
+    connection: Connection, pipeline_id: str, token: int, *, kind: LeaseKind = LeaseKind.EXCLUSIVE
 ) -> None:
-    """Frees the lease, if ``token`` still holds it."""
+    """Release a lease if ``token`` still holds it."""
     await connection.execute(_SQL[kind]["release"], pipeline_id, token)

@@ -1,4 +1,4 @@
-"""Brings the database's tables up to date, one numbered file at a time."""
+"""Migration of the database's tables, one numbered file at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -11,22 +11,23 @@ import structlog
 
 from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store.database import Connection, Database
-from service_server.store.faults import DRIVER_FAULTS, is_of_connection
+from service_server.store.errors import DRIVER_ERRORS, affects_connection
 from service_server.store.migration import Migration, load_migrations
 from service_server.store.poolers import is_shared
 
 _log = structlog.get_logger(__name__)
 
-# Any number will do that no other program on this database uses.
+# An arbitrary key that no other program on this database may use.
 _ADVISORY_LOCK = 0x706970657379
-# What waits for a lock on a table keeps all who come after it waiting, too: so not for long.
+# A statement that waits for a lock on a table blocks all later ones, so it waits only briefly.
 _LOCK_TIMEOUT = "1s"
-_PAUSE = 2.0
-# How long all attempts may take, in seconds.
-_PATIENCE = 300.0
-# How often is asked whether another service is done with its migration, in seconds.
+# Seconds between two attempts.
+_RETRY_DELAY = 2.0
+# Seconds for all attempts at one migration.
+_TIMEOUT = 300.0
+# Seconds between two checks whether another service has finished its migration.
 _TURN_INTERVAL = 0.2
-# What is not a lock may take long: an index of a large table.
+# Work other than a wait for a lock may take long, such as an index on a large table.
 _STATEMENT_TIMEOUT = 24 * 3600.0
 _LEDGER = """
 CREATE SCHEMA IF NOT EXISTS pipesync;
@@ -36,23 +37,23 @@ CREATE TABLE IF NOT EXISTS pipesync.migrations (
     apply_time timestamptz NOT NULL DEFAULT now()
 );
 """
-# Limits that the settings of the role or the database put on all statements and transactions are
-# not meant for one that rewrites a table, or waits for an index.
-_TAKE_LONG = """
+# Limits that the role's or the database's settings put on all statements and transactions are not
+# meant for a migration, which may rewrite a table or wait for an index.
+_LIFT_LIMITS = """
 SELECT set_config(name, '0', true)
 FROM pg_settings
 WHERE name IN (
     'idle_in_transaction_session_timeout', 'statement_timeout', 'transaction_timeout'
 )
 """
-# Those of them that cut off an index that is built concurrently, in no transaction of ours.
+# Limits that would cut off the concurrent build of an index, which runs outside of transactions.
 _LIMITS = """
 SELECT name
 FROM pg_settings
 WHERE name IN ('lock_timeout', 'statement_timeout', 'transaction_timeout') AND setting <> '0'
 ORDER BY name
 """
-# Of an index that could not be built this is left: it is kept up to date and never used.
+# A failed concurrent build leaves an invalid index, which is maintained but never used.
 _BROKEN_INDEXES = """
 SELECT format('DROP INDEX CONCURRENTLY IF EXISTS %s', indexrelid::regclass)
 FROM pg_index
@@ -63,11 +64,11 @@ WHERE NOT indisvalid AND relnamespace = 'pipesync'::regnamespace
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """The limits that the settings of the role or the database put on a session's statements.
+    """Limits that the role's or the database's settings put on a session's statements.
 
     Attributes:
-        names: The settings.
-        are_liftable: Whether no pooler gives the session to others, who would go on without them.
+        names: Names of the settings.
+        are_liftable: Whether no pooler shares the session with clients that would lose the limits.
     """
 
     names: Sequence[str]
@@ -78,29 +79,29 @@ async def migrate(
     database: Database,
     migrations: Sequence[Migration] | None = None,
     *,
-    patience: float = _PATIENCE,
+    timeout: float = _TIMEOUT,
 ) -> None:
-    """Applies the migrations that the database lacks, each in a transaction of its own.
+    """Apply the migrations that the database lacks, each in a transaction of its own.
 
-    Services that start at the same time take turns. No migration waits for a lock on a table for
-    more than a second: it is given up, and tried again a little later.
+    Services that start at the same time take turns. A migration that waits for a lock on a table
+    for more than a second is rolled back, and retried after a delay.
 
     Args:
-        database: Which to bring up to date.
-        migrations: Those of this program unless given.
-        patience: How long one migration is tried while others hold locks, in seconds.
+        database: The database to migrate.
+        migrations: The migrations; None for those of this program.
+        timeout: Seconds for one migration while other sessions hold locks.
 
     Raises:
-        CannotStart: The database is newer than this program, or a migration failed, which is then
-            as if it had not been tried.
-        StoreUnavailable: The database is away.
+        CannotStart: The database is newer than this program, or a migration failed and left the
+            database unchanged.
+        StoreUnavailable: The database is unavailable.
     """
     wanted = load_migrations() if migrations is None else migrations
     applied = await _applied(database)
-    _refuse_what_is_unknown(applied, wanted)
+    _refuse_unknown_migrations(applied, wanted)
     for migration in wanted:
         if migration.number not in applied:
-            await _apply(database, migration, patience)
+            await _apply(database, migration, timeout)
 
 
 async def _applied(database: Database) -> Mapping[int, str]:
@@ -111,7 +112,7 @@ async def _applied(database: Database) -> Mapping[int, str]:
     return {row["number"]: row["name"] for row in rows}
 
 
-def _refuse_what_is_unknown(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
+def _refuse_unknown_migrations(applied: Mapping[int, str], wanted: Sequence[Migration]) -> None:
     known = {migration.number: migration.name for migration in wanted}
     unknown = sorted(number for number, name in applied.items() if known.get(number) != name)
     if unknown:
@@ -122,9 +123,9 @@ def _refuse_what_is_unknown(applied: Mapping[int, str], wanted: Sequence[Migrati
         )
 
 
-async def _apply(database: Database, migration: Migration, patience: float) -> None:
+async def _apply(database: Database, migration: Migration, timeout: float) -> None:
     clock = asyncio.get_running_loop().time
-    give_up_at = clock() + patience
+    deadline = clock() + timeout
     attempt = _apply_in_transaction
     if migration.is_concurrent:
         attempt = partial(_apply_concurrently, limits=await _limits(database))
@@ -134,16 +135,16 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
                 while not await attempt(database, migration):  # noqa: ASYNC110 - Postgres has no event for it
                     await asyncio.sleep(_TURN_INTERVAL)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
-            if clock() >= give_up_at:
+            if clock() >= deadline:
                 raise CannotStart(
-                    f"migration {migration} was given up, and the database is as it was before it:"
-                    f" somebody held a lock on its tables for {patience:.0f} s"
+                    f"migration {migration} failed and left the database unchanged: another session"
+                    f" held a lock on its tables for {timeout:.0f} s"
                 ) from error
             _log.warning("migration_waits_for_lock", migration=str(migration))
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(_RETRY_DELAY)
         except asyncpg.PostgresError as error:
             raise CannotStart(
-                f"migration {migration} failed, and the database is as it was before it: {error}"
+                f"migration {migration} failed and left the database unchanged: {error}"
             ) from error
         else:
             return
@@ -151,55 +152,63 @@ async def _apply(database: Database, migration: Migration, patience: float) -> N
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Raise Postgres's own error where it refuses a statement."""
+    """Raise Postgres's own error if it refuses a statement."""
     try:
         yield
     except StoreUnavailable as error:
         fault = error.__cause__
-        if isinstance(fault, asyncpg.PostgresError) and not is_of_connection(fault):
+        if isinstance(fault, asyncpg.PostgresError) and not affects_connection(fault):
             raise fault from None
         raise
 
 
 async def _apply_in_transaction(database: Database, migration: Migration) -> bool:
-    """Applies it unless it is applied; False when another service is migrating now."""
-    async with _turn(database) as connection:
-        if connection is None:
-            return False
-        if not await _is_applied(connection, migration):
-            await connection.execute(_TAKE_LONG)
-            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
-            await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
-            await _note(connection, migration)
-        return True
+    """Apply a migration unless it is applied.
 
-
-async def _apply_concurrently(database: Database, migration: Migration, *, limits: _Limits) -> bool:
-    """As ``_apply_in_transaction``, with its statements outside of any transaction.
-
-    They run over a second connection, while a transaction that does nothing holds the lock: a
-    pooler would leave one that a session holds to the next user of that session.
+    Returns:
+        False if another service is migrating now.
     """
     async with _turn(database) as connection:
         if connection is None:
             return False
         if not await _is_applied(connection, migration):
-            await connection.execute(_TAKE_LONG)
+            await connection.execute(_LIFT_LIMITS)
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+            await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
+            await _record(connection, migration)
+        return True
+
+
+async def _apply_concurrently(database: Database, migration: Migration, *, limits: _Limits) -> bool:
+    """Apply a migration as ``_apply_in_transaction`` does, but outside of any transaction.
+
+    Its statements use a second connection, while an idle transaction holds the lock: with a pooler,
+    a session's lock would pass to the session's next client.
+    """
+    async with _turn(database) as connection:
+        if connection is None:
+            return False
+        if not await _is_applied(connection, migration):
+            await connection.execute(_LIFT_LIMITS)
             async with (
                 _second_session(database, connection, migration) as building,
                 _lifted(building, limits),
             ):
                 await _build(building, migration, limits)
-            await _note(connection, migration)
+            await _record(connection, migration)
         return True
 
 
 @asynccontextmanager
 async def _turn(database: Database) -> AsyncIterator["Connection | None"]:
-    """A transaction that keeps other services from migrating; None when one of them is at it."""
-    # Committed reads are all that it isolates: it keeps no snapshot, for whose end an index waits.
+    """Begin a transaction that prevents other services from migrating.
+
+    Yields:
+        Its connection; None if another service is migrating.
+    """
+    # At READ COMMITTED the idle transaction holds no snapshot, which would block an index build.
     async with database.transaction() as connection:
-        # Trying, not waiting: an index that is built waits for every statement under way.
+        # The lock is tried, not awaited: the build of an index waits for all statements under way.
         if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADVISORY_LOCK):
             await connection.execute(_LEDGER)
             yield connection
@@ -211,15 +220,15 @@ async def _turn(database: Database) -> AsyncIterator["Connection | None"]:
 async def _second_session(
     database: Database, first: Connection, migration: Migration
 ) -> AsyncIterator[Connection]:
-    """A connection beside ``first``, which holds the lock.
+    """Take a connection besides ``first``, which holds the lock.
 
     Raises:
-        CannotStart: There is none, although the database answers.
+        CannotStart: There is no second session, although the database answers.
     """
     async with AsyncExitStack() as stack:
         try:
             second = await stack.enter_async_context(database.connection())
-            # A pooler lets a client in for which it has no session.
+            # A pooler accepts clients even if it has no session for them.
             await second.execute("SELECT 1")
         except StoreUnavailable as error:
             await first.execute("SELECT 1")
@@ -232,11 +241,11 @@ async def _second_session(
 
 
 async def _limits(database: Database) -> _Limits:
-    """Look up the limits on the sessions that the database gives out."""
+    """Return the limits on the database's sessions."""
     async with database.connection() as connection:
         names = [row["name"] for row in await connection.fetch(_LIMITS)]
         are_liftable = False
-        # A pooler may have no second session: what needs one says so.
+        # A pooler may have no second session, which ``_second_session`` reports.
         with suppress(StoreUnavailable):
             are_liftable = bool(names) and not await is_shared(connection, database)
     return _Limits(names, are_liftable)
@@ -244,7 +253,7 @@ async def _limits(database: Database) -> _Limits:
 
 @asynccontextmanager
 async def _lifted(connection: Connection, limits: _Limits) -> AsyncIterator[None]:
-    """Lift the limits of one session where they can be, and put them back."""
+    """Lift the limits of a session during the body if possible."""
     if not limits.are_liftable:
         yield
         return
@@ -254,7 +263,7 @@ async def _lifted(connection: Connection, limits: _Limits) -> AsyncIterator[None
     finally:
         try:
             await connection.execute("; ".join(f"RESET {name}" for name in limits.names))
-        except DRIVER_FAULTS:
+        except DRIVER_ERRORS:
             connection.terminate()
 
 
@@ -262,14 +271,14 @@ async def _build(connection: Connection, migration: Migration, limits: _Limits) 
     """Run the migration's statements outside of any transaction.
 
     Raises:
-        CannotStart: A limit that could not be lifted cut them off.
+        CannotStart: A limit that cannot be lifted cut the statements off.
     """
     try:
         await _drop_broken_indexes(connection)
         await connection.execute(migration.statements, timeout=_STATEMENT_TIMEOUT)
     except asyncpg.PostgresError as error:
-        # Where the session has ended, or is limited in this as well, the next start does it.
-        with suppress(*DRIVER_FAULTS):
+        # If the session has ended, or the limit cuts this off as well, the next start does it.
+        with suppress(*DRIVER_ERRORS):
             await _drop_broken_indexes(connection)
         if limits.are_liftable or not _is_cut_off(error, limits):
             raise
@@ -283,8 +292,8 @@ async def _build(connection: Connection, migration: Migration, limits: _Limits) 
 
 
 def _is_cut_off(error: asyncpg.PostgresError, limits: _Limits) -> bool:
-    if "transaction_timeout" in limits.names and is_of_connection(error):
-        # It ends the session, and a pooler does not pass on why.
+    if "transaction_timeout" in limits.names and affects_connection(error):
+        # This limit ends the session, and a pooler does not pass on the reason.
         return True
     return bool(limits.names) and isinstance(error, asyncpg.QueryCanceledError)
 
@@ -297,7 +306,7 @@ async def _is_applied(connection: Connection, migration: Migration) -> bool:
     )
 
 
-async def _note(connection: Connection, migration: Migration) -> None:
+async def _record(connection: Connection, migration: Migration) -> None:
     await connection.execute(
         "INSERT INTO pipesync.migrations (number, name) VALUES ($1, $2)",
         migration.number,

@@ -1,20 +1,20 @@
-"""What a migration is, and which there are."""
+"""Migrations of the database's tables, as numbered SQL files."""
 
 from dataclasses import dataclass
 from importlib import resources
 
-# The first line of a file with one statement that Postgres does not run in a transaction.
+# First line of a file whose only statement Postgres cannot run in a transaction.
 CONCURRENTLY = "-- concurrently"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One step in the life of the tables.
+    """One change of the tables.
 
     Attributes:
-        number: Its place in the order, from 1 on.
-        name: What it is about.
-        statements: SQL.
+        number: Position in the order, from 1.
+        name: Short description, with underscores.
+        statements: SQL statements.
     """
 
     number: int
@@ -22,7 +22,7 @@ class Migration:
     statements: str
 
     def __post_init__(self) -> None:
-        # One that was killed between its statement and its entry in the ledger is applied again.
+        # A migration that was killed before it was recorded is applied again.
         if self.is_concurrent and "INDEX CONCURRENTLY IF" not in self.statements:
             raise ValueError(f"migration {self} lacks IF NOT EXISTS, or IF EXISTS")
 
@@ -31,12 +31,12 @@ class Migration:
 
     @property
     def is_concurrent(self) -> bool:
-        """Whether it is one statement outside of any transaction."""
+        """Whether the migration is one statement outside of any transaction."""
         return self.statements.startswith(CONCURRENTLY)
 
 
 def load_migrations() -> list[Migration]:
-    """Every ``migrations/NNNN_name.sql``, in order."""
+    """Return every ``migrations/NNNN_name.sql``, in order."""
     migrations = []
     for file in (resources.files("service_server.store") / "migrations").iterdir():
         number, _, name = file.name.removesuffix(".sql").partition("_")

@@ -1,4 +1,4 @@
-"""Notifications of other sessions of the database: one connection that listens for the process."""
+"""Notifications by other sessions of the database, over one connection of the process."""
 
 import asyncio
 import uuid
@@ -10,62 +10,62 @@ from typing import Any
 import asyncpg
 import structlog
 
-from service_server.background import BackgroundLoop, Backoff
+from service_server.background.heartbeats import Heartbeats, Loop
+from service_server.background.loop import BackgroundLoop, Backoff
 from service_server.errors import StoreUnavailable
-from service_server.heartbeats import Heartbeats, Loop
 from service_server.store.connecting import connect
 from service_server.store.database import Database
-from service_server.store.faults import message_of
+from service_server.store.errors import message_of
 from service_server.store.poolers import is_shared
 from service_server.store.statements import connection_options
 
 _log = structlog.get_logger(__name__)
 
-# Notified with a pipeline's id when anything that people see of it has changed.
+# Channel of notifications that a pipeline's visible fields changed; the payload is its id.
 PIPELINES_CHANNEL = "pipesync_pipelines"
-# Notified with the name of a listening process, by that process.
+# Channel on which a process notifies itself; the payload is its name.
 _ECHO_CHANNEL = "pipesync_echo"
 
 Listener = Callable[[str | None], None]
 
 _TIMEOUT = 10.0
-# How often a connection that is silent is asked to prove that it still listens, in seconds.
+# Seconds of silence after which a connection has to prove that it still receives.
 _CHECK_INTERVAL = 30.0
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
-# How often the listeners are called while nothing is heard, in seconds.
+_FIRST_DELAY = 0.1
+_MAX_DELAY = 5.0
+# Seconds between two calls of the listeners while no notifications arrive.
 _POLL_INTERVAL = 1.0
-# How often a pooler that shares its sessions is tried again, in seconds: it may be set up anew.
+# Seconds between two attempts through a pooler that shares its sessions: it may be reconfigured.
 _POOLER_INTERVAL = 300.0
 
 
 class _CannotListen(Exception):
-    """The way to the database carries no notifications."""
+    """The connection carries no notifications."""
 
 
 class Notifications:
-    """Calls listeners with the payload of every notification of their channel.
+    """Calls listeners with the payload of each notification on their channel.
 
-    Each listener is called with None whenever notifications may have been missed: once the
-    connection is there again, and every second while there is none that hears any.
+    Calls each listener with None when notifications may have been missed: after the connection was
+    restored, and every second while no connection receives any.
     """
 
     def __init__(
         self, database: Database, url: str | None = None, heartbeats: Heartbeats | None = None
     ) -> None:
-        """Take the ways to the database.
+        """Initialize without connecting.
 
         Args:
-            database: Where notifications are sent.
-            url: Where to listen, if not there.
-            heartbeats: Where the heartbeats of both loops are watched.
+            database: The database through which this process sends notifications.
+            url: URL of the connection that listens; None for that of ``database``.
+            heartbeats: Watches the heartbeats of both loops.
         """
         watched = heartbeats or Heartbeats()
         self._listening = BackgroundLoop(
             Loop.NOTIFICATIONS,
             self._listen,
             watched,
-            backoff=Backoff(_FIRST_PAUSE, _LONGEST_PAUSE),
+            backoff=Backoff(_FIRST_DELAY, _MAX_DELAY),
         )
         self._polling = BackgroundLoop(Loop.NOTIFICATION_POLLING, self._poll, watched)
         self._database = database
@@ -73,33 +73,33 @@ class Notifications:
         self._listeners: list[tuple[str, Listener]] = []
         self._name = uuid.uuid4().hex
         self._echo = asyncio.Event()
-        self._listens = False
+        self._is_receiving = False
         self._has_warned = False
 
     def listen(self, channel: str, listener: Listener) -> None:
-        """Add a listener, before ``listening`` is entered.
+        """Add a listener; only before ``listening`` is entered.
 
         Args:
-            channel: The name of the channel in the database.
-            listener: Must return at once.
+            channel: Name of the channel in the database.
+            listener: Takes the payload; it has to return at once.
         """
         self._listeners.append((channel, listener))
 
     @property
-    def hears(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether notifications arrive."""
-        return self._listens
+        return self._is_receiving
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listen for the length of the body, through every fault of the database."""
+        """Listen during the body, through every fault of the database."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._listening.running())
             await stack.enter_async_context(self._polling.running(first_in=_POLL_INTERVAL))
             yield
 
     async def _poll(self) -> float:
-        if not self._listens:
+        if not self._is_receiving:
             self._call_all()
         return _POLL_INTERVAL
 
@@ -115,15 +115,15 @@ class Notifications:
                 f"cannot listen ({type(error).__name__})", database_message=message_of(error)
             ) from error
         finally:
-            self._listens = False
+            self._is_receiving = False
         _log.warning("not_listening")
-        return _FIRST_PAUSE
+        return _FIRST_DELAY
 
     async def _listen_until_lost(self) -> None:
-        """Listen over a connection of its own, and return or raise when it is lost.
+        """Listen over a separate connection, and return or raise when it is lost.
 
         Raises:
-            _CannotListen: Nothing is heard over it.
+            _CannotListen: The connection carries no notifications.
         """
         connection = await connect(
             self._url,
@@ -133,12 +133,17 @@ class Notifications:
             **connection_options("pipesync service-server listener"),
         )
         lost = asyncio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
+
+        def note_lost(_: object) -> None:
+            lost.set()
+            self._echo.set()
+
+        connection.add_termination_listener(note_lost)
         try:
-            # Asked first: a pooler's session that was told to listen does so ever after.
+            # Checked first: a pooler's session that once listens never stops.
             if await is_shared(connection, self._database):
                 raise _CannotListen
-            await self._listen_on(connection)
+            await self._listen_on(connection, lost)
             while not lost.is_set():
                 self._listening.beat(_CHECK_INTERVAL)
                 try:
@@ -147,27 +152,33 @@ class Notifications:
                 except TimeoutError:
                     self._listening.beat()
                     await connection.execute("SELECT 1")
-                    # With no connection to spare there is nothing to be learnt.
+                    # Without a free connection in the pool, the test has to wait.
                     with suppress(StoreUnavailable):
-                        await self._hear_echo()
+                        await self._check_echo(lost)
         finally:
             connection.terminate()
 
-    async def _listen_on(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    async def _listen_on(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
+    ) -> None:
         await connection.add_listener(_ECHO_CHANNEL, self._note_echo)
         for channel, listener in self._listeners:
             await connection.add_listener(channel, partial(_pass_on, listener))
-        await self._hear_echo()
-        self._listens = True
+        await self._check_echo(lost)
+        self._is_receiving = True
         self._has_warned = False
         _log.info("listening_to_database")
         self._call_all()
 
-    async def _hear_echo(self) -> None:
-        """Notify this process the way that others do.
+    async def _check_echo(self, lost: asyncio.Event) -> None:
+        """Test the connection by a notification of this process to itself.
+
+        Args:
+            lost: Set once the connection is lost.
 
         Raises:
-            _CannotListen: It did not arrive.
+            _CannotListen: The notification did not arrive.
+            ConnectionResetError: The connection was lost.
         """
         self._echo.clear()
         async with self._database.connection() as connection:
@@ -177,6 +188,8 @@ class Notifications:
                 await self._echo.wait()
         except TimeoutError:
             raise _CannotListen from None
+        if lost.is_set():
+            raise ConnectionResetError("the connection that listens was lost")
 
     def _note_echo(self, *notification: Any) -> None:
         if notification[-1] == self._name:

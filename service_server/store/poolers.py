@@ -1,4 +1,4 @@
-"""Signs of a pooler between the service and its database."""
+"""Detection of a pooler between the service and its database."""
 
 import secrets
 
@@ -7,24 +7,23 @@ import asyncpg
 from service_server.errors import CannotStart
 from service_server.store.database import Connection, Database
 
-# A pooler that gives out its sessions in turn may give one twice in a row.
-_LOOKS = 3
+# A pooler may give out the same session twice in a row by chance.
+_ATTEMPTS = 3
 _PID = "SELECT pg_backend_pid()"
 
 
 async def is_shared(
     connection: "asyncpg.Connection[asyncpg.Record] | Connection", database: Database
 ) -> bool:
-    """Tell whether others get the server session of ``connection`` between its transactions.
+    """Return whether a pooler shares the server session of ``connection`` between transactions.
 
-    Its session is looked at while a transaction is open elsewhere. A pooler that shares sessions
-    gives that transaction the session that has just become free, or has to give this connection
-    another one.
+    Compare sessions while a transaction is open elsewhere: a pooler that shares them gives that
+    transaction the session that has just become free, or has to give this connection another one.
     """
-    for _ in range(_LOOKS):
+    for _ in range(_ATTEMPTS):
         pid = await connection.fetchval(_PID)
         async with database.transaction() as other:
-            # Not asked again if so: the pooler may have no second session to give.
+            # The second query runs only if needed: the pooler may have no second session.
             if await other.fetchval(_PID) == pid or await connection.fetchval(_PID) != pid:
                 return True
     return False
@@ -35,7 +34,7 @@ async def require_sessions(direct: Database, database: Database) -> None:
 
     Raises:
         CannotStart: It does not.
-        StoreUnavailable: One of the two cannot be used.
+        StoreUnavailable: One of the two is unavailable.
     """
     async with direct.connection() as connection:
         if await is_shared(connection, database):
@@ -46,7 +45,7 @@ async def require_sessions(direct: Database, database: Database) -> None:
             )
     key = secrets.randbits(63)
     async with direct.transaction() as connection, database.transaction() as other:
-        # Such a lock is known throughout one database, and nowhere else.
+        # An advisory lock is visible throughout one database, and nowhere else.
         await connection.execute("SELECT pg_advisory_xact_lock($1)", key)
         if await other.fetchval("SELECT pg_try_advisory_xact_lock($1)", key):
             raise CannotStart(

@@ -1,4 +1,4 @@
-"""Named queries, read out of .sql files."""
+"""Loader of named queries in .sql files."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def load_queries(file_name: str) -> Mapping[str, str]:
-    """The queries of ``sql/<file_name>`` by name.
+    """Return the queries of ``sql/<file_name>`` by name.
 
     A query begins at a line ``-- name: its_name`` and ends at the next such line.
     """

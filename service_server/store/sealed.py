@@ -1,4 +1,4 @@
-"""Every place where something encrypted is stored, and how to put another envelope there."""
+"""Replacement of encrypted values in all columns that hold them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from service_server.store.database import Connection
 from service_server.store.queries import load_queries
 
 _SQL = load_queries("sealed.sql")
-# Any number will do that no other program on this database uses.
+# An arbitrary key that no other program on this database may use.
 _ADVISORY_LOCK = 0x7365616C6564
 
 PLACES: Sequence[str] = sorted(
@@ -20,9 +20,9 @@ class Sealed:
     """One encrypted value.
 
     Attributes:
-        key: Its row, within its place.
-        pipeline_id: Whose it is.
-        envelope: What is stored (see ``secrets.Vault``).
+        key: Key of its row.
+        pipeline_id: Id of the pipeline.
+        envelope: The encrypted value (see ``secrets.Vault``).
     """
 
     key: str
@@ -35,8 +35,8 @@ class Replacement:
     """Another envelope for an encrypted value.
 
     Attributes:
-        sealed: What was read.
-        envelope: What to store in its place.
+        sealed: The value as it was read.
+        envelope: The envelope to store instead.
     """
 
     sealed: Sealed
@@ -46,14 +46,14 @@ class Replacement:
 async def list_under_other_keys(
     connection: Connection, place: str, key_id: bytes, *, after: str, limit: int
 ) -> list[Sealed]:
-    """At most ``limit`` values, in the order of their rows, that do not begin with ``key_id``.
+    """Return values that are encrypted with other keys, in the order of their rows.
 
     Args:
-        connection: Where to read.
+        connection: The connection to read from.
         place: One of ``PLACES``.
-        key_id: What the envelopes of one key begin with.
-        after: The row that the answer follows; empty to start at the first.
-        limit: How many at most.
+        key_id: Prefix of the envelopes of the key to leave out.
+        after: Key of the row that they follow; empty starts at the first.
+        limit: Maximum number of values.
     """
     rows = await connection.fetch(_SQL[f"{place}_list"], after, key_id, limit)
     return [
@@ -63,10 +63,15 @@ async def list_under_other_keys(
 
 
 async def replace(connection: Connection, place: str, replacements: Sequence[Replacement]) -> int:
-    """Replaces every value that is still the one that was read; in a transaction.
+    """Replace every value that has not changed since it was read.
+
+    Args:
+        connection: The connection of a transaction.
+        place: One of ``PLACES``.
+        replacements: The new envelopes.
 
     Returns:
-        How many were.
+        The number of replaced values.
     """
     await connection.execute(_SQL["lock"], _ADVISORY_LOCK)
     rows = await connection.fetch(

@@ -1,4 +1,4 @@
-"""Options of the service's connections, which name no statement."""
+"""Options of the service's connections, which use no named statements."""
 
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -9,15 +9,15 @@ from pipesync_postgres.unnamed_statements import UnnamedStatements
 
 Options: TypeAlias = dict[str, Any]
 
-# Arrays that the driver has to ask Postgres about, for which it changes a setting of the session.
+# Arrays whose types the driver queries, for which it changes a setting of the session.
 _ARRAYS = "SELECT $1::bytea[], $2::timestamptz[], $3::integer[], $4::smallint[], $5::bigint[]"
 
 
 def connection_options(application_name: str) -> Options:
-    """Return the driver's options for connections that hold nothing between two transactions.
+    """Return the driver's options for connections without state between two transactions.
 
     Args:
-        application_name: The name in pg_stat_activity. Poolers pass it on, and refuse other
+        application_name: The name in pg_stat_activity. Poolers pass it on, but refuse other
             settings at the start of a connection.
     """
     return {
@@ -28,19 +28,19 @@ def connection_options(application_name: str) -> Options:
 
 
 async def learn_types(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Have the driver learn every type that the service's statements use.
+    """Make the driver query every type that the service's statements use.
 
-    Later it would do so between two round trips of a statement, and perhaps in another server
-    session than the statement's own.
+    Otherwise it would do so between two round trips of a statement, where a pooler may use another
+    server session.
     """
     transaction = connection.transaction()
     await transaction.start()
     try:
         await connection.fetch(_ARRAYS, *[[]] * 5)
     except BaseException:
-        # Why it failed is what is raised, and no complaint that there is nothing to roll back.
+        # The caller raises the first error, not the one that there is nothing to roll back.
         with suppress(asyncpg.InterfaceError, asyncpg.PostgresError):
             await transaction.rollback()
         raise
-    # To put the setting back would leave it set for this session.
+    # A rollback restores the setting; resetting it would leave it set in this session.
     await transaction.rollback()

@@ -1,4 +1,4 @@
-"""Where each pipeline's next sync goes on from."""
+"""State that each pipeline's next sync continues from."""
 
 from dataclasses import dataclass, field
 
@@ -13,11 +13,11 @@ _SQL = load_queries("states.sql")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredState:
-    """All that a call to the engine goes on from.
+    """Everything that the next call to the engine continues from.
 
     Attributes:
-        state: The latest state, with the position of the inputs; None when the pipeline has none.
-        account_id: The account that the state is of; empty when that is not known.
+        state: The latest state, with the position of the inputs; None if the pipeline has none.
+        account_id: Id of the account that the state belongs to; empty if it is unknown.
         inputs: The position of the inputs, and those that are kept.
     """
 
@@ -27,7 +27,7 @@ class StoredState:
 
 
 async def load(connection: Connection, pipeline_id: str) -> StoredState:
-    """Return the latest state, and what is stored beside it."""
+    """Return the latest state, its account and its inputs."""
     row = await connection.fetchrow(_SQL["get"], pipeline_id)
     if row is None:
         return StoredState()
@@ -50,21 +50,21 @@ async def load(connection: Connection, pipeline_id: str) -> StoredState:
 
 
 async def get(connection: Connection, pipeline_id: str) -> SyncState | None:
-    """The latest state; None when the pipeline has none."""
+    """Return the latest state; None if the pipeline has none."""
     return (await load(connection, pipeline_id)).state
 
 
 async def put(
     connection: Connection, pipeline_id: str, state: SyncState, account_id: str = ""
 ) -> None:
-    """Store ``state``, but for the position of its inputs, in place of the one before.
+    """Store a state without the position of its inputs.
 
     Args:
-        connection: Where to store.
-        pipeline_id: Of the pipeline.
-        state: The position of the inputs is stored by ``inputs.move``: they are applied beside
-            syncs.
-        account_id: The account that it is of; empty leaves what is stored.
+        connection: The connection to write to.
+        pipeline_id: Id of the pipeline.
+        state: The state. ``inputs.move`` stores the position of its inputs, which are also applied
+            during syncs.
+        account_id: Id of the account that the state belongs to; empty leaves the stored one.
     """
     await connection.execute(_SQL["put"], pipeline_id, _serialized(state), account_id)
 
@@ -76,7 +76,7 @@ async def replace(
     after: SyncState,
     account_id: str = "",
 ) -> bool:
-    """Store ``after`` as ``put`` does, unless another state than ``before`` is stored by now."""
+    """Store ``after`` as ``put`` does if the stored state is ``before``; return whether it did."""
     if before is None:
         arguments = (pipeline_id, _serialized(after), account_id)
         return bool(await connection.fetchval(_SQL["insert"], *arguments))
@@ -90,9 +90,9 @@ async def replace(
 async def is_of_other_lineage(
     connection: Connection, pipeline_id: str, state: SyncState, account_id: str = ""
 ) -> bool:
-    """Whether the stored state is of another lineage; store ``state`` where there is none.
+    """Return whether the stored state is of another lineage; store ``state`` if there is none.
 
-    No other call stores one until the transaction has ended.
+    No other transaction stores a state until this one has ended.
     """
     arguments = (pipeline_id, _serialized(state), account_id)
     if await connection.fetchval(_SQL["insert"], *arguments):
@@ -105,13 +105,13 @@ async def is_of_other_lineage(
 
 
 async def delete(connection: Connection, pipeline_id: str) -> None:
-    """Forget the state and the position of the inputs."""
+    """Delete the state, and begin a new series of inputs."""
     await connection.execute(_SQL["delete"], pipeline_id)
     await inputs.forget(connection, pipeline_id)
 
 
 def without_inputs(state: SyncState) -> SyncState:
-    """Return a copy without the position of the inputs."""
+    """Return a copy of the state without the position of the inputs."""
     copy = SyncState()
     copy.CopyFrom(state)
     copy.ClearField("inputs_position")

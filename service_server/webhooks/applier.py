@@ -1,4 +1,4 @@
-"""Brings webhook events that were taken in to their pipeline's destination, in order."""
+"""Applier that sends the webhook events in the inbox through the engine, in order."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -10,146 +10,116 @@ from google.rpc import code_pb2
 
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import SourceInput
-from pipesync.v1.pipeline_service_pb2 import DESIRED_STATUS_PAUSED
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, ConnectionStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
-from service_server.beside import resumed_state, store_beside
-from service_server.engine import FIELDS_OF_A_PIPELINE, Engine
 from service_server.errors import (
     ConnectionFailed,
     EngineUnavailable,
     EventRefused,
-    PipelinePaused,
-    PipelineTornDown,
     SyncInProgress,
 )
-from service_server.held_rejected import store_held
-from service_server.inputs import CallInputs
-from service_server.leases import Lease, LeaseKeeper
+from service_server.leases.lease import Lease
 from service_server.metrics import Metrics
-from service_server.pipelines import Pipelines
-from service_server.recorder import failure_of
-from service_server.rewinds import log_rewinds
-from service_server.store import inbox, leases, lifecycles, states
-from service_server.store.database import Database
+from service_server.store import inbox, leases
+from service_server.store.database import Connection, Database
 from service_server.store.inbox import PendingEvent
 from service_server.store.leases import Holder, LeaseKind
-from service_server.store.states import StoredState
+from service_server.sync.records.events_record import EventsRecord
+from service_server.sync.records.recorder import Recorder
+from service_server.sync.records.run import failure_of
+from service_server.sync.session import SyncSession
+from service_server.sync.sessions import SyncSessions
 
 _log = structlog.get_logger(__name__)
 
-# What goes to the engine at once, at most; one event alone may have more bytes.
+# Limits of one batch; a single event may have more bytes.
 _BATCH_EVENTS = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-# How long one batch may take at least.
+# Least time that a batch may take: the lease is renewed for it before.
 _BATCH_TIME = timedelta(seconds=10)
-# How long one turn goes on to take further batches, in seconds: then others may have the lease.
+# Seconds in which one turn begins further batches; then it releases the lease.
 _TURN = 2.0
 _MOST_ERROR_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sent:
-    """What became of events that were sent to the engine.
+    """Events that were sent to the engine, before their outcome is stored.
 
     Attributes:
-        failure: Why it is unsure whether they are in the destination; empty when it is not.
-        refused: The events that failed by themselves, with the reasons. All others are in the
+        record: The record of the call.
+        recorder: Stores the record.
+        failure: Why the events may not be in the destination; empty if the outcome is known.
+        refused: The events that failed individually, with the reasons. All others are in the
             destination, unless there is a failure.
-        compared: Those that were compared with what the destination held.
-        sync: The sync that was under way as they were sent; None when none was.
+        compared: The events that were compared with rows in the destination.
+        sync: The sync that was under way when the events were sent; None if there was none.
     """
 
+    record: EventsRecord
+    recorder: Recorder
     failure: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     compared: frozenset[str] = frozenset()
     sync: Holder | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """One call to the engine with events, on its way into the store.
-
-    Attributes:
-        before: What was stored as it began.
-        inputs: The position that it came to.
-        sent: What became of the events.
-        eof: How it ended; None when it broke off.
-    """
-
-    before: StoredState
-    inputs: CallInputs
-    sent: _Sent
-    eof: Eof | None = None
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is anything to store besides what became of the events."""
-        is_resumed = self.eof is not None and resumed_state(self.before, self.eof) is not None
-        return is_resumed or self.inputs.is_changed
-
-
 class InboxApplier:
     """Applies the pending events of one pipeline at a time.
 
-    An event is marked only once it is in the destination, and applying one twice changes nothing:
-    so the process may end at any point.
+    An event is marked as applied only once it is in the destination, and applying it twice changes
+    nothing, so the process may end at any point.
     """
 
     def __init__(
         self,
         *,
-        pipelines: Pipelines,
-        engine: Engine,
+        sessions: SyncSessions,
         database: Database,
-        leases: LeaseKeeper,
         metrics: Metrics,
         most_attempts: int,
         waits_for_others: bool = False,
     ) -> None:
-        """Takes what it stands on.
+        """Initialize.
 
         Args:
-            pipelines: Where configurations are.
-            engine: What applies events.
-            database: Where the events are.
-            leases: One pipeline's events are never applied twice at once.
-            metrics: Told what became of events.
-            most_attempts: How often an event that fails by itself is tried before it is set aside.
-            waits_for_others: Whether to wait while another applier is at the same pipeline.
+            sessions: Opens the session of each turn, one at a time per pipeline.
+            database: The database with the inbox.
+            metrics: Metrics that count applied and dead-lettered events.
+            most_attempts: Failed attempts after which an event is dead-lettered.
+            waits_for_others: Whether to wait while another applier holds the lease of a pipeline.
         """
         self._waits_for_others = waits_for_others
-        self._pipelines = pipelines
-        self._engine = engine
+        self._sessions = sessions
         self._database = database
-        self._leases = leases
         self._metrics = metrics
         self._most_attempts = most_attempts
 
     async def apply(self, pipeline_id: str) -> int:
-        """Applies pending events for a moment; another call applies the rest.
+        """Apply pending events in one short turn; another call applies the rest.
 
-        What comes in meanwhile is left to the next call: one batch of many events costs less than
-        many batches of few.
+        Events that arrive meanwhile are left to the next call, because one batch of many events
+        costs less than many batches of few.
 
         Returns:
-            How many were applied. 0 when none was pending.
+            The number of applied events.
 
         Raises:
-            SyncInProgress: other work on the pipeline is under way, and no sync that events may be
-                applied beside.
-            PipelineNotFound: there is no such pipeline.
-            PipelinePaused: it is paused.
-            PipelineTornDown: its tables were removed.
-            ConnectionFailed: the engine cannot reach the source or the destination.
-            EngineUnavailable: the engine is away, or ended in the middle.
-            EventRefused: an event cannot be applied; it is tried again by the next call, and set
-                aside once it failed often enough.
-            LeaseLost: another service took over.
-            StoreUnavailable: the database is away.
-            SecretsUnreadable: the key is missing.
-            RpcError: the engine does not take the configuration any more.
+            SyncInProgress: Other work on the pipeline is under way that excludes the application
+                of events. A sync does not exclude it.
+            PipelineNotFound: There is no such pipeline.
+            PipelinePaused: The pipeline is paused.
+            PipelineBeingDeleted: The pipeline is being deleted.
+            PipelineTornDown: The pipeline's tables were removed.
+            ConnectionFailed: The engine cannot reach the source or the destination.
+            EngineUnavailable: The engine is unavailable, or stopped during a call.
+            EventRefused: An event cannot be applied. The next call retries it, and the last
+                failed attempt dead-letters it.
+            LeaseLost: Another process took the lease over.
+            StoreUnavailable: The database is unavailable.
+            SecretsUnreadable: The encryption key is missing.
+            RpcError: The engine does not accept the configuration any more.
         """
         clock = asyncio.get_running_loop().time
         applied = 0
@@ -157,19 +127,19 @@ class InboxApplier:
             last = await inbox.last_pending(connection, pipeline_id)
         if last is None:
             return applied
-        async with self._leases.hold(
-            pipeline_id, kind=LeaseKind.EVENTS, waits_for_applier=self._waits_for_others
-        ) as lease:
+        async with self._sessions.open(
+            pipeline_id, LeaseKind.EVENTS, waits_for_applier=self._waits_for_others
+        ) as session:
             end_of_turn = clock() + _TURN
             refusal: EventRefused | None = None
             for failed in (False, True):
-                # Those that failed are tried behind all others, and once a turn.
+                # Events that failed before are retried after all others, and once a turn.
                 while clock() < end_of_turn and refusal is None:
                     events = await self._next_batch(pipeline_id, last, failed=failed)
                     if not events:
                         break
                     try:
-                        applied += await self._apply(lease, events)
+                        applied += await self._apply(session, events)
                     except EventRefused as error:
                         refusal = error
             if refusal is not None:
@@ -182,123 +152,111 @@ class InboxApplier:
                 connection,
                 pipeline_id,
                 last=last,
-                # One that failed by itself goes by itself again, so that the others need not be
-                # told apart from it each time.
+                # An event that failed individually is retried alone, so that it does not split the
+                # batches of the others each time.
                 count=1 if failed else _BATCH_EVENTS,
                 size=_BATCH_BYTES,
                 failed=failed,
             )
 
-    async def _apply(self, lease: Lease, events: Sequence[PendingEvent]) -> int:
-        """Applies events, in halves when one is in the others' way and it is not known which.
+    async def _apply(self, session: SyncSession, events: Sequence[PendingEvent]) -> int:
+        """Apply events, in halves if the batch fails for an unknown event in it.
 
         Raises:
-            EventRefused: The first one of them that is to be tried again; the others are applied.
+            EventRefused: An event failed and is to be retried; the error is of the first such
+                event, and the others are applied.
         """
-        call = await self._send(lease, events)
-        sent = call.sent
+        sent = await self._send(session, events)
         fine = []
         if not sent.failure:
             fine = [event for event in events if event.event_id not in sent.refused]
-        if fine or call.has_news:
-            await self._store(lease, call, fine)
+        if fine or sent.recorder.has_news:
+            await self._store(session.lease, sent, fine)
         if not sent.failure:
             refusals = []
             for event in events:
                 if event.event_id in sent.refused:
-                    refusals += await self._note_failure(lease, event, sent.refused[event.event_id])
+                    reason = sent.refused[event.event_id]
+                    refusals += await self._note_failure(session.lease, event, reason)
             if refusals:
                 raise refusals[0]
             return len(fine)
         if len(events) == 1:
-            for refusal in await self._note_failure(lease, events[0], sent.failure):
+            for refusal in await self._note_failure(session.lease, events[0], sent.failure):
                 raise refusal
             return 0
         middle = len(events) // 2
-        first = await self._apply(lease, events[:middle])
-        return first + await self._apply(lease, events[middle:])
+        first = await self._apply(session, events[:middle])
+        return first + await self._apply(session, events[middle:])
 
-    async def _send(self, lease: Lease, events: Sequence[PendingEvent]) -> _Call:
-        """Has the engine apply events."""
-        pipeline_id = lease.pipeline_id
-        stored = await self._pipelines.load(pipeline_id)
-        if stored.pipeline.desired_status == DESIRED_STATUS_PAUSED:
-            raise PipelinePaused(pipeline_id)
-        if stored.is_torn_down:
-            raise PipelineTornDown(pipeline_id)
+    async def _send(self, session: SyncSession, events: Sequence[PendingEvent]) -> _Sent:
+        """Send events to the engine."""
+        basis = await session.load()
         async with self._database.connection() as connection:
-            before = await states.load(connection, pipeline_id)
-            # Rows of one that begins later are newer than these events.
-            sync = await leases.get_holder(connection, pipeline_id, LeaseKind.SYNC)
-        inputs = CallInputs(pipeline_id, before.inputs, before.state)
-        options = SyncOptions(state=before.state, replayable_inputs=inputs.replayable)
-        if options.state.sync_run.empty_request_count:
-            # That is of requests for history: an event is at no fault for being slow.
-            options.state.sync_run.empty_request_count = 0
-        await lease.last(_BATCH_TIME)
-        clock = asyncio.get_running_loop().time
-        began, timeout = clock(), lease.seconds_to_work()
-        try:
-            eof = await self._engine.sync_batch(
-                self._pipelines.open_config(stored),
-                options,
-                FIELDS_OF_A_PIPELINE,
-                [SourceInput(event_json=event.body) for event in events],
-                timeout=timeout,
-            )
-        except RpcError as error:
-            if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
-                return _Call(before=before, inputs=inputs, sent=_Sent(failure=error.message))
-            raise
-        log_rewinds(pipeline_id, eof)
-        if eof.has_more and len(events) > 1 and clock() - began > timeout / 2:
-            sent = _Sent(failure="the engine did not finish the events in time")
-            return _Call(before=before, inputs=inputs, sent=sent, eof=eof)
-        sent = replace(
-            _sent(eof),
-            compared=frozenset(eof.compared_event_ids),
+            # A sync that begins later reads rows that are newer than these events.
+            sync = await leases.get_holder(connection, basis.pipeline_id, LeaseKind.SYNC)
+        record = EventsRecord(basis, is_from_inbox=True)
+        call = await session.call(
+            basis,
+            record,
+            SyncOptions(),
+            inputs=[SourceInput(event_json=event.body) for event in events],
+            least_time=_BATCH_TIME,
+        )
+        sent = _Sent(
+            record=record,
+            recorder=call.recorder,
             sync=sync if sync is not None and sync.time_left else None,
         )
-        inputs.finish(eof)
-        # An event whose record the destination rejected is applied: it keeps the record.
-        is_known = eof.held_rejected_record_count == stored.held_rejected_record_count
-        if not sent.failure and not is_known:
-            async with self._database.transaction() as connection:
-                await lease.require(connection)
-                await store_held(connection, pipeline_id, eof)
-                await lifecycles.wake(connection, pipeline_id)
-        return _Call(before=before, inputs=inputs, sent=sent, eof=eof)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            eof = await call.finish()
+        except RpcError as error:
+            if error.code in (code_pb2.INTERNAL, code_pb2.UNKNOWN):
+                return replace(sent, failure=error.message)
+            raise
+        is_slow = clock() - began > (call.request.timeout or 0.0) / 2
+        if eof.has_more and len(events) > 1 and is_slow:
+            return replace(sent, failure="the engine did not finish the events in time")
+        _require_applied(eof)
+        if eof.status == RUN_STATUS_SUCCEEDED:
+            return replace(sent, compared=frozenset(eof.compared_event_ids))
+        if eof.dead_letters:
+            # An engine that lists the failed events has applied all others.
+            refused = {each.event_id: each.reason for each in eof.dead_letters}
+            return replace(sent, refused=refused, compared=frozenset(eof.compared_event_ids))
+        return replace(sent, failure=failure_of(eof) or "the engine did not finish the events")
 
-    async def _store(self, lease: Lease, call: _Call, applied: Sequence[PendingEvent]) -> None:
-        """Stores what a call came to: the events that are applied, and their position.
+    async def _store(self, lease: Lease, sent: _Sent, applied: Sequence[PendingEvent]) -> None:
+        """Store the outcome of a call: the applied events and their position.
 
         Raises:
-            SyncInProgress: A sync beside moved the position; the events are applied again.
+            SyncInProgress: A concurrent sync moved the position; the events are applied again.
         """
-        pipeline_id, inputs = lease.pipeline_id, call.inputs
-        async with self._database.transaction() as connection:
-            await lease.require(connection)
-            if call.eof is not None and not await store_beside(
-                connection, pipeline_id, call.before, call.eof, inputs
-            ):
+        pipeline_id = lease.pipeline_id
+        ids = [event.event_id for event in applied]
+
+        async def mark_applied(connection: Connection) -> None:
+            inputs = sent.record.stored_inputs
+            if inputs is None:
                 raise SyncInProgress(
                     f"another sync of pipeline {pipeline_id!r} moved the position of its events:"
                     " they are applied again"
                 )
-            if applied:
-                ids = [event.event_id for event in applied]
-                await inbox.mark_applied(
-                    connection,
-                    pipeline_id,
-                    ids,
-                    series=inputs.stored.series,
-                    position=inputs.stored.position,
+            if not ids:
+                return
+            await inbox.mark_applied(
+                connection, pipeline_id, ids, series=inputs.series, position=inputs.position
+            )
+            if sent.sync is not None and sent.compared:
+                # The sync may still write rows that the events were not compared with.
+                await inbox.repeat_after(
+                    connection, pipeline_id, sent.compared.intersection(ids), sent.sync
                 )
-                if (sync := call.sent.sync) is not None and call.sent.compared:
-                    # Rows on their way in the sync were not among those that it was compared with.
-                    await inbox.repeat_after(
-                        connection, pipeline_id, call.sent.compared.intersection(ids), sync
-                    )
+
+        # No retry: the events are pending still.
+        await sent.recorder.store(mark_applied)
         if applied:
             self._metrics.events_applied.inc(len(applied))
             _log.info("webhook_events_applied", pipeline_id=pipeline_id, count=len(applied))
@@ -306,21 +264,20 @@ class InboxApplier:
     async def _note_failure(
         self, lease: Lease, event: PendingEvent, failure: str
     ) -> list[EventRefused]:
-        """Counts a failure of an event's own; returns it unless the event is set aside by that."""
-        # Postgres's text cannot hold the character 0.
+        """Count an individual failure of an event; return it unless the event is dead-lettered."""
+        # Text in Postgres cannot hold the character 0.
         error = failure.replace("\0", "")[:_MOST_ERROR_CHARACTERS]
-        async with self._database.transaction() as connection:
-            await lease.require(connection)
-            is_set_aside = await inbox.mark_failed(
+        async with lease.transaction() as connection:
+            is_dead_lettered = await inbox.mark_failed(
                 connection,
                 lease.pipeline_id,
                 event.event_id,
                 error,
                 most_attempts=self._most_attempts,
             )
-        if not is_set_aside:
+        if not is_dead_lettered:
             return [EventRefused(event.event_id, error, failed_attempts=event.failed_attempts + 1)]
-        self._metrics.events_set_aside.inc()
+        self._metrics.events_dead_lettered.inc()
         _log.error(
             "webhook_event_set_aside",
             pipeline_id=lease.pipeline_id,
@@ -332,12 +289,13 @@ class InboxApplier:
         return []
 
 
-def _sent(eof: Eof) -> _Sent:
-    """What a batch's end says of its events.
+def _require_applied(eof: Eof) -> None:
+    """Require that the engine tried the events of a batch.
 
     Raises:
-        ConnectionFailed: none of them is.
-        EngineUnavailable: the same: the engine was told to end, or is too slow for a single one.
+        ConnectionFailed: None is applied, because a connection failed.
+        EngineUnavailable: None is applied, because the engine is stopping, or too slow for a single
+            event.
     """
     status = eof.request_progress.connection_status
     if status.status == ConnectionStatus.STATUS_FAILED:
@@ -346,9 +304,3 @@ def _sent(eof: Eof) -> _Sent:
         raise EngineUnavailable(
             eof.limit_message or "the engine is stopping, or too slow, and cut the call short"
         )
-    if eof.status == RUN_STATUS_SUCCEEDED:
-        return _Sent()
-    if eof.dead_letters:
-        # An engine that lists some vouches for the others.
-        return _Sent(refused={each.event_id: each.reason for each in eof.dead_letters})
-    return _Sent(failure=failure_of(eof) or "the engine did not finish the events")

@@ -1,4 +1,4 @@
-"""Times at which the pipelines of the inbox may have their next turns."""
+"""Schedule of the turns in which the inbox applies events of each pipeline."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ class _Turns:
     """The turns of one pipeline.
 
     Attributes:
-        not_before: When the next one may begin.
-        failures: How many failed in a row.
+        not_before: Earliest time of the next turn.
+        failures: Number of consecutive failures.
     """
 
     not_before: float = 0.0
@@ -18,7 +18,7 @@ class _Turns:
 
 
 class TurnTimes:
-    """Which pipelines may have a turn, and when to look again for those that may not yet.
+    """Decides which pipelines may begin a turn, and when to look again for the others.
 
     All times are of one monotonic clock.
     """
@@ -28,15 +28,16 @@ class TurnTimes:
         self._looked_at = float("-inf")
 
     def due(self, waiting: Collection[str], running: Collection[str], now: float) -> list[str]:
-        """Return the pipelines whose turns may begin, those that could longest first.
+        """Return the pipelines whose turns may begin, the longest due first.
 
         Args:
             waiting: All pipelines with pending events.
-            running: Those whose turns are under way.
+            running: Pipelines whose turns are under way.
             now: A time before ``waiting`` was read.
         """
         self._looked_at = now
-        # A rest is for the others' sake, also when nothing was left for a moment.
+        # A postponed turn stays postponed while its pipeline has no events for a moment: the delay
+        # is for the benefit of other pipelines.
         for pipeline_id in self._turns.keys() - set(waiting) - set(running):
             if self._turns[pipeline_id].not_before <= now:
                 del self._turns[pipeline_id]
@@ -48,9 +49,9 @@ class TurnTimes:
         return sorted(may_begin, key=lambda each: self._of(each).not_before)
 
     def seconds_to_next(self, running: Collection[str], now: float) -> float | None:
-        """Return how long until a turn may begin that could not at the last look; None if never.
+        """Return the seconds until the next postponed turn may begin; None if there is none.
 
-        It is 0 once that time has passed, until there is another look.
+        The value is 0 from then until the next call of ``due``.
         """
         return min(
             (
@@ -62,19 +63,19 @@ class TurnTimes:
         )
 
     def succeeded(self, pipeline_id: str, not_before: float) -> None:
-        """Note a turn that succeeded."""
+        """Record a turn that succeeded."""
         self._turns[pipeline_id] = _Turns(not_before)
 
     def postpone(self, pipeline_id: str, not_before: float) -> None:
-        """Note a turn that neither succeeded nor failed."""
+        """Record a turn that neither succeeded nor failed."""
         self._of(pipeline_id).not_before = not_before
 
     def failed(self, pipeline_id: str, *, failures: int | None = None) -> int:
-        """Note a turn that failed, and return how many did so in a row.
+        """Record a turn that failed, and return the number of consecutive failures.
 
         Args:
-            pipeline_id: Which pipeline's; its next turn is still to be postponed.
-            failures: Their number, where it is known better.
+            pipeline_id: The pipeline; the caller has to postpone its next turn.
+            failures: The number of consecutive failures, if the caller knows it.
         """
         turns = self._of(pipeline_id)
         turns.failures = turns.failures + 1 if failures is None else failures

@@ -1,4 +1,4 @@
-"""What the service does in its database, by asyncpg alone."""
+"""The database statements of the service's calls, run by asyncpg alone."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from pipesync.v1.pipeline_service_pb2 import SYNC_POLICY_CONTINUOUS
+from service_server.store.page_bytes import PAGE_BYTES
 from service_server.store.queries import load_queries
 from tests.benchmarks.webhook_deliveries import event_bodies
 
@@ -21,21 +22,23 @@ class BareStatements:
     def __init__(
         self, connection: "asyncpg.Connection[asyncpg.Record]", etags: Mapping[str, str]
     ) -> None:
-        """``etags`` are those of the pipelines that events are stored for."""
+        """Use the connection; ``etags`` are those of the pipelines that events are stored for."""
         self._connection = connection
         self._etags = etags
         self._bodies = event_bodies()
 
     async def get(self, pipeline_id: str) -> object:
-        """As GetPipeline does."""
+        """Read a pipeline as GetPipeline does."""
         return await self._connection.fetchrow(_PIPELINES["get"], pipeline_id)
 
     async def list(self, pipeline_id: str) -> object:
-        """As ListPipelines does for a page."""
-        return await self._connection.fetch(_PIPELINES["list_after"], pipeline_id, PAGE + 1)
+        """Read a page of pipelines as ListPipelines does."""
+        return await self._connection.fetch(
+            _PIPELINES["list_after"], pipeline_id, PAGE, "", "{", PAGE_BYTES
+        )
 
     async def store(self, pipeline_ids: Sequence[str]) -> None:
-        """As is done for PushWebhook, with an event for each that came in at the same time."""
+        """Store an event for each pipeline as PushWebhook does for events that arrive together."""
         now = datetime.now(UTC)
         count = len(pipeline_ids)
         bodies = [next(self._bodies) for _ in pipeline_ids]

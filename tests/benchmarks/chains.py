@@ -1,4 +1,4 @@
-"""The ways in which one and the same sync can be called: with no layer around it, one, or two."""
+"""Three ways to call the same sync: in process, through one server, and through two."""
 
 import tempfile
 import uuid
@@ -24,19 +24,19 @@ from tests.processes import running
 
 IN_PROCESS, GRPC, SERVICE = "in process", "over gRPC", "service"
 
-# Syncs up to a number of checkpoints, as part of a run of that name, going on from where the last
-# call ended; answers how it ended, and the seconds that it took.
+# Runs a sync up to a number of checkpoints, as part of the run of that name, from where the last
+# call ended; returns its eof and its seconds.
 SyncBatch = Callable[[str, int], Awaitable[tuple[Eof, float]]]
 _EngineCall = Callable[[PipelineSyncBatchRequest], Awaitable[tuple[Eof, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """One of the ways.
+    """One way to call a sync.
 
     Attributes:
-        processes: Those that it takes: ``engine`` and, if need be, ``service``.
-        begin: Makes ready to sync a pipeline that nobody has synced yet.
+        processes: Its processes by name: ``engine`` and, where there is one, ``service``.
+        begin: Prepares to sync a pipeline that was never synced before.
     """
 
     processes: Mapping[str, psutil.Process]
@@ -45,7 +45,7 @@ class Chain:
 
 @asynccontextmanager
 async def running_chains(cluster: PostgresCluster) -> AsyncIterator[Mapping[str, Chain]]:
-    """Every way by its name, each with processes of its own, the shortest first."""
+    """Yield every chain by its name, each with processes of its own, the shortest first."""
     async with AsyncExitStack() as stack:
         yield {
             IN_PROCESS: await stack.enter_async_context(_in_process()),
@@ -104,7 +104,7 @@ async def _through_service(cluster: PostgresCluster) -> AsyncIterator[Chain]:
 
                 async def sync_batch(run_id: str, state_limit: int) -> tuple[Eof, float]:
                     request = SyncPipelineBatchRequest(
-                        id=pipeline_id, run_id=run_id, state_limit=state_limit
+                        pipeline_id=pipeline_id, run_id=run_id, state_limit=state_limit
                     )
                     began = perf_counter()
                     answer = await client.sync_pipeline_batch(request)
@@ -122,7 +122,7 @@ async def _through_service(cluster: PostgresCluster) -> AsyncIterator[Chain]:
 
 
 def _remembering(pipeline: PipelineConfig, call: _EngineCall) -> SyncBatch:
-    """Calls the engine, which remembers nothing, with the state that it ended with before."""
+    """Return a call of the stateless engine that passes on the ending state of the call before."""
     state = SyncState()
 
     async def sync_batch(run_id: str, state_limit: int) -> tuple[Eof, float]:

@@ -1,6 +1,6 @@
 """Many small syncs at once through one engine, against the same syncs one after the other.
 
-The account answers at once, so nothing of what one sync costs hides behind waiting for Stripe.
+The account answers without latency, so no cost of a sync hides behind waiting for Stripe.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ RUN_ID = "benchmark"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the syncs cost.
+    """The cost of the syncs.
 
     Attributes:
-        syncs: All of them, from nothing.
-        again: The same requests once more, with the states that they ended with: nothing is left
-            to do, so this is what a request costs by itself.
+        syncs: All syncs, from an empty state.
+        again: The same requests once more, with their ending states: nothing is left to read, so
+            this is the cost of a request by itself.
     """
 
     syncs: Cost
@@ -43,7 +43,7 @@ class Costs:
 
 
 async def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     console = Console()
     with own_postgres() as cluster:
         async with simulated_account(ACCOUNT) as account:
@@ -73,7 +73,7 @@ async def main() -> None:
 
 
 async def _measure(base_url: str, database_url: str, at_once: int) -> Costs:
-    """What the syncs cost a fresh engine, ``at_once`` of them at a time."""
+    """Return the cost of the syncs in a fresh engine, ``at_once`` of them at a time."""
     async with (
         running("engine_server", "--listen", "127.0.0.1:0") as engine,
         EngineClient(engine.address) as client,

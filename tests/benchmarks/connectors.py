@@ -1,4 +1,4 @@
-"""A source of as many records as wanted, and a destination that keeps none."""
+"""A source with any number of records, and a destination that stores none."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -23,13 +23,13 @@ _DESCRIPTION = "x" * 850
 
 
 class NumbersConfig(ConnectorConfig):
-    """How much there is to read."""
+    """Configuration of the source."""
 
     records: int = Field(ge=0, description="How many records the stream has.")
 
 
 class NumbersSource:
-    """Makes its records as they are read, a checkpoint a page."""
+    """Source that makes its records as they are read, with a checkpoint after each page."""
 
     config_model = NumbersConfig
 
@@ -52,7 +52,7 @@ class NumbersSource:
         yield started(STREAM)
         for number in range(first, config.records, PAGE_RECORDS):
             end = min(number + PAGE_RECORDS, config.records)
-            # A page comes from somewhere: whoever else is in the engine has a turn.
+            # A real page arrives over the network: let the other tasks of the engine run.
             await asyncio.sleep(0)
             yield record_batch(STREAM, *(_record(each) for each in range(number, end)))
             yield checkpoint(STREAM, str(end))
@@ -68,11 +68,11 @@ class NumbersSource:
 
 
 class NowhereConfig(ConnectorConfig):
-    """Nothing to say."""
+    """Configuration of the destination, which is empty."""
 
 
 class NowhereDestination:
-    """Passes everything on at once."""
+    """Destination that acknowledges every message at once."""
 
     config_model = NowhereConfig
 
@@ -101,7 +101,7 @@ class NowhereDestination:
 
 
 def installed_in(directory: Path) -> dict[str, str]:
-    """Offers both connectors as an installed package does.
+    """Install both connectors into a directory as a package does.
 
     Returns:
         The environment in which an engine started from here finds them.

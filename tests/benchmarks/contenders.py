@@ -1,4 +1,4 @@
-"""Who brings an account into Postgres: the engine, the floor and dlt, each in its own process."""
+"""Loads of an account into Postgres by the engine, the floor and dlt, each in its own process."""
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,10 +9,10 @@ import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
-from engine_server.connectors.postgres.tables import table_of
-from engine_server.connectors.postgres.upsert import upsert_statement
+from engine_server.connectors.postgres.rows.upsert import upsert_statement
+from engine_server.connectors.postgres.schema.tables import table_of
 from engine_server.connectors.protocols import SelectedStream
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
@@ -26,18 +26,18 @@ from tests.postgres import PostgresCluster
 from tests.stripe_simulator.seeds.histories import HISTORY_SECONDS
 
 SCHEMA = "stripe"
-# In one call, however many pages there are.
+# All pages in one call.
 _STATE_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """One account brought into Postgres.
+    """One load of an account into Postgres.
 
     Attributes:
-        records: How many objects it holds.
-        requests: What it was asked.
-        taken: What that took.
+        records: Number of objects in the account.
+        requests: Number of requests to the account.
+        taken: Time and memory of the load.
     """
 
     records: int
@@ -46,23 +46,23 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Records a second."""
+        """Return the records a second."""
         return self.records / self.taken.seconds
 
     @property
     def cpu_microseconds(self) -> float:
-        """Of processor time for each record, in the one process."""
+        """Return the microseconds of processor time for each record, in the one process."""
         return self.taken.cpu_seconds / self.records * 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLoads:
-    """What the engine did with an empty database.
+    """The engine's loads into an empty database.
 
     Attributes:
-        first: Everything was new.
-        again: A second sync from the start, when nothing has changed.
-        rewritten: How many rows that one wrote.
+        first: The load in which every record was new.
+        again: A second sync from the start, with nothing changed.
+        rewritten: Number of rows that the second sync wrote.
     """
 
     first: Load
@@ -71,7 +71,7 @@ class EngineLoads:
 
 
 async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoads:
-    """Syncs the account twice with a fresh engine that has its catalog loaded."""
+    """Sync the account twice with a fresh engine that has its catalog loaded."""
     async with database_with_tables(account, cluster) as url, warm_engine() as client:
         first = await _engine_load(client, account, url)
         await check_rows(url, tables_of(account))
@@ -88,7 +88,7 @@ async def engine_loads(account: Account, cluster: PostgresCluster) -> EngineLoad
 
 
 async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
-    """Brings the account over with the bare script."""
+    """Load the account with the bare script."""
     now = int(time.time())
     async with database_with_tables(account, cluster) as url:
         work = {
@@ -111,10 +111,10 @@ async def floor_load(account: Account, cluster: PostgresCluster) -> Load:
 
 
 async def sync_once(client: EngineClient, account: Account, database_url: str) -> None:
-    """Syncs all of the account in one call, from the start.
+    """Sync all of the account in one call, from the start.
 
     Raises:
-        RuntimeError: The call did not complete it.
+        RuntimeError: The call did not complete the sync.
     """
     request = PipelineSyncBatchRequest(
         pipeline=pipeline_of(account, database_url), options=SyncOptions(state_limit=_STATE_LIMIT)
@@ -133,11 +133,11 @@ async def _engine_load(client: EngineClient, account: Account, url: str) -> Load
 
 
 def pipeline_of(account: Account, database_url: str) -> PipelineConfig:
-    """From the account into the tables of ``database_with_tables``."""
+    """Return a pipeline from the account into the tables of ``database_with_tables``."""
     source = {
         "api_key": API_KEY,
         "base_url": account.base_url,
-        # What setup stores of the account, whose histories are that long.
+        # Setup stores these fields of the account; its histories are HISTORY_SECONDS long.
         "account_id": ACCOUNT_ID,
         "account_created": int(time.time()) - HISTORY_SECONDS,
     }
@@ -151,10 +151,10 @@ def pipeline_of(account: Account, database_url: str) -> PipelineConfig:
 
 @asynccontextmanager
 async def empty_database(cluster: PostgresCluster) -> AsyncIterator[str]:
-    """The URL of a database that is there for the length of the block."""
+    """Yield the URL of a new database, which is dropped after the block."""
     name = await cluster.create_database()
     url = cluster.url(name)
-    # What the one before left to be written to disk is not this one's work.
+    # Write out the dirty pages of the run before, so that they do not count in this one.
     await _ask(url, "CHECKPOINT")
     try:
         yield url
@@ -164,7 +164,7 @@ async def empty_database(cluster: PostgresCluster) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def database_with_tables(account: Account, cluster: PostgresCluster) -> AsyncIterator[str]:
-    """The same, with the account's tables in it."""
+    """Yield the URL of a new database that has the account's tables."""
     async with empty_database(cluster) as url:
         config = PostgresConfig.model_validate({"url": url, "schema": SCHEMA})
         async for _ in PostgresDestination().setup(config, _streams(account)):
@@ -184,21 +184,21 @@ def _streams(account: Account) -> Sequence[SelectedStream]:
 
 
 def tables_of(account: Account) -> Mapping[str, int]:
-    """The number of rows that each table should have in the end."""
+    """Return the number of rows that each table should have in the end."""
     counts = {history.stream: history.count for history in account.histories}
     return {table_of(stream, SCHEMA).quoted: counts[stream.name] for stream in _streams(account)}
 
 
 def records_of(account: Account) -> int:
-    """How many objects it holds."""
+    """Return the number of objects in the account."""
     return sum(history.count for history in account.histories)
 
 
 async def check_rows(url: str, tables: Mapping[str, int]) -> None:
-    """Looks whether everything arrived.
+    """Check that every object arrived.
 
     Raises:
-        RuntimeError: A table has not as many rows as it should have.
+        RuntimeError: The number of rows in a table is wrong.
     """
     for table, count in tables.items():
         rows = await _ask(url, f"SELECT count(*) FROM {table}")  # noqa: S608 - names of our own

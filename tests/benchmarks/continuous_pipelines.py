@@ -1,7 +1,7 @@
-"""Hundreds of pipelines that run by themselves through one service: from nothing to being current.
+"""Hundreds of continuous pipelines through one service, from creation until they are current.
 
 Each is set up and backfilled into a schema of its own, from one account. Meanwhile another process
-asks for pipelines, in time, as people and dashboards do.
+calls GetPipeline at a fixed rate, as people and dashboards do.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CONTINUOUS = 200
 ENGINES = 2
 RECORDS = 300
 _HISTORY = History(stream="customers", shape="even", count=RECORDS)
-# However slow the machine is.
+# Seconds; enough for a slow machine.
 _PATIENCE = 600.0
 _LOOK_EVERY = 0.25
 _GET_SECONDS = 20.0
@@ -35,7 +35,12 @@ _GETS_A_SECOND = 50.0
 
 
 async def main(continuous: int, registered: int) -> int:
-    """Prints how long it took; fails when it does not come to an end, or a row is missing."""
+    """Print how long it took and return 0.
+
+    Raises:
+        RuntimeError: The number of rows in a table is wrong.
+        TimeoutError: The pipelines did not become current in time.
+    """
     console = Console(width=None if sys.stdout.isatty() else 110)
     with own_postgres() as cluster:
         synced = cluster.url(await cluster.create_database())
@@ -90,10 +95,10 @@ async def main(continuous: int, registered: int) -> int:
 
 
 async def _check(url: str, schemas: list[str]) -> None:
-    """Looks whether everything arrived.
+    """Check that every object arrived.
 
     Raises:
-        RuntimeError: A table has not as many rows as it should have.
+        RuntimeError: The number of rows in a table is wrong.
     """
     connection = await asyncpg.connect(url)
     try:

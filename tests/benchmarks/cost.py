@@ -1,4 +1,4 @@
-"""What a piece of work costs the engine's process, as Linux counts it."""
+"""Cost of a piece of work in the engine's process, as Linux counts it."""
 
 import time
 from collections.abc import Awaitable
@@ -13,13 +13,13 @@ _ENGINE_MODULE = "engine_server"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one piece of work took.
+    """The cost of one piece of work.
 
     Attributes:
         seconds: From its beginning to its end.
-        cpu_seconds: Of processor time, in the engine's process.
-        memory_before: The most that the process had ever had resident before it, in bytes.
-        peak_memory: The same after it: memory that was given back meanwhile counts, too.
+        cpu_seconds: Processor time of the engine's process.
+        memory_before: Peak resident memory of the process before the work, in bytes.
+        peak_memory: The same after it; it includes memory that was freed meanwhile.
     """
 
     seconds: float
@@ -29,7 +29,7 @@ class Cost:
 
 
 async def cost_of(work: Awaitable[None]) -> Cost:
-    """Does the work, by the one engine that this process runs, and tells its cost.
+    """Await the work and return its cost in the only engine among the children of this process.
 
     Raises:
         RuntimeError: There is no such engine, or there are several.
@@ -47,7 +47,7 @@ async def cost_of(work: Awaitable[None]) -> Cost:
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes, for people."""
+    """Return a number of bytes in megabytes, for people."""
     return f"{count / 1e6:.1f} MB"
 
 

@@ -17,19 +17,19 @@ _DIRECTORY = Path(__file__).parents[2] / ".bench" / "dlt"
 _PYTHON = _DIRECTORY / "bin" / "python"
 _PACKAGES = ("dlt[postgres]==1.31.0", "pyarrow==26.0.1")
 _STAMP = _DIRECTORY / ".installed"
-# It tells its makers of every run otherwise.
+# dlt reports every run to its vendor by default.
 _ENVIRONMENT = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
 
 
 class CannotInstall(Exception):
-    """dlt is not to be had, e.g. because there is no network."""
+    """dlt cannot be installed, e.g. because there is no network."""
 
 
 async def install_dlt() -> None:
-    """Makes the environment unless it is there.
+    """Make the environment unless it exists.
 
     Raises:
-        CannotInstall: With the last line of what pip says.
+        CannotInstall: The installation failed; the message is the last line of pip's errors.
     """
     wanted = "\n".join(_PACKAGES)
     if _STAMP.exists() and _STAMP.read_text() == wanted:
@@ -42,7 +42,7 @@ async def install_dlt() -> None:
 
 
 async def dlt_load(form: str, account: Account, cluster: PostgresCluster) -> Load:
-    """Brings the account over with dlt, in one of the forms of ``dlt_loads``."""
+    """Load the account with dlt, in one of the forms of ``dlt_loads``."""
     async with empty_database(cluster) as url:
         with tempfile.TemporaryDirectory(prefix="pipesync-benchmark-") as directory:
             work = {

@@ -1,11 +1,12 @@
-"""dlt brings an account into Postgres, in the two forms that people use it in.
+"""Load of an account into Postgres by dlt, in the two forms that are usual.
 
-``python -m tests.benchmarks.dlt_loads`` in a Python that has dlt, with the work as JSON on its
-standard input: base_url, api_key, database_url, streams, form and directory. It says what it took.
+``python -m tests.benchmarks.dlt_loads`` runs in a Python that has dlt and reads the work as JSON
+from its standard input: base_url, api_key, database_url, streams, form and directory. It prints the
+time and memory that the load took.
 
-- ``default``: its REST API source, told of Stripe's paging and of the primary key, nothing else.
-- ``fastest``: pages are parsed by hand and yielded as Arrow tables of ids and JSON texts, which
-  spares dlt every look at a record; they are loaded by COPY from CSV and upserted in one statement.
+- ``default``: its REST API source, configured with Stripe's paging and the primary key only.
+- ``fastest``: pages are parsed by hand and yielded as Arrow tables of ids and JSON texts, so that
+  dlt inspects no record; they are loaded by COPY from CSV and upserted in one statement.
 
 See https://dlthub.com/docs/dlt-ecosystem/verified-sources/rest_api/basic and
 https://dlthub.com/docs/general-usage/merge-loading.
@@ -20,7 +21,7 @@ from tests.benchmarks.own_process import told
 
 DATASET = "stripe"
 _PAGE_SIZE = 100
-# Larger ones are no faster.
+# Larger tables are no faster.
 _PAGES_A_TABLE = 50
 
 
@@ -99,12 +100,13 @@ _FORMS = {"default": _default, "fastest": _fastest}
 
 
 def _with_password(url: str) -> str:
-    # dlt wants a host and a password, though a socket needs neither; what follows ? has the say.
+    # dlt requires a host and a password, though a socket needs neither; the query string overrides
+    # them.
     return url.replace("postgres@/", "postgres:none@localhost/", 1)
 
 
 def main() -> None:
-    """Does the work and says what it took."""
+    """Run the load that standard input describes and print its time and memory."""
     import dlt
 
     work = json.load(sys.stdin)

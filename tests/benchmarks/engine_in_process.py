@@ -1,8 +1,8 @@
 """The engine's own code without gRPC, in a process of its own.
 
-Both sides of it: ``python -m tests.benchmarks.engine_in_process`` sets itself up as engine-server
-does, then takes one PipelineSyncBatchRequest a line (base64) and answers each with what it took and
-the eof. Nothing but the sync itself is timed.
+This module is both sides of it: ``python -m tests.benchmarks.engine_in_process`` sets itself up as
+engine-server does, then reads one PipelineSyncBatchRequest a line (base64) and answers each with
+its seconds and its eof. Only the sync itself is timed.
 """
 
 import asyncio
@@ -23,18 +23,18 @@ from pipesync.v1.engine_service_pb2 import (
     PipelineSyncBatchRequest,
 )
 from pipesync.v1.state_pb2 import Eof
-from pipesync_rpc.logging import configure_logging
-from pipesync_rpc.program import Termination, run_program
+from pipesync_server.logging import configure_logging
+from pipesync_server.program import Termination, run_program
 
-# Of one line: an ending state is the longest thing that goes through the pipe.
+# Of one line: the ending state is the longest message in the pipe.
 _MAX_LINE_BYTES = 64 * 1024 * 1024
 
 
 class EngineInProcess:
-    """Has the other process sync.
+    """Client of the process with the engine.
 
     Attributes:
-        pid: Of that process.
+        pid: Id of that process.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -44,10 +44,10 @@ class EngineInProcess:
         self._requests, self._answers = process.stdin, process.stdout
 
     async def sync_batch(self, request: PipelineSyncBatchRequest) -> tuple[Eof, float]:
-        """How the sync ended, and the seconds that it took.
+        """Run a sync and return its eof and its seconds.
 
         Raises:
-            RuntimeError: The process ended instead; its log says why.
+            RuntimeError: The process ended instead of answering.
         """
         self._requests.write(base64.b64encode(request.SerializeToString()) + b"\n")
         line = await self._answers.readline()
@@ -59,12 +59,12 @@ class EngineInProcess:
 
 @asynccontextmanager
 async def engine_in_process() -> AsyncIterator[EngineInProcess]:
-    """Such a process, for the length of the block."""
+    """Yield an engine in a process that lives for the length of the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.benchmarks.engine_in_process"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Written, as the log of an engine is, but read by nobody.
+        # The engine formats and writes its log as usual, but the log is dropped.
         stderr=subprocess.DEVNULL,
         limit=_MAX_LINE_BYTES,
     )
@@ -77,7 +77,7 @@ async def engine_in_process() -> AsyncIterator[EngineInProcess]:
 
 
 class _NoDeadline:
-    """What the engine asks of a call's context, where there is no call."""
+    """Stand-in for the context of a call, which the engine asks for the deadline."""
 
     def time_remaining(self) -> None:
         return None
@@ -88,9 +88,9 @@ async def _answer(_: Termination) -> None:
     registry.describe_all(CONNECTOR_SIDE_UNSPECIFIED)
     servicer = EngineServicer(registry)
     context = cast("Context", _NoDeadline())
-    # As the server does once it is up.
+    # As the server does once it has started.
     gc.freeze()
-    async with registry.kept_open():
+    async with registry.lifespan():
         while line := await asyncio.to_thread(sys.stdin.buffer.readline):
             request = PipelineSyncBatchRequest.FromString(base64.b64decode(line))
             began = time.perf_counter()
@@ -102,7 +102,7 @@ async def _answer(_: Termination) -> None:
 
 
 def main() -> None:
-    """Answers until there is nothing more to read."""
+    """Answer requests until standard input ends."""
     configure_logging(format="json")
     run_program(_answer)
 

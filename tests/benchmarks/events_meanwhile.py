@@ -1,4 +1,4 @@
-"""How soon webhooks are visible in a pipeline's tables while its own sync is under way.
+"""Delay until webhooks are visible in a pipeline's tables while its own sync runs.
 
 It fails when one in a hundred takes half a second or more.
 """
@@ -26,7 +26,7 @@ from tests.benchmarks.webhook_deliveries import event_bodies
 from tests.stripe_simulator.seeds.histories import History
 from tests.stripe_simulator.signatures import signature_header
 
-# A sync at the pace that the source allows itself takes longer than that.
+# At the source's own rate limit, its sync takes longer than the measurement.
 _HISTORY = History(stream="customers", shape="even", count=40_000)
 _NAME = "busy"
 _LOOK_EVERY = 0.01
@@ -35,7 +35,7 @@ _MOST_P99 = 500.0
 
 
 def _deliveries() -> Iterator[tuple[str, bytes]]:
-    """Events of new customers, each with the customer's id."""
+    """Yield events of new customers, each with the customer's id."""
     for number, body in enumerate(event_bodies()):
         event = orjson.loads(body)
         event["data"]["object"]["id"] = f"cus_meanwhile_{number}"
@@ -43,7 +43,7 @@ def _deliveries() -> Iterator[tuple[str, bytes]]:
 
 
 class _Watch:
-    """When each customer was pushed, and how long it took until it was visible."""
+    """Watch for customers: when each was pushed, and how long it took until it was visible."""
 
     def __init__(self, database: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._database = database
@@ -86,7 +86,7 @@ async def _push(client: PipelineClient, watch: _Watch, rate: float, seconds: flo
 
 
 async def main(rates: list[float], seconds: float) -> int:
-    """Prints the latencies at each rate; the exit code is 0 only when all are within the bound."""
+    """Print the latencies at each rate; return 0 only when all are within the bound."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     bounds = Bounds()
     with own_postgres() as cluster:

@@ -1,12 +1,12 @@
-"""The least that a sync takes: a bare script that fetches, parses and upserts, and nothing else.
+"""The floor of a sync's cost: a bare script that only fetches, parses and upserts.
 
 It has the engine's HTTP client, parser, upsert statement, event loop and concurrency, but no gRPC,
-checkpoints, limits, retries or progress. What the engine has to find out it is told: its histories
-are spread evenly, so equal ranges of time hold equally many pages. What is more, it may write two
-batches of one stream at once, as its objects come once each.
+checkpoints, limits, retries or progress. It is given facts that the engine has to find out: its
+histories are spread evenly, so equal ranges of time hold equally many pages. It may also write two
+batches of one stream at once, as each object arrives once.
 
-It is run in a process of its own, as ``python -m tests.benchmarks.floor``, with ``Work`` as JSON on
-its standard input, and says what that took.
+It runs in a process of its own, as ``python -m tests.benchmarks.floor``, reads ``Work`` as JSON
+from its standard input and prints its time and memory.
 """
 
 import asyncio
@@ -22,33 +22,33 @@ import orjson
 import uvloop
 from asyncpg.pool import PoolConnectionProxy
 
-from engine_server.connectors.postgres.rows import StreamRows
-from engine_server.connectors.postgres.upsert import upsert_arguments
-from engine_server.connectors.stripe.listed import decode_list
-from engine_server.connectors.stripe.records import Stamps
+from engine_server.connectors.postgres.rows.row import StreamRows
+from engine_server.connectors.postgres.rows.upsert import upsert_arguments
+from engine_server.connectors.stripe.lists.list_page import decode_list
+from engine_server.connectors.stripe.records import RecordMetadata
 from tests.benchmarks.own_process import told
 
 PAGE_SIZE = 100
 ROWS_A_FLUSH = 2000
 FLUSHES = 2
 REQUESTS = 32
-# Of one stream; None is the last.
+# Stream and records of a page; None ends the queue.
 _Pages = asyncio.Queue[tuple[str, list[bytes]] | None]
 _SERVER_SETTINGS = {"plan_cache_mode": "force_custom_plan"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is to be done.
+    """The work of one run.
 
     Attributes:
-        base_url: Where the account is.
-        api_key: Its key.
-        account_id: What records are stamped with.
-        created_from: When the histories begin, in Unix seconds.
-        created_until: When they end.
-        database_url: Where the tables are.
-        statements: How a batch is upserted, for each stream.
+        base_url: URL of the account's API.
+        api_key: Key of the account.
+        account_id: Account id that records are annotated with.
+        created_from: Beginning of the histories, in Unix seconds.
+        created_until: End of the histories, in Unix seconds.
+        database_url: URL of the database with the tables.
+        statements: Upsert statement of a batch, for each stream.
     """
 
     base_url: str
@@ -61,9 +61,9 @@ class Work:
 
 
 async def sync(work: Work) -> None:
-    """Brings everything from the account into the database."""
+    """Load all objects of the account into the database."""
     ranges = REQUESTS // len(work.statements)
-    # As many may wait as are under way.
+    # As many pages may wait as requests may run.
     pages: _Pages = asyncio.Queue(maxsize=REQUESTS)
     async with (
         aiohttp.ClientSession(
@@ -102,7 +102,7 @@ async def _read(
     window: tuple[int, int],
     pages: _Pages,
 ) -> None:
-    """Reads one range to its end."""
+    """Read one range to its end."""
     gte, lt = map(str, window)
     params = {"limit": str(PAGE_SIZE), "created[gte]": gte, "created[lt]": lt}
     while True:
@@ -112,15 +112,15 @@ async def _read(
         if page is None:
             raise ValueError(f"{stream} was not answered with a list")
         if page.objects:
-            stamps = Stamps(account_id=work.account_id, known_until=int(time.time()))
+            metadata = RecordMetadata(account_id=work.account_id, known_until=int(time.time()))
             params["starting_after"] = page.objects[-1].head.id
-            await pages.put((stream, [stamps.on_text(listed) for listed in page.objects]))
+            await pages.put((stream, [metadata.add_to_text(listed) for listed in page.objects]))
         if not page.has_more:
             return
 
 
 async def _write(pool: asyncpg.Pool, statements: Mapping[str, str], pages: _Pages) -> None:
-    """Upserts what comes, in batches."""
+    """Upsert the pages in batches until the queue ends."""
     batches: dict[str, list[bytes]] = {stream: [] for stream in statements}
     async with pool.acquire() as connection:
         while (page := await pages.get()) is not None:
@@ -142,7 +142,7 @@ async def _upsert(connection: PoolConnectionProxy, statement: str, batch: list[b
 
 
 def main() -> None:
-    """Does the work and says what it took."""
+    """Run the work that standard input describes and print its time and memory."""
     work = Work(**orjson.loads(sys.stdin.buffer.read()))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, told():
         runner.run(sync(work))

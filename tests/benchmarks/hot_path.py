@@ -1,4 +1,4 @@
-"""Where the engine's processor time goes in a whole sync: microseconds a record, by function."""
+"""Processor time of the engine in a whole sync: microseconds a record, by function."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ SHOWN = 30
 
 
 async def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     history = History(stream="customers", shape="even", count=RECORDS)
     with (

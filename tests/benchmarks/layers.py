@@ -1,11 +1,11 @@
-"""What gRPC and the service add to a sync.
+"""Overhead of gRPC and of the service in a sync.
 
-The same sync is made by the engine's own code in a process without gRPC, by an engine that is
-called over gRPC, and by a service that stores pipelines, leases, states and runs and calls another
-engine. They take turns, so that what disturbs the machine for a while disturbs all of them, and
-each turn is compared with the one without gRPC beside it; figures are medians. All processes have
-synced before, so none of them loads anything. Two processes that do the same differ by a hundredth
-or two for as long as they live, so each way is tried with several.
+The same sync is run by the engine's own code in a process without gRPC, by an engine that is called
+over gRPC, and by a service that stores pipelines, leases, states and runs and calls another engine.
+They take turns, so that a disturbance of the machine affects all of them, and each turn is compared
+with the turn without gRPC beside it; figures are medians. All processes have synced before, so none
+of them loads anything. Two processes that do the same work differ by a hundredth or two for their
+whole lives, so each chain is measured with several.
 """
 
 import argparse
@@ -34,27 +34,28 @@ from tests.benchmarks.stripe_account import Account, simulated_account
 from tests.postgres import PostgresCluster
 from tests.stripe_simulator.seeds.histories import History
 
-# What the service may take, against the engine in process.
+# Bound on the time through the service, as a multiple of the engine in process.
 MOST_TIMES_AS_LONG = 1.03
-# So often are all processes started.
+# How often all processes are started anew.
 _ROUNDS = 3
-# In one call, however many pages there are.
+# All pages in one call.
 _NO_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is synced, and how.
+    """One sync, and the way it is run.
 
     Attributes:
         history: The one stream.
-        runs: How often in each round.
-        state_limit: How many checkpoints a call takes.
-        fresh: Whether each run begins with an empty database. Otherwise all go on from a first
-            one, which is not measured.
-        run_id: What each run is called, by its number; those called like the first one, number 0,
-            go on with it, and it has nothing left to do.
-        bound: What the service may take, against the engine in process; None for any.
+        runs: Number of runs in each round.
+        state_limit: Number of checkpoints that a call takes.
+        fresh: Whether each run begins with an empty database. Otherwise all continue a first run,
+            which is not measured.
+        run_id: Format of the run ids, with the number of the run; runs with the id of run 0
+            continue it and have nothing left to read.
+        bound: Bound on the time through the service, as a multiple of the engine in process; None
+            for no bound.
     """
 
     history: History
@@ -83,12 +84,12 @@ _WARM_UP = Case(history=History(stream="invoices", shape="even", count=2_000), r
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one run took one chain.
+    """One run through one chain.
 
     Attributes:
         seconds: Of all its calls.
-        calls: How many there were.
-        cpu_seconds: Of processor time, by process.
+        calls: Number of calls.
+        cpu_seconds: Processor time, by process.
     """
 
     seconds: float
@@ -100,8 +101,8 @@ _Turns = Mapping[str, Sequence[Turn]]
 
 
 async def main(names: Sequence[str], rounds: int) -> int:
-    """Prints the table; the exit code is 0 only when every figure was within its bound."""
-    # Where there is no terminal, wide enough for the table all the same.
+    """Print the table; return 0 only when every figure was within its bound."""
+    # Without a terminal, use a width that fits the table.
     console = Console(width=None if sys.stdout.isatty() else 140)
     bounds = Bounds()
     table = Table(
@@ -124,7 +125,7 @@ async def main(names: Sequence[str], rounds: int) -> int:
         _add(table, name, CASES[name], of_case, bounds)
     console.print("From an account into Postgres, medians; processor time is ms a call, the mean")
     console.print(table)
-    # Whatever else runs here takes from the figures above.
+    # Other programs on the machine distort the figures above.
     console.print(f"{machine}; load average {os.getloadavg()[0]:.1f}")
     for sentence in bounds.broken:
         console.print(sentence, style="bold red")
@@ -134,7 +135,7 @@ async def main(names: Sequence[str], rounds: int) -> int:
 async def _run(
     case: Case, chains: Mapping[str, Chain], account: Account, cluster: PostgresCluster
 ) -> _Turns:
-    """The turns of each chain."""
+    """Run the case through every chain and return the turns of each."""
     account = replace(account, histories=[case.history])
     turns: dict[str, list[Turn]] = {name: [] for name in chains}
     async with AsyncExitStack() as stack:
@@ -145,7 +146,7 @@ async def _run(
                 started[name] = await chain.begin(pipeline_of(account, url))
                 await _turn(case, chain, started[name], 0)
         for number in range(1, case.runs + 1):
-            # Each comes first, second and last as often.
+            # Each chain runs first, second and last equally often.
             names = list(chains)[number % len(chains) :] + list(chains)[: number % len(chains)]
             for name in names:
                 if case.fresh:
@@ -167,10 +168,10 @@ async def _fresh_turn(
 
 
 async def _turn(case: Case, chain: Chain, sync_batch: SyncBatch, number: int) -> Turn:
-    """One run, to its end.
+    """Run the case once, to its end.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: A call failed.
     """
     before = _cpu_seconds(chain)
     taken: list[float] = []
@@ -195,7 +196,7 @@ def _cpu_seconds(chain: Chain) -> Mapping[str, float]:
 
 
 def _add(table: Table, name: str, case: Case, turns: _Turns, bounds: Bounds) -> None:
-    """Adds a line for each chain."""
+    """Add a line for each chain."""
     for number, (chain, own) in enumerate(turns.items()):
         beside = list(zip(own, turns[IN_PROCESS], strict=True))
         ratio = statistics.median(turn.seconds / base.seconds for turn, base in beside)
@@ -213,7 +214,7 @@ def _add(table: Table, name: str, case: Case, turns: _Turns, bounds: Bounds) -> 
             f"{len(own)}",
             f"{calls:.0f}",
             f"{seconds:.3f}",
-            # From the fastest to the slowest: a ratio that is smaller says little.
+            # Spread of the turns: a ratio within it means little.
             f"{max(turn.seconds for turn in own) / min(turn.seconds for turn in own):.2f}",
             "" if chain == IN_PROCESS else times_as_long,
             f"{case.history.count / seconds:,.0f}" if case.history.count else "",
@@ -226,10 +227,10 @@ def _add(table: Table, name: str, case: Case, turns: _Turns, bounds: Bounds) -> 
 
 
 def _cpu_milliseconds(turns: Sequence[Turn], process: str) -> str:
-    """What one call takes of a process, if it takes part."""
+    """Return the processor milliseconds of one call in a process; empty if it takes no part."""
     if process not in turns[0].cpu_seconds:
         return ""
-    # The kernel counts in hundredths of a second, so only the sum says something.
+    # The kernel counts in hundredths of a second, so only the sum is precise enough.
     total = sum(turn.cpu_seconds[process] for turn in turns)
     return f"{total / sum(turn.calls for turn in turns) * 1000:.1f}"
 

@@ -1,7 +1,9 @@
-"""What the benchmarks run on: this machine, and a Postgres of their own."""
+"""The machine that benchmarks run on, and a Postgres of their own."""
 
 import os
 import platform
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,11 @@ from tests.postgres import PostgresCluster
 
 @contextmanager
 def own_postgres() -> Iterator[PostgresCluster]:
-    """An empty Postgres as its makers set it up, for the length of the block."""
+    """Yield an empty Postgres with default settings, for the length of the block.
+
+    From then on, SIGTERM ends the process by ``SystemExit``, so that this Postgres is stopped.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="pipesync-benchmark-") as directory:
         cluster = PostgresCluster(Path(directory) / "postgres")
         try:
@@ -25,7 +31,7 @@ def own_postgres() -> Iterator[PostgresCluster]:
 
 
 async def description(cluster: PostgresCluster) -> str:
-    """One line that says where figures come from."""
+    """Return one line about the machine and the Postgres that figures come from."""
     connection = await asyncpg.connect(cluster.url("postgres"))
     try:
         postgres = await connection.fetchval("SHOW server_version")
@@ -35,8 +41,8 @@ async def description(cluster: PostgresCluster) -> str:
 
 
 def hardware() -> str:
-    """The same where no Postgres takes part."""
-    # What this process may use, which is not all that the machine has.
+    """Return one line about the machine."""
+    # The cores that this process may use, which can be fewer than the machine has.
     cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().total / 1e9
     return (

@@ -1,7 +1,7 @@
 """One sync of few records and of many: the peak memory of the engine should be the same.
 
-Each runs in a fresh engine, since what counts is the most that the process ever had. Nothing of the
-work but the records grows: the destination, their size and the pages are the same.
+Each runs in a fresh engine, since a process's peak memory never goes down. Only the number of
+records grows: the destination, the size of records and the pages are the same.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from tests.processes import running
 
 FEW = 10_000
 MANY = 500_000
-# Bytes; what the peaks may differ by.
+# Bytes; the most that the peaks may differ by.
 ALLOWED_GROWTH = 20_000_000
 
 
 async def main() -> int:
-    """Prints the table; the exit code is 0 only when memory did not grow."""
+    """Print the table; return 0 only when memory did not grow."""
     console = Console()
     table = Table("destination", "records", "seconds", "engine CPU", "peak memory", "growth")
     grew = False

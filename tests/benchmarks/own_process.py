@@ -1,6 +1,7 @@
-"""Work in a process of its own that says what it took.
+"""Work in a process of its own that reports its time and memory.
 
-Both sides of it: the process may be of another Python, so nothing but the standard library is used.
+This module is both sides of it: the process may run another Python, so only the standard library is
+used.
 """
 
 import asyncio
@@ -20,12 +21,12 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What the work took, the start of its process not counted.
+    """Time and memory of the work, without the start of its process.
 
     Attributes:
         seconds: From its beginning to its end.
-        cpu_seconds: Of processor time, in the whole process.
-        peak_memory: The most that the process ever had resident, in bytes.
+        cpu_seconds: Processor time of the whole process.
+        peak_memory: Peak resident memory of the process, in bytes.
     """
 
     seconds: float
@@ -35,7 +36,7 @@ class Taken:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Writes on the standard output what the block took, for ``done_by`` to read."""
+    """Measure the block and write the result on the standard output, for ``done_by`` to read."""
     began, cpu_before = time.perf_counter(), time.process_time()
     yield
     taken = Taken(
@@ -53,16 +54,16 @@ async def done_by(
     python: Path | str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> Taken:
-    """Has a module do some work, and answers what that took.
+    """Run a module in another process and return its time and memory.
 
     Args:
-        module: Does what it reads from its standard input, as JSON, in a block of ``told``.
-        work: What it reads.
-        python: Who runs it.
-        environment: What it has there besides that of this process.
+        module: Reads its work as JSON from its standard input and does it in a block of ``told``.
+        work: The work.
+        python: Path of the interpreter.
+        environment: Variables added to the environment of this process.
 
     Raises:
-        RuntimeError: It failed; with what it said.
+        RuntimeError: The process failed; the message has its errors.
     """
     process = await asyncio.create_subprocess_exec(
         *(python, "-m", module),
@@ -79,7 +80,7 @@ async def done_by(
 
 
 def peak_memory(process: int | str = "self") -> int:
-    """The most that a process ever had resident, in bytes, as Linux counts it."""
+    """Return the peak resident memory of a process, in bytes, as Linux counts it."""
     status = Path(f"/proc/{process}/status").read_text()
     [peak] = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     # VmHWM:     63120 kB

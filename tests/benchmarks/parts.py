@@ -1,4 +1,4 @@
-"""A benchmark in parts: runs them all, or one, and ends well only when every bound was kept."""
+"""Runner of a benchmark in parts: it runs all or one, and succeeds only within every bound."""
 
 import argparse
 import asyncio
@@ -14,21 +14,21 @@ from tests.benchmarks.stripe_reading import warm_engine
 
 
 class Bounds:
-    """Takes down which of the figures that it was shown are out of bounds.
+    """Checks figures against bounds.
 
     Attributes:
-        broken: A sentence for each.
+        broken: A sentence for each figure out of bounds.
     """
 
     def __init__(self) -> None:
         self.broken: list[str] = []
 
     def at_most(self, most: float, figure: float, what: str, *, shown_as: str = ".3f") -> str:
-        """A table's cell with the figure and what it may be at most."""
+        """Return a table's cell with the figure and its upper bound, and record a breach."""
         return self._cell(figure <= most, f"{figure:{shown_as}}", "≤", f"{most:,}", what)
 
     def at_least(self, least: float, figure: float, what: str, *, shown_as: str = ".3f") -> str:
-        """The same with what it may be at least."""
+        """Return a table's cell with the figure and its lower bound, and record a breach."""
         return self._cell(figure >= least, f"{figure:{shown_as}}", "≥", f"{least:,}", what)
 
     def _cell(self, is_kept: bool, figure: str, sign: str, bound: str, what: str) -> str:
@@ -39,16 +39,16 @@ class Bounds:
 
 
 def p99(values: Sequence[float]) -> float:
-    """What 99 of 100 are not above."""
+    """Return the 99th percentile of the values."""
     return sorted(values)[len(values) * 99 // 100]
 
 
-# Measures through the engine, prints what it finds, and shows its figures to the bounds.
+# Measures through the engine, prints the results, and checks its figures against the bounds.
 Part = Callable[[EngineClient, Bounds, Console], Awaitable[None]]
 
 
 def run(parts: Mapping[str, Part]) -> None:
-    """Runs the parts that the command line asks for, then ends the program.
+    """Run the parts that the command line asks for, then end the program.
 
     The exit code is 0 only when every figure was within its bound.
     """
@@ -59,13 +59,13 @@ def run(parts: Mapping[str, Part]) -> None:
 
 
 async def _run(parts: list[Part]) -> int:
-    # Where there is no terminal, wide enough for the tables all the same.
+    # Without a terminal, use a width that fits the tables.
     console = Console(width=None if sys.stdout.isatty() else 110)
     bounds = Bounds()
     async with warm_engine() as client:
         for part in parts:
             await part(client, bounds, console)
-    # Whatever else runs here takes from the seconds above.
+    # Other programs on the machine distort the seconds above.
     console.print(f"{hardware()}; load average {os.getloadavg()[0]:.1f}")
     for sentence in bounds.broken:
         console.print(sentence, style="bold red")

@@ -1,4 +1,4 @@
-"""Reads a simulated Stripe account without the product, to have something to compare with."""
+"""Reader of a simulated Stripe account without the product, for comparison."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ _PAGES_TO_TIME = 2_000
 
 
 async def plain_seconds(account: Account, pages: int) -> float:
-    """How long it takes to read the newest pages of a stream, each once the one before is there."""
+    """Return the seconds for the newest pages of a stream, each requested after the one before."""
     params = {"limit": str(PAGE_SIZE)}
     async with aiohttp.ClientSession(account.base_url, headers=_HEADERS) as session:
         began = time.perf_counter()
@@ -25,7 +25,7 @@ async def plain_seconds(account: Account, pages: int) -> float:
 
 
 async def pages_per_second(account: Account) -> float:
-    """How fast the account answers when several at once ask, and do not look at the answers."""
+    """Return the pages a second that the account serves to concurrent readers without parsing."""
     pages = iter(range(_PAGES_TO_TIME))
     async with aiohttp.ClientSession(account.base_url, headers=_HEADERS) as session:
 

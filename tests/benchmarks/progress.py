@@ -1,4 +1,4 @@
-"""What a message costs the progress record, with one stream and with two hundred: the same."""
+"""Cost of a message in the progress record: the same with one stream and with two hundred."""
 
 import time
 
@@ -12,12 +12,12 @@ from tests.messages import checkpoint, record_batch
 FEW = 1
 MANY = 200
 MESSAGES = 200_000
-# The least of several tries is the one that nothing else on the machine disturbed.
+# The fastest of several tries is the least disturbed by the rest of the machine.
 TRIES = 5
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     few, many = (min(_seconds(streams) for _ in range(TRIES)) for streams in (FEW, MANY))
     table = Table("streams", "µs a message", "ratio")
     table.add_row(str(FEW), f"{few / MESSAGES * 1e6:.2f}", "1.00")
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _seconds(streams: int) -> float:
-    """How long it takes to observe all messages."""
+    """Return the seconds to observe all messages."""
     names = [f"stream_{number}" for number in range(streams)]
     tracker = ProgressTracker(names)
     round_of_all: list[Message] = [

@@ -19,7 +19,7 @@ from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED, Progress, StreamProgress
 from pipesync_client import PipelineClient
 from pipesync_rpc.channel import DIRECT
-from service_server.secrets import Vault
+from service_server.security.secrets import Vault
 from service_server.store import pipelines, runs
 from service_server.store.database import Database
 from service_server.store.migrate import migrate
@@ -36,16 +36,16 @@ _START_TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredService:
-    """What is measured.
+    """The service under measurement.
 
     Attributes:
-        address: Where it serves gRPC.
-        http_port: Where it serves HTTP, on loopback.
-        pid: Of its process.
-        client: Of it.
-        connection: To its database.
-        bare: For what it would do there.
-        pipeline_ids: All that are registered.
+        address: Address of its gRPC server.
+        http_port: Port of its HTTP server, on loopback.
+        pid: Id of its process.
+        client: Client of it.
+        connection: Connection to its database.
+        bare: The service's own statements on that database.
+        pipeline_ids: Ids of all registered pipelines.
     """
 
     address: str
@@ -61,7 +61,7 @@ class RegisteredService:
 async def registered_service(
     url: str, count: int, *, engines: int = 1
 ) -> AsyncIterator[RegisteredService]:
-    """A service on the empty database at ``url``, with so many pipelines that have a run each."""
+    """Yield a service on the empty database at ``url``, with ``count`` pipelines, one run each."""
     pipeline_ids = [f"company-{number:05}" for number in range(count)]
     async with Database.open(url) as database:
         await migrate(database)
@@ -104,7 +104,7 @@ async def registered_service(
 async def _server(
     module: str, port: int, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[int]:
-    """A server's process id. Its log goes into a file: nobody spends time reading it."""
+    """Yield a server's process id; its log goes into a file, so that no reader slows it down."""
     with tempfile.TemporaryDirectory(prefix="pipesync-benchmark-") as directory:
         log = Path(directory) / "log"
         with log.open("wb") as written:
@@ -150,7 +150,8 @@ async def _register(database: Database, pipeline_ids: Sequence[str]) -> None:
             shown = pb.Pipeline(
                 id=pipeline_id,
                 config=_config("********"),
-                # What is pushed to them stays in the inbox: their Stripe is not there.
+                # Events pushed to a paused pipeline stay in the inbox: its Stripe account does not
+                # exist.
                 desired_status=pb.DESIRED_STATUS_PAUSED,
                 status=pb.PIPELINE_STATUS_READY,
                 sync_policy=pb.SYNC_POLICY_MANUAL,

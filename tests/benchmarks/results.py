@@ -1,4 +1,4 @@
-"""The runs of several contenders, and what is said of them: medians."""
+"""Runs of several contenders, and the medians of their figures."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -13,31 +13,31 @@ class Results:
         self._loads: dict[str, list[Load]] = {}
 
     def add(self, contender: str, load: Load) -> None:
-        """Takes one run down."""
+        """Add one run."""
         self._loads.setdefault(contender, []).append(load)
 
     def contenders(self) -> Iterable[str]:
-        """Those that ran, in the order in which they first did."""
+        """Return the contenders, in the order of their first runs."""
         return self._loads.keys()
 
     def rate(self, contender: str) -> float:
-        """Records a second."""
+        """Return the records a second."""
         return self._median(contender, lambda load: load.rate)
 
     def seconds(self, contender: str) -> float:
-        """From the beginning to the end."""
+        """Return the seconds from the beginning to the end."""
         return self._median(contender, lambda load: load.taken.seconds)
 
     def cpu_microseconds(self, contender: str) -> float:
-        """Of processor time a record, in the contender's process."""
+        """Return the microseconds of processor time a record, in the contender's process."""
         return self._median(contender, lambda load: load.cpu_microseconds)
 
     def peak_megabytes(self, contender: str) -> float:
-        """The most memory that the process had."""
+        """Return the peak memory of the process, in megabytes."""
         return self._median(contender, lambda load: load.taken.peak_memory / 1e6)
 
     def requests(self, contender: str) -> float:
-        """What the account was asked."""
+        """Return the number of requests to the account."""
         return self._median(contender, lambda load: load.requests)
 
     def _median(self, contender: str, figure: Callable[[Load], float]) -> float:

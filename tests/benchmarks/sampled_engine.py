@@ -1,4 +1,4 @@
-"""The engine, looked at every so often while it uses the processor for a sync.
+"""Engine that is sampled at intervals while it uses the processor for a sync.
 
 ``python -m tests.benchmarks.sampled_engine`` takes the engine's arguments. After PipelineSyncBatch,
 it writes ``Samples`` into the file that ``PIPESYNC_SAMPLES`` names.
@@ -25,14 +25,14 @@ _ENGINE = f"{os.sep}engine_server{os.sep}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """What was seen.
+    """Samples of one sync.
 
     Attributes:
-        user_seconds: Of processor time, of the whole process.
-        system_seconds: The same in the kernel, for sockets above all.
-        counts: The name of the function that ran, that of the engine's own one that it ran for, and
-            how often they were met. A function written in C counts as the one that called it: a
-            signal is only heeded once that has returned.
+        user_seconds: Processor time of the whole process outside the kernel.
+        system_seconds: Processor time in the kernel, mainly for sockets.
+        counts: Name of the function that ran, name of the engine's own function that it ran for,
+            and number of samples. A function written in C counts as its caller: a signal is handled
+            only once the C function has returned.
     """
 
     user_seconds: float
@@ -41,19 +41,19 @@ class Samples:
 
 
 class Sampler:
-    """Takes down what runs."""
+    """Samples the running function."""
 
     def __init__(self) -> None:
         self._seen: Counter[tuple[CodeType, CodeType]] = Counter()
 
     def start(self) -> None:
-        """Looks from now on."""
+        """Start sampling."""
         self._before = os.times()
         signal.signal(signal.SIGPROF, self._look)
         signal.setitimer(signal.ITIMER_PROF, _SECONDS_A_SAMPLE, _SECONDS_A_SAMPLE)
 
     def stop(self) -> Samples:
-        """Looks no more, and tells what was seen."""
+        """Stop sampling and return the samples."""
         signal.setitimer(signal.ITIMER_PROF, 0)
         after = os.times()
         return Samples(

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import aiohttp
@@ -31,21 +31,27 @@ from tests.stripe_simulator.signatures import delivery_headers, signature_header
 GET = "GetPipeline"
 PUSH = "PushWebhook"
 POST = "POST /webhooks"
+# Deliveries of strangers, which are all refused.
+UNSIGNED = "POST without a signature"
+UNKNOWN = "POST to unknown pipelines"
+FORGED = "POST with a wrong signature"
+FORGED_PUSH = "PushWebhook with a wrong signature"
+HOSTILE = (UNSIGNED, UNKNOWN, FORGED, FORGED_PUSH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls:
-    """What is called.
+    """Description of the calls.
 
     Attributes:
-        kind: ``GET``, ``PUSH`` or ``POST``.
-        address: Where the service serves gRPC.
-        http_port: Where it serves HTTP.
-        pipeline_ids: About one of which each call is.
-        callers: How many calls there are at once, at most.
-        seconds: How long.
-        rate: Calls a second, each at its time whether or not those before it were answered, as
-            long as a caller is free; None is as many as are answered.
+        kind: ``GET``, ``PUSH``, ``POST`` or one of ``HOSTILE``.
+        address: Address of the service's gRPC server.
+        http_port: Port of the service's HTTP server.
+        pipeline_ids: Pipelines that calls are about, one for each call.
+        callers: Number of concurrent calls, at most.
+        seconds: Duration of the calls.
+        rate: Calls a second, each at its time whether or not those before it were answered, if a
+            caller is free; None for the next call after each answer.
     """
 
     kind: str
@@ -59,12 +65,13 @@ class Calls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """What became of it.
+    """Figures of the answered calls.
 
     Attributes:
-        milliseconds: That each call took, from when it was due.
+        milliseconds: Duration of each call, from when it was due.
         seconds: From the first call to the last answer.
-        cpu_seconds: Of the callers' process: near ``seconds``, it was they who were slow.
+        cpu_seconds: Processor time of the callers' process: near ``seconds``, the callers were the
+            bottleneck.
     """
 
     milliseconds: Sequence[float]
@@ -73,7 +80,7 @@ class Answered:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Return the answers a second."""
         return len(self.milliseconds) / self.seconds
 
 
@@ -81,12 +88,12 @@ _Call = Callable[[], Awaitable[object]]
 
 
 async def answered(calls: Calls) -> Answered:
-    """Has the calls made by another process.
+    """Make the calls in another process.
 
     Raises:
-        RuntimeError: One of them failed; with what it said.
+        RuntimeError: A call failed; the message has the errors of the process.
     """
-    # More than a pipe holds: a file waits for nobody to read it.
+    # The output is more than a pipe holds; a file needs no reader meanwhile.
     with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.benchmarks.service_callers"),
@@ -138,6 +145,10 @@ async def _make(calls: Calls) -> Answered:
 @asynccontextmanager
 async def _calling(calls: Calls) -> AsyncIterator[_Call]:
     source = random.Random(1)  # noqa: S311 - which pipelines are asked for
+    if calls.kind in (UNSIGNED, UNKNOWN, FORGED):
+        async with _posting_as_a_stranger(calls, source) as call:
+            yield call
+        return
     if calls.kind == POST:
         async with aiohttp.ClientSession(
             f"http://127.0.0.1:{calls.http_port}",
@@ -161,7 +172,9 @@ async def _calling(calls: Calls) -> AsyncIterator[_Call]:
         bodies = event_bodies()
 
         async def get() -> None:
-            await stub.GetPipeline(pb.GetPipelineRequest(id=source.choice(calls.pipeline_ids)))
+            await stub.GetPipeline(
+                pb.GetPipelineRequest(pipeline_id=source.choice(calls.pipeline_ids))
+            )
 
         async def push() -> None:
             body = next(bodies)
@@ -174,7 +187,48 @@ async def _calling(calls: Calls) -> AsyncIterator[_Call]:
                 )
             )
 
-        yield {GET: get, PUSH: push}[calls.kind]
+        async def forge() -> None:
+            body = next(bodies)
+            delivery = WebhookDelivery(
+                body=body, headers={"stripe-signature": signature_header(body, "whsec_other")}
+            )
+            with suppress(grpc.aio.AioRpcError):
+                await stub.PushWebhook(
+                    pb.PushWebhookRequest(
+                        pipeline_id=source.choice(calls.pipeline_ids), delivery=delivery
+                    )
+                )
+
+        yield {GET: get, PUSH: push, FORGED_PUSH: forge}[calls.kind]
+
+
+@asynccontextmanager
+async def _posting_as_a_stranger(calls: Calls, source: random.Random) -> AsyncIterator[_Call]:
+    """Yield a call that posts over one of ``callers`` connections and accepts any outcome."""
+    bodies = event_bodies()
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{calls.http_port}",
+        connector=aiohttp.TCPConnector(limit=calls.callers),
+    ) as session:
+
+        async def post() -> None:
+            body = next(bodies)
+            name = source.choice(calls.pipeline_ids)
+            headers = {} if calls.kind == UNSIGNED else delivery_headers(body, "whsec_other")
+            path = f"/webhooks/{name}"
+            if calls.kind == UNKNOWN:
+                path += f"-{source.randrange(1_000_000)}"
+            try:
+                async with session.post(path, data=body, headers=headers) as response:
+                    await response.read()
+                    if response.status < 400:
+                        raise RuntimeError(await response.text())
+            except (aiohttp.ClientError, OSError):
+                # Connections end while too many are open. An immediate retry would take the
+                # processor from the callers that are measured.
+                await asyncio.sleep(1.0)
+
+        yield post
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What one service process does while twenty syncs go on through it.
+"""Capacity of one service process while twenty syncs run through it.
 
-The syncs are of one Stripe account in test mode, so that all of them together ask it for as much as
-the source allows itself, 20 pages of 100 objects a second. Callers are processes of their own.
+The syncs are of one Stripe account in test mode, so that all of them together request at the
+source's own rate limit, 20 pages of 100 objects a second. Callers are processes of their own.
 Webhooks go to twenty other pipelines, into whose tables they are applied meanwhile.
 """
 
@@ -30,7 +30,7 @@ from tests.stripe_simulator.seeds.histories import History
 SYNCS = 20
 HOOKED = 20
 SECONDS = 10.0
-# At once, where as many calls are made as are answered.
+# Concurrent callers where no rate is set.
 CALLERS = 64
 GETS_A_SECOND = 100.0
 # Of the pushes that are made beside other calls.
@@ -46,14 +46,14 @@ _INBOX_PATIENCE = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What was measured of one kind of call.
+    """Figures of one kind of call.
 
     Attributes:
-        milliseconds: That each call took.
-        seconds: That all took.
-        service_cpu: The share of a processor that the service had meanwhile; None where it had no
-            part in it.
-        callers_cpu: The same of the callers' process: near 1, it was they who were slow.
+        milliseconds: Duration of each call.
+        seconds: Duration of all.
+        service_cpu: Share of a processor that the service used meanwhile; None where it took no
+            part.
+        callers_cpu: The same of the callers' process: near 1, the callers were the bottleneck.
     """
 
     milliseconds: Sequence[float]
@@ -63,12 +63,12 @@ class Figures:
 
     @property
     def rate(self) -> float:
-        """Calls a second."""
+        """Return the calls a second."""
         return len(self.milliseconds) / self.seconds
 
 
 async def main(count: int, seconds: float) -> int:
-    """Prints the table; the exit code is 0 only when every figure was within its bound."""
+    """Print the table; return 0 only when every figure was within its bound."""
     console = Console(width=None if sys.stdout.isatty() else 130)
     bounds = Bounds()
     table = Table(
@@ -110,7 +110,7 @@ async def _measure(
     table: Table,
     bounds: Bounds,
 ) -> None:
-    """Adds a line for each kind; those that leave work behind come last."""
+    """Add a line for each kind; those that leave work behind come last."""
 
     def calls(kind: str, callers: int, rate: float | None = None) -> Calls:
         return Calls(
@@ -173,7 +173,7 @@ async def _called(service: RegisteredService, *calls: Calls) -> Sequence[Figures
 
 
 async def _repeated(work: Callable[[int], Awaitable[object]], seconds: float) -> Figures:
-    """One after the other, for so long."""
+    """Repeat the work for some seconds, one call after the other."""
     milliseconds: list[float] = []
     began = time.perf_counter()
     while time.perf_counter() < began + seconds:
@@ -193,7 +193,7 @@ def _add(
     rate_shown: str | None = None,
     p99_shown: str | None = None,
 ) -> None:
-    """Adds a line; each of the bare statements stored so many events."""
+    """Add a line; each of the bare statements stored ``events`` events."""
     table.add_row(
         name,
         rate_shown or f"{called.rate:,.0f}",
@@ -208,10 +208,10 @@ def _add(
 
 
 async def _applied(service: RegisteredService) -> tuple[int, float]:
-    """How many events are left, and in how many seconds they are applied.
+    """Return how many events are left, and the seconds until they are applied.
 
     Raises:
-        TimeoutError: They are not.
+        TimeoutError: They were not applied in time.
     """
     query = "SELECT count(*) FROM pipesync.webhook_events WHERE status = 1 AND pipeline_id >= 'h'"
     began = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What one service answers in how long while thousands of pipelines are registered.
+"""Latency of one service's answers while thousands of pipelines are registered.
 
-Each call is made in turn with the bare statements that it stands on, by asyncpg on the same
-database, so that what disturbs the machine disturbs both. It ends by itself: after so many calls,
-or after so many seconds of each kind.
+Each call takes turns with the bare statements that it stands on, run by asyncpg on the same
+database, so that a disturbance of the machine affects both. Each kind of call ends after a number
+of calls or of seconds.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from tests.benchmarks.webhook_deliveries import event_bodies
 from tests.stripe_simulator.signatures import signature_header
 
 CALLS = 2_000
-# Of each kind, however slow the machine is.
+# Of each kind, even on a slow machine.
 MOST_SECONDS = 60.0
 # Milliseconds.
 MOST_GET_P99 = 10.0
@@ -47,8 +47,8 @@ class Kind:
 
     Attributes:
         call: Calls the service about one pipeline.
-        bare: Does alone what the service does in its database meanwhile.
-        most_p99: What 99 of 100 calls may take, in milliseconds; None for any.
+        bare: Runs the statements that the service runs in its database for that call.
+        most_p99: Bound on the p99 of the calls, in milliseconds; None for no bound.
         pipelines: How many pipelines the calls are about; None for all.
     """
 
@@ -59,7 +59,7 @@ class Kind:
 
 
 async def _get(service: RegisteredService, pipeline_id: str) -> object:
-    return await service.client.get_pipeline(pb.GetPipelineRequest(id=pipeline_id))
+    return await service.client.get_pipeline(pb.GetPipelineRequest(pipeline_id=pipeline_id))
 
 
 async def _list(service: RegisteredService, pipeline_id: str) -> object:
@@ -81,7 +81,7 @@ async def _store(bare: BareStatements, pipeline_id: str) -> None:
     await bare.store([pipeline_id])
 
 
-# A kind of call is measured by being here.
+# A kind of call is measured because it is listed here.
 KINDS: Mapping[str, Kind] = {
     "GetPipeline": Kind(call=_get, bare=BareStatements.get, most_p99=MOST_GET_P99),
     "ListPipelines": Kind(call=_list, bare=BareStatements.list),
@@ -90,7 +90,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 async def main(names: Sequence[str], count: int, calls: int) -> int:
-    """Prints the table; the exit code is 0 only when every figure was within its bound."""
+    """Print the table; return 0 only when every figure was within its bound."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     bounds = Bounds()
     table = Table("", "calls", "p50", "p99", "bare p50", "bare p99", "added p50")
@@ -111,7 +111,7 @@ async def main(names: Sequence[str], count: int, calls: int) -> int:
 async def _measure(
     kind: Kind, service: RegisteredService, calls: int
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Milliseconds that each call took, and those of the bare work beside it."""
+    """Return the milliseconds of each call, and those of the bare work beside it."""
     source = random.Random(1)  # noqa: S311 - which pipelines are asked for
     called: list[float] = []
     bare: list[float] = []

@@ -1,4 +1,4 @@
-"""A simulated Stripe account in a process of its own, and what it was asked."""
+"""A simulated Stripe account in a process of its own, with a count of its requests."""
 
 import asyncio
 import math
@@ -20,10 +20,10 @@ PAGE_SIZE = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Where the account is, and what it holds.
+    """The account under measurement.
 
     Attributes:
-        base_url: Without a slash at the end.
+        base_url: URL of the account's API, without a slash at the end.
         histories: Its streams that are not empty.
     """
 
@@ -31,7 +31,7 @@ class Account:
     histories: Sequence[History]
 
     async def statuses(self) -> Counter[int]:
-        """How often a request was answered with which status, all paths together."""
+        """Return how many requests were answered with each status, all paths together."""
         async with (
             aiohttp.ClientSession(self.base_url) as session,
             session.get(REQUESTS_PATH) as response,
@@ -47,12 +47,12 @@ class Account:
 async def simulated_account(
     *histories: History, latency: float = 0, rate: float | None = None
 ) -> AsyncIterator[Account]:
-    """Serves an account for the length of the block.
+    """Serve an account for the length of the block.
 
     Args:
-        histories: What it holds.
+        histories: Histories of the account.
         latency: Seconds that every answer takes.
-        rate: Requests a second, of the whole account; None for no limit. Endpoints have none.
+        rate: Requests a second of the whole account; None for no limit. Endpoints have no limit.
     """
     arguments = ["--api-key", API_KEY, "--account-id", ACCOUNT_ID, "--latency", str(latency)]
     if rate is not None:
@@ -77,5 +77,5 @@ async def simulated_account(
 
 
 def pages_of(histories: Sequence[History]) -> int:
-    """The fewest list requests that bring all objects; an empty list takes one, too."""
+    """Return the fewest list requests for all objects; an empty list takes one, too."""
     return sum(max(1, math.ceil(history.count / PAGE_SIZE)) for history in histories)

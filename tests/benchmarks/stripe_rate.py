@@ -1,7 +1,7 @@
-"""How close reading a Stripe account comes to the rate that it allows, and what that saves.
+"""Use of a Stripe account's rate limit by a read, and the seconds that this saves.
 
-The account is far away and refuses what is beyond its limit, which the source knows. Each object
-has to come exactly once, and nothing may have to be refused.
+The account is far away and refuses requests beyond its limit, which the source knows. Each object
+must arrive exactly once, and no request may be refused.
 """
 
 from collections.abc import Sequence
@@ -39,21 +39,21 @@ TWELVE_STREAMS = [
         "setup_intents",
     )
 ]
-# Against the pages at the full rate.
+# As a multiple of the time for all pages at the full rate.
 ALLOWED_TIME = 1.06
-# A hundred empty streams in 4 seconds, and as many fewer seconds as there are fewer streams.
+# A hundred empty streams in 4 seconds, and proportionally less for fewer.
 ALLOWED_SECONDS_AN_EMPTY_STREAM = 0.04
-# The plain reader's time for the rest follows from these.
+# The plain reader's time for the other pages is extrapolated from these.
 PLAIN_PAGES = 30
 
 
 async def _one(client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """One long stream."""
+    """Read one long stream."""
     await _at_full_rate(client, bounds, console, ONE_STREAM, "one long stream")
 
 
 async def _twelve(client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """Twelve shorter ones at once."""
+    """Read twelve shorter streams at once."""
     await _at_full_rate(client, bounds, console, TWELVE_STREAMS, "twelve streams at once")
 
 
@@ -94,7 +94,7 @@ async def _at_full_rate(
 
 
 async def _empty(client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """All streams of an account that holds nothing."""
+    """Read all streams of an empty account."""
     streams = await all_streams(client)
     async with simulated_account(latency=LATENCY_WHEN_EMPTY, rate=RATE) as account:
         reading = await read(client, account, streams, rate_limit=RATE)

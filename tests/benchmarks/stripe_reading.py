@@ -1,4 +1,4 @@
-"""Reads a simulated Stripe account through a real engine, and checks that nothing is amiss."""
+"""Reader of a simulated Stripe account through a real engine, which checks every object."""
 
 import asyncio
 import time
@@ -31,14 +31,14 @@ _PATIENCE = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What reading some streams took.
+    """Figures of one read.
 
     Attributes:
         seconds: From the first call of the engine to the last answer.
-        calls: How many calls of the engine it took.
-        requests: All that the account was asked.
-        refused: Those of them that were too many for its rate limit (429).
-        largest_checkpoint: Of those that passed, in bytes.
+        calls: Number of calls of the engine.
+        requests: Number of requests to the account.
+        refused: Number of requests refused by its rate limit (429).
+        largest_checkpoint: Size of the largest checkpoint, in bytes.
     """
 
     seconds: float
@@ -49,7 +49,7 @@ class Reading:
 
 
 class _Collected:
-    """What came out of the engine."""
+    """Ids of the records from the engine, and the size of the largest checkpoint."""
 
     def __init__(self) -> None:
         self.ids: dict[str, list[str]] = {}
@@ -71,7 +71,7 @@ class _Collected:
 
 @asynccontextmanager
 async def warm_engine() -> AsyncIterator[EngineClient]:
-    """A client of an engine in a process of its own that has its catalog loaded."""
+    """Yield a client of an engine in a process of its own that has its catalog loaded."""
     async with (
         running("engine_server", "--listen", "127.0.0.1:0") as engine,
         EngineClient(engine.address) as client,
@@ -81,7 +81,7 @@ async def warm_engine() -> AsyncIterator[EngineClient]:
 
 
 async def all_streams(client: EngineClient) -> list[str]:
-    """The names of everything that the Stripe source can read."""
+    """Return the names of all streams that the Stripe source can read."""
     request = SourceDiscoverRequest(
         source=Connector(type="stripe", config=struct({"api_key": API_KEY}))
     )
@@ -100,18 +100,18 @@ async def read(
     state_limit: int = 0,
     **source: Any,
 ) -> Reading:
-    """Reads streams to their end, each call going on from the state that the last one ended with.
+    """Read streams to their end, each call continuing from the ending state of the last one.
 
     Args:
-        client: Of the engine that reads.
-        account: What is read.
-        streams: Which of its streams; those that hold something when empty.
-        state_limit: How many checkpoints a call takes; 0 for all in one call.
+        client: Client of the engine.
+        account: The account to read.
+        streams: Names of the streams; those that are not empty by default.
+        state_limit: Number of checkpoints that a call takes; 0 for all in one call.
         source: More of the source's configuration.
 
     Raises:
-        RuntimeError: An object was lost or came twice, or a call failed.
-        TimeoutError: It does not come to an end.
+        RuntimeError: An object was lost or arrived twice, or a call failed.
+        TimeoutError: The read did not end in time.
     """
     streams = streams or [history.stream for history in account.histories]
     pipeline = _pipeline(account, streams, source)
@@ -145,7 +145,7 @@ async def read(
 def _pipeline(
     account: Account, streams: Sequence[str], source: Mapping[str, Any]
 ) -> PipelineConfig:
-    # What setup stores of the account, whose histories are that long.
+    # Setup stores these fields of the account; its histories are HISTORY_SECONDS long.
     known = {"account_id": ACCOUNT_ID, "account_created": int(time.time()) - HISTORY_SECONDS}
     config = {"api_key": API_KEY, "base_url": account.base_url, **known, **source}
     return PipelineConfig(

@@ -1,7 +1,8 @@
-"""How many requests a Stripe account's history takes, against the pages that its objects fill.
+"""Number of requests for a Stripe account's history, against the pages that its objects fill.
 
-Whatever the shape of the history, and into however many calls the read is cut. Each object has to
-come exactly once, and a checkpoint must not grow with what it accounts for.
+The bound holds for every shape of the history and every number of calls that the read is cut into.
+Each object must arrive exactly once, and a checkpoint must not grow with the objects that it
+accounts for.
 """
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from tests.benchmarks.stripe_reading import Reading, read
 from tests.stripe_simulator.seeds.histories import History
 
 STREAM = "charges"
-# Seconds: far enough away for requests to be under way side by side.
+# Seconds: long enough for requests to overlap.
 LATENCY = 0.05
 MANY, FEW, SPARSE = 100_000, 20_000, 3
 HISTORIES = {
@@ -28,21 +29,21 @@ HISTORIES = {
     "empty": History(stream=STREAM, shape="even", count=0),
 }
 STATE_LIMITS = (10, 1)
-# Never reached, but where there is none requests are not spared.
+# Never reached; without a rate limit the source does not economize on requests.
 RATE_LIMIT = 10_000
 ALLOWED_RATIO = 1.05
-# One page holds them all, but that there are no more may be worth a request.
+# One page holds all objects, but a request may be needed to learn that there are no more.
 ALLOWED_RATIO_WHEN_SPARSE = 2
 ALLOWED_RATIO_IN_CALLS = 1.10
-# Bytes: twice as many ranges as requests may be under way, since as many answers again may wait to
-# be passed on; with times and a cursor, a range takes about 90.
+# Bytes: twice as many ranges as there may be concurrent requests, since as many answers again may
+# wait to be passed on; with times and a cursor, a range takes about 90.
 ALLOWED_CHECKPOINT = 2 * 90 * StripeConfig.model_fields["max_concurrency"].default
 # The simulator must be no bottleneck.
 NEEDED_PAGES_PER_SECOND = 500
 
 
 async def _ceiling(_client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """How fast the simulator is when nothing limits it."""
+    """Measure the speed of the simulator without limits."""
     async with simulated_account(HISTORIES["even, shorter"]) as account:
         ceiling = await pages_per_second(account)
     figure = bounds.at_least(NEEDED_PAGES_PER_SECOND, ceiling, "simulator", shown_as=",.0f")
@@ -50,7 +51,7 @@ async def _ceiling(_client: EngineClient, bounds: Bounds, console: Console) -> N
 
 
 async def _histories(client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """Each history in one call."""
+    """Read each history in one call."""
     table = _table()
     for name, history in HISTORIES.items():
         async with simulated_account(history, latency=LATENCY) as account:
@@ -62,7 +63,7 @@ async def _histories(client: EngineClient, bounds: Bounds, console: Console) -> 
 
 
 async def _calls(client: EngineClient, bounds: Bounds, console: Console) -> None:
-    """One history in calls that take a few checkpoints each."""
+    """Read one history in calls that take a few checkpoints each."""
     table = _table()
     history = HISTORIES["even, shorter"]
     async with simulated_account(history, latency=LATENCY) as account:

@@ -1,8 +1,8 @@
-"""A whole sync, from a Stripe account into Postgres: the engine beside what else there is.
+"""A whole sync from a Stripe account into Postgres: the engine against its alternatives.
 
-The floor is a bare script that does nothing but fetch and upsert; dlt is a tool for the same work.
-Each has a process of its own and shares the machine with the account and with Postgres. They take
-turns, so that what disturbs the machine for a while disturbs all of them; figures are medians.
+The floor is a bare script that only fetches and upserts; dlt is a tool for the same work. Each has
+a process of its own and shares the machine with the account and with Postgres. They take turns, so
+that a disturbance of the machine affects all of them; figures are medians.
 """
 
 import argparse
@@ -40,11 +40,12 @@ class Case:
     """One account to sync.
 
     Attributes:
-        histories: What it holds.
+        histories: Histories of the account.
         latency: Seconds that each of its answers takes.
-        dlt: The forms in which dlt takes part: a contender's name → what ``dlt_loads`` calls it.
-        turns: How often it is run, but for dlt, for each run of the others: what is over in half a
-            second is told from chance by more of them.
+        dlt: The forms in which dlt takes part: a contender's name → the form's name in
+            ``dlt_loads``.
+        turns: Number of turns of all but dlt for each run: runs of half a second need more turns to
+            stand out from chance.
     """
 
     histories: Sequence[History]
@@ -74,8 +75,8 @@ CASES = {
 
 
 async def main(names: Iterable[str], runs: int) -> int:
-    """Prints the table; the exit code is 0 only when every figure was within its bound."""
-    # Where there is no terminal, wide enough for the table all the same.
+    """Print the table; return 0 only when every figure was within its bound."""
+    # Without a terminal, use a width that fits the table.
     console = Console(width=None if sys.stdout.isatty() else 130)
     bounds = Bounds()
     table = SyncTable(bounds)
@@ -91,7 +92,7 @@ async def main(names: Iterable[str], runs: int) -> int:
     console.print(table.table)
     if {FEW, MANY} <= all_results.keys():
         console.print(table.compare(all_results[FEW], all_results[MANY]))
-    # Whatever else runs here takes from the figures above.
+    # Other programs on the machine distort the figures above.
     console.print(f"{machine}; load average {os.getloadavg()[0]:.1f}")
     for sentence in bounds.broken:
         console.print(sentence, style="bold red")
@@ -110,7 +111,7 @@ async def _has_dlt(console: Console) -> bool:
 async def _run(
     case: Case, cluster: PostgresCluster, runs: int, *, has_dlt: bool
 ) -> tuple[Results, int]:
-    """The loads, and how many rows the engine wrote when nothing had changed."""
+    """Return the loads, and the number of rows that the engine wrote when nothing had changed."""
     results, rewritten = Results(), 0
     async with simulated_account(*case.histories, latency=case.latency) as account:
         for turn in range(runs * case.turns):

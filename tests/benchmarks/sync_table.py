@@ -1,4 +1,4 @@
-"""The table of ``sync_speed``: what each contender took, and the bounds that the engine keeps."""
+"""The table of ``sync_speed``: figures of each contender, and the bounds of the engine."""
 
 from rich.table import Table
 
@@ -7,18 +7,18 @@ from tests.benchmarks.results import Results
 
 ENGINE, AGAIN, FLOOR = "engine", "engine, again", "floor"
 DLT_DEFAULT, DLT_FASTEST = "dlt, default", "dlt, fastest"
-# The engine's records a second, against the others'.
+# The engine's records a second, as a multiple of the others'.
 LEAST_TIMES_AS_FAST = {FLOOR: 0.85, DLT_DEFAULT: 8.0, DLT_FASTEST: 1.5}
 # Of processor time a record, in the engine's process.
 MOST_MICROSECONDS = 25
 MOST_MEGABYTES = 150
-# What a long history may differ by from a short one.
+# Relative differences allowed between a long history and a short one.
 ALLOWED_CHANGE_OF_MEMORY = 0.15
 ALLOWED_GROWTH_OF_COST = 0.10
 
 
 class SyncTable:
-    """Takes the results case by case."""
+    """Table that grows case by case."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
@@ -32,12 +32,12 @@ class SyncTable:
         self.table = Table("", "", *columns, "requests", "rows written")
 
     def add(self, case: str, results: Results, rewritten: int) -> None:
-        """Adds a line for each contender.
+        """Add a line for each contender.
 
         Args:
-            case: Its name.
-            results: What was measured.
-            rewritten: How many rows the engine wrote when nothing had changed.
+            case: Name of the case.
+            results: Runs of the case.
+            rewritten: Number of rows that the engine wrote when nothing had changed.
         """
         for number, contender in enumerate(results.contenders()):
             what = f"{contender}, {case}"
@@ -58,7 +58,7 @@ class SyncTable:
         self.table.add_section()
 
     def compare(self, few: Results, many: Results) -> str:
-        """A sentence on what ten times as many records change for the engine."""
+        """Return a sentence on the effect of ten times as many records on the engine."""
         memory = self._bounds.at_most(
             ALLOWED_CHANGE_OF_MEMORY,
             abs(many.peak_megabytes(ENGINE) / few.peak_megabytes(ENGINE) - 1),

@@ -1,4 +1,4 @@
-"""Syncs that go on while something else is measured, through the service that is measured."""
+"""Syncs that run through a service while something else is measured there."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from tests.benchmarks.contenders import pipeline_of
 from tests.benchmarks.registered_service import WEBHOOK_SECRET
 from tests.benchmarks.stripe_account import Account
 
-# With one key in test mode, what the source allows itself at Stripe.
+# The source's own rate limit at Stripe, for one key in test mode.
 REQUESTS_A_SECOND = 20
 
 
@@ -20,7 +20,7 @@ class Syncs:
     """Syncs of pipelines, each begun anew at its end.
 
     Attributes:
-        records: How many were committed so far.
+        records: Number of records committed so far.
     """
 
     def __init__(self, client: PipelineClient, pipeline_ids: Sequence[str]) -> None:
@@ -33,15 +33,15 @@ class Syncs:
 
     @property
     def rate(self) -> float:
-        """Records a second, from the beginning until now."""
+        """Return the records a second, from the beginning until now."""
         return self.records / (time.perf_counter() - self._began)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Syncs for the length of the body, which begins when records of every pipeline came.
+        """Sync for the length of the body, which begins once each pipeline has committed records.
 
         Raises:
-            ExceptionGroup: One of them failed.
+            ExceptionGroup: A sync failed.
         """
         async with asyncio.TaskGroup() as syncs:
             tasks = [syncs.create_task(self._sync(one)) for one in self._pipeline_ids]
@@ -54,7 +54,7 @@ class Syncs:
     async def _sync(self, pipeline_id: str) -> None:
         is_first = True
         while True:
-            request = pb.SyncPipelineRequest(id=pipeline_id, reset_state=True)
+            request = pb.SyncPipelineRequest(pipeline_id=pipeline_id, reset_state=True)
             counted = 0
             async with aclosing(self._client.sync_pipeline(request)) as answers:
                 async for answer in answers:
@@ -79,13 +79,13 @@ async def create_pipelines(
     names: Sequence[str],
     sync_policy: pb.SyncPolicy.ValueType = pb.SYNC_POLICY_MANUAL,
 ) -> None:
-    """Pipelines from the account into schemas of their names, which take webhooks; set up."""
+    """Create and set up pipelines that take webhooks, each into a schema of its name."""
     for name in names:
         config = _config(account, database_url, name)
         pipeline = pb.Pipeline(id=name, config=config, sync_policy=sync_policy)
         await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline, skip_check=True))
         if sync_policy == pb.SYNC_POLICY_MANUAL:
-            async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id=name)):
+            async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id=name)):
                 pass
 
 

@@ -1,4 +1,4 @@
-"""How long a change takes to whoever watches the pipeline, beside a bare LISTEN."""
+"""Delay from a change to the watcher of the pipeline, beside a bare LISTEN."""
 
 import asyncio
 import random
@@ -12,7 +12,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from service_server.store.notifications import PIPELINES_CHANNEL
 from tests.benchmarks.registered_service import RegisteredService
 
-# Between two changes, in seconds: a watcher is told at most five times a second.
+# Seconds between two changes: a watcher gets at most five messages a second.
 _PAUSE = (0.3, 0.5)
 _PATIENCE = 30.0
 
@@ -20,13 +20,13 @@ _PATIENCE = 30.0
 async def watched(
     service: RegisteredService, pipeline_id: str, url: str, seconds: float
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Milliseconds from a change to its message, and to its row when told by the database alone.
+    """Return the milliseconds from a change to its message, and to its row by the database alone.
 
     Args:
-        service: Through which it is watched.
-        pipeline_id: Of one that changes by nothing else.
-        url: Of the service's database.
-        seconds: How long it is changed again and again.
+        service: The service that the pipeline is watched through.
+        pipeline_id: A pipeline that has no other changes.
+        url: URL of the service's database.
+        seconds: Duration of the changes.
     """
     source = random.Random(1)  # noqa: S311 - spreads the changes
     told: list[float] = []
@@ -37,7 +37,7 @@ async def watched(
         await listening.add_listener(
             PIPELINES_CHANNEL, lambda *message: notified.put_nowait(str(message[-1]))
         )
-        request = pb.WatchPipelineRequest(id=pipeline_id)
+        request = pb.WatchPipelineRequest(pipeline_id=pipeline_id)
         async with (
             asyncio.timeout(seconds + _PATIENCE),
             aclosing(service.client.watch_pipeline(request)) as answers,

@@ -1,4 +1,4 @@
-"""What Stripe delivers: events without end."""
+"""An endless stream of Stripe events."""
 
 import itertools
 import os
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 
 import orjson
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.stripe_simulator.seeds.plan import MAKERS
 from tests.stripe_simulator.seeds.references import References
 
-# As many customers are changed again and again, seldom one of them twice in a second: it would then
-# be looked up at Stripe, which lets itself be asked so often and no more.
+# Enough customers change in turn that one rarely changes twice in a second: the source would then
+# retrieve it from Stripe, at a limited rate.
 _CUSTOMERS = 10_000
 
 
 def event_bodies() -> Iterator[bytes]:
-    """Events of customers that changed, no two with one id, whoever else makes some."""
+    """Yield events of changed customers, with ids unique across processes."""
     references = References({"customers": _CUSTOMERS}, seed=0)
     now = int(time.time())
     customers = [

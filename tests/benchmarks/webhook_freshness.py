@@ -1,4 +1,4 @@
-"""How soon webhook events of fifty pipelines are in their tables: steady flows, and a burst.
+"""Delay until webhook events of fifty pipelines are in their tables: steady flows, and a burst.
 
 They are delivered over HTTP by a process of its own. The time of an event is from its row in the
 inbox to its mark there, which follows its row in the table.
@@ -49,7 +49,7 @@ _SECONDS = """
 
 
 async def main(burst: int, seconds: float) -> int:
-    """Prints the table; the exit code is 0 only when every figure was within its bound."""
+    """Print the table; return 0 only when every figure was within its bound."""
     console = Console(width=None if sys.stdout.isatty() else 110)
     bounds = Bounds()
     table = Table("", "seconds", "p50 ms", "p99 ms", "answer p99 ms", "processors in use")
@@ -72,7 +72,7 @@ async def main(burst: int, seconds: float) -> int:
                     )
                 shown = bounds.at_most(_MOST_ANSWER_P99, answer, "p99 of answers", shown_as=".1f")
                 _add(table, f"{rate:.0f} a second", flow, freshness, shown)
-            # All are due within a second, and each comes as soon as a caller is free.
+            # All are due within a second, and each is sent once a caller is free.
             flow = await _delivered(service, names, float(burst), 1.0)
             _add(table, f"{burst:,} at once", flow, f"{p99(flow.fresh):.0f}", "")
         machine = await description(cluster)
@@ -85,13 +85,13 @@ async def main(burst: int, seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Flow:
-    """Deliveries, and what became of them.
+    """Deliveries and their outcome.
 
     Attributes:
         seconds: From the first row in the inbox to the last mark there.
         fresh: Milliseconds from the row of each event to its mark.
-        answers: Milliseconds that each answer took from when its delivery was due.
-        processors: Their share that was in use, in percent.
+        answers: Milliseconds of each answer from when its delivery was due.
+        processors: Share of the processors in use, in percent.
     """
 
     seconds: float
@@ -103,7 +103,7 @@ class _Flow:
 async def _delivered(
     service: RegisteredService, names: Sequence[str], rate: float, seconds: float
 ) -> _Flow:
-    """Has events delivered in time, and waits until all are applied."""
+    """Deliver events at a rate and wait until all are applied."""
     calls = Calls(
         kind=POST,
         address=service.address,

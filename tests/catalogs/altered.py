@@ -1,4 +1,4 @@
-"""A stripe package unlike the installed one: its files linked, but for those that a test edits."""
+"""Stripe package that differs from the installed one: linked files, except those a test edits."""
 
 import os
 import shutil
@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-# What a file becomes, given what it was.
+# Returns the new text of a file, given its old text.
 Edit = Callable[[str], str]
 
 
 def altered_package(directory: Path, edits: Mapping[str, Edit]) -> Path:
-    """Makes the package in a directory, which is to stand in front of PYTHONPATH.
+    """Make the package in a directory, which is to be first in PYTHONPATH.
 
     Args:
-        directory: Where; ``stripe/`` must not be in it yet.
-        edits: By file, such as ``_coupon_service.py``. A pattern such as ``*_service.py`` is of all
-            files of that name, at any depth.
+        directory: Directory without a ``stripe/`` in it.
+        edits: Edits by file, such as ``_coupon_service.py``. A pattern such as ``*_service.py``
+            matches all files of that name, at any depth.
 
     Raises:
-        ValueError: An edit meets no file, or changes none of those that it meets.
+        ValueError: An edit matches no file, or changes none of the files that it matches.
     """
     found = find_spec("stripe")
     if found is None or found.origin is None:
@@ -37,19 +37,19 @@ def altered_package(directory: Path, edits: Mapping[str, Edit]) -> Path:
         if before == after:
             raise ValueError(f"the edit of {pattern} changes nothing")
         for path, text in after.items():
-            # What it links to is the installed package.
+            # Writing through the link would change the installed package.
             path.unlink()
             path.write_text(text, encoding="utf-8")
     return directory
 
 
 def replacing(old: str, new: str) -> Edit:
-    """An edit that puts a text in the place of another one, wherever it stands."""
+    """Return an edit that replaces one text by another, wherever it occurs."""
     return lambda text: text.replace(old, new)
 
 
 def without_field(field: str) -> Edit:
-    """An edit that takes a field's annotation out of a class."""
+    """Return an edit that removes a field's annotation from a class."""
 
     def edit(text: str) -> str:
         lines = text.splitlines(keepends=True)

@@ -1,7 +1,7 @@
-"""Loads the catalog of every allowed version of the stripe package, and compares them.
+"""Comparison of the catalogs of every allowed version of the stripe package.
 
-``make catalogs``. It asks pip for the versions, installs each into ``.catalogs/``, and ends with 1
-when one does not load or loses a stream.
+``make catalogs`` runs it. It asks pip for the versions, installs each into ``.catalogs/``, loads
+its catalog, and ends with 1 when one does not load or loses a stream.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tests.catalogs.versions import PipFailed, allowed_versions, installed
 
 
 async def main() -> int:
-    """Prints what each catalog has, and changes; the exit code."""
+    """Print each catalog and its changes, and return the exit code."""
     catalogs: list[LoadedCatalog] = []
     wrong: list[str] = []
     try:
@@ -41,7 +41,7 @@ async def main() -> int:
 
 
 def _described(catalogs: Sequence[LoadedCatalog], catalog: LoadedCatalog) -> Iterator[str]:
-    """The lines about one catalog."""
+    """Return the lines about one catalog."""
     fields = sum(map(len, catalog.streams.values()))
     counts = f"{len(catalog.streams)} streams, {fields} fields, {len(catalog.event_types)} events"
     yield f"{catalog.package} ({catalog.api_version}): {counts}"

@@ -1,4 +1,4 @@
-"""What changes from one catalog to the next, and which changes are faults."""
+"""Changes from one catalog to the next, and those changes that are faults."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,20 +7,22 @@ from packaging.version import Version
 
 from tests.catalogs.loading import LoadedCatalog
 
-# Streams that Stripe took away, each with the first version of the package that lacks it and why.
+# Streams that Stripe removed, each with the first version of the package that lacks it and the
+# reason.
 EXPECTED_LOSSES: Mapping[tuple[str, str], str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """What the later of two catalogs has that the earlier one has not, and the other way round.
+    """Differences between an earlier and a later catalog.
 
     Attributes:
-        added_streams: Names of streams.
-        removed_streams: Names of streams.
-        added_fields: As ``stream.field``, of streams that both have.
-        removed_fields: The same.
-        changed_fields: The same, with both types.
+        added_streams: Names of streams that only the later catalog has.
+        removed_streams: Names of streams that only the earlier catalog has.
+        added_fields: Fields that only the later catalog has, as ``stream.field``, of streams that
+            both have.
+        removed_fields: Fields that only the earlier catalog has, in the same form.
+        changed_fields: Fields whose types differ, in the same form with both types.
     """
 
     added_streams: Sequence[str]
@@ -30,7 +32,7 @@ class Difference:
     changed_fields: Sequence[str]
 
     def lines(self) -> Iterator[str]:
-        """A line for each kind of change, with every name."""
+        """Yield a line for each kind of change, with every name."""
         for title, names in (
             ("added streams", self.added_streams),
             ("removed streams", self.removed_streams),
@@ -43,7 +45,7 @@ class Difference:
 
 
 def difference(earlier: LoadedCatalog, later: LoadedCatalog) -> Difference:
-    """What changes from one catalog to another."""
+    """Return the changes from one catalog to another."""
     before, after = earlier.streams, later.streams
     both = [name for name in before if name in after]
     return Difference(
@@ -65,10 +67,10 @@ def difference(earlier: LoadedCatalog, later: LoadedCatalog) -> Difference:
 
 
 def predecessors(catalogs: Sequence[LoadedCatalog], later: LoadedCatalog) -> list[LoadedCatalog]:
-    """The catalogs whose streams a later one has to have: the latest of the same kind and release.
+    """Return the catalogs whose streams a later one must have: the latest of its kind and release.
 
-    Alphas and betas come between releases, and show more than these. One that speaks an older API
-    version than a release knows less than it.
+    Alphas and betas come between releases, and have more than these. One with an older API version
+    than a release has less than that release.
     """
     found = {}
     for one in sorted(catalogs, key=lambda catalog: Version(catalog.package)):
@@ -81,7 +83,7 @@ def predecessors(catalogs: Sequence[LoadedCatalog], later: LoadedCatalog) -> lis
 
 
 def faults(catalogs: Sequence[LoadedCatalog], later: LoadedCatalog) -> list[str]:
-    """A sentence for each thing in a catalog that may not be."""
+    """Return a sentence for each fault of a catalog."""
     sentences = [] if later.streams else [f"{later.package} has no streams"]
     without_type = later.streams.keys() - later.object_types.values()
     sentences += [
@@ -91,7 +93,7 @@ def faults(catalogs: Sequence[LoadedCatalog], later: LoadedCatalog) -> list[str]
     for earlier in predecessors(catalogs, later):
         sentences += [
             f"{later.package} loses the stream {name} of {earlier.package}: "
-            + later.left_out_streams.get(name, "the package has no such list")
+            + later.unavailable_streams.get(name, "the package has no such list")
             for name in difference(earlier, later).removed_streams
             if (later.package, name) not in EXPECTED_LOSSES
         ]

@@ -1,6 +1,6 @@
-"""Loads the catalog of one stripe package in a process of its own, and writes it down as JSON.
+"""Load the catalog of one stripe package in a process of its own, and write it as JSON.
 
-``python -m tests.catalogs.loading FILE``, with the package's directory in front of PYTHONPATH.
+``python -m tests.catalogs.loading FILE``, with the package's directory first in PYTHONPATH.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 class LoadedCatalog(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine makes of one stripe package.
+    """The engine's catalog of one stripe package.
 
     Attributes:
-        package: The version of the package.
-        api_version: The API version that it speaks; empty when it does not say.
-        streams: The fields of each stream, with their JSON types.
-        left_out: Why each list, or module, is left out that could not be understood.
-        left_out_streams: Why each stream is missing for that, by name.
-        object_types: The stream of each type of object that events may bring.
-        event_types: How many types of event an endpoint for all streams is sent.
+        package: Version of the package.
+        api_version: API version of the package; empty when the package does not name it.
+        streams: Fields of each stream, with their JSON types.
+        left_out: Reason for each list or module that is left out because it was not understood.
+        unavailable_streams: Reason for each stream that is missing as a result, by name.
+        object_types: Stream of each type of object that events may contain.
+        event_types: Number of event types that an endpoint for all streams receives.
     """
 
     package: str
     api_version: str
     streams: dict[str, dict[str, str]]
     left_out: dict[str, str]
-    left_out_streams: dict[str, str]
+    unavailable_streams: dict[str, str]
     object_types: dict[str, str]
     event_types: list[str]
 
@@ -42,14 +42,14 @@ class CannotLoad(Exception):
 
 
 async def load_catalog(directory: Path, scratch: Path) -> LoadedCatalog:
-    """The catalog of the stripe package in a directory.
+    """Load the catalog of the stripe package in a directory.
 
     Args:
-        directory: What an installation of the package was made into.
-        scratch: Where a file may be made.
+        directory: Directory of the installed package.
+        scratch: Directory for a temporary file.
 
     Raises:
-        CannotLoad: With the end of what the process said.
+        CannotLoad: Loading failed; the message has the end of the process's output.
     """
     output = scratch / "catalog.json"
     process = await asyncio.create_subprocess_exec(
@@ -66,19 +66,19 @@ async def load_catalog(directory: Path, scratch: Path) -> LoadedCatalog:
 
 
 def python_path(directory: Path) -> str:
-    """A PYTHONPATH with a directory in front of this repository's own code."""
+    """Return a PYTHONPATH with a directory before this repository's own code."""
     return os.pathsep.join(map(str, (directory, REPOSITORY, REPOSITORY / "clients")))
 
 
 def _loaded() -> LoadedCatalog:
-    from engine_server.connectors.stripe.catalog import (
+    from engine_server.connectors.stripe.catalog.object_types import object_types
+    from engine_server.connectors.stripe.catalog.omissions import OMISSIONS
+    from engine_server.connectors.stripe.catalog.streams import (
         api_version,
-        left_out_streams,
         load_resources,
+        unavailable_streams,
     )
-    from engine_server.connectors.stripe.catalog_omissions import OMISSIONS
-    from engine_server.connectors.stripe.endpoint_events import event_types_for
-    from engine_server.connectors.stripe.events.object_types import object_types
+    from engine_server.connectors.stripe.webhook_endpoint.event_types import event_types_for
 
     resources = load_resources()
     types = {name: kind.stream for name, kind in object_types().items()}
@@ -88,7 +88,7 @@ def _loaded() -> LoadedCatalog:
         api_version=api_version() if resources else "",
         streams={name: _fields(one.stream.json_schema) for name, one in resources.items()},
         left_out=dict(OMISSIONS.reasons),
-        left_out_streams=dict(left_out_streams()),
+        unavailable_streams=dict(unavailable_streams()),
         object_types=types,
         event_types=event_types,
     )

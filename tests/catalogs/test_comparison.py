@@ -1,4 +1,4 @@
-"""What is a fault of a catalog, and what changes from one to the next."""
+"""Faults of a catalog, and changes from one catalog to the next."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def catalog(
         api_version=api_version,
         streams=dict(streams),
         left_out={},
-        left_out_streams=dict(left_out or {}),
+        unavailable_streams=dict(left_out or {}),
         object_types={name: name for name in streams},
         event_types=[],
     )
@@ -59,7 +59,7 @@ def test_a_catalog_without_streams_or_with_one_that_no_event_reaches_is_a_fault(
         api_version="2026-01-01.x",
         streams=CUSTOMERS,
         left_out={},
-        left_out_streams={},
+        unavailable_streams={},
         object_types={},
         event_types=[],
     )

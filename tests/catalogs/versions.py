@@ -1,4 +1,4 @@
-"""The versions of the stripe package that this project allows, and where each is installed."""
+"""Versions of the stripe package that this project allows, and their installations."""
 
 import asyncio
 import re
@@ -17,21 +17,21 @@ _FLOOR = re.compile(r"stripe>=([0-9.]+)")
 
 
 class PipFailed(Exception):
-    """pip did not do it, e.g. because there is no network."""
+    """pip failed, e.g. because there is no network."""
 
 
 def oldest_allowed() -> Version:
-    """The floor in pyproject.toml."""
+    """Return the lowest version allowed by pyproject.toml."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     [floor] = filter(None, map(_FLOOR.fullmatch, project["dependencies"]))
     return Version(floor[1])
 
 
 async def allowed_versions() -> list[Version]:
-    """All versions from the floor on, oldest first, with the pre-releases of the floor itself.
+    """Return all versions from the lowest on, oldest first, including its own pre-releases.
 
     Raises:
-        PipFailed: With the last line of what pip says.
+        PipFailed: pip failed; the message is the last line of its errors.
     """
     said = await _pip("index", "versions", "stripe", "--pre")
     found = _AVAILABLE.search(said)
@@ -43,10 +43,10 @@ async def allowed_versions() -> list[Version]:
 
 
 async def installed(version: Version) -> Path:
-    """A directory with that version of the package, and nothing that it depends on.
+    """Install a version of the package without its dependencies, and return its directory.
 
     Raises:
-        PipFailed: With the last line of what pip says.
+        PipFailed: pip failed; the message is the last line of its errors.
     """
     directory = DIRECTORY / str(version)
     stamp = directory / ".installed"

@@ -9,7 +9,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelinesCommand:
-    """Runs ``pipelines`` as a user would: secrets come from the environment.
+    """A ``pipelines`` command, run as a user would: secrets come from the environment.
 
     Attributes:
         service: The service's address.
@@ -22,7 +22,7 @@ class PipelinesCommand:
     database_url: str
 
     async def __call__(self, *arguments: str) -> CommandResult:
-        """Runs it to its end."""
+        """Run the command to its end."""
         return await run_pipelines(
             self.service,
             *arguments,
@@ -33,7 +33,7 @@ class PipelinesCommand:
         )
 
     async def create(self, pipeline_id: str, streams: Iterable[str], *more: str) -> CommandResult:
-        """Creates a pipeline from the simulator to the database."""
+        """Create a pipeline from the simulator to the database."""
         return await self(
             *("create", pipeline_id, "--source", "stripe", "--destination", "postgres"),
             *("--source-config", "api_key=@env:TEST_STRIPE_KEY"),

@@ -1,4 +1,4 @@
-"""Damage done to a destination, as its owners do it: tables dropped, emptied and restored."""
+"""Damage to a destination, as its owners cause it: tables dropped, emptied and restored."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import asyncpg
 
 @dataclass(kw_only=True)
 class Backups:
-    """Copies of one schema, made inside the database: quick, and of all its tables at one moment.
+    """Copies of one schema inside the database: quick, and of all its tables at one moment.
 
     Attributes:
         url: The database.
@@ -33,7 +33,7 @@ class Backups:
         return self._count
 
     async def restore(self, number: int) -> None:
-        """Put a copy in the place of the schema, as it was."""
+        """Replace the schema by a copy."""
         connection = await asyncpg.connect(self.url)
         try:
             async with connection.transaction():
@@ -72,12 +72,12 @@ class Backups:
 
 
 async def drop(url: str, table: str, *, schema: str = "stripe") -> None:
-    """Drop a table, if there is one."""
+    """Drop a table if it exists."""
     await _execute(url, f'DROP TABLE IF EXISTS "{schema}"."{table}"')
 
 
 async def truncate(url: str, table: str, *, schema: str = "stripe") -> None:
-    """Empty a table, if there is one."""
+    """Empty a table if it exists."""
     exists = f'to_regclass(\'"{schema}"."{table}"\') IS NOT NULL'
     await _execute(
         url, f'DO $$ BEGIN IF {exists} THEN TRUNCATE "{schema}"."{table}"; END IF; END $$'

@@ -8,7 +8,7 @@ from tests.stripe_simulator.faults import Fault, Serve
 
 
 def after(count: int, fault: Fault) -> Fault:
-    """Lets so many requests through; all others meet the fault."""
+    """Return a fault that lets the first ``count`` requests through and meets all others."""
     left = count
 
     async def later(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -20,11 +20,12 @@ def after(count: int, fault: Fault) -> Fault:
 
 
 class HeldRequests:
-    """A fault that answers nothing, and sees its callers leave.
+    """Fault that never answers, and notices when its callers leave.
 
     Attributes:
         begun: Set once a request is held.
-        none: Set while none is: at first, and again when every caller has closed its connection.
+        none: Set while no request is held: at first, and again when every caller has closed its
+            connection.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class HeldRequests:
 
 
 class Gate:
-    """A fault that answers late: once it is opened.
+    """Fault that answers once it is opened.
 
     Attributes:
         reached: Set once a request waits.

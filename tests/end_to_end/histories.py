@@ -1,4 +1,4 @@
-"""Histories of one pipeline whose databases are emptied, restored and rolled back under it."""
+"""Histories of one pipeline during which its databases are emptied, restored and rolled back."""
 
 import asyncio
 import random
@@ -29,9 +29,9 @@ from pipesync.v1.message_pb2 import SourceInput
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import EngineClient, PipelineClient
 from pipesync_rpc.errors import RpcError
-from pipesync_rpc.server import RpcServer
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from pipesync_server.server import RpcServer
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store import inbox, states
 from service_server.store.database import Database
 from tests.end_to_end.tables import assert_tables_equal
@@ -41,7 +41,7 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 PIPELINE = "acme"
-# Of the two, one keeps its page's worth of objects, and one several pages.
+# One of the two streams fills more than a page, and the other less.
 PLAN = SeedPlan(counts={"customers": 130, "products": 5})
 STREAMS = tuple(PLAN.counts)
 _PENDING = "SELECT count(*) FROM pipesync.webhook_events WHERE status = 1"
@@ -58,7 +58,7 @@ class Backups:
         self._count = 0
 
     async def dump(self) -> Path:
-        """Write a dump, and answer where it is."""
+        """Write a dump, and return its path."""
         self._count += 1
         file = self._directory / f"{self._schema}-{self._count}"
         await asyncio.to_thread(
@@ -69,7 +69,7 @@ class Backups:
         return file
 
     async def restore(self, file: Path) -> None:
-        """Put the schema back to a dump."""
+        """Restore the schema from a dump."""
         await execute(self._url, f"DROP SCHEMA IF EXISTS {self._schema} CASCADE")
         await asyncio.to_thread(
             self._cluster.run, "pg_restore", "--exit-on-error", "--dbname", self._url, str(file)
@@ -77,12 +77,12 @@ class Backups:
 
 
 class History:
-    """An account, a destination and a service, for what may happen to them.
+    """An account, a destination and a service, and the operations on them.
 
     Attributes:
         simulator: The account.
-        client: Of the service that runs now.
-        ends: How each call of each sync ended.
+        client: A client of the running service.
+        ends: The Eof of each call of each sync.
         tables: Backups of the destination.
         store: Backups of the service's own database.
     """
@@ -122,7 +122,7 @@ class History:
         polls: bool = False,
         **destination: Any,
     ) -> AsyncIterator[Self]:
-        """A pipeline that was synced once, and whose service runs."""
+        """Yield a pipeline that was synced once, with its service running."""
         await cluster.trade_durability_for_speed()
         names = [await cluster.create_database() for _ in range(2)]
         urls = [cluster.url(name) for name in names]
@@ -168,12 +168,12 @@ class History:
             yield history
 
     async def start_service(self) -> None:
-        """Run the service, on the store as it is."""
+        """Run the service on its present store."""
         running = await self._service.enter_async_context(running_service(self._settings))
         self.client = await self._service.enter_async_context(PipelineClient(running.address))
 
     async def lead_to(self, schema: str) -> None:
-        """Lead the pipeline to another schema of its database."""
+        """Point the pipeline to another schema of its database."""
         self._destination["schema"] = schema
         pipeline = pb.Pipeline(id=PIPELINE, config=self._config())
         mask = FieldMask(paths=["config.destination"])
@@ -182,12 +182,12 @@ class History:
         )
 
     async def stop_service(self) -> None:
-        """Stop it, with all that it has begun."""
+        """Stop the service, with all that it has begun."""
         await self._service.aclose()
 
     async def sync(self, *, reset: bool = False) -> None:
-        """Sync to the end, and have all that waits in the inbox applied."""
-        request = pb.SyncPipelineBatchRequest(id=PIPELINE, reset_state=reset)
+        """Sync to the end, and wait until all events in the inbox are applied."""
+        request = pb.SyncPipelineBatchRequest(pipeline_id=PIPELINE, reset_state=reset)
         while True:
             try:
                 eof = (await self.client.sync_pipeline_batch(request)).eof
@@ -203,7 +203,7 @@ class History:
         await self.drain()
 
     async def drain(self) -> None:
-        """Wait until every event of the account is taken in and applied."""
+        """Wait until every event of the account is received and applied."""
         await self.simulator.deliveries.settled()
         assert {attempt.status for attempt in self.simulator.deliveries.attempts} <= {200}
         async with asyncio.timeout(60):
@@ -211,7 +211,7 @@ class History:
                 await asyncio.sleep(0.05)
 
     async def change(self, count: int = 3) -> None:
-        """Change the account: objects are made, updated and deleted; all events are applied."""
+        """Create, update and delete objects, and wait until all events are applied."""
         for number in range(count):
             held = [each["id"] for each in self.simulator.objects("customers").documents()]
             self.simulator.create("customers")
@@ -223,7 +223,7 @@ class History:
         await self.drain()
 
     async def change_product(self, name: str) -> None:
-        """Rename one product, and have the event applied."""
+        """Rename one product, and wait until the event is applied."""
         self.simulator.update("products", self._product(), {"name": name})
         await self.drain()
 
@@ -232,17 +232,17 @@ class History:
         await execute(self._url, statement)
 
     async def roll_back(self, file: Path) -> None:
-        """Put the service's own database back to a dump."""
+        """Restore the service's own database from a dump."""
         await self.stop_service()
         await self.store.restore(file)
         await self.start_service()
 
     async def sync_and_forget(self, state_limit: int) -> None:
-        """Have the engine sync, and crash before the service has stored anything of it."""
+        """Have the engine sync, as if the service crashed before it stored any of the result."""
         await self._call_engine(SyncOptions(state_limit=state_limit), [])
 
     async def apply_and_forget(self) -> None:
-        """Have the engine apply events, and crash before the service has noted that."""
+        """Have the engine apply events, as if the service crashed before it recorded that."""
         self.simulator.create("customers")
         await self.simulator.deliveries.settled()
         # The service may be faster: then the engine has nothing to apply.
@@ -255,7 +255,7 @@ class History:
         )
 
     async def assert_equal(self) -> None:
-        """Every table is as the account is."""
+        """Assert that every table equals the account."""
         await assert_tables_equal(self.simulator, self._url, STREAMS)
 
     @property

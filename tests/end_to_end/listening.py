@@ -13,8 +13,8 @@ import aiohttp
 import orjson
 
 from engine_server.connectors.registry import DESTINATIONS_GROUP, SOURCES_GROUP, ConnectorRegistry
-from engine_server.connectors.stripe.events.pace import ListeningPace
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.events.intervals import ListeningIntervals
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.engine_service_pb2 import PipelineSyncRequest, SyncOptions
 from pipesync.v1.message_pb2 import Message
@@ -25,7 +25,7 @@ from tests.engine_server.connectors.stripe.events.builders import Document
 from tests.stripe_simulator.signatures import delivery_headers
 
 SECRET = "whsec_listening"
-QUICK_PACE = ListeningPace(
+QUICK_INTERVALS = ListeningIntervals(
     answer_within=5,
     work_patience=0.3,
     first_put_off=0.02,
@@ -37,12 +37,14 @@ QUICK_PACE = ListeningPace(
 
 
 def quick_stripe_source() -> StripeSource:
-    """Tries as the installed one does, only sooner."""
-    return StripeSource(RetryPolicy(attempts=3, first_delay=0.001, longest_delay=0.01), QUICK_PACE)
+    """Return a source that retries as the installed one does, but sooner."""
+    return StripeSource(
+        RetryPolicy(attempts=3, first_delay=0.001, longest_delay=0.01), QUICK_INTERVALS
+    )
 
 
 def quick_engine() -> AbstractAsyncContextManager[EngineClient]:
-    """A client of an engine that is served in this process, with the source above."""
+    """Serve an engine with the source above in this process, and yield a client of it."""
     source = f"{__name__}:{quick_stripe_source.__name__}"
     return served_engine(
         ConnectorRegistry(
@@ -52,7 +54,7 @@ def quick_engine() -> AbstractAsyncContextManager[EngineClient]:
 
 
 def free_port() -> int:
-    """One of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port: int = taken.getsockname()[1]
@@ -60,7 +62,7 @@ def free_port() -> int:
 
 
 async def released(port: int) -> None:
-    """Returns once nobody listens there, within a second."""
+    """Wait until the port is free again; fail after one second."""
     async with asyncio.timeout(1):
         while True:
             try:
@@ -72,7 +74,7 @@ async def released(port: int) -> None:
 
 
 async def until_logged(logs: Sequence[Mapping[str, Any]], event: str) -> None:
-    """Waits until it is among the events that structlog captures for a test."""
+    """Wait until the event is among those that structlog captures for a test."""
     async with asyncio.timeout(10):
         while all(line["event"] != event for line in logs):  # noqa: ASYNC110 - they are only a list
             await asyncio.sleep(0)
@@ -83,7 +85,7 @@ class OpenSync:
     """A PipelineSync under way.
 
     Attributes:
-        messages: What came of it so far.
+        messages: The messages received so far.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -91,7 +93,7 @@ class OpenSync:
     _ended: bool = False
 
     async def follow(self, answers: AsyncIterator[Any]) -> None:
-        """Takes down what comes, to the end."""
+        """Record the messages, to the end."""
         try:
             async for answer in answers:
                 self.messages.append(answer.message)
@@ -101,7 +103,7 @@ class OpenSync:
             self._tell()
 
     async def until(self, seen: Callable[[Message], bool]) -> Message:
-        """The first message that is so, from the past or the future."""
+        """Return the first message that meets the condition, among past and future ones."""
         while True:
             for message in self.messages:
                 if seen(message):
@@ -110,7 +112,7 @@ class OpenSync:
             await self._changed.wait()
 
     async def history_read(self) -> None:
-        """Waits until the sync only listens."""
+        """Wait until every stream is read and the sync only listens."""
         streams = {status.stream for status in self._turns("started")}
         while not streams or streams != {status.stream for status in self._turns("completed")}:
             assert not self._ended, f"it ended before: {self.messages[-3:]}"
@@ -118,7 +120,7 @@ class OpenSync:
             streams = {status.stream for status in self._turns("started")}
 
     async def eof(self) -> Eof:
-        """How it ended."""
+        """Wait for the Eof and return it."""
         return (await self.until(lambda message: message.HasField("eof"))).eof
 
     def _turns(self, turn: str) -> list[Any]:
@@ -134,7 +136,7 @@ class OpenSync:
 async def open_sync(
     client: EngineClient, pipeline: StripePipeline, **options: Any
 ) -> AsyncIterator[OpenSync]:
-    """A PipelineSync that is cancelled at the end of the block, unless it has ended by then."""
+    """Open a PipelineSync that is cancelled at the end of the block, unless it ended before."""
     request = PipelineSyncRequest(pipeline=pipeline.config(), options=SyncOptions(**options))
     sync = OpenSync()
     following = asyncio.create_task(sync.follow(aiter(client.pipeline_sync(request))))
@@ -154,7 +156,7 @@ async def post(
     method: str = "POST",
     headers: dict[str, str] | None = None,
 ) -> tuple[int, str]:
-    """Delivers a webhook as Stripe does; the status and the text of the answer."""
+    """Deliver a webhook as Stripe does, and return the status and the text of the answer."""
     sent = body if isinstance(body, bytes) else orjson.dumps(body)
     signed = delivery_headers(sent, secret) if headers is None else headers
     async with (

@@ -1,4 +1,7 @@
-"""Serves localstripe on a free loopback port and prints its URL; its own command binds to all."""
+"""Server of localstripe on a free loopback port; localstripe's own command binds to all interfaces.
+
+It prints its URL.
+"""
 
 import asyncio
 import sys
@@ -8,7 +11,7 @@ from localstripe.server import app
 
 
 async def serve() -> None:
-    """Serves until the process is ended."""
+    """Serve until the process is ended."""
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -1,4 +1,4 @@
-"""One pipeline out of a simulated account into a real database, called by the engine's RPCs."""
+"""One pipeline from a simulated account to a real database, called through the engine's RPCs."""
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,18 +23,18 @@ from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_ser
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 from tests.messages import struct
 from tests.stripe_simulator.simulator import StripeSimulator
 
 Rpc = Literal["PipelineSync", "PipelineSyncBatch"]
 RPCS: tuple[Rpc, ...] = ("PipelineSync", "PipelineSyncBatch")
-# A pipeline that takes more requests than this to end does not end.
+# A pipeline that takes more requests than this is taken to be endless.
 _MOST_REQUESTS = 200
 
 
 def seconds(value: float) -> Duration:
-    """A limit in time."""
+    """Return a time limit."""
     duration = Duration()
     duration.FromNanoseconds(int(value * 1e9))
     return duration
@@ -42,14 +42,14 @@ def seconds(value: float) -> Duration:
 
 @asynccontextmanager
 async def served_engine(registry: ConnectorRegistry | None = None) -> AsyncIterator[EngineClient]:
-    """A client of an engine that is served in this process, with the installed connectors."""
+    """Serve an engine in this process, by default with the installed connectors; yield a client."""
     servicer = EngineServicer(registry or ConnectorRegistry.installed())
     async with (
         RpcServer(
             listen="127.0.0.1:0",
             register=partial(add_EngineServiceServicer_to_server, servicer),
             service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
-            on_drain=servicer.end_softly,
+            on_drain=servicer.request_shutdown,
             grace=1.0,
         ) as server,
         EngineClient(server.address) as client,
@@ -59,15 +59,15 @@ async def served_engine(registry: ConnectorRegistry | None = None) -> AsyncItera
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StripePipeline:
-    """The account, the database, and what is synced between them.
+    """A pipeline from an account to a database.
 
     Attributes:
         simulator: The account to read.
         database_url: The database to write to.
-        streams: What is selected.
-        schema: Where the tables are.
-        source: More of the source's configuration.
-        destination: More of the destination's.
+        streams: The selected streams.
+        schema: The schema of the tables.
+        source: Further configuration of the source.
+        destination: Further configuration of the destination.
     """
 
     simulator: StripeSimulator
@@ -78,9 +78,9 @@ class StripePipeline:
     destination: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self) -> PipelineConfig:
-        """The pipeline as the engine takes it. The account is given, so nobody looks it up.
+        """Return the pipeline as the engine takes it; the account is given, and not looked up.
 
-        There is a rate, though it is never reached, so that requests are spared as with Stripe.
+        Its rate limit is never reached; it makes the source spare requests as with Stripe.
         """
         source = {
             "api_key": self.simulator.api_key,
@@ -97,17 +97,17 @@ class StripePipeline:
         )
 
     def in_schema(self, schema: str) -> "StripePipeline":
-        """The same pipeline into tables of its own."""
+        """Return the same pipeline with another schema."""
         return replace(self, schema=schema)
 
     def selecting(self, *streams: StreamSelection) -> "StripePipeline":
-        """The same pipeline with another selection."""
+        """Return the same pipeline with another selection."""
         return replace(self, streams=streams)
 
     async def messages(
         self, client: EngineClient, *, timeout: float | None = None, **options: Any
     ) -> list[Message]:
-        """All messages of a PipelineSync; options are those of SyncOptions."""
+        """Return all messages of a PipelineSync; options are those of SyncOptions."""
         request = PipelineSyncRequest(pipeline=self.config(), options=SyncOptions(**options))
         return [
             response.message async for response in client.pipeline_sync(request, timeout=timeout)
@@ -121,7 +121,7 @@ class StripePipeline:
         timeout: float | None = None,
         **options: Any,
     ) -> Eof:
-        """How one request ended; options are those of SyncOptions."""
+        """Return the Eof of one request; options are those of SyncOptions."""
         if rpc == "PipelineSync":
             return (await self.messages(client, timeout=timeout, **options))[-1].eof
         request = PipelineSyncBatchRequest(pipeline=self.config(), options=SyncOptions(**options))
@@ -135,7 +135,7 @@ class StripePipeline:
         state: SyncState | None = None,
         **options: Any,
     ) -> list[Eof]:
-        """How each request ended, from one to the next until there is no more."""
+        """Send requests with the last one's state until has_more is false; return their Eofs."""
         ends: list[Eof] = []
         while len(ends) < _MOST_REQUESTS:
             ends.append(await self.sync(client, rpc, state=state, **options))
@@ -145,7 +145,7 @@ class StripePipeline:
         raise AssertionError(f"has_more is still true after {_MOST_REQUESTS} requests")
 
     async def ids(self, stream: str) -> set[str]:
-        """The ids of a stream's rows; none when there is no table."""
+        """Return the ids of a stream's rows; none when there is no table."""
         connection = await asyncpg.connect(self.database_url)
         try:
             table = f'"{self.schema}"."{stream}"'
@@ -157,7 +157,7 @@ class StripePipeline:
         return {row["id"] for row in rows}
 
     def accounted_ids(self, state: SyncState, stream: str) -> set[str]:
-        """The ids of the objects that a stream's checkpoint says were read."""
+        """Return the ids of the objects that were read according to a stream's checkpoint."""
         if stream not in state.source.streams:
             return set()
         checkpoint = json.loads(state.source.streams[stream])
@@ -166,7 +166,7 @@ class StripePipeline:
 
         def lies_in(part: Mapping[str, Any], place: int) -> bool:
             created = documents[place]["created"]
-            # Oldest first: what a cursor has passed stands at its place and after it.
+            # Oldest first: the objects that a cursor has passed are at its place and after it.
             before_cursor = place < places.get(part.get("cursor"), len(documents))
             return part.get("gte", 0) <= created < part.get("lt", created + 1) and before_cursor
 
@@ -179,5 +179,5 @@ class StripePipeline:
 
 
 def selections(*names: str) -> list[StreamSelection]:
-    """Streams, whole."""
+    """Return selections of whole streams."""
     return [StreamSelection(name=name) for name in names]

@@ -11,7 +11,7 @@ from engine_server.connectors.registry import (
     SOURCES_GROUP,
     ConnectorRegistry,
 )
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
 from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
@@ -33,7 +33,7 @@ BATCH_SIZE = 200
 
 
 def pipeline(simulator: StripeSimulator, database_url: str, schema: str) -> PipelineConfig:
-    """All of the plan's streams, into a schema of their own."""
+    """Return a pipeline of all of the plan's streams, into a schema of their own."""
     source, destination = Struct(), Struct()
     source.update({"api_key": simulator.api_key, "base_url": simulator.base_url})
     destination.update({"url": database_url, "schema": schema, "batch_size": BATCH_SIZE})
@@ -45,7 +45,7 @@ def pipeline(simulator: StripeSimulator, database_url: str, schema: str) -> Pipe
 
 
 async def sync_batch(client: EngineClient, config: PipelineConfig, **options: Any) -> Eof:
-    """One request; options are those of SyncOptions."""
+    """Send one request and return its Eof; options are those of SyncOptions."""
     request = PipelineSyncBatchRequest(
         pipeline=config, options=SyncOptions(run_id=RUN_ID, **options)
     )
@@ -53,12 +53,12 @@ async def sync_batch(client: EngineClient, config: PipelineConfig, **options: An
 
 
 def impatient_stripe_source() -> StripeSource:
-    """Tries as often as the installed one, but waits for next to nothing in between."""
+    """Return a source that retries as often as the installed one, with hardly any delay."""
     return StripeSource(RetryPolicy(first_delay=0.001, longest_delay=0.01))
 
 
 def impatient_engine() -> AbstractAsyncContextManager[EngineClient]:
-    """A client of an engine that is served in this process, with the source above."""
+    """Serve an engine with the source above in this process, and yield a client of it."""
     source = f"{__name__}:{impatient_stripe_source.__name__}"
     return served_engine(
         ConnectorRegistry(

@@ -1,4 +1,4 @@
-"""What arrived in Postgres, compared with what the simulated account holds."""
+"""Comparison of the rows in Postgres with the objects of the simulated account."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 async def documents(url: str, table: str, *, schema: str = "stripe") -> list[dict[str, Any]]:
-    """The objects in a table as Stripe sent them, in no order."""
+    """Return the objects in a table as Stripe sent them, in no order."""
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(f'SELECT _raw_data::text FROM "{schema}"."{table}"')  # noqa: S608 - names of our own
@@ -24,9 +24,9 @@ async def documents(url: str, table: str, *, schema: str = "stripe") -> list[dic
 
 @asynccontextmanager
 async def broken_table(url: str, table: str, poison: str) -> AsyncIterator[None]:
-    """Let a table itself fail where it gets the row of this id, until the block ends.
+    """Make a table itself fail when it receives the row of this id, until the block ends.
 
-    Its stream is refused then; of a record that Postgres refuses, only that is.
+    Its stream is refused then; if Postgres refuses a record, only the record is refused.
     """
     connection = await asyncpg.connect(url)
     try:
@@ -40,7 +40,7 @@ async def broken_table(url: str, table: str, poison: str) -> AsyncIterator[None]
 async def assert_tables_equal(
     simulator: StripeSimulator, url: str, streams: Iterable[str], *, schema: str = "stripe"
 ) -> None:
-    """Every object of the account is in its table, whole, and none is there twice."""
+    """Assert that every object of the account is in its table, whole, and none is there twice."""
     for stream in streams:
         found = await documents(url, stream, schema=schema)
         expected = {document["id"]: document for document in simulator.objects(stream).documents()}
@@ -55,7 +55,7 @@ async def assert_tables_equal(
 def assert_documents_equal(
     found: Mapping[str, Any], expected: Mapping[str, Any], stream: str
 ) -> None:
-    """Compare documents by their ids; of those that differ, a few are shown.
+    """Compare documents by their ids, and show a few of those that differ.
 
     A difference between all of them, as pytest shows it, takes minutes to find.
     """

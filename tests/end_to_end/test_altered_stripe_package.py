@@ -1,4 +1,4 @@
-"""An engine whose stripe package has a list in an unknown form: the others are synced."""
+"""An engine whose stripe package has a list in an unknown form: the other streams are synced."""
 
 from pathlib import Path
 

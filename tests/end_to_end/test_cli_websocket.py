@@ -72,7 +72,7 @@ async def test_what_happens_reaches_the_tables_and_is_then_acknowledged(
     assert len(session.acknowledged) == 5
     assert {response["status"] for response in session.responses} == {200}
     assert session.secret not in str(logs)
-    # The key goes to the API alone.
+    # The key is sent to the API alone.
     [upgrade] = simulator.requests.of(SOCKET_PATH)
     assert "authorization" not in upgrade.headers
 
@@ -195,6 +195,18 @@ async def test_without_a_session_the_sync_says_so_before_it_reads(
     assert "Nothing for you." in message
 
 
+async def test_a_session_whose_id_no_header_can_bear_is_none(
+    client: EngineClient, pipeline: StripePipeline
+) -> None:
+    body = b"""{"websocket_id": "x\\r\\ny", "websocket_url": "wss://127.0.0.1/",
+        "websocket_authorized_feature": "webhooks", "secret": "whsec_planted"}"""
+    pipeline.simulator.faults.add(faults.other_body(body), path=SESSIONS_PATH, times=None)
+    async with open_sync(client, pipeline) as sync:
+        eof = await sync.eof()
+    message = eof.run_progress.connection_status.message
+    assert "was not answered with a session" in message
+
+
 async def test_a_socket_that_is_refused_from_the_start_fails_the_connection(
     client: EngineClient, pipeline: StripePipeline
 ) -> None:
@@ -219,7 +231,7 @@ async def test_both_renderings_of_an_event_are_acknowledged_and_the_latest_one_s
     [session] = simulator.cli_sessions.made
     assert len(session.acknowledged) == 2
     processed = [line for line in logs if line["event"] == "event_processed"]
-    # The other one counts no more once the latest is there.
+    # The other event is skipped once the latest is in the table.
     assert len(processed) <= 2
     await assert_tables_equal(simulator, pipeline.database_url, STREAMS)
 
@@ -239,7 +251,7 @@ async def test_an_event_that_stripe_fails_at_is_tried_again_and_holds_no_other_u
         await session.heard(2)
         assert len(session.acknowledged) == 1
         assert await pipeline.ids("products") == simulator.objects("products").ids()
-        # Neither forgotten nor acknowledged, however often it fails.
+        # It is neither forgotten nor acknowledged, however often it fails.
         await simulator.requests.wait_for("/v1/customers/*", 7)
         assert len(session.acknowledged) == 1
         simulator.faults.clear()
@@ -325,7 +337,7 @@ async def test_disturbed_deliveries_by_both_ways_leave_the_tables_equal_to_the_a
             "websocket": True,
             "webhook_port": port,
             "webhook_secret": endpoint["secret"],
-            # What overtakes within one second is told apart by nothing else.
+            # Nothing else tells apart events of one second that overtake each other.
             "revalidate_objects": "all",
         },
     )

@@ -1,4 +1,4 @@
-"""Syncs by an engine whose clock is not Stripe's, into tables."""
+"""Syncs by an engine whose clock differs from Stripe's, into tables."""
 
 from collections.abc import AsyncIterator
 
@@ -13,7 +13,7 @@ CUSTOMERS = "/v1/customers"
 
 @pytest.fixture(params=[3, 15, 3_600, -15, -3_600], ids=lambda skew: f"{skew}s")
 async def simulator(request: pytest.FixtureRequest) -> AsyncIterator[StripeSimulator]:
-    """An account whose clock is behind the engine's by so many seconds."""
+    """Yield an account whose clock is behind the engine's by this many seconds."""
     async with StripeSimulator() as simulator:
         simulator.clock.skew = -request.param
         yield simulator

@@ -18,13 +18,13 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 CONNECTED = "acct_connected"
 CREATED = 1_700_000_000
-# Their ids are chosen by people, so two accounts may well have the same.
+# People choose these ids, so two accounts may well have the same.
 SHARED_IDS = {"coupons": ["SUMMER", "WINTER"], "plans": ["basic", "pro"]}
 STREAMS = ["coupons", "plans", "customers"]
 
 
 def put(simulator: StripeSimulator, account: str | None, **values: Any) -> None:
-    """Gives every object of a shared id these values."""
+    """Give every object with a shared id these values."""
     for stream, ids in SHARED_IDS.items():
         for object_id in ids:
             document = {"id": object_id, "object": stream[:-1], "created": CREATED, **values}
@@ -61,7 +61,7 @@ def connected(own: StripePipeline) -> StripePipeline:
 async def rows(
     pipeline: StripePipeline, stream: str
 ) -> Mapping[tuple[str, str], Mapping[str, Any]]:
-    """What is in a table, by account and id."""
+    """Return the rows of a table, by account and id."""
     connection = await asyncpg.connect(pipeline.database_url)
     try:
         found = await connection.fetch(

@@ -1,4 +1,4 @@
-"""A pipeline that runs by itself, from its creation to its deletion, with the real engine."""
+"""A continuous pipeline from its creation to its deletion, with the real engine."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 async def client(
     engine: ServerProcess, service_database_url: str, tmp_path: Path
 ) -> AsyncIterator[PipelineClient]:
-    """Of a service that reads what is new every second."""
+    """Yield a client of a service that reads new events every second."""
     async with (
         running(
             "service_server",
@@ -72,14 +72,14 @@ async def set_desired(client: PipelineClient, status: pb.DesiredStatus.ValueType
 
 
 async def until_there(url: str, stream: str, object_id: str) -> None:
-    """Wait until an object is in its table; a poll that changes rows tells no watcher."""
+    """Wait until an object is in its table; a poll that changes rows notifies no watcher."""
     async with asyncio.timeout(90):
         while object_id not in {document["id"] for document in await documents(url, stream)}:  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.2)
 
 
 async def until_equal(simulator: StripeSimulator, url: str) -> None:
-    """Wait until the tables are as the account; a poll that changes rows tells no watcher."""
+    """Wait until the tables equal the account; a poll that changes rows notifies no watcher."""
     difference = AssertionError("nothing was compared")
     try:
         async with asyncio.timeout(90):
@@ -94,7 +94,7 @@ async def until_equal(simulator: StripeSimulator, url: str) -> None:
 
 
 async def assert_alive_equal(simulator: StripeSimulator, url: str, streams: list[str]) -> None:
-    """Every object is in its table, and all other rows are marked deleted."""
+    """Assert that every object is in its table, and all other rows are marked as deleted."""
     for stream in streams:
         rows = await documents(url, stream)
         alive = {row["id"]: row for row in rows if not row.get("deleted")}
@@ -137,7 +137,7 @@ async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
     async with running("engine_server", "--listen", engine.address):
         await shown(client, READY, seconds=60)
         await until_there(database_url, "products", late["id"])
-        await client.delete_pipeline(pb.DeletePipelineRequest(id="first"))
+        await client.delete_pipeline(pb.DeletePipelineRequest(pipeline_id="first"))
     connection = await asyncpg.connect(database_url)
     try:
         assert await connection.fetchval("SELECT to_regclass('stripe.customers')") is None
@@ -146,7 +146,7 @@ async def test_a_pipeline_needs_nobody_from_its_creation_to_its_deletion(
 
 
 async def restore(client: PipelineClient, backups: Backups, backup: int) -> None:
-    """Pause the pipeline, restore a backup beneath it, and let it go on."""
+    """Pause the pipeline, restore a backup beneath it, and resume it."""
     await set_desired(client, pb.DESIRED_STATUS_PAUSED)
     await shown(client, has_status(pb.PIPELINE_STATUS_PAUSED))
     await backups.restore(backup)

@@ -1,4 +1,4 @@
-"""Whatever dies in the middle of a sync, the next sync_batch completes the pipeline."""
+"""Crashes of any server in mid-sync, after which the next sync_batch completes the pipeline."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 PLAN = SeedPlan(counts={"customers": 4000, "products": 150, "prices": 450})
-# Enough for a flush of a thousand rows to be committed, and not all that there is.
+# Enough for a flush of a thousand rows to be committed, and fewer than all pages.
 PAGES_LET_THROUGH = 25
 CUSTOMERS_PATH = "/v1/customers"
 
@@ -36,7 +36,7 @@ def running_service(
         "service_server",
         [
             *("--listen", "127.0.0.1:0", "--engine", engine.address),
-            # A service that was killed keeps its leases for so long.
+            # A service that was killed keeps its leases for this time.
             *("--data-dir", str(directory), "--lease-seconds", "1"),
         ],
         {"PIPESYNC_DATABASE_URL": service_database_url},
@@ -44,7 +44,7 @@ def running_service(
 
 
 async def complete(pipelines: PipelinesCommand) -> None:
-    """Runs the pipeline to its end, once a dead service's lease has run out."""
+    """Run the pipeline to its end, once a dead service's lease has run out."""
     result = await pipelines("sync_batch", "crashed", "--loop", "0", "--raw")
     while "SYNC_IN_PROGRESS" in result.stderr or "under way" in result.stderr:
         result = await pipelines("sync_batch", "crashed", "--loop", "0", "--raw")
@@ -60,7 +60,7 @@ async def assert_all_rows_arrived(pipelines: PipelinesCommand) -> None:
 async def sync_until_stalled(
     command: str, pipelines: PipelinesCommand, engine: ServerProcess, released: asyncio.Event
 ) -> asyncio.Task[CommandResult]:
-    """A sync under way, some of whose rows are committed and some of whose pages are not read."""
+    """Begin a sync, and return it with some rows committed and some pages not read."""
     created = await pipelines.create("crashed", PLAN.counts)
     assert created.exit_code == 0, created.stderr
     pipelines.simulator.faults.add(
@@ -73,7 +73,7 @@ async def sync_until_stalled(
 
 
 async def until_stored(database_url: str) -> None:
-    """Waits for a stream's checkpoint to be stored: that of a batch is so at its end only."""
+    """Wait until a stream's checkpoint is stored; that of a batch is stored only at its end."""
     connection = await asyncpg.connect(database_url)
     try:
         async with asyncio.timeout(20):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.end_to_end.listening import open_sync, quick_engine
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
 from tests.end_to_end.tables import documents
@@ -36,7 +36,7 @@ def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
 
 
 def subscribe(simulator: StripeSimulator, items: int) -> str:
-    """The id of a new subscription with so many items."""
+    """Create a subscription with this many items, and return its id."""
     price = simulator.create("prices")["id"]
     customer = simulator.create("customers")["id"]
     made = simulator.create(
@@ -46,7 +46,7 @@ def subscribe(simulator: StripeSimulator, items: int) -> str:
 
 
 def items_of(simulator: StripeSimulator, subscription_id: str) -> list[Document]:
-    """Its items now, newest first: an object shows the first ten of them."""
+    """Return its current items, newest first: an object shows the first ten of them."""
     return [
         item
         for item in list(simulator.objects("subscription_items").documents())[::-1]
@@ -55,7 +55,7 @@ def items_of(simulator: StripeSimulator, subscription_id: str) -> list[Document]
 
 
 async def held(pipeline: StripePipeline) -> Mapping[str, bool]:
-    """Of each item in the table whether it is deleted."""
+    """Return whether each item in the table is deleted."""
     rows = await documents(pipeline.database_url, "subscription_items")
     return {row["id"]: row.get("deleted", False) for row in rows}
 
@@ -67,7 +67,7 @@ async def test_an_item_that_no_event_shows_is_deleted(
 ) -> None:
     subscription, other = subscribe(simulator, MANY), subscribe(simulator, 12)
     items = items_of(simulator, subscription)
-    # Some that objects show, and some that none does.
+    # Some are shown by objects, and some by none.
     gone = [item["id"] for item in items[:1] + items[20:]][: MANY - left]
     gone += [item["id"] for item in items[1 : MANY - left - len(gone) + 1]]
     async with quick_engine() as client, following(client, pipeline, way) as apply:
@@ -146,14 +146,14 @@ async def test_what_left_a_list_bears_the_second_of_the_event(
         )
     finally:
         await connection.close()
-    # What is known of it stays.
+    # The known values of the item stay.
     assert tuple(row) == (events[-1]["created"], 1, subscription)
 
 
 async def test_items_that_were_read_a_moment_ago_are_compared_though_not_yet_committed(
     simulator: StripeSimulator, pipeline: StripePipeline
 ) -> None:
-    """The history is on its way to the tables when the events behind it are applied."""
+    """Apply the events while the history before them is not yet committed."""
     subscription = subscribe(simulator, MANY)
     gone = items_of(simulator, subscription)[20]["id"]
     released = asyncio.Event()

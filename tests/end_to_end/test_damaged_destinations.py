@@ -1,4 +1,4 @@
-"""Tables that were dropped, emptied or restored, and states that fell back, heal by a sync."""
+"""Tables that were dropped, emptied or restored, and states that fell back, healed by a sync."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ from tests.engine_server.recorded.histories import CUT_COMPARISON, HISTORIES
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# What the shared histories call a and b.
+# The streams that the shared histories call a and b.
 STREAMS = {"a": "customers", "b": "products"}
 PLAN = SeedPlan(counts={"customers": 230, "products": 120}, same_second={"customers": 30})
 SMALL = SeedPlan(counts={"customers": 3, "products": 2})
@@ -32,14 +32,14 @@ SMALL = SeedPlan(counts={"customers": 3, "products": 2})
 
 @dataclass(kw_only=True)
 class Damaged:
-    """One pipeline and what is done to it.
+    """One pipeline and the damage done to it.
 
     Attributes:
-        pipeline: Polls events.
-        client: The engine's.
-        state: What the caller has stored.
-        takes_time: Whether more than a minute passes before each step. Polls read the last one
-            again, so what happens within it shows too little.
+        pipeline: The pipeline, which polls events.
+        client: A client of the engine.
+        state: The state that the caller has stored.
+        takes_time: Whether more than a minute passes before each step. Polls read the last minute
+            again, so steps within it exercise too little.
     """
 
     pipeline: StripePipeline
@@ -98,7 +98,7 @@ class Damaged:
         self.state = eof.ending_state
 
     async def _follow(self, limit: int) -> None:
-        if getattr(self.state.source, "global"):
+        if self.state.source.shared:
             eof = await self.pipeline.sync(
                 self.client, state=self.state, state_limit=limit, events_only=True
             )
@@ -236,7 +236,7 @@ async def test_a_comparison_behind_a_reset_is_gone_on_with(
         await damaged.step("create", "a")
         for step in steps:
             await damaged.step(*step)
-        # The first one may still end where the engine took Stripe's clock to be.
+        # The first run may still end at the engine's estimate of Stripe's clock.
         for run_id in ("last but one", "last"):
             await damaged.sync_to_the_end(run_id=run_id, state_limit=3)
         await damaged.assert_equal()
@@ -245,11 +245,11 @@ async def test_a_comparison_behind_a_reset_is_gone_on_with(
 _schemas = itertools.count()
 
 
-@pytest.mark.timeout(600)  # Dozens of histories, each of dozens of requests.
+@pytest.mark.timeout(600)  # Dozens of histories run, each of dozens of requests.
 @settings(
     max_examples=15,
     deadline=None,
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # To shrink them takes too long.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # Shrinking takes too long.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(steps=HISTORIES)

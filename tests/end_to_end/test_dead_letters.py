@@ -80,7 +80,7 @@ async def test_a_thousand_failing_events_end_in_requests_that_list_a_hundred_eac
 ) -> None:
     async with served_engine() as client:
         state = (await pipeline.sync(client)).ending_state
-        # All in one second.
+        # All events are of one second.
         simulator.clock.set(int(time.time()) - 5)
         bad = {simulator.create("customers")["id"] for _ in range(450)}
         refuse_lookups(simulator, "*", refusal=REFUSAL)
@@ -91,7 +91,7 @@ async def test_a_thousand_failing_events_end_in_requests_that_list_a_hundred_eac
             for eof in ends:
                 assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
                 assert len(eof.dead_letters) <= 100
-                assert len(getattr(eof.ending_state.source, "global")) < 100_000
+                assert len(eof.ending_state.source.shared) < 100_000
                 about += [
                     orjson.loads(one.event_json)["data"]["object"]["id"] for one in eof.dead_letters
                 ]
@@ -116,7 +116,7 @@ async def test_pushed_events_that_fail_are_named_and_all_others_are_applied(
         assert (letter.event_id, letter.event_json) == (bad["id"], orjson.dumps(bad))
         assert eof.failure_message.startswith(f"event {bad['id']} failed: ")
         assert await pipeline.ids("customers") == {"cus_fine"}
-        # What Stripe fails at is no failure of an event.
+        # A failure of Stripe is no failure of an event.
         simulator.faults.clear()
         outage = faults.refuse(errors.server_error(503, lasts=True))
         simulator.faults.add(outage, path="/v1/customers/cus_bad", times=None)
@@ -128,20 +128,20 @@ async def test_pushed_events_that_fail_are_named_and_all_others_are_applied(
 
 
 async def names(pipeline: StripePipeline) -> dict[str, str]:
-    """The customers' names in the table."""
+    """Return the names of the customers in the table."""
     rows = await documents(pipeline.database_url, "customers")
     return {row["id"]: row["name"] for row in rows}
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for processes to get somewhere."""
+    """Wait until the condition holds, which depends on other processes."""
     async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - nothing in this process is told
             await asyncio.sleep(0.1)
 
 
 async def status_of(service_database_url: str) -> dict[str, tuple[int, int]]:
-    """Each event's status and failed attempts."""
+    """Return each event's status and failed attempts."""
     connection = await asyncpg.connect(service_database_url)
     try:
         rows = await connection.fetch(
@@ -178,11 +178,11 @@ async def test_a_user_sees_lists_and_replays_what_a_sync_gave_up(
         assert synced.exit_code == 0, synced.stderr
     ended = await pipelines("sync", "acme")
     assert ended.exit_code == 1
-    assert "(customer.updated) was given up after 5 attempts: " in ended.stderr
+    assert "(customer.updated) was dead-lettered after 5 attempts: " in ended.stderr
     assert "This customer cannot be retrieved." in ended.stderr
-    assert "1 event was given up" in ended.stderr
+    assert "1 event was dead-lettered" in ended.stderr
     assert await names(pipeline) == {bad: "before", good: "after"}
-    listed = await pipelines("events", "acme", "--status", "set-aside", "--raw")
+    listed = await pipelines("events", "acme", "--status", "dead-lettered", "--raw")
     [event_id] = [json.loads(line)["id"] for line in listed.stdout.splitlines()]
     assert await status_of(service_database_url) == {event_id: (3, 5)}
     simulator.faults.clear()

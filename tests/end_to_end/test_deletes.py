@@ -1,4 +1,4 @@
-"""What is gone at Stripe, in the tables: marked or removed, of any stream, and for good."""
+"""Objects deleted at Stripe, in the tables: marked or removed, of any stream, and for good."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +44,7 @@ async def _select(url: str, query: str) -> list[Sequence[Any]]:
 
 async def _set_up(client: EngineClient, pipeline: StripePipeline) -> list[str]:
     request = pb.PipelineSetupRequest(
-        pipeline=pipeline.config(), only=pb.CONNECTOR_SIDE_DESTINATION
+        pipeline=pipeline.config(), side=pb.CONNECTOR_SIDE_DESTINATION
     )
     return [response.message.log.message async for response in client.pipeline_setup(request)]
 
@@ -57,13 +57,13 @@ async def test_a_stub_marks_a_row_of_a_stream_whose_objects_never_say_that_they_
             simulator=simulator, database_url=database_url, streams=selections("payment_methods")
         )
         await _push(client, pipeline, event("payment_method.attached", METHOD))
-        # As in a table that was made when the stream could not be marked.
+        # As in a table that was created when the stream could not be marked.
         await _select(database_url, "ALTER TABLE stripe.payment_methods DROP COLUMN deleted")
         assert await _set_up(client, pipeline) == [
             'added to table "stripe"."payment_methods": "deleted"'
         ]
         named = ("payment_method", "pm_1", "/v1/payment_methods/pm_1")
-        # The simulator has no such object: Stripe says that it is missing.
+        # The simulator has no such object: Stripe answers that it is missing.
         await _push(client, pipeline, thin("v1.payment_method.updated", *named))
     found = await _select(
         database_url, "SELECT card ->> 'last4', type, deleted FROM stripe.payment_methods"
@@ -123,8 +123,8 @@ async def test_entitlements_follow_their_summaries(database_url: str, delete_mod
         simulator.entitle(customer, ["feature-7"])
         await _push(client, pipeline, told[-1])
         await _push(client, pipeline, *told[:-1])
-        # It told of ten that were there before, the table of the others; and an order that is not
-        # theirs changes nothing.
+        # The event lists ten of the earlier entitlements, and the table has the others; applying
+        # the events in another order changes nothing.
         assert await _select(database_url, joined) == [("feature-7",)]
         rows = await _select(database_url, f"SELECT id FROM stripe.{ENTITLEMENTS}")  # noqa: S608 - the same
         assert len(rows) == (12 if delete_mode == "soft" else 1)

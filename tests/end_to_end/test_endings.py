@@ -1,4 +1,4 @@
-"""Every way in which a sync out of Stripe into Postgres is cut short."""
+"""Every way in which a sync from Stripe to Postgres is cut short."""
 
 import asyncio
 import time
@@ -28,12 +28,12 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 PLAN = SeedPlan(counts={"customers": 1500, "products": 60})
 CUSTOMERS = "/v1/customers"
-# What is read before a sync hangs.
+# The number of pages that are read before a sync hangs.
 PAGES = 5
-# What the engine promises for the end of a cancelled request.
+# The most seconds in which the engine promises to end a cancelled request.
 CANCEL_SECONDS = 1.0
 
-# That the engine has no session with the database any more.
+# True when the engine has no session with the database any more.
 NO_SESSIONS = (
     "SELECT count(*) = 0 FROM pg_stat_activity "
     "WHERE datname = current_database() AND application_name = 'pipesync'"
@@ -67,7 +67,7 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 def hang_in_mid_stream(pipeline: StripePipeline) -> HeldRequests:
-    """A few pages of customers are answered, and no more."""
+    """Answer a few pages of customers, and no more."""
     held = HeldRequests()
     pipeline.simulator.faults.add(after(PAGES, held), path=CUSTOMERS, times=None)
     return held
@@ -76,7 +76,7 @@ def hang_in_mid_stream(pipeline: StripePipeline) -> HeldRequests:
 async def begin_and_lock(
     pipeline: StripePipeline, client: EngineClient, database: asyncpg.Connection
 ) -> SyncState:
-    """The state of a run that has begun, after which nobody can write to its tables."""
+    """Begin a run, lock its tables against writers, and return its state."""
     eof = await pipeline.sync(client, run_id="r1", state_limit=2)
     transaction = database.transaction()
     await transaction.start()
@@ -85,7 +85,7 @@ async def begin_and_lock(
 
 
 async def assert_agrees_with_table(pipeline: StripePipeline, eof: Eof) -> None:
-    """What the state accounts for is in the tables, and progress counts no more than is there."""
+    """Assert that the rows hold all that the state accounts for and progress counts."""
     for stream in PLAN.counts:
         arrived = await pipeline.ids(stream)
         assert pipeline.accounted_ids(eof.ending_state, stream) <= arrived
@@ -93,7 +93,7 @@ async def assert_agrees_with_table(pipeline: StripePipeline, eof: Eof) -> None:
 
 
 async def assert_completes(pipeline: StripePipeline, client: EngineClient, eof: Eof) -> None:
-    """The run goes on from where it was cut, to the last row."""
+    """Assert that the run continues from where it was cut, to the last row."""
     run_id = eof.ending_state.sync_run.run_id
     ends = await pipeline.sync_to_the_end(client, state=eof.ending_state, run_id=run_id)
     assert ends[-1].status == RUN_STATUS_SUCCEEDED, ends[-1].failure_message
@@ -102,7 +102,7 @@ async def assert_completes(pipeline: StripePipeline, client: EngineClient, eof: 
 
 
 def assert_cut(eof: Eof) -> None:
-    """It ended well, for now."""
+    """Assert that the request ended without failure, and has more to read."""
     assert eof.has_more
     assert eof.status == RUN_STATUS_STARTED
     assert not eof.failure_message
@@ -117,7 +117,7 @@ async def test_a_page_that_hangs_does_not_delay_the_soft_limit(
     eof = await pipeline.sync(client, rpc, soft_time_limit=seconds(1), time_limit=seconds(10))
     assert time.monotonic() - began < 3
     assert_cut(eof)
-    # What was read is committed, and all that is committed is accounted for.
+    # All rows that were read are committed, and all committed rows are accounted for.
     arrived = await pipeline.ids("customers")
     assert eof.request_progress.streams["customers"].state_count == PAGES
     assert pipeline.accounted_ids(eof.ending_state, "customers") == arrived
@@ -168,13 +168,13 @@ async def test_a_deadline_is_answered_before_it_passes(
 
 
 def open_sockets() -> set[str]:
-    """The sockets of this process, the simulator's and the engine's."""
+    """Return the sockets of this process, the simulator's and the engine's."""
     found = set()
     for entry in list(Path("/proc/self/fd").iterdir()):
         try:
             target = str(entry.readlink())
         except FileNotFoundError:
-            # The one that listed them is closed by now.
+            # The descriptor of the listing itself is closed by now.
             continue
         if target.startswith("socket:"):
             found.add(target)
@@ -182,7 +182,7 @@ def open_sockets() -> set[str]:
 
 
 def tasks_of_calls() -> set[asyncio.Task[Any]]:
-    """All tasks, but for those in which gRPC waits for the next call."""
+    """Return all tasks but those in which gRPC waits for the next call."""
     return {
         task
         for task in asyncio.all_tasks()
@@ -191,7 +191,7 @@ def tasks_of_calls() -> set[asyncio.Task[Any]]:
 
 
 async def until_nothing_is_left(tasks: set[asyncio.Task[Any]], sockets: set[str]) -> None:
-    """Waits until no task and no socket is there but these."""
+    """Wait until no tasks and sockets exist but these."""
     while tasks_of_calls() - tasks or open_sockets() - sockets:  # noqa: ASYNC110 - the end of a socket is no event
         await asyncio.sleep(0.01)
 
@@ -205,7 +205,7 @@ async def test_a_cancelled_sync_leaves_nothing_within_a_second(
     rpc: Rpc,
     hangs: str,
 ) -> None:
-    # Whatever stays open between requests is open after the first.
+    # Tasks and sockets that stay open between requests are open after the first.
     state = await begin_and_lock(pipeline, client, database)
     if hangs == "Stripe":
         await database.execute("ROLLBACK")

@@ -1,4 +1,4 @@
-"""What the engine answers when a request is wrong, or a connector breaks before the first sync."""
+"""The engine's answers when a request is wrong, or a connector breaks before the first sync."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,7 +21,7 @@ SIDES = {"source": pb.CONNECTOR_SIDE_SOURCE, "destination": pb.CONNECTOR_SIDE_DE
 
 @pytest.fixture
 async def broken() -> AsyncIterator[EngineClient]:
-    """A client of an engine whose connectors throw."""
+    """Yield a client of an engine whose connectors throw."""
     async with served_engine(throwing_registry()) as client:
         yield client
 
@@ -32,7 +32,7 @@ def throwing_pipeline(**config: bool) -> PipelineConfig:
 
 
 async def call(client: EngineClient, method: str, config: PipelineConfig, **request: Any) -> None:
-    """Calls an operation or a sync to its end."""
+    """Call an operation or a sync to its end."""
     match method:
         case "PipelineCheck":
             answers: Any = client.pipeline_check(
@@ -55,7 +55,7 @@ async def call(client: EngineClient, method: str, config: PipelineConfig, **requ
 
 
 def assert_tells_nothing(error: RpcError) -> None:
-    """A fixed text with the request's id, and not a word of the exception in all that was sent."""
+    """Assert a fixed text with the request's id, and no word of the exception in the answer."""
     assert error.code == code_pb2.INTERNAL
     assert error.reason == "INTERNAL"
     assert error.request_id
@@ -77,9 +77,9 @@ async def test_a_connector_that_throws_is_an_internal_error_that_tells_nothing(
     broken: EngineClient, method: str, side: str, at_once: bool
 ) -> None:
     with pytest.raises(RpcError) as raised:
-        await call(broken, method, throwing_pipeline(at_once=at_once), only=SIDES[side])
+        await call(broken, method, throwing_pipeline(at_once=at_once), side=SIDES[side])
     assert_tells_nothing(raised.value)
-    # The engine is unharmed.
+    # The engine still works.
     assert len((await broken.list_connectors(pb.ListConnectorsRequest())).connectors) == 2
 
 
@@ -92,7 +92,7 @@ async def test_discovery_that_throws_tells_nothing_whatever_it_was_for(
     assert_tells_nothing(raised.value)
 
 
-# Nobody listens there: nothing here may get as far as a connection.
+# Nothing listens on that port: no test here may reach the point of connecting.
 STRIPE = {"api_key": f"sk_test_{SECRET}", "base_url": "http://127.0.0.1:1"}
 POSTGRES = {"url": f"postgresql://user:{SECRET}@127.0.0.1:1/nothing"}
 BAD_OPTIONS = pb.SyncOptions(
@@ -107,7 +107,7 @@ async def bad_fields(
     destination: dict[str, Any],
     streams: list[StreamSelection],
 ) -> dict[str, str]:
-    """What is wrong with each field of a sync whose options are wrong, too."""
+    """Return the violation of each field of a sync whose options are wrong, too."""
     config = PipelineConfig(
         source=Connector(type="stripe", config=struct(source)),
         destination=Connector(type="postgres", config=struct(destination)),

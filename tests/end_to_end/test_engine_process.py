@@ -32,7 +32,7 @@ async def pipeline(database_url: str) -> AsyncIterator[StripePipeline]:
 
 @pytest.fixture
 def held(pipeline: StripePipeline) -> HeldRequests:
-    """A few pages of customers are answered, and no more."""
+    """Answer a few pages of customers, and no more."""
     held = HeldRequests()
     pipeline.simulator.faults.add(after(PAGES, held), path=CUSTOMERS, times=None)
     return held
@@ -98,7 +98,7 @@ async def test_an_engine_whose_caller_leaves_closes_both_sides_and_serves_on(
         await until(
             database,
             "SELECT count(*) = 0 FROM pg_stat_activity "
-            # Connections are kept for whoever calls next, with nothing open.
+            # Connections are kept for the next caller, with nothing open.
             "WHERE datname = current_database() AND application_name = 'pipesync' "
             "AND state IS DISTINCT FROM 'idle'",
         )

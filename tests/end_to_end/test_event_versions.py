@@ -1,4 +1,4 @@
-"""Events in another API version than the rows: no payload of theirs is ever written."""
+"""Events in another API version than the rows: none of their payloads is ever written."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -40,7 +40,7 @@ def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
 
 
 def _invoice(simulator: StripeSimulator) -> str:
-    """An invoice with fields that the old version tells otherwise."""
+    """Create an invoice with fields that the old version represents differently."""
     subscription = next(iter(sorted(simulator.objects("subscriptions").ids())))
     parent = {"subscription_details": {"subscription": subscription}}
     made: dict[str, Any] = simulator.create("invoices", {"parent": parent, "total_taxes": TAXES})
@@ -71,7 +71,7 @@ async def test_rows_are_as_lists_show_them_whatever_version_events_come_in(
     active = _object_of(simulator, "subscriptions", status="active")
     async with following(client, pipeline, way_in) as apply:
         asked = len(simulator.requests)
-        # A state that is never left, and so is not fetched again but for this.
+        # A void invoice never changes again: only the version of its events makes it be looked up.
         simulator.update("invoices", invoice, {"status": "open"})
         simulator.update("invoices", invoice, {"status": "void"})
         simulator.update("products", _object_of(simulator, "products")["id"], {"name": "New"})
@@ -84,7 +84,7 @@ async def test_rows_are_as_lists_show_them_whatever_version_events_come_in(
             if request.path.startswith(("/v1/invoices/", "/v1/products/", "/v1/customers/"))
         ]
     if way_in not in ("listener", "websocket"):
-        # Once for all events of the batch; what is deleted needs no look-up.
+        # One look-up serves all events of the batch; a deleted object needs none.
         assert sorted(looked_up) == sorted(
             [f"/v1/invoices/{invoice}", f"/v1/products/{_object_of(simulator, 'products')['id']}"]
         )

@@ -1,4 +1,4 @@
-"""Webhooks are visible while a sync of their pipeline is held, and all is right in the end."""
+"""Webhooks are visible while a sync of their pipeline is held, and all rows end up right."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -27,7 +27,7 @@ CUSTOMERS = "/v1/customers"
 STREAMS = ("customers", "products")
 ENTITLEMENTS = "entitlements_active_entitlements"
 ITEMS = "subscription_items"
-# A sync reads no entitlements: they come by events alone.
+# A sync reads no entitlements: they arrive by events alone.
 LIST_OF_ITEMS = "/v1/subscription_items"
 
 
@@ -57,7 +57,7 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 def ids_of(simulator: StripeSimulator, stream: str) -> list[str]:
-    """The objects that there are, the oldest first."""
+    """Return the ids of the stream's objects, the oldest first."""
     return [document["id"] for document in simulator.objects(stream).documents()]
 
 
@@ -85,32 +85,32 @@ async def create(
     pipeline = pb.Pipeline(id="acme", config=config, sync_policy=policy)
     await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline))
     if policy == pb.SYNC_POLICY_MANUAL:
-        async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id="acme")):
+        async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id="acme")):
             pass
 
 
 async def sync(client: PipelineClient) -> None:
-    request = pb.SyncPipelineBatchRequest(id="acme")
+    request = pb.SyncPipelineBatchRequest(pipeline_id="acme")
     eof = (await client.sync_pipeline_batch(request)).eof
     assert (eof.status, eof.has_more) == (RUN_STATUS_SUCCEEDED, False)
 
 
 async def until_held(database_url: str, stream: str, wanted: Callable[[set[str]], bool]) -> None:
-    """Waits until the ids in a table are as wanted."""
+    """Wait until the ids in a table meet the condition."""
     async with asyncio.timeout(30):
         while not wanted({row["id"] for row in await documents(database_url, stream)}):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.02)
 
 
 async def until(database: asyncpg.Connection, question: str, *arguments: object) -> None:
-    """Asks Postgres until the answer is yes; servers on a busy machine take their time."""
+    """Query Postgres until the answer is true; servers on a busy machine take their time."""
     async with asyncio.timeout(60):
         while not await database.fetchval(question, *arguments):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.05)
 
 
 async def until_quiet(service_database_url: str) -> None:
-    """Waits until every event is applied, and none is to be applied once more."""
+    """Wait until every event is applied, and none is to be applied once more."""
     connection = await asyncpg.connect(service_database_url)
     try:
         await until(
@@ -123,14 +123,14 @@ async def until_quiet(service_database_url: str) -> None:
 
 
 async def until_processed(engine: ServerProcess, count: int) -> None:
-    """Waits until the engine has made the records of so many events."""
+    """Wait until the engine has made the records of this many events."""
     async with asyncio.timeout(30):
         while sum(event["event"] == "event_processed" for event in engine.events) < count:  # noqa: ASYNC110 - a log has no event for it
             await asyncio.sleep(0.02)
 
 
 async def until_applied_beside(service_database_url: str, count: int) -> None:
-    """Waits until so many events are applied that are to be applied once more."""
+    """Wait until this many events are applied and are to be applied once more."""
     connection = await asyncpg.connect(service_database_url)
     try:
         await until(connection, "SELECT count(*) = $1 FROM pipesync.events_to_repeat", count)
@@ -201,7 +201,7 @@ async def test_webhooks_of_a_continuous_pipeline_are_visible_while_its_backfill_
 
 
 class Account:
-    """An account with rows that only a comparison with held rows finds to be gone."""
+    """An account with rows whose deletion shows only in a comparison with held rows."""
 
     def __init__(self, simulator: StripeSimulator) -> None:
         self._simulator = simulator
@@ -210,7 +210,7 @@ class Account:
         self._subscription = subscribe(simulator, 25)
 
     def lose_most(self) -> None:
-        """Leaves one entitlement and four items; events show ten of what went at most."""
+        """Leave one entitlement and four items; events show at most ten of the removed ones."""
         self._simulator.clock.advance(2)
         self._simulator.entitle(self._customer, ["feature-7"])
         gone = items_of(self._simulator, self._subscription)[:21]
@@ -222,7 +222,7 @@ class Account:
 async def held_at_the_list(
     simulator: StripeSimulator, database: asyncpg.Connection
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Holds the answers that the sync gets before they are read, as they were then."""
+    """Hold the sync's lists as answered, before the sync reads them."""
     gate = Gate()
 
     async def late(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -245,7 +245,7 @@ async def held_at_the_list(
 async def held_at_the_write(
     simulator: StripeSimulator, database: asyncpg.Connection
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Holds the sync's rows, and those of events, before they are written."""
+    """Hold the rows of the sync and of events before they are written."""
 
     async def reached() -> None:
         await until_blocked(database, 1)
@@ -284,7 +284,7 @@ async def test_what_a_comparison_could_not_see_is_deleted_when_the_sync_has_ende
         await reached()
         account.lose_most()
         await simulator.deliveries.settled()
-        # By then what the events are compared with is known.
+        # By then the engine knows the rows that the events are compared with.
         await until_processed(engine, 2)
         if held_at == "list":
             await until_applied_beside(service_database_url, 2)

@@ -1,4 +1,4 @@
-"""Events that the service takes by HTTP: of another API version, of parts, and of cut lists."""
+"""Events that the service receives by HTTP: of another API version, of parts, and of cut lists."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -70,7 +70,7 @@ async def test_tables_are_as_the_account_is(
     await assert_tables_equal(simulator, database_url, STREAMS[:2])
     held = {row["id"]: row for row in await documents(database_url, "subscriptions")}
     assert held[other]["metadata"]["seats"] == "3"
-    # The list of a row is whole.
+    # The list in a row is whole.
     assert [len(held[name]["items"]["data"]) for name in (subscription, other)] == [3, 12]
     rows = {row["id"]: row for row in await documents(database_url, "subscription_items")}
     assert {name for name, row in rows.items() if row.get("deleted")} == set(items[3:])

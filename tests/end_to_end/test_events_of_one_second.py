@@ -1,4 +1,4 @@
-"""Events of one second, in either order: the row is the object as it is in the end."""
+"""Events of one second, in either order: the row is the final version of the object."""
 
 import itertools
 import time
@@ -15,7 +15,7 @@ from tests.end_to_end.ways_in import PUSHED, WAYS_IN, Pushed, WayIn, following, 
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Of some of them Stripe tells when they were last updated.
+# Stripe shows for one of these streams when its objects were last updated.
 STREAMS = ("customers", "products")
 
 
@@ -33,7 +33,7 @@ def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
 
 
 def _two_updates(simulator: StripeSimulator, stream: str) -> list[bytes]:
-    """The events of two updates in one second."""
+    """Return the events of two updates in one second."""
     [first, *_] = simulator.objects(stream).ids()
     bodies: list[bytes] = []
     simulator.on_event(lambda event: bodies.append(event.body))
@@ -177,7 +177,7 @@ async def test_a_rejected_record_counts_as_one_of_its_second(
         kept = await connection.fetch("SELECT attempts FROM stripe._pipesync_rejected")
     finally:
         await connection.close()
-    # The older one did not take its place: the object was looked up, and rejected once more.
+    # The older one did not replace it: the object was looked up, and rejected once more.
     assert [row["attempts"] for row in kept] == [2]
     assert "second" not in {
         row["name"] for row in await documents(pipeline.database_url, "customers")

@@ -38,7 +38,7 @@ async def test_the_whole_shows_what_became_of_its_part(
             streams=selections("accounts", "customers", "tax_ids"),
         )
         async with following(client, pipeline, way_in) as apply:
-            # What Stripe shows changes without an event of the whole.
+            # The object that Stripe shows changes without an event of the whole.
             simulator.objects("customers").put({**one, "default_source": "card_1"})
             card = {"id": "card_1", "object": "card", "customer": one["id"]}
             simulator.tell("customer.source.created", card)

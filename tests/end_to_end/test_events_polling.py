@@ -1,4 +1,4 @@
-"""Tables that follow an account by polling, whatever cuts, refuses or delays."""
+"""Tables that follow an account by polling, through cuts, refusals and delays."""
 
 import json
 import time
@@ -22,7 +22,7 @@ PLAN = SeedPlan(counts={"customers": 350, "products": 120}, same_second={"custom
 
 
 class Business:
-    """What goes on in the account, at random."""
+    """Random changes to the account."""
 
     def __init__(self, simulator: StripeSimulator, seed: int) -> None:
         self._simulator = simulator
@@ -30,7 +30,7 @@ class Business:
         self.deleted: set[str] = set()
 
     def go_on(self, changes: int = 3) -> None:
-        """So many changes, some of them twice in one second."""
+        """Make this many changes, some of them twice in one second."""
         for _ in range(changes):
             stream = self._random.choice(STREAMS)
             ids = sorted(self._simulator.objects(stream).ids())
@@ -50,7 +50,7 @@ class Business:
 async def assert_tables_follow(
     simulator: StripeSimulator, pipeline: StripePipeline, business: Business
 ) -> None:
-    """Every object is as in the account, and those that are deleted say so."""
+    """Assert that every row equals its object, and that deleted ones are marked."""
     for stream in STREAMS:
         rows = await documents(pipeline.database_url, stream, schema=pipeline.schema)
         found = {row["id"]: row for row in rows}
@@ -84,12 +84,12 @@ async def client() -> AsyncIterator[EngineClient]:
 
 
 def cursor(state: SyncState) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(getattr(state.source, "global"))["events"]
+    found: dict[str, Any] = json.loads(state.source.shared)["events"]
     return found
 
 
 async def follow(pipeline: StripePipeline, client: EngineClient, state: SyncState) -> Eof:
-    """One request for events alone that takes all there are."""
+    """Poll once for all new events."""
     eof = await pipeline.sync(client, state=state, events_only=True)
     assert not eof.has_more
     return eof
@@ -151,7 +151,7 @@ async def execute(pipeline: StripePipeline, *statements: str) -> None:
         await connection.close()
 
 
-# The table itself is at fault, so the stream is refused; of a record at fault, only that is.
+# The table itself is at fault, so the stream is refused; a record at fault is refused alone.
 FORBID = """
     CREATE FUNCTION stripe.forbid() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -198,7 +198,8 @@ async def test_a_stream_that_is_refused_for_a_while_loses_no_event_and_holds_nob
     simulator.update("products", product, {"name": "first"})
     refused = await go_on(first.ending_state)
     assert refused.status == RUN_STATUS_FAILED
-    # Not even once more: what the others have is accounted for, and what this one lacks, too.
+    # No event of the other streams is polled again: the state records how far they are, and how far
+    # this one is behind.
     assert cursor(refused.ending_state)["behind"].keys() == {"customers"}
     assert cursor(refused.ending_state)["behind"]["customers"] >= began_at
     assert (await names_in(pipeline, "products"))[product] == "first"

@@ -16,7 +16,7 @@ from tests.end_to_end.stripe_pipeline import StripePipeline, selections, served_
 from tests.end_to_end.ways_in import EXACT_WAYS_IN, WAYS_IN, WayIn, following
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Every number with more digits than a float has, or written in another way than one is.
+# Each number has more digits than a float, or is written in another way than a float is.
 NUMBERS = {
     "big": "12345678901234567890",
     "cents": "1.10",
@@ -25,7 +25,7 @@ NUMBERS = {
     "negative": "-0.0",
     "zero": "-0",
 }
-# As Stripe sends them, and as Postgres has them.
+# Texts as Stripe sends them, and as Postgres stores them.
 TEXTS = {
     "nul": ("a\\u0000b", "a\ufffdb"),
     "high": ("\\ud83d", "\ufffd"),
@@ -60,7 +60,7 @@ def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
 
 
 async def odd_fields(pipeline: StripePipeline, stream: str) -> Mapping[str, Mapping[str, str]]:
-    """The field ``odd`` of each row that has one: its values as text."""
+    """Return the field ``odd`` of each row that has one: its values as text."""
     connection = await asyncpg.connect(pipeline.database_url)
     try:
         rows = await connection.fetch(
@@ -76,7 +76,7 @@ async def odd_fields(pipeline: StripePipeline, stream: str) -> Mapping[str, Mapp
 
 
 def assert_exact(found: Mapping[str, str]) -> None:
-    """They are as Stripe has them, but for what Postgres cannot hold."""
+    """Assert that rows equal Stripe's objects, except where Postgres cannot hold a value."""
     assert {name: found[name] for name in TEXTS} == EXPECTED
     # jsonb writes numbers without exponents, and has no negative zero.
     written = {**NUMBERS, "power": "100000", "negative": "0.0", "zero": "0"}
@@ -117,7 +117,7 @@ async def test_a_list_is_read_with_all_its_records(
         eof = await pipeline.sync(client)
         assert replaced(eof.request_progress) == {"customers": 1}
         assert replaced(eof.run_progress) == {"customers": 1}
-        # Whoever reads without this destination gets what Stripe sent.
+        # A caller who reads without this destination gets the values that Stripe sent.
         request = pb.PipelineReadRequest(pipeline=pipeline.config())
         read = [answer.message async for answer in client.pipeline_read(request)]
     found = [
@@ -136,7 +136,7 @@ async def test_a_list_is_read_with_all_its_records(
 async def test_items_of_lists_inside_objects_are_exact(
     simulator: StripeSimulator, pipeline: StripePipeline
 ) -> None:
-    """Those that the object holds, and those that are read from their list."""
+    """Compare items that the object holds, and those that are read from their list."""
     subscription = subscribe(simulator, 12)
     items = simulator.objects("subscription_items").ids()
     simulator.update(
@@ -164,7 +164,7 @@ async def test_events_are_exact_and_so_is_what_is_looked_up_for_them(
 
     def change() -> None:
         simulator.update("customers", customer, {"odd": odd(), "name": "\ud83d"})
-        # What the event tells of before is odd, too.
+        # The event's previous attributes are odd, too.
         simulator.update("customers", customer, {"name": "\0"})
         changes = [{"id": one, "odd": odd()} for one in items]
         simulator.update("subscriptions", subscription, {"items": changes})

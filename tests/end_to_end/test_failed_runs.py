@@ -1,4 +1,4 @@
-"""Runs that fail, in one stream or altogether: what they keep, and how they are taken up again."""
+"""Runs that fail, in one stream or altogether: the rows and states kept, and how they resume."""
 
 from collections.abc import AsyncIterator
 
@@ -62,9 +62,9 @@ async def test_a_refused_stream_is_read_no_further_and_again_by_a_new_run(
             products = first.run_progress.streams["products"]
             assert products.status == StreamProgress.STATUS_COMPLETED
             assert "customers" not in first.ending_state.source.streams
-            # Other rows may have been committed beside it: no checkpoint tells of them.
+            # Other rows may have been committed beside it: no checkpoint covers them.
             assert oldest not in await pipeline.ids("customers")
-            # Some were under way when it was refused; at least a third was never asked for.
+            # Some requests were under way when it was refused; at least a third were never sent.
             assert len(simulator.requests.of(CUSTOMERS)) <= 20
 
             simulator.requests.clear()

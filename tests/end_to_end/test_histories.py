@@ -1,4 +1,4 @@
-"""Any history of crashes, resets, drops, restores and roll-backs ends with tables like the account.
+"""Histories of crashes, resets, drops, restores and roll-backs, each ending with correct tables.
 
 Nothing is reconciled explicitly.
 """
@@ -31,7 +31,7 @@ OPERATIONS = (
 
 
 class _Backups:
-    """What was backed up so far."""
+    """Backups made so far."""
 
     def __init__(self) -> None:
         self.tables: list[Path] = []

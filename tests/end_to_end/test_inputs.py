@@ -81,7 +81,7 @@ async def test_pushed_events_are_in_the_tables_when_the_call_answers_and_move_no
                 ),
                 before,
             )
-    # That the run had finished its streams keeps no event from them.
+    # Events reach the tables though the run had finished its streams.
     assert (eof.status, eof.has_more) == (RUN_STATUS_SUCCEEDED, False)
     assert eof.ending_state.source == before.source
     rows = {row["id"]: row for row in await documents(database_url, "customers")}

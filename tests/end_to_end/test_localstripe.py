@@ -27,7 +27,7 @@ PRODUCTS = 120
 
 @pytest.fixture
 async def localstripe() -> AsyncIterator[str]:
-    """Its URL, on loopback."""
+    """Yield its URL, on loopback."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-m", "tests.end_to_end.localstripe_process"),
         stdout=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Many syncs at once in one engine: all are done, and none is held up by another."""
+"""Many syncs at once in one engine: all complete, and none is held up by another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -19,22 +19,22 @@ from tests.stripe_simulator import faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# More than twice as many as Postgres lets in.
+# More than twice as many as Postgres accepts.
 MANY = 200
 SOME = 20
 SMALL = SeedPlan(counts={"customers": 120})
-# Several times as long as all small ones take.
+# It takes several times as long as all small ones.
 BIG = SeedPlan(counts={"customers": 60_000})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Company:
-    """A pipeline: an account, and a schema of the database.
+    """A pipeline from an account to a schema of the database.
 
     Attributes:
         name: Its schema.
-        account: What it reads.
-        database_url: Where it writes.
+        account: The account to read.
+        database_url: The database to write to.
         client: A client of the engine.
     """
 
@@ -54,13 +54,13 @@ class Company:
         )
 
     async def set_up(self) -> None:
-        """Makes its table."""
+        """Create its table."""
         request = PipelineSetupRequest(pipeline=self.pipeline)
         async for _ in self.client.pipeline_setup(request):
             pass
 
     async def sync(self) -> None:
-        """Syncs it, to the end."""
+        """Sync it to the end."""
         request = PipelineSyncBatchRequest(pipeline=self.pipeline)
         eof = (await self.client.pipeline_sync_batch(request)).eof
         reason = eof.failure_message or eof.run_progress.connection_status.message
@@ -68,7 +68,7 @@ class Company:
         assert not eof.has_more
 
     async def assert_synced(self) -> None:
-        """Its table holds what its account holds."""
+        """Assert that its table equals its account."""
         await assert_tables_equal(self.account, self.database_url, ["customers"], schema=self.name)
 
 
@@ -90,14 +90,14 @@ class Engine:
 
 @pytest.fixture
 async def shared(engine: ServerProcess, database_url: str) -> AsyncIterator[Engine]:
-    """One engine and one database for all pipelines."""
+    """Yield one engine and one database for all pipelines."""
     async with EngineClient(engine.address) as client:
         yield Engine(client=client, database_url=database_url)
 
 
 @pytest.fixture
 async def small() -> AsyncIterator[StripeSimulator]:
-    """A small account."""
+    """Yield a small account."""
     async with StripeSimulator(SMALL) as simulator:
         yield simulator
 

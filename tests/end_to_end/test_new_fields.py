@@ -1,4 +1,4 @@
-"""An engine whose stripe package knows a field more than the one before: old rows get it, too."""
+"""An engine whose stripe package has one field more than the last one's: old rows get it, too."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ OFTEN = ("--step-seconds", "3", "--read-seconds", "1", "--reconcile-days", "0.00
 
 @asynccontextmanager
 async def newer_engine(tmp_path: Path, address: str) -> AsyncIterator[ServerProcess]:
-    """An engine in the place of an older one, whose customers have one field more."""
+    """Run an engine in the place of an older one, whose customers have one field more."""
     package = altered_package(tmp_path / "newer", {"_customer.py": NEW_FIELD})
     environment = {"PYTHONPATH": python_path(package)}
     async with running("engine_server", "--listen", address, environment=environment) as server:
@@ -42,7 +42,7 @@ async def newer_engine(tmp_path: Path, address: str) -> AsyncIterator[ServerProc
 
 
 async def replace_engine(engine: ServerProcess, simulator: StripeSimulator) -> None:
-    """Ends the older engine; from now on Stripe shows the field, without any event."""
+    """End the older engine, and make Stripe show the field from now on, without any event."""
     engine.kill()
     await engine.wait()
     customers = simulator.objects("customers")
@@ -51,7 +51,7 @@ async def replace_engine(engine: ServerProcess, simulator: StripeSimulator) -> N
 
 
 async def tiers(url: str) -> dict[str | None, int] | None:
-    """How many rows have which value in the new column; None while there is no such column."""
+    """Return the number of rows by value of the new column; None while there is no such column."""
     connection = await asyncpg.connect(url)
     try:
         rows = await connection.fetch(
@@ -89,16 +89,19 @@ async def test_a_continuous_pipeline_fills_the_new_column_of_old_rows_by_itself(
         assert await tiers(database_url) is None
         await replace_engine(engine, simulator)
         async with newer_engine(tmp_path, engine.address):
-            request = pb.WatchPipelineRequest(id="first")
+            request = pb.WatchPipelineRequest(pipeline_id="first")
             async with asyncio.timeout(120), aclosing(client.watch_pipeline(request)) as changes:
                 async for _ in changes:
                     if await tiers(database_url) == {"gold": 350}:
                         break
-            full = pb.GetPipelineRequest(id="first", view=pb.PIPELINE_VIEW_FULL)
+            # The rows show the column as soon as it is committed: before the setup answers.
+            await service.wait_for("lifecycle_step", step="setup", renews=True, timeout=120)
+            full = pb.GetPipelineRequest(pipeline_id="first", view=pb.PIPELINE_VIEW_FULL)
             stored = (await client.get_pipeline(full)).pipeline
             assert stored.sync_state.stream_schemas.keys() == PLAN.counts.keys()
-        setups = [one for one in service.events if one.get("step") == "setup"]
-        assert [one["outcome"] for one in setups] == ["wassetup", "wassetup"]
+    # Once it has ended, its whole log is read.
+    setups = [one for one in service.events if one.get("step") == "setup"]
+    assert [one["outcome"] for one in setups] == ["wassetup", "wassetup"], setups
 
 
 async def test_a_manual_pipeline_is_told_what_to_run_until_it_is_done(

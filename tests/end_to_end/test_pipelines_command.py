@@ -1,10 +1,13 @@
-"""A pipeline's whole life through the pipelines command, the service and the engine."""
+"""A pipeline's whole lifecycle through the pipelines command, the service and the engine."""
 
+import re
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from pipesync.v1.pipeline_service_pb2 import DeletePipelineRequest
+from pipesync_client import PipelineClient
 from tests.end_to_end.command import PipelinesCommand
 from tests.end_to_end.tables import assert_tables_equal
 from tests.processes import ServerProcess
@@ -125,7 +128,7 @@ async def test_no_answer_shows_a_secret(pipelines: PipelinesCommand) -> None:
         assert answer.exit_code == 0, answer.stderr
         assert pipelines.simulator.api_key not in answer.stdout + answer.stderr
         assert pipelines.database_url not in answer.stdout + answer.stderr
-    # The secrets that were masked in the update's own read were kept.
+    # The update kept the secrets that its own read had masked.
     assert (await pipelines("sync_batch", "life")).exit_code == 0
 
 
@@ -135,12 +138,12 @@ async def test_teardown_and_delete_leave_nothing(pipelines: PipelinesCommand) ->
     connection = await asyncpg.connect(pipelines.database_url)
     try:
         await connection.execute("CREATE VIEW public.held AS SELECT id FROM stripe.customers")
-        held = await pipelines("delete", "life")
+        held = await pipelines("delete", "life", "--yes")
         assert held.exit_code == 1
         assert "other objects depend on it" in held.stderr
         assert "dropped" not in held.stderr
         await connection.execute("DROP VIEW public.held")
-        deleted = await pipelines("delete", "life")
+        deleted = await pipelines("delete", "life", "--yes")
         assert deleted.exit_code == 0
         for stream in PLAN.counts:
             assert f'dropped table "stripe"."{stream}"' in deleted.stderr
@@ -151,6 +154,24 @@ async def test_teardown_and_delete_leave_nothing(pipelines: PipelinesCommand) ->
     finally:
         await connection.close()
     assert tables == []
+
+
+async def test_what_a_deletion_would_remove_is_told_before(pipelines: PipelinesCommand) -> None:
+    assert (await pipelines.create("life", PLAN.counts)).exit_code == 0
+    assert (await pipelines("setup", "life")).exit_code == 0
+    assert (await pipelines("sync_batch", "life", "--loop", "0")).exit_code == 0
+    async with PipelineClient(pipelines.service) as client:
+        request = DeletePipelineRequest(pipeline_id="life", validate_only=True)
+        messages = (await client.delete_pipeline(request)).messages
+    planned = [one.planned_removal for one in messages if one.HasField("planned_removal")]
+    rows = {removal.name: removal.estimated_row_count for removal in planned}
+    assert rows['"stripe"."coupons"'] == PLAN.counts["coupons"]
+    # Large enough to be estimated.
+    assert rows['"stripe"."customers"'] > 100
+    deleted = await pipelines("delete", "life", "--yes")
+    assert deleted.exit_code == 0
+    dropped = re.findall(r"dropped \w+ (\S+)", deleted.stderr)
+    assert dropped == [removal.name for removal in planned]
 
 
 async def test_teardown_removes_what_was_synced_but_no_row_of_another_account(
@@ -167,7 +188,7 @@ async def test_teardown_removes_what_was_synced_but_no_row_of_another_account(
             VALUES ('cus_other', 'acct_other', '{}', now())
             """
         )
-        torn_down = await pipelines("teardown", "life")
+        torn_down = await pipelines("teardown", "life", "--yes")
         assert torn_down.exit_code == 0
         assert "it has rows of account acct_other" in torn_down.stderr
         left = await connection.fetch("SELECT id FROM stripe.customers")
@@ -175,7 +196,7 @@ async def test_teardown_removes_what_was_synced_but_no_row_of_another_account(
         tables = await connection.fetch(
             "SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'stripe'"
         )
-        # Rejected records and checkpoints are kept as long as there is a table.
+        # The tables of rejected records and checkpoints stay as long as there is a table.
         own = {"_pipesync_checkpoints", "_pipesync_rejected"}
         assert {row["tablename"] for row in tables} == {"customers", *own}
     finally:

@@ -45,7 +45,7 @@ async def service_pooler(
 
 @pytest.fixture
 async def pooler(postgres_cluster: PostgresCluster, database_url: str) -> AsyncIterator[PgBouncer]:
-    """Of the destination."""
+    """Yield a pooler of the destination."""
     async with pgbouncer(postgres_cluster, database_url) as one:
         yield one
 
@@ -68,7 +68,7 @@ async def service(
 def wanted(
     simulator: StripeSimulator, name: str, url: str, webhook_secret: str = ""
 ) -> pb.CreatePipelineRequest:
-    """A pipeline into a schema of its own: continuous, or manual if it takes webhooks."""
+    """Return a pipeline with its own schema: continuous, or manual if it takes webhooks."""
     source = {
         "api_key": simulator.api_key,
         "base_url": simulator.base_url,
@@ -87,11 +87,11 @@ def wanted(
 
 
 async def sync_to_the_end(client: PipelineClient, name: str) -> None:
-    """Batch after batch, each tried again while a database is unavailable."""
+    """Send batch after batch, each retried while a database is unavailable."""
     has_more = True
     async with asyncio.timeout(90):
         while has_more:
-            request = pb.SyncPipelineBatchRequest(id=name, run_id="run", state_limit=5)
+            request = pb.SyncPipelineBatchRequest(pipeline_id=name, run_id="run", state_limit=5)
             try:
                 eof = (await client.sync_pipeline_batch(request)).eof
             except RpcError as error:
@@ -121,7 +121,7 @@ async def test_two_services_keep_tables_current_through_poolers_that_are_restart
         PipelineClient(second.address) as other,
     ):
         clients = [one, other]
-        # Only once it is synced is an event delivered.
+        # An event is delivered only once the pipeline is synced.
         endpoint = simulator.register_webhook(f"{first.http_address}/webhooks/manual_0")
         for name in continuous:
             await one.create_pipeline(wanted(simulator, name, pooler.url))
@@ -129,7 +129,7 @@ async def test_two_services_keep_tables_current_through_poolers_that_are_restart
             await other.create_pipeline(
                 wanted(simulator, name, pooler.url, webhook_secret=endpoint["secret"])
             )
-            [_ async for _ in other.setup_pipeline(pb.SetupPipelineRequest(id=name))]
+            [_ async for _ in other.setup_pipeline(pb.SetupPipelineRequest(pipeline_id=name))]
         syncing = asyncio.gather(
             *(sync_to_the_end(clients[number % 2], name) for number, name in enumerate(manual))
         )

@@ -1,4 +1,4 @@
-"""Proxies: those of the environment are left alone, and one that a setting names is used."""
+"""Proxies: those of the environment are ignored, and one named in a setting is used."""
 
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ async def proxy() -> AsyncIterator[LoopbackProxy]:
 
 def _environment(proxy: LoopbackProxy, **more: str) -> Mapping[str, str]:
     both = [(name, name.upper()) for name in HIJACKING]
-    # Nobody answers at a port that is closed, so a hijacked call fails.
+    # Nothing answers at a closed port, so a hijacked call fails.
     hijacking = {name: "http://127.0.0.1:1" for names in both for name in names}
-    # gRPC's own, for addresses in place of names.
+    # gRPC's own variables, for addresses in place of names.
     hijacking["GRPC_ADDRESS_HTTP_PROXY"] = "127.0.0.1:1"
     hijacking["GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES"] = "127.0.0.0/8"
     return hijacking | more
@@ -77,8 +77,8 @@ async def test_a_proxy_that_a_setting_names_is_used(
         ("127.0.0.1:1", "127.0.0.1:3128", "must be http://host:port"),
         ("127.0.0.1:1", "https://proxy:3128", "must be http://host:port"),
         ("127.0.0.1:1", "http://me:hunter2@proxy", "must be http://host:port"),
-        ("unix:/run/pipesync", "http://proxy:3128", "no proxy leads to unix:/run/pipesync"),
-        ("ipv4:127.0.0.1:1,127.0.0.1:2", "http://proxy:3128", "no proxy leads to ipv4:"),
+        ("unix:/run/pipesync", "http://proxy:3128", "a proxy cannot reach unix:/run/pipesync"),
+        ("ipv4:127.0.0.1:1,127.0.0.1:2", "http://proxy:3128", "a proxy cannot reach ipv4:"),
     ],
 )
 async def test_a_proxy_that_cannot_be_used_is_refused(

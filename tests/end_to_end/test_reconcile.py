@@ -1,4 +1,4 @@
-"""Reconciling: what changed while nobody told of it is as in the account afterwards."""
+"""Reconciling: after changes without events the tables equal the account."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -42,10 +42,11 @@ def pipeline(simulator: StripeSimulator, database_url: str) -> StripePipeline:
 
 
 def change_unseen(simulator: StripeSimulator, streams: Iterable[str]) -> dict[str, set[str]]:
-    """Changes every stream, as no event tells: deletions, new objects, other fields.
+    """Change every stream without events: deletions, new objects, other fields.
 
     Returns:
-        The ids of what was deleted, by stream: some at either end, and of the middle whole pages.
+        The ids of the deleted objects, by stream: some at either end, and whole pages of the
+        middle.
     """
     gone: dict[str, set[str]] = {}
     for stream in streams:
@@ -65,7 +66,7 @@ def change_unseen(simulator: StripeSimulator, streams: Iterable[str]) -> dict[st
 
 
 async def rows(pipeline: StripePipeline, stream: str) -> dict[str, dict[str, Any]]:
-    """The objects in a table of the pipeline, by id."""
+    """Return the objects in a table of the pipeline, by id."""
     connection = await asyncpg.connect(pipeline.database_url)
     try:
         found = await connection.fetch(
@@ -77,7 +78,7 @@ async def rows(pipeline: StripePipeline, stream: str) -> dict[str, dict[str, Any
 
 
 async def assert_reconciled(pipeline: StripePipeline, gone: dict[str, set[str]]) -> None:
-    """Every table is as the account is, and what is gone is marked, and nothing else."""
+    """Assert that tables equal the account, and that exactly the deleted objects are marked."""
     for stream in gone:
         found = await rows(pipeline, stream)
         deleted = {object_id for object_id, row in found.items() if row.get("deleted") is True}
@@ -129,7 +130,7 @@ async def test_it_goes_on_after_being_stopped_at_any_checkpoint(
         )
         has_more = eof.has_more
         if has_more:
-            # That it reconciles is in the state.
+            # The state records that the run reconciles.
             eof = (await copy.sync_to_the_end(client, state=eof.ending_state, run_id="again"))[-1]
         assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
         await assert_reconciled(copy, gone)
@@ -158,7 +159,7 @@ async def test_it_reads_no_more_than_the_pages_and_what_is_missing(
     pipeline.simulator.requests.clear()
     await pipeline.sync_to_the_end(client, run_id="again")
     pages = len(pipeline.simulator.requests)
-    # Here and there, so that what is left takes as many pages.
+    # Deleted here and there, so that the remaining objects take as many pages.
     gone = 0
     for stream in ("customers", "payment_methods"):
         for object_id in [*pipeline.simulator.objects(stream).ids()][::20]:
@@ -169,7 +170,7 @@ async def test_it_reads_no_more_than_the_pages_and_what_is_missing(
         client, state=before.ending_state, run_id="reconcile", reconcile=True
     )
     assert eof.run_progress.derived.total_rows.deleted == gone
-    # One asks whose the key is.
+    # One request asks for the account of the key.
     assert len(pipeline.simulator.requests) <= pages + gone + 1
 
 
@@ -193,7 +194,7 @@ async def test_no_row_that_is_as_it_was_is_written(
 
 
 async def xmins(pipeline: StripePipeline, stream: str) -> dict[str, int]:
-    """Which transaction wrote each row."""
+    """Return the transaction that wrote each row."""
     connection = await asyncpg.connect(pipeline.database_url)
     try:
         found = await connection.fetch(

@@ -1,4 +1,4 @@
-"""The engine is usable by whoever knows no more of it than its address."""
+"""Use of the engine by a caller who knows only its address."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 async def buf_curl(*arguments: str) -> CommandResult:
-    """Runs ``buf curl`` over plain HTTP/2, with reflection as its only schema."""
+    """Run ``buf curl`` over plain HTTP/2, with reflection as its only schema."""
     buf = shutil.which("buf", path=str(Path(sys.executable).parent))
     assert buf is not None, "buf-bin is a development dependency"
     process = await asyncio.create_subprocess_exec(

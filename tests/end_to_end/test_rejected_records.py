@@ -1,4 +1,4 @@
-"""Records that Postgres refuses, from the account to the tables: nothing else is missing there."""
+"""Records that Postgres refuses, from the account to the tables: no other record is missing."""
 
 import json
 from collections.abc import AsyncIterator
@@ -60,7 +60,7 @@ async def bad(
     simulator: StripeSimulator,
     database: asyncpg.Connection,
 ) -> list[str]:
-    """The ids of customers that a constraint refuses."""
+    """Return the ids of customers that a constraint refuses."""
     [_ async for _ in client.pipeline_setup(PipelineSetupRequest(pipeline=pipeline.config()))]
     ids = [one["id"] for one in simulator.objects("customers").documents()]
     bad = ids[:: len(ids) // BAD][:BAD]
@@ -110,7 +110,7 @@ async def test_a_run_with_rejected_records_succeeds_and_a_retry_completes_it(
     assert all(record.items() >= stamps.items() for record in listed.values())
     assert all("_updated_at" in record for record in listed.values())
     await _assert_all_but(pipeline, bad)
-    # The checkpoints moved on: nothing of it is read again.
+    # The checkpoints moved on: no record of it is read again.
     eof = await pipeline.sync(client, rpc, run_id="r2", state=eof.ending_state)
     assert eof.run_progress.derived.total_rejected_record_count == 0
     assert eof.held_rejected_record_count == BAD
@@ -134,7 +134,7 @@ async def test_a_reconcile_writes_them_and_deletes_what_is_gone(
 ) -> None:
     first = await pipeline.sync(client)
     [still] = bad[:1]
-    # Gone while nothing told of it; its record is listed still.
+    # Deleted without an event; its record is still listed.
     gone = bad[1]
     pipeline.simulator.objects("customers").delete(gone)
     await _mend(database)

@@ -1,4 +1,4 @@
-"""Tables that are dropped or restored, and stores that are rolled back, heal in the next sync."""
+"""Tables that are dropped or restored, and stores that are rolled back, healed by the next sync."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

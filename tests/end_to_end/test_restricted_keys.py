@@ -80,7 +80,7 @@ async def test_what_was_committed_before_a_key_expired_stays_and_the_next_key_go
         [end] = await renewed.sync_to_the_end(client, rpc, state=failed.ending_state, run_id="run")
     assert end.run_progress.derived.status == RUN_STATUS_SUCCEEDED
     await assert_tables_equal(simulator, pipeline.database_url, PLAN.counts)
-    # It went on, rather than from the start.
+    # It continued from the checkpoint, rather than from the start.
     pages_left = (PLAN.counts["customers"] - len(accounted)) / 100
     assert len(simulator.requests.of("/v1/customers")) - seen <= pages_left + 2
 

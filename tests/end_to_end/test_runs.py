@@ -1,4 +1,4 @@
-"""Runs made of many requests: what goes on, what begins anew, what is read again."""
+"""Runs made of many requests: which continue, which begin anew, and which pages are read again."""
 
 import json
 import time
@@ -30,7 +30,7 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 # Few enough pages that no range of them is worth splitting; payment methods have no filter by time,
-# and coupons there are none.
+# and there are no coupons.
 PLAN = SeedPlan(counts={"customers": 260, "products": 90, "payment_methods": 120, "coupons": 0})
 CUSTOMERS = "/v1/customers"
 
@@ -178,7 +178,7 @@ async def test_without_a_run_id_each_finished_request_is_followed_by_one_that_re
     pipeline: StripePipeline, client: EngineClient
 ) -> None:
     now = int(time.time())
-    # What an earlier request that was cut short ten minutes ago left.
+    # The state left by a request that was cut short ten minutes ago.
     began = SyncState(sync_run=SyncRun(time_ceiling=ceiling(now - 600)))
     first = await pipeline.sync(client, state=began)
     assert first.status == RUN_STATUS_SUCCEEDED
@@ -204,7 +204,7 @@ async def test_a_new_run_keeps_checkpoints_and_starts_progress_over(
     run = ends[-1].ending_state.sync_run
     assert run.run_id == "r2"
     assert run.time_ceiling.seconds >= first.ending_state.sync_run.time_ceiling.seconds
-    # What was read before is neither read nor counted again.
+    # Objects that were read before are neither read nor counted again.
     assert ends[-1].run_progress.derived.total_record_count == sum(PLAN.counts.values()) - read
     await assert_all_rows_arrived(pipeline)
 
@@ -273,7 +273,7 @@ async def test_a_backfill_limit_is_exact_and_raised_it_goes_on(
 async def test_progress_counts_the_rows_of_the_tables(
     pipeline: StripePipeline, client: EngineClient, rpc: Rpc
 ) -> None:
-    # An end that is over when the first page is asked for, however long its answer takes.
+    # A ceiling that is past when the first page is requested, however long its answer takes.
     began = SyncState(sync_run=SyncRun(run_id="r1", time_ceiling=ceiling(int(time.time()) - 60)))
     ends = await pipeline.sync_to_the_end(client, rpc, run_id="r1", state_limit=2, state=began)
     for eof in ends:
@@ -287,7 +287,7 @@ async def test_progress_counts_the_rows_of_the_tables(
     again = await pipeline.sync(client, rpc)
     for stream, count in PLAN.counts.items():
         assert again.run_progress.streams[stream].rows == RowCounts(unchanged=count)
-    # However many pages it took, what is read is one range, and the whole.
+    # However many pages were read, they make up one range, and the whole.
     customers = progress.streams["customers"]
     assert list(customers.completed_ranges) == [customers.total_range]
 

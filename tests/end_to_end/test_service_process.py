@@ -59,7 +59,9 @@ async def test_a_terminated_service_ends_a_streamed_sync_and_another_one_goes_on
         created = await pipelines.create("stopped", PLAN.counts)
         assert created.exit_code == 0, created.stderr
         messages: list[Message] = []
-        async for answer in client.sync_pipeline(SyncPipelineRequest(id="stopped", run_id="r1")):
+        async for answer in client.sync_pipeline(
+            SyncPipelineRequest(pipeline_id="stopped", run_id="r1")
+        ):
             messages.append(answer.message)
             if answer.message.source_state.stream == "customers":
                 first.terminate()
@@ -72,9 +74,11 @@ async def test_a_terminated_service_ends_a_streamed_sync_and_another_one_goes_on
 
     simulator.faults.clear()
     async with service() as second, PipelineClient(second.address) as client:
-        shown = (await client.get_pipeline(GetPipelineRequest(id="stopped", view=FULL))).pipeline
+        shown = (
+            await client.get_pipeline(GetPipelineRequest(pipeline_id="stopped", view=FULL))
+        ).pipeline
         assert shown.sync_state == eof.ending_state
-        request = SyncPipelineBatchRequest(id="stopped", run_id="r1")
+        request = SyncPipelineBatchRequest(pipeline_id="stopped", run_id="r1")
         last = (await client.sync_pipeline_batch(request)).eof
         [run] = (await client.list_runs(ListRunsRequest(pipeline_id="stopped"))).runs
     assert (last.status, last.has_more) == (RUN_STATUS_SUCCEEDED, False)

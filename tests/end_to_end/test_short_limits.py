@@ -1,4 +1,4 @@
-"""Limits about as long as a page takes: what was read in time is committed, and every loop ends."""
+"""Limits about as long as a page takes: pages read in time are committed, and every loop ends."""
 
 from collections.abc import AsyncIterator
 
@@ -42,7 +42,7 @@ async def client() -> AsyncIterator[EngineClient]:
 
 
 def hold_pages(pipeline: StripePipeline) -> None:
-    """No list is answered any more."""
+    """Answer no list any more."""
     for stream in PLAN.counts:
         pipeline.simulator.faults.add(HeldRequests(), path=f"/v1/{stream}", times=None)
 
@@ -50,7 +50,7 @@ def hold_pages(pipeline: StripePipeline) -> None:
 async def calls(
     pipeline: StripePipeline, client: EngineClient, rpc: Rpc, count: int, run_id: str
 ) -> list[Eof]:
-    """How each of so many calls ended that end at a limit of 0.2 s, each going on from the last."""
+    """Make calls with a limit of 0.2 s, each with the last one's state, and return their Eofs."""
     state, ends = SyncState(), []
     for _ in range(count):
         ends.append(
@@ -128,7 +128,7 @@ async def test_a_run_that_reconciles_ends_the_same_way_and_goes_on_where_it_was(
     )
     state = ends[-1].ending_state
     assert ends[-1].status == RUN_STATUS_FAILED
-    # Before these, a stream whose pages were all read may say that it is completed.
+    # Before these, a stream whose pages were all read may be reported as completed.
     assert all(eof.limit_message for eof in ends[-3:])
     assert state.sync_run.reconcile
     assert state.source == begun.ending_state.source

@@ -1,4 +1,4 @@
-"""A continuous pipeline whose steps are shorter than a page takes: it says so, and goes on."""
+"""A continuous pipeline whose steps are shorter than a page takes: it reports that, and goes on."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PLAN = SeedPlan(counts={"customers": 250, "products": 60})
 
 
 def continuous(simulator: StripeSimulator, url: str) -> pb.Pipeline:
-    """Out of the simulated account into the database."""
+    """Return a continuous pipeline from the simulated account to the database."""
     source = {
         "api_key": simulator.api_key,
         "base_url": simulator.base_url,

@@ -1,4 +1,4 @@
-"""A sync that is stopped at any checkpoint, and goes on elsewhere, loses nothing."""
+"""A sync that is stopped at any checkpoint, and continues on another engine, loses nothing."""
 
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
@@ -73,12 +73,12 @@ async def test_stopped_after_every_checkpoint_and_resumed_in_a_new_engine(
             if has_more:
                 assert eof.run_progress.derived.total_state_count == stopped_after
                 await engine.stop()
-                # It resumes this sync, and begins the next one.
+                # The new engine resumes this sync, and begins the next one.
                 engine = await stack.enter_async_context(new_engine())
                 eof = await sync_to_the_end(engine.address, config, eof.ending_state)
             assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
             await assert_tables_equal(simulator, database_url, PLAN.counts, schema=schema)
-        # Every checkpoint of a whole sync was stopped at: it has one a page at the least.
+        # The sync was stopped at every checkpoint of a whole one, which has at least one a page.
         assert stopped_after > sum(-(-count // 100) for count in PLAN.counts.values())
 
 

@@ -1,4 +1,4 @@
-"""A sync that is stopped at any checkpoint loses nothing, whatever else goes wrong."""
+"""A sync that is stopped at any checkpoint, amid other faults, loses nothing."""
 
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from tests.end_to_end.syncs import PLAN, impatient_engine, pipeline, sync_batch
@@ -35,7 +35,7 @@ async def test_stopped_after_every_checkpoint_while_calls_fail_at_random(
                 assert not eof.has_more
             assert eof.status == RUN_STATUS_SUCCEEDED, eof.failure_message
             await assert_tables_equal(simulator, database_url, PLAN.counts, schema=schema)
-        # Every checkpoint of a whole sync was stopped at: it has one a page at the least.
+        # The sync was stopped at every checkpoint of a whole one, which has at least one a page.
         assert stopped_after > sum(-(-count // 100) for count in PLAN.counts.values())
         # 0: reset before there was an answer.
         assert {request.status for request in simulator.requests} == {0, 200, 429, 500}

@@ -1,4 +1,4 @@
-"""A sync whose caller leaves at any moment goes on from the last checkpoint that the caller saw."""
+"""A sync whose caller leaves at any moment, resumed from the last checkpoint the caller saw."""
 
 import asyncio
 import random
@@ -25,11 +25,11 @@ SCHEMA = "cancelled"
 
 @dataclass(kw_only=True)
 class Caller:
-    """Syncs message by message, and remembers what it needs to go on.
+    """Caller that syncs message by message, and keeps the state that it needs to continue.
 
     Attributes:
         client: The engine to call.
-        config: What to sync.
+        config: The pipeline to sync.
         state: The run, and the last checkpoints seen.
         eof: How the sync ended; None while it has not.
     """
@@ -40,7 +40,7 @@ class Caller:
     eof: Eof | None = None
 
     async def messages(self) -> AsyncGenerator[Message, None]:
-        """One call's messages; leaving them cancels the call."""
+        """Yield one call's messages; closing the generator cancels the call."""
         options = SyncOptions(state=self.state, run_id=RUN_ID)
         request = PipelineSyncRequest(pipeline=self.config, options=options)
         async with aclosing(self.client.pipeline_sync(request)) as responses:
@@ -49,7 +49,7 @@ class Caller:
                 yield response.message
 
     async def leave_after_messages(self, count: int) -> None:
-        """Makes a call and cancels it at that message, unless it ends before."""
+        """Make a call and cancel it at the message of this number, unless it ends before."""
         async with aclosing(self.messages()) as messages:
             async for _ in messages:
                 count -= 1
@@ -57,7 +57,7 @@ class Caller:
                     return
 
     async def leave_at_request(self, simulator: StripeSimulator, number: int) -> None:
-        """Makes a call and cancels it as the source's so-manieth request of it comes in."""
+        """Make a call and cancel it when the source's request of this number arrives."""
         simulator.requests.clear()
         call = asyncio.create_task(self.leave_after_messages(0))
         moment = asyncio.create_task(simulator.requests.wait_for("*", number))
@@ -94,8 +94,8 @@ async def test_cancelled_at_one_moment_after_another(
             if moment == "message":
                 await caller.leave_after_messages(generator.randint(1, 40))
             else:
-                # An engine that is slower than Stripe is left before it has written anything: ever
-                # later, then, or the calls would have no end.
+                # An engine slower than the simulated Stripe is left before it has written anything,
+                # so the caller leaves later each time; otherwise the calls would never end.
                 await caller.leave_at_request(simulator, generator.randint(1, 20 + calls))
         assert calls > 1
         assert not caller.eof.has_more

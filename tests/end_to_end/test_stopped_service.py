@@ -1,4 +1,4 @@
-"""A service that stands still keeps no sync going at the engine."""
+"""A paused service, which keeps no sync running at the engine."""
 
 import asyncio
 import os
@@ -13,9 +13,9 @@ from tests.stripe_simulator.faults import stall
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# What is left at least of a lease of 15 s, which is renewed every 5 s.
+# The least time left of a lease of 15 s that is renewed every 5 s.
 LEAST_LEASE_SECONDS = 10.0
-# What gRPC takes to notice a caller that says nothing, and the engine to end a sync.
+# Seconds that gRPC takes to notice a silent caller, and the engine to end a sync.
 SILENCE_SECONDS = 7.0
 
 

@@ -1,4 +1,4 @@
-"""A stream's time range, changed from run to run: only what is new in it is read."""
+"""A stream's time range, changed from run to run: only its new part is read."""
 
 from collections.abc import AsyncIterator
 
@@ -53,7 +53,7 @@ async def test_only_what_was_not_read_before_is_read(
     read: set[str] = set()
     for number, (first, end) in enumerate(windows):
         selection = StreamSelection(name="customers")
-        # Both bounds are the very second of a customer: the first is in, the second is not.
+        # Both bounds are the exact second of a customer: the first is included, the second is not.
         selection.time_range.gte.seconds = documents[first]["created"]
         if end < len(documents):
             selection.time_range.lt.seconds = documents[end]["created"]
@@ -71,7 +71,7 @@ async def test_only_what_was_not_read_before_is_read(
         pages = len(simulator.requests.of(CUSTOMERS))
         assert pages <= len(new) // 100 + 4
         assert new or not pages
-        # The state remembers one window, the latest; the table keeps what it has.
+        # The state keeps one window, the latest; the table keeps its rows.
         read = asked
         arrived |= asked
         assert await pipeline.ids("customers") == arrived
@@ -90,7 +90,7 @@ async def test_back_and_forth_ends_with_the_union(
         pipeline = StripePipeline(
             simulator=simulator, database_url=database_url, streams=[selection]
         )
-        # Cut short after every other checkpoint, too.
+        # The sync is also cut short after every other checkpoint.
         ends = await pipeline.sync_to_the_end(
             client, state=state, run_id=f"r{number}", state_limit=2
         )

@@ -1,4 +1,4 @@
-"""A database that the first release made, with years of life before it."""
+"""A database that the first release created, with years of use before it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 FIRST_RELEASE = Path(__file__).parents[1] / "service_server" / "store" / "first_release.sql"
-# What the account held, of which 300 customers and all products had been synced.
+# The objects of the account, of which 300 customers and all products had been synced.
 PLAN = SeedPlan(counts={"customers": 700, "products": 60})
 
 
@@ -26,7 +26,7 @@ PLAN = SeedPlan(counts={"customers": 700, "products": 60})
 async def client(
     engine: ServerProcess, service_database_url: str, tmp_path: Path
 ) -> AsyncIterator[PipelineClient]:
-    """A client of today's service on that database."""
+    """Yield a client of the current service on that database."""
     connection = await asyncpg.connect(service_database_url)
     await connection.execute(FIRST_RELEASE.read_text())
     await connection.close()
@@ -51,7 +51,7 @@ async def rows(url: str, query: str) -> list[asyncpg.Record]:
 
 
 async def full(client: PipelineClient, pipeline_id: str) -> pb.Pipeline:
-    request = pb.GetPipelineRequest(id=pipeline_id, view=pb.PIPELINE_VIEW_FULL)
+    request = pb.GetPipelineRequest(pipeline_id=pipeline_id, view=pb.PIPELINE_VIEW_FULL)
     return (await client.get_pipeline(request)).pipeline
 
 
@@ -62,11 +62,12 @@ async def runs(client: PipelineClient, pipeline_id: str) -> list[pb.Run]:
 async def point_at(
     client: PipelineClient, pipeline: pb.Pipeline, simulator: StripeSimulator, url: str
 ) -> None:
-    """Moves the far sides; the key stays the one that is stored."""
+    """Change the source URL and the database; a key sent to another URL must be given anew."""
+    assert pipeline.config.source.config["api_key"] == "********"
     changed = pb.Pipeline(id=pipeline.id, config=pipeline.config)
-    changed.config.source.config.update({"base_url": simulator.base_url})
+    source = {"base_url": simulator.base_url, "api_key": simulator.api_key}
+    changed.config.source.config.update(source)
     changed.config.destination.config.CopyFrom(struct({"url": url}))
-    assert changed.config.source.config["api_key"] == "********"
     mask = FieldMask(paths=["config.source", "config.destination"])
     await client.update_pipeline(pb.UpdatePipelineRequest(pipeline=changed, update_mask=mask))
 
@@ -98,8 +99,10 @@ async def test_a_run_in_it_goes_on_where_it_stopped(
     [held] = await rows(service_database_url, "SELECT token FROM pipesync.leases")
     async with StripeSimulator(PLAN) as simulator:
         await point_at(client, await full(client, "half-done"), simulator, database_url)
-        assert [_ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id="half-done"))]
-        request = pb.SyncPipelineBatchRequest(id="half-done", run_id="cut-short")
+        assert [
+            _ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id="half-done"))
+        ]
+        request = pb.SyncPipelineBatchRequest(pipeline_id="half-done", run_id="cut-short")
         eof = (await client.sync_pipeline_batch(request)).eof
     assert (eof.status, eof.has_more) == (RUN_STATUS_SUCCEEDED, False)
     # The database is another one: its tables are empty, and read from the start.
@@ -119,10 +122,14 @@ async def test_what_was_synced_is_synced_again_and_what_is_not_wanted_is_deleted
 ) -> None:
     async with StripeSimulator(PLAN) as simulator:
         await point_at(client, await full(client, "finished"), simulator, database_url)
-        assert [_ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id="finished"))]
-        answer = await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="finished"))
+        assert [
+            _ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id="finished"))
+        ]
+        answer = await client.sync_pipeline_batch(
+            pb.SyncPipelineBatchRequest(pipeline_id="finished")
+        )
     assert answer.eof.status == RUN_STATUS_SUCCEEDED
     assert len(await runs(client, "finished")) == 2
-    await client.delete_pipeline(pb.DeletePipelineRequest(id="paused", skip_teardown=True))
+    await client.delete_pipeline(pb.DeletePipelineRequest(pipeline_id="paused", skip_teardown=True))
     listed = (await client.list_pipelines(pb.ListPipelinesRequest())).pipelines
     assert [one.id for one in listed] == ["finished", "half-done"]

@@ -1,4 +1,4 @@
-"""What happens in an account, told by webhook, from Stripe's delivery to the tables."""
+"""Changes in an account, sent by webhook, from Stripe's delivery to the tables."""
 
 import asyncio
 import socket
@@ -32,7 +32,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 async def set_up(
     service: ServerProcess, simulator: StripeSimulator, database_url: str
 ) -> dict[str, Any]:
-    """Leaves a pipeline that is synced and takes webhooks, and answers the endpoint."""
+    """Create and sync a pipeline that takes webhooks, and return the endpoint."""
     endpoint = simulator.register_webhook(f"{service.http_address}/webhooks/acme")
     pipelines = PipelinesCommand(
         service=service.address, simulator=simulator, database_url=database_url
@@ -48,7 +48,7 @@ async def set_up(
 
 
 def change(simulator: StripeSimulator, *, creations: int) -> int:
-    """Changes the account, and says how many events tell of it."""
+    """Change the account, and return the number of events about the changes."""
     [first, second, *_] = simulator.objects("customers").documents()
     simulator.update("customers", first["id"], {"balance": 2**60 + 1})
     simulator.delete("customers", second["id"])
@@ -59,7 +59,7 @@ def change(simulator: StripeSimulator, *, creations: int) -> int:
 
 
 async def until_applied(service_database_url: str, count: int) -> None:
-    """Waits until exactly so many events came in and all of them are applied."""
+    """Wait until exactly this many events arrived and all of them are applied."""
     connection = await asyncpg.connect(service_database_url)
     try:
         async with asyncio.timeout(60):
@@ -121,7 +121,7 @@ async def killable(engine: ServerProcess, service_database_url: str, tmp_path: P
 
 
 class Killable:
-    """A service that comes back on the same HTTP port."""
+    """A service that restarts on the same HTTP port."""
 
     def __init__(self, engine: ServerProcess, url: str, data_dir: Path, port: int) -> None:
         self._arguments = (
@@ -178,7 +178,7 @@ async def test_a_service_that_is_killed_between_two_steps_loses_nothing(
                 assert await looking.fetchval("SELECT count(*) FROM pipesync.webhook_events") == 4
                 await looking.execute("DELETE FROM pipesync.leases")
             else:
-                # One event alone: of several, a turn may begin before the last has come in.
+                # Only one event: with several, a step may begin before the last has arrived.
                 await looking.execute(HOLD_LEASE)
                 simulator.create("products")
                 count = 1

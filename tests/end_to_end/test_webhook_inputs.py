@@ -1,4 +1,4 @@
-"""Webhook deliveries that are pushed into a sync as they came in, by each RPC that takes them."""
+"""Webhook deliveries that are pushed into a sync as they arrived, by each RPC that takes them."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal

@@ -14,7 +14,7 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
 from tests.end_to_end.listening import (
-    QUICK_PACE,
+    QUICK_INTERVALS,
     SECRET,
     OpenSync,
     free_port,
@@ -112,7 +112,7 @@ async def test_what_is_no_webhook_of_stripes_is_refused_and_says_why(
             "no event: it lacks an id, a type or a creation time",
         )
         assert (await post(port, b" " * (1024 * 1024 + 1)))[0] == 413
-        # The old secret is as good, while it is there; and none of all this hurt.
+        # The old secret is as valid while it is configured; and none of these requests did harm.
         assert (await post(port, MADE, secret="whsec_old"))[0] == 200
     assert "cus_1" in await pipeline.ids("customers")
 
@@ -149,7 +149,7 @@ async def test_a_port_that_is_taken_fails_the_connection_and_is_named(
 
 
 async def anext_history(*syncs: OpenSync) -> OpenSync:
-    """The one that comes to listen; the others may have failed."""
+    """Return the first sync that listens; the others may have failed."""
     reading = {asyncio.create_task(sync.history_read()): sync for sync in syncs}
     for done in asyncio.as_completed(reading):
         with suppress(AssertionError):
@@ -221,11 +221,11 @@ async def test_what_waits_too_long_is_to_come_again_and_is_then_known(
             with structlog.testing.capture_logs() as logs:
                 began = time.monotonic()
                 assert (await post(port, MADE))[0] == 503
-                assert time.monotonic() - began >= QUICK_PACE.answer_within
+                assert time.monotonic() - began >= QUICK_INTERVALS.answer_within
                 proxy.flow()
                 assert (await post(port, MADE))[0] == 200
     assert "cus_1" in await pipeline.ids("customers")
-    # The redelivery joins what is under way: nothing is done twice.
+    # The redelivery joins the event under way: nothing is applied twice.
     assert len([line for line in logs if line["event"] == "event_processed"]) == 1
 
 
@@ -244,7 +244,7 @@ async def test_a_stream_that_the_database_refuses_is_not_acknowledged_and_the_ot
             assert errored.stream_status.stream == "customers"
     assert "prod_1" in await pipeline.ids("products")
     assert "cus_1" not in await pipeline.ids("customers")
-    # A later sync takes what comes again.
+    # A later sync takes the redelivered event.
     async with open_sync(client, pipeline) as sync:
         await sync.history_read()
         assert (await post(port, MADE))[0] == 200
@@ -327,7 +327,7 @@ async def test_wherever_a_sync_is_stopped_what_is_acknowledged_is_committed(
         )
         async with open_sync(client, pipeline) as sync:
             await sync.history_read()
-            # So that the connection has nothing left to learn.
+            # A first event, so that the connection has cached everything it needs.
             simulator.create("customers")
             await simulator.deliveries.settled()
             proxy.stall_after(passed)
@@ -362,7 +362,7 @@ async def test_a_terminated_engine_ends_a_listening_sync_with_more_to_come(
         assert await engine.wait() == 0
     await released(port)
     assert engine.errors == []
-    # The next one goes on listening.
+    # The next engine listens again.
     with structlog.testing.capture_logs() as logs:
         async with quick_engine() as another, open_sync(another, pipeline, state=eof.ending_state):
             await until_logged(logs, "webhook_listener_open")
@@ -378,7 +378,7 @@ async def test_a_cancelled_sync_leaves_no_task_port_or_session_behind(
         async with open_sync(client, replace(both, database_url=proxy.url)) as sync:
             await sync.history_read()
             proxy.stall()
-            # One of them in the middle of everything.
+            # One event is being applied.
             posted = asyncio.create_task(post(port, MADE))
             await asyncio.wait([posted], timeout=0.3)
             began = time.monotonic()

@@ -26,13 +26,13 @@ from tests.processes import CommandResult, running
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Nobody listens there.
+# Nothing listens on that port.
 NOWHERE = "127.0.0.1:1"
 # Text with a secret in it that no answer may repeat.
 BAD_KEY = "sk_test_wrong_and_secret"
 
 
-# One product for all of these: none of them leaves anything in it.
+# One set of servers for all of these tests: none of them leaves anything in it.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -69,7 +69,7 @@ async def product(
 @pytest_asyncio.fixture(loop_scope="module")
 async def pipelines(product: PipelinesCommand) -> AsyncIterator[PipelinesCommand]:
     yield product
-    await product("delete", "good")
+    await product("delete", "good", "--yes")
 
 
 def good_pipeline(pipelines: PipelinesCommand) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def good_pipeline(pipelines: PipelinesCommand) -> dict[str, Any]:
 
 
 def assert_one_sentence(result: CommandResult, *fragments: str) -> None:
-    """The command failed with one line on stderr, and no traceback, that says all of this."""
+    """Assert that the command failed with one line on stderr, no traceback, and these texts."""
     assert result.exit_code != 0
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
@@ -100,14 +100,14 @@ def assert_one_sentence(result: CommandResult, *fragments: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrongPipeline:
-    """A pipeline with one thing wrong, and what is answered to it.
+    """A pipeline with one thing wrong, and the answer to it.
 
     Attributes:
-        spoil: Makes the wrong thing in a good pipeline.
+        spoil: A function that puts the error into a good pipeline.
         code: The status.
-        reason: Of its ErrorInfo.
-        field: The one that BadRequest names; empty when it is no matter of a field.
-        says: What the message says.
+        reason: The reason in its ErrorInfo.
+        field: The field that BadRequest names; empty when the error is not about a field.
+        says: A text in the message.
     """
 
     spoil: Callable[[dict[str, Any]], object]
@@ -132,12 +132,14 @@ WRONG_PIPELINES = {
         spoil=lambda pipeline: pipeline["config"]["source"].update(type="strip"),
         code=code_pb2.NOT_FOUND,
         reason="UNKNOWN_CONNECTOR",
+        field="pipeline.config.source.type",
         says="did you mean stripe?",
     ),
     "unknown destination": WrongPipeline(
         spoil=lambda pipeline: pipeline["config"]["destination"].update(type="mysql"),
         code=code_pb2.NOT_FOUND,
         reason="UNKNOWN_CONNECTOR",
+        field="pipeline.config.destination.type",
         says="postgres",
     ),
     "unknown stream": WrongPipeline(
@@ -257,10 +259,10 @@ async def test_an_update_to_an_unknown_stream_changes_nothing(pipelines: Pipelin
 async def test_a_missing_pipeline(pipelines: PipelinesCommand) -> None:
     async with PipelineClient(pipelines.service) as client:
         with pytest.raises(RpcError) as raised:
-            await client.get_pipeline(GetPipelineRequest(id="absent"))
+            await client.get_pipeline(GetPipelineRequest(pipeline_id="absent"))
         assert raised.value.code == code_pb2.NOT_FOUND
         with pytest.raises(RpcError) as raised:
-            await client.sync_pipeline_batch(SyncPipelineBatchRequest(id="absent"))
+            await client.sync_pipeline_batch(SyncPipelineBatchRequest(pipeline_id="absent"))
         assert raised.value.code == code_pb2.NOT_FOUND
     assert_one_sentence(await pipelines("get", "absent"), "absent")
     assert_one_sentence(await pipelines("sync_batch", "absent"), "absent")
@@ -280,6 +282,8 @@ async def test_a_negative_state_limit_is_refused_by_field(pipelines: PipelinesCo
     assert (await pipelines.create("good", ["customers"])).exit_code == 0
     async with PipelineClient(pipelines.service) as client:
         with pytest.raises(RpcError) as raised:
-            await client.sync_pipeline_batch(SyncPipelineBatchRequest(id="good", state_limit=-1))
+            await client.sync_pipeline_batch(
+                SyncPipelineBatchRequest(pipeline_id="good", state_limit=-1)
+            )
     assert raised.value.code == code_pb2.INVALID_ARGUMENT
     assert [violation.field for violation in raised.value.field_violations] == ["state_limit"]

@@ -1,4 +1,4 @@
-"""A source and a destination that fail at everything, with a secret in what they raise."""
+"""A source and a destination that fail at everything, with a secret in the errors they raise."""
 
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
@@ -19,10 +19,10 @@ SECRET = "hunter2"
 
 
 class ThrowingConfig(ConnectorConfig):
-    """Where it fails.
+    """Configuration of the point of failure.
 
     Attributes:
-        at_once: In the call itself, not only when its messages are asked for.
+        at_once: Whether it fails in the call itself, and not only when its messages are requested.
         discovers: Whether discovery alone works.
     """
 
@@ -31,7 +31,7 @@ class ThrowingConfig(ConnectorConfig):
 
 
 class ThrowingConnector:
-    """Either side. Only its description, and discovery if it is told so, come without harm."""
+    """A connector for either side; only its description, and discovery if configured, succeed."""
 
     config_model = ThrowingConfig
 
@@ -54,7 +54,7 @@ class ThrowingConnector:
 
 
 def throwing_registry() -> ConnectorRegistry:
-    """It on both sides, as a package of anyone's would offer it."""
+    """Return a registry with it on both sides, as a third party's package would offer it."""
     value = f"{__name__}:{ThrowingConnector.__name__}"
     return ConnectorRegistry(
         [EntryPoint("throwing", value, SOURCES_GROUP)],

@@ -19,7 +19,7 @@ Pushed = Literal["event", "event_json", "webhook"]
 WayIn = Literal["poll", "event", "event_json", "webhook", "recent_events", "listener", "websocket"]
 PUSHED: tuple[Pushed, ...] = get_args(Pushed)
 WAYS_IN: tuple[WayIn, ...] = get_args(WayIn)
-# A protobuf Struct has floats of 64 bits for numbers, and no lone surrogates.
+# A protobuf Struct has 64-bit floats for numbers, and no lone surrogates.
 EXACT_WAYS_IN: tuple[WayIn, ...] = tuple(way_in for way_in in WAYS_IN if way_in != "event")
 
 _SECRET = "whsec_pushed"
@@ -31,12 +31,12 @@ Apply = Callable[[], Awaitable[None]]
 def following(
     client: EngineClient, pipeline: StripePipeline, way_in: WayIn
 ) -> AbstractAsyncContextManager[Apply, bool | None]:
-    """Reads the history, then applies what happens in the block whenever that is asked for."""
+    """Read the history, and yield a function that applies the events made in the block so far."""
     return _FOLLOW[way_in](client, pipeline, way_in)
 
 
 def pushed_as(way_in: WayIn, body: bytes) -> SourceInput:
-    """An event as an input of a sync."""
+    """Return an event as an input of a sync."""
     match way_in:
         case "event":
             return SourceInput(event=struct(orjson.loads(body)))
@@ -48,7 +48,7 @@ def pushed_as(way_in: WayIn, body: bytes) -> SourceInput:
 
 
 async def push(client: EngineClient, pipeline: StripePipeline, *inputs: SourceInput) -> None:
-    """Applies inputs in one request."""
+    """Apply inputs in one request."""
     with_secret = replace(pipeline, source={**pipeline.source, "webhook_secret": _SECRET})
     request = PipelineSyncBatchRequest(pipeline=with_secret.config(), inputs=inputs)
     eof = (await client.pipeline_sync_batch(request)).eof
@@ -115,7 +115,7 @@ async def _listened(
     async with open_sync(client, listening) as sync:
         await sync.history_read()
         yield settled
-    # The engine has let go of the account before the account is closed.
+    # Wait until the engine has disconnected, before the account is closed.
     if way_in == "listener":
         await released(port)
     else:

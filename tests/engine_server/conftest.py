@@ -1,4 +1,4 @@
-"""What the engine's tests share."""
+"""Fixtures of the engine's tests."""
 
 import os
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.engine_server.engine import ScriptedEngine, scripted_engine
 
-# No deadline a single example: a busy machine is no failure.
+# No deadline per example, because the machine may be busy.
 settings.register_profile("quick", max_examples=100, deadline=None)
 settings.register_profile("thorough", max_examples=10_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
@@ -16,6 +16,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.fixture
 async def engine() -> AsyncIterator[ScriptedEngine]:
-    """A served engine with a scripted pipeline."""
+    """Yield a served engine with a scripted pipeline."""
     async with scripted_engine() as running:
         yield running

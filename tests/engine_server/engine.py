@@ -1,4 +1,4 @@
-"""A real engine behind a real port, with one scripted pipeline to run."""
+"""Engine on a real port with one scripted pipeline."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_ser
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 from tests.engine_server.reads import Dataset, Read, pages
 from tests.engine_server.scripted import (
     DestinationScript,
@@ -35,7 +35,7 @@ SCRIPT = "the test's"
 
 @dataclass(kw_only=True)
 class ScriptedEngine:
-    """An engine, its client, and the two scripts that its pipeline follows."""
+    """Engine, its client, and the scripts of its pipeline."""
 
     client: EngineClient
     servicer: EngineServicer
@@ -43,12 +43,12 @@ class ScriptedEngine:
     destination: DestinationScript = field(default_factory=DestinationScript)
 
     def offers(self, *names: str, read: Read) -> None:
-        """The source has these streams, and reads as told."""
+        """Make the source offer these streams, and read by ``read``."""
         self.source.streams = [stream(name) for name in names]
         self.source.read = read
 
     def holds(self, dataset: Dataset) -> None:
-        """The source has these pages, and reads them as the protocol has it."""
+        """Make the source offer these pages, and read them correctly."""
         self.offers(*dataset, read=pages(dataset))
 
     async def sync(
@@ -58,7 +58,7 @@ class ScriptedEngine:
         timeout: float | None = None,
         **options: Any,
     ) -> list[Message]:
-        """All messages of a PipelineSync; options are those of SyncOptions."""
+        """Return all messages of a PipelineSync with these SyncOptions."""
         request = PipelineSyncRequest(pipeline=pipeline(streams), options=SyncOptions(**options))
         return [
             response.message
@@ -68,7 +68,7 @@ class ScriptedEngine:
     async def read(
         self, *, streams: Sequence[StreamSelection] = (), **options: Any
     ) -> list[Message]:
-        """All messages of a PipelineRead."""
+        """Return all messages of a PipelineRead."""
         request = PipelineReadRequest(pipeline=pipeline(streams), options=SyncOptions(**options))
         return [response.message async for response in self.client.pipeline_read(request)]
 
@@ -79,7 +79,7 @@ class ScriptedEngine:
         timeout: float | None = None,
         **options: Any,
     ) -> Eof:
-        """How a PipelineSyncBatch ended."""
+        """Return the eof of a PipelineSyncBatch."""
         request = PipelineSyncBatchRequest(
             pipeline=pipeline(streams), options=SyncOptions(**options)
         )
@@ -88,7 +88,7 @@ class ScriptedEngine:
     async def loop(
         self, *, state: SyncState | None = None, at_most: int = 50, **options: Any
     ) -> list[Eof]:
-        """Batches, each from the one before, until there is no more."""
+        """Return the eofs of consecutive batches until ``has_more`` is unset."""
         ends: list[Eof] = []
         while len(ends) < at_most:
             ends.append(await self.batch(state=state, **options))
@@ -99,25 +99,25 @@ class ScriptedEngine:
 
 
 def connector(**config: Any) -> Connector:
-    """The scripted connector, of either side."""
+    """Return the scripted connector of either side."""
     return Connector(type="scripted", config=struct({"script": SCRIPT, **config}))
 
 
 def pipeline(streams: Sequence[StreamSelection] = ()) -> PipelineConfig:
-    """The scripted source into the scripted destination."""
+    """Return the pipeline from the scripted source to the scripted destination."""
     return PipelineConfig(source=connector(), destination=connector(), streams=streams)
 
 
 @asynccontextmanager
 async def scripted_engine() -> AsyncIterator[ScriptedEngine]:
-    """Serves until the block ends, then drains, and forgets the scripts."""
+    """Serve an engine during the block, then drain it and drop the scripts."""
     servicer = EngineServicer(scripted_registry())
     async with (
         RpcServer(
             listen="127.0.0.1:0",
             register=partial(add_EngineServiceServicer_to_server, servicer),
             service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
-            on_drain=servicer.end_softly,
+            on_drain=servicer.request_shutdown,
             grace=1.0,
         ) as server,
         EngineClient(server.address) as client,

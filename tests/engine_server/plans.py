@@ -1,13 +1,13 @@
-"""Syncs without the wire: a plan of the scripted connectors, as the servicer would make it."""
+"""Plans of syncs without gRPC, as the servicer creates them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from engine_server.options import limits
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
-from engine_server.plan import SyncPlan
 from engine_server.stages.time_limit import TimeLimit
-from engine_server.state import begin_run, ceiling
+from engine_server.state.state import begin_run, ceiling
+from engine_server.sync.checks.resolution import ResolvedDestination, ResolvedSource
+from engine_server.sync.plan.limits import limits
+from engine_server.sync.plan.plan import SyncPlan
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from tests.engine_server.scripted import (
     DestinationScript,
@@ -27,7 +27,7 @@ SCRIPT = "a plan's"
 def planned(
     source: SourceScript, destination: DestinationScript, options: SyncOptions | None = None
 ) -> Iterator[SyncPlan]:
-    """A sync of all the source's streams, with no limit in time until a test sets one."""
+    """Return the plan of a sync of all streams without a time limit."""
     options = options or SyncOptions()
     bounds = limits(
         options, soft_limit_fraction=0, default_state_limit=None, seconds_to_deadline=None

@@ -1,4 +1,4 @@
-"""What a scripted source yields when it is read."""
+"""Reads for a scripted source."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +10,12 @@ from pipesync.v1.message_pb2 import Message
 from tests.messages import checkpoint, completed, record_batch, started
 
 Read = Callable[[ReadRequest], Messages]
-# The records of each stream, page by page.
+# Pages of records by stream.
 Dataset = Mapping[str, Sequence[Sequence[bytes]]]
 
 
 def pages(dataset: Dataset) -> Read:
-    """Reads as the protocol has it: a checkpoint a page, and goes on from any of them."""
+    """Return a correct read with a checkpoint per page, which resumes from any of them."""
 
     async def read(request: ReadRequest) -> Messages:
         for selected in request.streams:
@@ -25,7 +25,7 @@ def pages(dataset: Dataset) -> Read:
             for number, page in enumerate(dataset[name], start=1):
                 if number <= state["pages"]:
                     continue
-                if name in request.refused_streams:
+                if name in request.errored_streams:
                     break
                 yield record_batch(name, *page)
                 yield checkpoint(name, f'{{"pages": {number}}}')
@@ -36,7 +36,7 @@ def pages(dataset: Dataset) -> Read:
 
 
 def given(*messages: Message) -> Read:
-    """Yields these messages, whatever is asked for."""
+    """Return a read that yields these messages for any request."""
 
     async def read(request: ReadRequest) -> Messages:
         for message in messages:
@@ -46,7 +46,7 @@ def given(*messages: Message) -> Read:
 
 
 def then_blocks(*messages: Message) -> Read:
-    """Yields these messages, then waits for ever."""
+    """Return a read that yields these messages, then blocks."""
 
     async def read(request: ReadRequest) -> Messages:
         for message in messages:
@@ -57,7 +57,7 @@ def then_blocks(*messages: Message) -> Read:
 
 
 def then_raises(error: Exception, *messages: Message) -> Read:
-    """Yields these messages, then raises."""
+    """Return a read that yields these messages, then raises."""
 
     async def read(request: ReadRequest) -> Messages:
         for message in messages:

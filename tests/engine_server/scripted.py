@@ -1,4 +1,4 @@
-"""A source and a destination that do what a test says, found as anyone's connectors are."""
+"""Scripted source and destination, found by entry points like any connector."""
 
 import asyncio
 from collections import defaultdict
@@ -22,28 +22,28 @@ from engine_server.connectors.registry import (
     SOURCES_GROUP,
     ConnectorRegistry,
 )
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, Spec, Stream
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.message_pb2 import Message, PlannedRemoval
 from tests.engine_server.reads import Read, given
 from tests.messages import connected, control, errored, log
 
 
 async def at_once() -> None:
-    """Commits without waiting."""
+    """Return at once, to commit without waiting."""
 
 
 @dataclass(kw_only=True)
 class SourceScript:
-    """What the source offers and yields; and what it saw.
+    """Behaviour of the source, and a record of its reads.
 
     Attributes:
-        streams: Its catalog.
-        read: What a read yields.
+        streams: The catalog.
+        read: Yields the messages of a read.
         before_discover: Awaited before the catalog is yielded.
-        requests: What the reads were asked for, in order.
+        requests: The requests of the reads, in order.
         reading: Set once a read has begun.
-        closed: Set once a read has ended, however it ended.
+        closed: Set once a read has ended in any way.
     """
 
     streams: Sequence[Stream] = ()
@@ -56,15 +56,15 @@ class SourceScript:
 
 @dataclass(kw_only=True)
 class DestinationScript:
-    """How the destination commits; and what it committed.
+    """Behaviour of the destination, and a record of its commits.
 
     Attributes:
-        commit_every: How many messages it holds before it commits them; a barrier has it commit.
-        before_commit: Awaited before each commit: may block, or raise.
-        refuses: The streams whose records it refuses.
-        reads_in_tasks: Whether it awaits each message in a task of its own.
-        committed: The records of each stream, in order.
-        closed: Set once a write has ended, however it ended.
+        commit_every: Number of messages in a commit; a barrier commits earlier.
+        before_commit: Awaited before each commit; may block or raise.
+        refuses: Names of the streams whose records are refused.
+        reads_in_tasks: Whether each message is awaited in its own task.
+        committed: The committed records of each stream, in order.
+        closed: Set once a write has ended in any way.
     """
 
     commit_every: int = 1
@@ -75,13 +75,13 @@ class DestinationScript:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-# What a configuration names by its field ``script``. A fixture fills and clears them.
+# Scripts by the name in a configuration's field ``script``. A fixture fills and clears them.
 source_scripts: dict[str, SourceScript] = {}
 destination_scripts: dict[str, DestinationScript] = {}
 
 
 class ScriptedConfig(ConnectorConfig):
-    """Which script to follow."""
+    """Configuration that names a script."""
 
     script: str
     password: SecretStr | None = None
@@ -89,7 +89,7 @@ class ScriptedConfig(ConnectorConfig):
 
 
 class ScriptedSource:
-    """Follows a SourceScript."""
+    """Source that follows a SourceScript."""
 
     config_model = ScriptedConfig
 
@@ -113,7 +113,7 @@ class ScriptedSource:
                 async for message in messages:
                     yield message
         finally:
-            # As closing a connection does, it takes a turn of the loop.
+            # Like closing a connection, this takes an iteration of the event loop.
             await asyncio.sleep(0)
             script.closed.set()
 
@@ -125,7 +125,7 @@ class ScriptedSource:
 
 
 class ScriptedDestination:
-    """Follows a DestinationScript: commits what it holds, then passes it on."""
+    """Destination that follows a DestinationScript."""
 
     config_model = ScriptedConfig
 
@@ -156,7 +156,7 @@ class ScriptedDestination:
             async for passed_on in _commit(script, held, refused):
                 yield passed_on
         finally:
-            # As closing a connection does, it takes a turn of the loop.
+            # Like closing a connection, this takes an iteration of the event loop.
             await asyncio.sleep(0)
             script.closed.set()
 
@@ -165,6 +165,12 @@ class ScriptedDestination:
 
     async def teardown(self, config: ScriptedConfig, streams: Sequence[SelectedStream]) -> Messages:
         yield log("destination torn down")
+
+    async def plan_teardown(
+        self, config: ScriptedConfig, streams: Sequence[SelectedStream]
+    ) -> Messages:
+        names = ", ".join(selected.name for selected in streams)
+        yield Message(planned_removal=PlannedRemoval(name=names))
 
 
 async def _in_turn(messages: AsyncIterator[Message]) -> Messages:
@@ -207,7 +213,7 @@ async def _commit(
 
 
 def scripted_registry() -> ConnectorRegistry:
-    """The connectors above, as a package of anyone's would offer them."""
+    """Return a registry of the scripted connectors."""
     module = ScriptedSource.__module__
     return ConnectorRegistry(
         [EntryPoint("scripted", f"{module}:{ScriptedSource.__name__}", SOURCES_GROUP)],

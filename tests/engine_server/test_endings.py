@@ -1,4 +1,4 @@
-"""Every way in which a sync is cut short: what is answered, what the state says, what is closed."""
+"""Syncs that are cut short: their response, state, and closed connectors."""
 
 import asyncio
 from typing import Any
@@ -13,10 +13,10 @@ from tests.engine_server.engine import ScriptedEngine, pipeline
 from tests.engine_server.reads import given, then_blocks
 from tests.messages import checkpoint, completed, record_batch, started
 
-# A page is read, and its checkpoint; then comes nothing.
+# One page with its checkpoint; then the source blocks.
 PAGE = (started("a"), record_batch("a", b'{"id": 1}'), checkpoint("a", '{"pages": 1}'))
-# Nobody should have to wait this long for anything here.
-PATIENCE = 5.0
+# More than any wait here should take.
+TIMEOUT_SECONDS = 5.0
 
 
 def of(seconds: float) -> Duration:
@@ -30,14 +30,14 @@ async def blocks() -> None:
 
 
 async def is_closed(engine: ScriptedEngine, *, within: float = 1.0) -> None:
-    """Waits until neither connector of the sync is at work any more."""
+    """Wait until both connectors of the sync are closed."""
     async with asyncio.timeout(within):
         await engine.source.closed.wait()
         await engine.destination.closed.wait()
 
 
 def assert_cut_after_the_page(engine: ScriptedEngine, eof: Eof) -> None:
-    """What was read is committed, is in the state, and there is more."""
+    """Assert that the page is committed and in the state, and that ``has_more`` is set."""
     assert engine.destination.committed == {"a": [b'{"id": 1}']}
     assert eof.ending_state.source.streams == {"a": '{"pages": 1}'}
     assert eof.has_more
@@ -56,23 +56,23 @@ def assert_cut_after_the_page(engine: ScriptedEngine, eof: Eof) -> None:
         pytest.param({"time_limit": of(2)}, id="time limit"),
     ],
 )
-async def test_a_soft_limit_cuts_a_blocked_source_and_flushes_what_was_read(
+async def test_a_soft_limit_ends_a_blocked_source_and_flushes_its_pages(
     engine: ScriptedEngine, options: dict[str, Any]
 ) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
     engine.destination.commit_every = 100
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         eof = await engine.batch(**options)
     assert_cut_after_the_page(engine, eof)
 
 
-async def test_a_deadline_gives_an_eof_before_it(engine: ScriptedEngine) -> None:
+async def test_a_batch_ends_with_an_eof_before_its_deadline(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
     engine.destination.commit_every = 100
     assert_cut_after_the_page(engine, await engine.batch(timeout=3))
 
 
-async def test_a_deadline_ends_a_stream_of_messages_with_an_eof_too(
+async def test_a_streamed_sync_ends_with_an_eof_before_its_deadline(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
@@ -89,13 +89,13 @@ async def test_a_deadline_ends_a_stream_of_messages_with_an_eof_too(
         pytest.param({"time_limit": of(0.2), "soft_time_limit": of(0.2)}, id="at once"),
     ],
 )
-async def test_the_hard_limit_cuts_a_blocked_destination(
+async def test_the_hard_limit_ends_a_blocked_destination(
     engine: ScriptedEngine, options: dict[str, Any]
 ) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
     engine.destination.commit_every = 3
     engine.destination.before_commit = blocks
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         eof = await engine.batch(**options)
     assert eof.has_more
     assert eof.status == RUN_STATUS_STARTED
@@ -106,7 +106,7 @@ async def test_the_hard_limit_cuts_a_blocked_destination(
     assert engine.destination.closed.is_set()
 
 
-async def test_the_hard_limit_keeps_what_was_committed_before_it(engine: ScriptedEngine) -> None:
+async def test_the_hard_limit_keeps_committed_records(engine: ScriptedEngine) -> None:
     engine.offers("a", read=given(*PAGE, record_batch("a", b'{"id": 2}'), checkpoint("a", "2")))
     commits = 0
 
@@ -127,7 +127,7 @@ async def test_a_time_limit_that_is_not_reached_changes_nothing(engine: Scripted
     assert not eof.has_more
 
 
-async def test_a_run_goes_on_after_a_time_limit(engine: ScriptedEngine) -> None:
+async def test_a_run_continues_after_a_time_limit(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
     first = await engine.batch(run_id="r1", soft_time_limit=of(0.1))
     engine.holds({"a": [[b'{"id": 1}'], [b'{"id": 2}']]})
@@ -137,7 +137,7 @@ async def test_a_run_goes_on_after_a_time_limit(engine: ScriptedEngine) -> None:
     assert second.run_progress.derived.total_record_count == 2
 
 
-async def test_a_server_that_ends_has_syncs_flush_and_answer(engine: ScriptedEngine) -> None:
+async def test_a_shutdown_makes_syncs_flush_and_respond(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
     engine.destination.commit_every = 100
     calls = []
@@ -145,8 +145,8 @@ async def test_a_server_that_ends_has_syncs_flush_and_answer(engine: ScriptedEng
         calls.append(asyncio.create_task(engine.batch()))
         await engine.source.reading.wait()
         engine.source.reading.clear()
-    engine.servicer.end_softly()
-    async with asyncio.timeout(PATIENCE):
+    engine.servicer.request_shutdown()
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         ends = await asyncio.gather(*calls)
     for eof in ends:
         assert eof.has_more
@@ -154,7 +154,7 @@ async def test_a_server_that_ends_has_syncs_flush_and_answer(engine: ScriptedEng
         assert not eof.failure_message
 
 
-async def test_a_sync_that_is_still_being_checked_when_the_server_ends_reads_nothing(
+async def test_a_sync_that_is_validated_during_a_shutdown_reads_nothing(
     engine: ScriptedEngine,
 ) -> None:
     discovering, may_discover = asyncio.Event(), asyncio.Event()
@@ -166,9 +166,9 @@ async def test_a_sync_that_is_still_being_checked_when_the_server_ends_reads_not
     engine.offers("a", read=then_blocks(*PAGE))
     engine.source.before_discover = slow_discovery
     call = asyncio.create_task(engine.batch())
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await discovering.wait()
-        engine.servicer.end_softly()
+        engine.servicer.request_shutdown()
         may_discover.set()
         eof = await call
     assert eof.has_more
@@ -187,7 +187,7 @@ async def test_cancelling_a_batch_closes_both_connectors(engine: ScriptedEngine)
     await is_closed(engine)
 
 
-async def test_leaving_a_stream_of_messages_closes_both_connectors(
+async def test_leaving_a_streamed_sync_closes_both_connectors(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
@@ -199,7 +199,7 @@ async def test_leaving_a_stream_of_messages_closes_both_connectors(
     await is_closed(engine)
 
 
-async def test_cancelling_stops_a_destination_in_the_middle_of_a_commit(
+async def test_cancelling_stops_a_destination_during_a_commit(
     engine: ScriptedEngine,
 ) -> None:
     committing = asyncio.Event()

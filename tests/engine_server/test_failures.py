@@ -1,4 +1,4 @@
-"""What becomes of a sync whose connectors fail: never a lost state, never a leaked secret."""
+"""Syncs with failing connectors keep their state and expose no secret."""
 
 import asyncio
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def assert_failed_with_its_state(engine: ScriptedEngine, eof: Eof) -> None:
 
 
 async def assert_engine_works(engine: ScriptedEngine) -> None:
-    """The process is unharmed: the next sync succeeds."""
+    """Assert that the next sync succeeds."""
     engine.holds({"a": [[b'{"id": 2}']]})
     engine.destination.before_commit = at_once
     assert (await engine.batch()).status == RUN_STATUS_SUCCEEDED
@@ -48,7 +48,7 @@ def raises_after(commits: int, error: Exception) -> Iterator[None]:
     raise error
 
 
-async def test_a_source_that_throws_keeps_what_it_read_and_its_text_to_itself(
+async def test_an_exception_of_a_source_keeps_its_records_and_hides_its_text(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=then_raises(ValueError(f"bad key {SECRET}"), *PAGE))
@@ -67,14 +67,14 @@ async def test_a_source_that_throws_keeps_what_it_read_and_its_text_to_itself(
     await assert_engine_works(engine)
 
 
-async def test_a_sources_own_words_are_the_failure_message(engine: ScriptedEngine) -> None:
+async def test_the_message_of_a_source_error_is_the_failure_message(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_raises(ConnectorError("the cursor is too old"), *PAGE))
     eof = await engine.batch()
     assert_failed_with_its_state(engine, eof)
     assert eof.failure_message == "the cursor is too old"
 
 
-async def test_a_source_out_of_reach_is_a_failed_connection(engine: ScriptedEngine) -> None:
+async def test_an_unreachable_source_is_a_failed_connection(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_raises(ConnectionFailed("the API refused the key"), *PAGE))
     eof = await engine.batch(run_id="r1")
     assert_failed_with_its_state(engine, eof)
@@ -101,7 +101,7 @@ async def test_a_source_out_of_reach_is_a_failed_connection(engine: ScriptedEngi
         pytest.param(ConnectionFailed("no route"), "", "no route", id="it is out of reach"),
     ],
 )
-async def test_a_destination_that_fails_keeps_what_it_committed(
+async def test_a_destination_that_fails_keeps_its_committed_records(
     engine: ScriptedEngine, error: Exception, failure_message: str, connection_message: str
 ) -> None:
     commits = raises_after(len(PAGE), error)
@@ -119,7 +119,7 @@ async def test_a_destination_that_fails_keeps_what_it_committed(
     await assert_engine_works(engine)
 
 
-async def test_a_failing_sync_leaves_another_one_alone(engine: ScriptedEngine) -> None:
+async def test_a_failing_sync_does_not_affect_another_one(engine: ScriptedEngine) -> None:
     may_end = asyncio.Event()
 
     async def waits(request: ReadRequest) -> Messages:
@@ -137,10 +137,10 @@ async def test_a_failing_sync_leaves_another_one_alone(engine: ScriptedEngine) -
     assert (await other).status == RUN_STATUS_SUCCEEDED
 
 
-async def test_a_stream_that_the_destination_refuses_stays_errored_and_the_others_go_on(
+async def test_a_refused_stream_stays_errored_and_the_others_continue(
     engine: ScriptedEngine,
 ) -> None:
-    """Its source takes no notice, and completes it."""
+    """The source ignores the refusal, and completes the stream."""
     engine.offers(
         "a",
         "b",
@@ -176,7 +176,7 @@ async def test_a_refused_stream_is_read_no_further(engine: ScriptedEngine) -> No
     engine.holds({"a": [[b"{}"]] * 5, "b": [[b"{}"]] * 2})
     engine.destination.refuses = frozenset({"a"})
     eof = await engine.batch()
-    assert engine.source.requests[0].refused_streams == {"a"}
+    assert engine.source.requests[0].errored_streams.names == {"a"}
     assert eof.run_progress.streams["b"].status == COMPLETED
     assert eof.ending_state.source.streams == {"b": '{"pages": 2}'}
 
@@ -217,7 +217,7 @@ async def test_a_skipped_stream_is_no_failure(engine: ScriptedEngine) -> None:
     assert eof.run_progress.streams["a"].message == "Issuing is not enabled"
 
 
-async def test_what_was_not_selected_reaches_neither_destination_nor_state(
+async def test_unselected_streams_reach_neither_destination_nor_state(
     engine: ScriptedEngine,
 ) -> None:
     stray: list[Message] = [record_batch("b", b"{}"), checkpoint("b", "1"), completed("b")]

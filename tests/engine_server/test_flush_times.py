@@ -1,4 +1,4 @@
-"""What a process remembers of its destinations' flushes."""
+"""Recent flushes of a process's destinations."""
 
 from engine_server import flush_times
 from engine_server.flush_times import FlushTimes, RecentFlushes, seconds_for_flush
@@ -7,7 +7,7 @@ from tests.messages import struct
 
 
 def recent(*seconds: float) -> RecentFlushes:
-    """The flushes of one destination."""
+    """Return recent flushes with these durations."""
     flushes = RecentFlushes()
     for one in seconds:
         flushes.add(one)
@@ -15,11 +15,11 @@ def recent(*seconds: float) -> RecentFlushes:
 
 
 def destination(url: str) -> Connector:
-    """Where records go."""
+    """Return a destination's configuration."""
     return Connector(type="postgres", config=struct({"url": url}))
 
 
-def test_the_estimate_is_the_longest_but_one_of_the_latest() -> None:
+def test_the_estimate_is_the_second_longest_recent_flush() -> None:
     assert recent().estimate is None
     assert recent(3.0).estimate == 3.0
     assert recent(3.0, 0.1).estimate == 0.1
@@ -27,7 +27,7 @@ def test_the_estimate_is_the_longest_but_one_of_the_latest() -> None:
     assert recent(3.0, 3.0, *[0.1] * 8).estimate == 0.1
 
 
-def test_the_longest_can_be_forgotten() -> None:
+def test_the_longest_flush_can_be_dropped() -> None:
     flushes = recent(0.1, 2.0, 3.0)
     flushes.forget_longest()
     assert flushes.estimate == 0.1
@@ -36,14 +36,14 @@ def test_the_longest_can_be_forgotten() -> None:
     assert flushes.estimate is None
 
 
-def test_each_destination_has_its_own_wherever_it_is_asked_for() -> None:
+def test_each_destination_has_its_own_flushes() -> None:
     times = FlushTimes()
     times.of(destination("postgresql://one")).add(2.0)
     assert times.of(destination("postgresql://one")).estimate == 2.0
     assert times.of(destination("postgresql://two")).estimate is None
 
 
-def test_only_the_destinations_that_were_used_last_are_kept() -> None:
+def test_only_the_most_recently_used_destinations_are_kept() -> None:
     times = FlushTimes()
     for number in range(flush_times._KEPT_DESTINATIONS):
         times.of(destination(f"postgresql://{number}")).add(2.0)
@@ -53,7 +53,7 @@ def test_only_the_destinations_that_were_used_last_are_kept() -> None:
     assert times.of(destination("postgresql://1")).estimate is None
 
 
-def test_a_flush_gets_half_of_a_limit_at_most() -> None:
+def test_a_flush_gets_at_most_half_of_a_limit() -> None:
     assert seconds_for_flush(10, None) == 0.1
     assert seconds_for_flush(0.1, None) == 0.05
     assert seconds_for_flush(10, 60.0) == 5

@@ -1,13 +1,21 @@
-"""What the engine does besides syncing, over the wire."""
+"""Operations besides sync, over gRPC."""
 
 from collections.abc import AsyncIterator
 
 import pytest
+from google.rpc import code_pb2
 
 from pipesync.v1 import engine_service_pb2 as pb
-from pipesync.v1.catalog_pb2 import Catalog, PipelineConfig, StreamSelection
-from pipesync.v1.message_pb2 import Message
+from pipesync.v1.catalog_pb2 import (
+    Catalog,
+    FieldPath,
+    PipelineConfig,
+    Stream,
+    StreamSelection,
+)
+from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import ConnectionStatus
+from pipesync_rpc.errors import RpcError
 from tests.engine_server.engine import ScriptedEngine, connector, pipeline
 from tests.engine_server.scripted import ScriptedSource
 from tests.messages import (
@@ -41,7 +49,7 @@ def _offer_streams(engine: ScriptedEngine) -> None:
 async def test_a_check_gives_the_status_of_each_side(
     engine: ScriptedEngine, only: pb.ConnectorSide.ValueType
 ) -> None:
-    request = pb.PipelineCheckRequest(pipeline=pipeline(), only=only)
+    request = pb.PipelineCheckRequest(pipeline=pipeline(), side=only)
     messages = [one.message async for one in engine.client.pipeline_check(request)]
     assert [message.emitted_by for message in messages] == EMITTERS[only]
     for message in messages:
@@ -50,11 +58,11 @@ async def test_a_check_gives_the_status_of_each_side(
 
 
 @each_side
-async def test_a_setup_tells_the_destination_its_streams_and_the_caller_what_to_store(
+async def test_a_setup_passes_streams_to_the_destination_and_controls_to_the_caller(
     engine: ScriptedEngine, only: pb.ConnectorSide.ValueType
 ) -> None:
     request = pb.PipelineSetupRequest(
-        pipeline=pipeline([StreamSelection(name="b"), StreamSelection(name="a")]), only=only
+        pipeline=pipeline([StreamSelection(name="b"), StreamSelection(name="a")]), side=only
     )
     messages = [one.message async for one in engine.client.pipeline_setup(request)]
     assert [message.emitted_by for message in messages] == EMITTERS[only]
@@ -65,21 +73,35 @@ async def test_a_setup_tells_the_destination_its_streams_and_the_caller_what_to_
 
 
 @each_side
-async def test_a_teardown_touches_the_sides_it_is_asked_to(
+async def test_a_teardown_affects_only_the_requested_sides(
     engine: ScriptedEngine, only: pb.ConnectorSide.ValueType
 ) -> None:
-    request = pb.PipelineTeardownRequest(pipeline=pipeline(), only=only)
+    request = pb.PipelineTeardownRequest(pipeline=pipeline(), side=only)
     messages = [one.message async for one in engine.client.pipeline_teardown(request)]
     assert [message.emitted_by for message in messages] == EMITTERS[only]
     assert all(message.log.message.endswith("torn down") for message in messages)
 
 
-async def test_one_side_can_be_asked_without_the_other(engine: ScriptedEngine) -> None:
+@each_side
+async def test_a_teardown_plan_lists_the_removals_of_planners(
+    engine: ScriptedEngine, only: pb.ConnectorSide.ValueType
+) -> None:
+    request = pb.PipelinePlanTeardownRequest(pipeline=pipeline(), side=only)
+    messages = [one.message async for one in engine.client.pipeline_plan_teardown(request)]
+    assert [message.emitted_by for message in messages] == EMITTERS[only]
+    assert not any("torn down" in message.log.message for message in messages)
+    if only != DESTINATION:
+        assert "cannot list in advance" in messages[0].log.message
+    if only != SOURCE:
+        assert messages[-1].planned_removal.name == "a, b"
+
+
+async def test_an_operation_may_use_one_side_only(engine: ScriptedEngine) -> None:
     for config, only in (
         (PipelineConfig(destination=connector()), DESTINATION),
         (PipelineConfig(source=connector()), SOURCE),
     ):
-        request = pb.PipelineCheckRequest(pipeline=config, only=only)
+        request = pb.PipelineCheckRequest(pipeline=config, side=only)
         messages = [one.message async for one in engine.client.pipeline_check(request)]
         assert [message.emitted_by for message in messages] == EMITTERS[only]
 
@@ -128,7 +150,7 @@ async def write(
 
 
 @pytest.mark.parametrize("with_source", [True, False])
-async def test_a_write_answers_with_what_was_committed_but_for_the_records(
+async def test_a_write_returns_committed_messages_without_records(
     engine: ScriptedEngine, with_source: bool
 ) -> None:
     catalog = Message(catalog=Catalog(streams=[stream("a"), stream("b")]))
@@ -149,7 +171,58 @@ async def test_a_write_answers_with_what_was_committed_but_for_the_records(
     assert not engine.source.requests
 
 
-async def test_a_write_says_which_stream_was_refused(engine: ScriptedEngine) -> None:
+async def test_a_write_warns_of_records_of_unselected_streams(
+    engine: ScriptedEngine,
+) -> None:
+    answers = await write(
+        engine, pipeline(), record_batch("x", b"{}", b"{}"), checkpoint("y", "1"), *WRITTEN[:2]
+    )
+    warning = answers[-1]
+    assert warning.emitted_by == "engine"
+    assert warning.HasField("ts")
+    assert warning.log.level == Log.LEVEL_WARN
+    assert warning.log.message == (
+        "2 records of the stream 'x' were not written: the pipeline does not select it"
+    )
+    assert dict(warning.log.data) == {"stream": "x", "dropped_record_count": 2}
+    assert not any(answer.HasField("log") for answer in answers[:-1])
+
+
+@pytest.mark.parametrize("record", [b"", b"null", b"[]", b'"x"', b"{", b'{"id": NaN}', b"\xff"])
+async def test_a_record_that_is_no_json_object_is_refused(
+    engine: ScriptedEngine, record: bytes
+) -> None:
+    with pytest.raises(RpcError) as error:
+        await write(engine, pipeline(), record_batch("a", b"{}", record))
+    assert error.value.code == code_pb2.INVALID_ARGUMENT
+    [violation] = error.value.field_violations
+    assert violation.field == "message.record_batch.records[1]"
+    assert not engine.destination.committed
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "field"),
+    [
+        (Stream(name="a", primary_key=[FieldPath()]), "primary_key[0].segments"),
+        (Stream(name="a"), "primary_key"),
+        (Stream(primary_key=[FieldPath(segments=["id"])]), "name"),
+        (stream("b"), "name"),
+        (stream("\0"), "name"),
+    ],
+    ids=["empty path", "no key", "no name", "named twice", "NUL"],
+)
+async def test_a_catalog_that_cannot_be_written_is_refused(
+    engine: ScriptedEngine, spoiled: Stream, field: str
+) -> None:
+    catalog = Message(catalog=Catalog(streams=[stream("b"), spoiled]))
+    with pytest.raises(RpcError) as error:
+        await write(engine, PipelineConfig(destination=connector()), catalog)
+    assert [one.field for one in error.value.field_violations] == [
+        f"message.catalog.streams[1].{field}"
+    ]
+
+
+async def test_a_write_reports_a_refused_stream(engine: ScriptedEngine) -> None:
     engine.destination.refuses = frozenset({"a"})
     answers = await write(
         engine, pipeline(), *WRITTEN, record_batch("b", b"{}"), checkpoint("b", "1")

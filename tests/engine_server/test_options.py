@@ -1,4 +1,4 @@
-"""When a request stops, from what its caller asked for."""
+"""Limits of a request, derived from its options."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from engine_server.errors import InvalidRequest, Violations
-from engine_server.options import Limits, check_options, limits
+from engine_server.sync.checks.options import check_options
+from engine_server.sync.plan.limits import Limits, limits
 from pipesync.v1.engine_service_pb2 import SyncOptions
 
 
@@ -59,7 +60,7 @@ def test_time(
     assert bounds.soft_seconds == pytest.approx(soft)
 
 
-def test_the_destination_may_want_another_share_for_flushing() -> None:
+def test_the_destination_may_set_the_soft_limit_fraction() -> None:
     bounds = limits(
         SyncOptions(time_limit=duration(10)),
         soft_limit_fraction=0.5,
@@ -77,7 +78,7 @@ def limited(
     fraction: float = 0,
     to_deadline: float | None = None,
 ) -> Limits:
-    """The limits of a request with a time limit."""
+    """Return the limits of a request with a time limit."""
     return limits(
         SyncOptions(time_limit=duration(time_limit)),
         soft_limit_fraction=fraction,
@@ -98,13 +99,13 @@ def limited(
         pytest.param(1, 0.3, 1 - 0.415, id="and slow ones more"),
     ],
 )
-def test_what_is_kept_for_flushes_follows_what_they_take(
+def test_the_time_reserved_for_flushes_follows_their_durations(
     time_limit: float, flush: float, soft: float
 ) -> None:
     assert limited(time_limit, flush=flush).soft_seconds == pytest.approx(soft)
 
 
-def test_after_empty_requests_less_and_less_is_kept() -> None:
+def test_each_empty_request_halves_the_time_reserved_for_flushes() -> None:
     softs = [limited(10, flush=0.08, empty=empty).soft_seconds for empty in range(3)]
     assert softs == pytest.approx([8, 10 - 0.07, 10 - 0.035])
     assert limited(10, empty=2, fraction=0.5).soft_seconds == 5
@@ -161,7 +162,7 @@ def test_states(asked: int, default: int | None, expected: int | None) -> None:
     assert bounds.states == expected
 
 
-def test_every_bad_option_is_named() -> None:
+def test_every_invalid_option_is_named() -> None:
     violations = Violations()
     check_options(
         SyncOptions(state_limit=-1, time_limit=duration(0), soft_time_limit=duration(-2)),
@@ -177,7 +178,7 @@ def test_every_bad_option_is_named() -> None:
     ]
 
 
-def test_good_options_pass() -> None:
+def test_valid_options_pass() -> None:
     violations = Violations()
     check_options(SyncOptions(), violations, has_inputs=False)
     check_options(
@@ -188,7 +189,7 @@ def test_good_options_pass() -> None:
     violations.raise_if_any()
 
 
-def test_only_history_can_be_reconciled_and_only_without_inputs_can_events_be_asked_for() -> None:
+def test_reconcile_needs_history_and_events_only_excludes_inputs() -> None:
     violations = Violations()
     check_options(SyncOptions(events_only=True, reconcile=True), violations, has_inputs=True)
     with pytest.raises(InvalidRequest) as caught:

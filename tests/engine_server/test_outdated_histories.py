@@ -1,4 +1,4 @@
-"""Catalogs that change between requests cut anywhere: no row that lacks a field is forgotten."""
+"""Outdated streams are tracked across catalog changes and interrupted requests."""
 
 import asyncio
 from contextlib import aclosing
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream
 from engine_server.flush_times import FlushTimes
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
-from engine_server.planning import plan_sync
-from engine_server.run import run_sync
+from engine_server.sync.checks.resolution import ResolvedDestination, ResolvedSource
+from engine_server.sync.plan.plan_sync import plan_sync
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.engine_service_pb2 import PipelineSyncBatchRequest, SyncOptions
 from pipesync.v1.state_pb2 import Eof, SyncState
@@ -35,7 +35,7 @@ REQUESTS = st.tuples(
 
 
 class Account:
-    """One stream of three pages, whose records tell the fields that they were read with."""
+    """One stream of three pages, whose records contain the fields that they were read with."""
 
     def __init__(self) -> None:
         self.fields = frozenset({"id"})
@@ -95,7 +95,7 @@ def test_a_stream_is_outdated_as_long_as_a_row_lacks_a_field(
             eof = await account.request(*step)
             assert eof.outdated_streams or not account.has_rows_that_lack_a_field()
         account.fields = fields
-        # A run begun before is ended first; the next one reads again.
+        # An earlier run is finished first; the next one rereads.
         for run_id in ("last", "again"):
             while (await account.request(run_id, True, 2)).has_more:
                 pass

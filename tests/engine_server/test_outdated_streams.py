@@ -1,4 +1,4 @@
-"""A source whose streams get new fields: what a caller is told, and when it is done."""
+"""Warnings about streams with new fields, and the rereads that resolve them."""
 
 from collections.abc import AsyncIterator
 
@@ -24,7 +24,7 @@ async def engine() -> AsyncIterator[ScriptedEngine]:
 
 
 def upgrade(engine: ScriptedEngine, *fields: str) -> None:
-    """From now on the stream "a" has these fields; "b" always has one."""
+    """Set the fields of stream "a"; "b" always has one."""
     engine.source.streams = [
         stream(name, json_schema=struct({"properties": {one: {"type": "string"} for one in have}}))
         for name, have in (("a", fields), ("b", ("id",)))
@@ -39,7 +39,7 @@ def eof_of(messages: list[Message]) -> Eof:
     return messages[-1].eof
 
 
-async def test_every_sync_says_what_is_outdated_until_it_is_read_again(
+async def test_every_sync_warns_of_outdated_streams_until_they_are_read_again(
     engine: ScriptedEngine,
 ) -> None:
     first = await engine.sync(run_id="1")
@@ -63,7 +63,7 @@ async def test_every_sync_says_what_is_outdated_until_it_is_read_again(
     assert (warnings(last), list(eof_of(last).renewed_streams)) == ([], [])
 
 
-async def test_one_that_is_interrupted_is_not_done_and_any_later_sync_goes_on_with_it(
+async def test_an_interrupted_reread_is_continued_by_any_later_sync(
     engine: ScriptedEngine,
 ) -> None:
     state = (await engine.batch()).ending_state
@@ -82,7 +82,7 @@ async def test_one_that_is_interrupted_is_not_done_and_any_later_sync_goes_on_wi
     )
 
 
-async def test_asking_again_to_read_again_goes_on(engine: ScriptedEngine) -> None:
+async def test_a_repeated_request_to_reread_continues(engine: ScriptedEngine) -> None:
     state = (await engine.batch()).ending_state
     upgrade(engine, "id", "name")
     for run_id in ("1", "2", "3"):
@@ -91,7 +91,7 @@ async def test_asking_again_to_read_again_goes_on(engine: ScriptedEngine) -> Non
     assert len(engine.destination.committed["a"]) == 6
 
 
-async def test_a_stream_with_selected_fields_is_outdated_by_these_alone(
+async def test_a_stream_is_outdated_only_by_its_selected_fields(
     engine: ScriptedEngine,
 ) -> None:
     upgrade(engine, "id", "tax")
@@ -103,7 +103,7 @@ async def test_a_stream_with_selected_fields_is_outdated_by_these_alone(
     assert list((await engine.batch(streams=more, state=state)).outdated_streams) == ["a"]
 
 
-async def test_a_state_from_before_counts_as_current_and_remembers_from_then_on(
+async def test_a_state_without_entries_counts_as_current(
     engine: ScriptedEngine,
 ) -> None:
     state = SyncState()
@@ -115,7 +115,7 @@ async def test_a_state_from_before_counts_as_current_and_remembers_from_then_on(
     assert list((await engine.batch(state=eof.ending_state)).outdated_streams) == ["a"]
 
 
-async def test_events_and_inputs_leave_what_is_remembered_alone(engine: ScriptedEngine) -> None:
+async def test_events_and_inputs_do_not_change_the_entries(engine: ScriptedEngine) -> None:
     state = (await engine.batch()).ending_state
     upgrade(engine, "id", "name")
     eof = await engine.batch(state=state, events_only=True)
@@ -123,7 +123,7 @@ async def test_events_and_inputs_leave_what_is_remembered_alone(engine: Scripted
     assert not eof.outdated_streams
 
 
-async def test_reading_again_needs_a_request_that_reads(engine: ScriptedEngine) -> None:
+async def test_rereading_needs_a_request_that_reads_history(engine: ScriptedEngine) -> None:
     with pytest.raises(RpcError) as refused:
         await engine.batch(events_only=True, reread_outdated=True)
     assert refused.value.code == code_pb2.INVALID_ARGUMENT

@@ -1,4 +1,4 @@
-"""A pipeline's streams are found without the whole catalog where the source can do that."""
+"""Streams are looked up without the whole catalog if the source supports it."""
 
 from collections.abc import Sequence, Set
 
@@ -6,7 +6,7 @@ import pytest
 
 from engine_server.connectors.protocols import Messages
 from engine_server.errors import InvalidRequest
-from engine_server.pipeline import ResolvedSource, resolve_streams
+from engine_server.sync.checks.resolution import ResolvedSource, resolve_streams
 from pipesync.v1.catalog_pb2 import Catalog, Stream, StreamSelection
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.scripted import ScriptedConfig, ScriptedSource
@@ -16,7 +16,7 @@ OFFERED = [stream("customers"), stream("invoices"), stream("products")]
 
 
 class ManyStreams(ScriptedSource):
-    """Notes what it is asked for."""
+    """Source that records its lookups."""
 
     def __init__(self) -> None:
         self.asked: list[Set[str] | str] = []
@@ -38,7 +38,7 @@ def _selected(*names: str) -> list[StreamSelection]:
     return [StreamSelection(name=name) for name in names]
 
 
-async def test_streams_that_are_named_are_looked_up() -> None:
+async def test_selected_streams_are_looked_up() -> None:
     source = ManyStreams()
     streams = await resolve_streams(_resolved(source), _selected("products", "customers"))
     assert [one.stream for one in streams] == [OFFERED[2], OFFERED[0]]
@@ -60,7 +60,7 @@ async def test_all_streams_are_discovered() -> None:
         (["customers", ""], "is required"),
     ],
 )
-async def test_a_selection_that_cannot_be_met_is_told_of_all_streams(
+async def test_an_unknown_stream_is_reported_with_all_streams_known(
     names: list[str], said: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:

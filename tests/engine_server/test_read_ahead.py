@@ -1,4 +1,4 @@
-"""Messages read in a task of their own, a little ahead."""
+"""Messages that a separate task reads ahead."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,7 +11,7 @@ from tests.messages import checkpoint
 
 
 async def taken(reading: ReadAhead, news: asyncio.Event) -> list[str]:
-    """What the checkpoints hold that come until the end."""
+    """Return the data of all checkpoints until the end."""
     found = []
     while not reading.is_over:
         message = reading.take()
@@ -23,7 +23,7 @@ async def taken(reading: ReadAhead, news: asyncio.Event) -> list[str]:
     return found
 
 
-async def test_every_message_comes_once_and_in_order() -> None:
+async def test_every_message_is_taken_once_and_in_order() -> None:
     async def messages() -> AsyncGenerator[Message, None]:
         for number in range(50):
             if number % 7 == 0:
@@ -36,7 +36,7 @@ async def test_every_message_comes_once_and_in_order() -> None:
     assert reading.take() is None
 
 
-async def test_no_more_than_a_few_are_read_that_nobody_takes() -> None:
+async def test_only_a_few_messages_are_read_ahead() -> None:
     read: list[int] = []
 
     async def messages() -> AsyncGenerator[Message, None]:
@@ -57,7 +57,7 @@ async def test_no_more_than_a_few_are_read_that_nobody_takes() -> None:
     assert len(read) == 2 * MOST_WAITING
 
 
-async def test_an_error_comes_after_what_was_read_before_it() -> None:
+async def test_an_error_is_raised_after_the_messages_before_it() -> None:
     async def messages() -> AsyncGenerator[Message, None]:
         yield checkpoint("s", "1")
         raise ZeroDivisionError
@@ -73,7 +73,7 @@ async def test_an_error_comes_after_what_was_read_before_it() -> None:
         reading.take()
 
 
-async def test_what_was_read_can_be_taken_after_the_stop() -> None:
+async def test_buffered_messages_can_be_taken_after_the_stop() -> None:
     async def messages() -> AsyncGenerator[Message, None]:
         yield checkpoint("s", "1")
         await asyncio.Event().wait()

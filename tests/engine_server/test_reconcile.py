@@ -1,4 +1,4 @@
-"""Which requests reconcile, and which connectors they are refused."""
+"""Requests that reconcile, and connectors that do not support it."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 import pytest
 from google.rpc import code_pb2
 
-from engine_server.connectors.protocols import Inventory, SelectedStream
+from engine_server.connectors.protocols import SelectedStream, StoredRows
 from engine_server.connectors.registry import (
     DESTINATIONS_GROUP,
     SOURCES_GROUP,
@@ -42,7 +42,7 @@ OPENED: list[str] = []
 
 
 class ReconcilingSource(ScriptedSource):
-    """Says that it can compare."""
+    """Source that supports reconciling."""
 
     def spec(self) -> Spec:
         spec = super().spec()
@@ -51,7 +51,7 @@ class ReconcilingSource(ScriptedSource):
 
 
 class KeepingDestination(ScriptedDestination):
-    """Can tell what it holds, and tells when it is opened and closed."""
+    """Destination that records when its stored rows are opened and closed."""
 
     def spec(self) -> Spec:
         spec = super().spec()
@@ -59,9 +59,9 @@ class KeepingDestination(ScriptedDestination):
         return spec
 
     @asynccontextmanager
-    async def inventory(
+    async def stored_rows(
         self, config: ScriptedConfig, streams: Sequence[SelectedStream]
-    ) -> AsyncIterator[Inventory]:
+    ) -> AsyncIterator[StoredRows]:
         OPENED.append(f"opened with reading {not source_scripts[SCRIPT].closed.is_set()}")
         yield Held()
         OPENED.append(f"closed with reading {not source_scripts[SCRIPT].closed.is_set()}")
@@ -112,34 +112,36 @@ def batch(
     )
 
 
-async def test_the_source_is_told_and_may_ask_until_it_ends(
+async def test_a_reconciling_source_may_query_stored_rows_until_it_ends(
     client: EngineClient, script: SourceScript
 ) -> None:
     await client.pipeline_sync_batch(batch(run_id="run", reconcile=True))
     [request] = script.requests
     assert request.reconcile
-    assert isinstance(request.inventory, Held)
+    assert isinstance(request.stored_rows, Held)
     assert OPENED == ["opened with reading True", "closed with reading False"]
 
 
-async def test_without_reconciling_it_may_ask_all_the_same(
+async def test_stored_rows_are_available_without_reconciling(
     client: EngineClient, script: SourceScript
 ) -> None:
     await client.pipeline_sync_batch(batch(run_id="run"))
     [request] = script.requests
     assert not request.reconcile
-    assert isinstance(request.inventory, Held)
+    assert isinstance(request.stored_rows, Held)
 
 
-async def test_of_a_destination_that_cannot_tell_nothing_can_be_asked(
+async def test_a_destination_without_stored_rows_provides_none(
     client: EngineClient, script: SourceScript
 ) -> None:
     await client.pipeline_sync_batch(batch(destination=plain(), run_id="run"))
     [request] = script.requests
-    assert request.inventory is None
+    assert request.stored_rows is None
 
 
-async def test_a_run_that_began_so_goes_on_so(client: EngineClient, script: SourceScript) -> None:
+async def test_a_reconciling_run_continues_to_reconcile(
+    client: EngineClient, script: SourceScript
+) -> None:
     before = SyncState()
     before.source.streams["a"] = "3"
     answer = await client.pipeline_sync_batch(
@@ -149,11 +151,11 @@ async def test_a_run_that_began_so_goes_on_so(client: EngineClient, script: Sour
     answer = await client.pipeline_sync_batch(batch(run_id="run", state=state))
     await client.pipeline_sync_batch(batch(run_id="other", state=answer.eof.ending_state))
     assert [request.reconcile for request in script.requests] == [True, True, False]
-    # It reads from the start, and goes on from its own checkpoints.
+    # The run reads from the start, and resumes from its own checkpoints.
     assert [bool(request.state.streams) for request in script.requests] == [False, True, True]
 
 
-async def test_what_an_unfinished_one_left_is_compared_by_the_run_that_begins_next(
+async def test_a_new_run_takes_over_an_unfinished_reconcile(
     client: EngineClient, script: SourceScript
 ) -> None:
     answer = await client.pipeline_sync_batch(batch(run_id="run", reconcile=True, state_limit=1))
@@ -164,7 +166,7 @@ async def test_what_an_unfinished_one_left_is_compared_by_the_run_that_begins_ne
     assert [bool(request.state.streams) for request in script.requests] == [False, True, True]
 
 
-async def test_a_run_that_began_without_cannot_be_turned_into_one(
+async def test_a_run_that_does_not_reconcile_cannot_start_to(
     client: EngineClient, script: SourceScript
 ) -> None:
     answer = await client.pipeline_sync_batch(batch(run_id="run"))
@@ -177,7 +179,7 @@ async def test_a_run_that_began_without_cannot_be_turned_into_one(
     assert violation.field == "options.reconcile"
 
 
-async def test_one_without_a_run_id_goes_on_with_none_that_does_not_reconcile(
+async def test_a_reconcile_without_a_run_id_begins_a_new_run(
     client: EngineClient, script: SourceScript
 ) -> None:
     answer = await client.pipeline_sync_batch(batch(state_limit=1))
@@ -190,18 +192,18 @@ async def test_one_without_a_run_id_goes_on_with_none_that_does_not_reconcile(
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-async def test_a_connector_that_cannot_is_named_before_anything_is_done(
+async def test_a_connector_without_support_for_reconcile_is_named_before_any_work(
     client: EngineClient, script: SourceScript, side: str
 ) -> None:
     request = batch(**{side: plain()}, run_id="run", reconcile=True)
-    with pytest.raises(RpcError, match=f"the {side} 'plain' cannot") as error:
+    with pytest.raises(RpcError, match=f"the {side} 'plain' does not") as error:
         await client.pipeline_sync_batch(request)
     assert error.value.code == code_pb2.FAILED_PRECONDITION
     assert error.value.reason == Reason.RECONCILE_NOT_SUPPORTED
     assert (script.requests, OPENED) == ([], [])
 
 
-async def test_a_read_has_nothing_to_compare_with(
+async def test_a_read_without_a_destination_cannot_reconcile(
     client: EngineClient, script: SourceScript
 ) -> None:
     request = PipelineReadRequest(

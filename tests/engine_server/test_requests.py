@@ -1,4 +1,4 @@
-"""Requests that cannot be met: refused before any work, every bad field at once."""
+"""Invalid requests are refused before any work, with every invalid field."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -53,7 +53,7 @@ def fields(error: RpcError) -> dict[str, str]:
 
 
 @SYNCS
-async def test_every_bad_field_is_reported_at_once(engine: ScriptedEngine, call: Call) -> None:
+async def test_every_invalid_field_is_reported_at_once(engine: ScriptedEngine, call: Call) -> None:
     error = await refusal(
         call(
             engine.client,
@@ -74,7 +74,7 @@ async def test_every_bad_field_is_reported_at_once(engine: ScriptedEngine, call:
 
 
 @SYNCS
-async def test_unknown_streams_are_named_with_their_nearest(
+async def test_unknown_streams_are_reported_with_the_closest_known_name(
     engine: ScriptedEngine, call: Call
 ) -> None:
     selections = [StreamSelection(name="custmers"), StreamSelection(name="invoices")]
@@ -85,7 +85,9 @@ async def test_unknown_streams_are_named_with_their_nearest(
 
 
 @SYNCS
-async def test_nothing_at_all_is_asked_for_by_name(engine: ScriptedEngine, call: Call) -> None:
+async def test_an_empty_request_lists_the_required_fields(
+    engine: ScriptedEngine, call: Call
+) -> None:
     error = await refusal(call(engine.client, PipelineConfig(), pb.SyncOptions()))
     assert fields(error) == {
         "pipeline.source.type": "is required",
@@ -107,6 +109,40 @@ async def test_an_unknown_connector_is_not_found(
 
 
 @SYNCS
+async def test_unknown_connectors_are_reported_on_both_sides(
+    engine: ScriptedEngine, call: Call
+) -> None:
+    config = pipeline()
+    config.source.type = config.destination.type = "scriptd"
+    error = await refusal(call(engine.client, config, pb.SyncOptions()))
+    assert (error.code, error.reason) == (code_pb2.NOT_FOUND, "UNKNOWN_CONNECTOR")
+    assert [one.field for one in error.field_violations] == [
+        "pipeline.source.type",
+        "pipeline.destination.type",
+    ]
+
+
+@SYNCS
+async def test_all_kinds_of_faults_are_reported_at_once(engine: ScriptedEngine, call: Call) -> None:
+    mode: Any = 9
+    config = pipeline(
+        [StreamSelection(name="x"), StreamSelection(name="customers", sync_mode=mode)]
+    )
+    config.destination.type = "scriptd"
+    options = pb.SyncOptions(run_id="\0", state_limit=-1, time_limit=Duration(seconds=2**60))
+    error = await refusal(call(engine.client, config, options))
+    assert set(fields(error)) == {
+        "options.run_id",
+        "options.state_limit",
+        "options.time_limit",
+        "pipeline.streams[0].name",
+        "pipeline.streams[1].sync_mode",
+        "pipeline.destination.type",
+    }
+    assert not engine.source.requests
+
+
+@SYNCS
 async def test_a_source_without_streams_is_a_failed_precondition(
     engine: ScriptedEngine, call: Call
 ) -> None:
@@ -116,7 +152,7 @@ async def test_a_source_without_streams_is_a_failed_precondition(
     assert error.reason == "EMPTY_CATALOG"
 
 
-async def test_inputs_are_refused_by_a_source_that_takes_none(engine: ScriptedEngine) -> None:
+async def test_inputs_are_refused_by_a_source_without_inputs(engine: ScriptedEngine) -> None:
     inputs = [SourceInput(event=struct({"id": "evt_1"}))]
     calls = [
         engine.client.pipeline_sync_batch(
@@ -136,7 +172,7 @@ async def test_inputs_are_refused_by_a_source_that_takes_none(engine: ScriptedEn
     assert not engine.source.requests
 
 
-async def test_a_read_needs_no_destination_and_is_checked_all_the_same(
+async def test_a_read_is_validated_without_a_destination(
     engine: ScriptedEngine,
 ) -> None:
     request = pb.PipelineReadRequest(
@@ -151,7 +187,7 @@ async def test_a_read_needs_no_destination_and_is_checked_all_the_same(
     }
 
 
-async def test_no_value_of_a_configuration_is_told(engine: ScriptedEngine) -> None:
+async def test_errors_contain_no_value_of_a_configuration(engine: ScriptedEngine) -> None:
     config = pipeline()
     config.source.config.update({"password": {"hunter2": "hunter2"}})
     error = await refusal(_batch(engine.client, config, pb.SyncOptions()))
@@ -159,7 +195,7 @@ async def test_no_value_of_a_configuration_is_told(engine: ScriptedEngine) -> No
     assert "hunter2" not in error.message
 
 
-async def test_a_source_that_throws_before_the_first_message_is_an_internal_error(
+async def test_an_exception_before_the_first_message_is_an_internal_error(
     engine: ScriptedEngine,
 ) -> None:
     async def throws() -> None:
@@ -186,7 +222,7 @@ async def test_a_write_begins_with_its_pipeline(engine: ScriptedEngine) -> None:
         assert fields(error) == {"pipeline": "must be in the first request"}
 
 
-async def test_a_write_without_a_source_goes_on_with_a_catalog(engine: ScriptedEngine) -> None:
+async def test_a_write_without_a_source_needs_a_catalog(engine: ScriptedEngine) -> None:
     async def without_catalog() -> AsyncIterator[pb.PipelineWriteRequest]:
         yield pb.PipelineWriteRequest(pipeline=PipelineConfig(destination=connector(scrpit="x")))
         yield pb.PipelineWriteRequest(message=checkpoint("customers"))
@@ -196,6 +232,6 @@ async def test_a_write_without_a_source_goes_on_with_a_catalog(engine: ScriptedE
     assert not engine.destination.committed
 
 
-async def test_a_connector_is_asked_for_by_side_and_type(engine: ScriptedEngine) -> None:
+async def test_get_connector_needs_side_and_type(engine: ScriptedEngine) -> None:
     error = await refusal(engine.client.get_connector(pb.GetConnectorRequest()))
     assert set(fields(error)) == {"side", "type"}

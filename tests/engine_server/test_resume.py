@@ -1,12 +1,12 @@
-"""Runs cut anywhere and gone on with: nothing is lost, whatever the cut."""
+"""Interrupted runs resume without losing a record."""
 
 from contextlib import aclosing
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.run import run_sync
-from engine_server.state import apply_checkpoint
+from engine_server.state.state import apply_checkpoint
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_SUCCEEDED, StreamProgress
@@ -20,7 +20,7 @@ COMPLETED = StreamProgress.STATUS_COMPLETED
 ERRORED = StreamProgress.STATUS_ERRORED
 
 NAMES = ("a", "b", "c")
-# How many records each page of a stream has.
+# Number of records in each page of a stream.
 SHAPES = st.dictionaries(
     st.sampled_from(NAMES), st.lists(st.integers(min_value=1, max_value=3), max_size=4), min_size=1
 )
@@ -30,7 +30,7 @@ COMMIT_EVERY = st.integers(min_value=1, max_value=6)
 
 
 def dataset_of(shapes: dict[str, list[int]]) -> Dataset:
-    """Records that differ, page by page."""
+    """Return pages of distinct records."""
     return {
         name: [
             [f'{{"id": "{number}.{index}"}}'.encode() for index in range(size)]
@@ -55,7 +55,7 @@ def records_of(dataset: Dataset, *, but: frozenset[str] = frozenset()) -> dict[s
 async def finished(
     source: SourceScript, destination: DestinationScript, options: SyncOptions
 ) -> Eof:
-    """How a whole sync ended."""
+    """Return the eof of a complete sync."""
     with planned(source, destination, options) as plan:
         async with aclosing(run_sync(plan)) as messages:
             return [message async for message in messages][-1].eof
@@ -64,7 +64,7 @@ async def finished(
 async def left_after(
     count: int, source: SourceScript, destination: DestinationScript, options: SyncOptions
 ) -> list[Message]:
-    """The first messages of a sync that its caller then leaves."""
+    """Return the first messages of a sync that its caller then cancels."""
     seen: list[Message] = []
     with planned(source, destination, options) as plan:
         async with aclosing(run_sync(plan)) as messages:
@@ -82,7 +82,7 @@ async def left_after(
     commit_every=COMMIT_EVERY,
     refuses=st.frozensets(st.sampled_from(NAMES), max_size=2),
 )
-async def test_looping_on_any_limits_ends_with_every_record_once(
+async def test_looping_with_any_limits_yields_every_record_once(
     shapes: dict[str, list[int]],
     limits: list[int],
     run_id: str,
@@ -93,7 +93,7 @@ async def test_looping_on_any_limits_ends_with_every_record_once(
     source = source_of(dataset)
     destination = DestinationScript(commit_every=commit_every, refuses=refuses)
     state = SyncState()
-    # Twelve checkpoints at most, one a request at least, and one request to see that none is left.
+    # At most twelve checkpoints, at least one per request, and a last request without any.
     for number in range(14):
         options = SyncOptions(run_id=run_id, state_limit=limits[number % len(limits)], state=state)
         eof = await finished(source, destination, options)
@@ -117,7 +117,7 @@ async def test_looping_on_any_limits_ends_with_every_record_once(
     run_id=RUN_IDS,
     commit_every=COMMIT_EVERY,
 )
-async def test_who_goes_on_from_the_last_checkpoint_they_saw_loses_nothing(
+async def test_resuming_from_the_last_seen_checkpoint_loses_no_record(
     shapes: dict[str, list[int]], leave_after: list[int], run_id: str, commit_every: int
 ) -> None:
     dataset = dataset_of(shapes)
@@ -136,5 +136,5 @@ async def test_who_goes_on_from_the_last_checkpoint_they_saw_loses_nothing(
     expected = records_of(dataset)
     assert destination.committed.keys() == expected.keys()
     for name, records in expected.items():
-        # Some may have been committed without the caller's knowing: these come twice.
+        # Records that were committed after the caller left are written twice.
         assert set(destination.committed[name]) == set(records)

@@ -1,4 +1,4 @@
-"""The chain of stages by itself: that it closes whole, whoever ends it."""
+"""The chain of stages closes completely, however it ends."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine_server.plan import SyncPlan
-from engine_server.run import run_sync
+from engine_server.sync.plan.plan import SyncPlan
+from engine_server.sync.run.run import run_sync
 from tests.engine_server.plans import planned
 from tests.engine_server.reads import given, then_blocks
 from tests.engine_server.scripted import DestinationScript, SourceScript
@@ -33,7 +33,7 @@ def plan(source: SourceScript, destination: DestinationScript) -> Iterator[SyncP
         yield plan
 
 
-async def test_closing_it_closes_both_connectors_and_leaves_no_task(
+async def test_closing_a_sync_closes_both_connectors_and_leaves_no_task(
     plan: SyncPlan, source: SourceScript, destination: DestinationScript
 ) -> None:
     before = asyncio.all_tasks()
@@ -46,7 +46,7 @@ async def test_closing_it_closes_both_connectors_and_leaves_no_task(
     assert asyncio.all_tasks() == before
 
 
-async def test_cancelling_it_closes_both_connectors_and_leaves_no_task(
+async def test_cancelling_a_sync_closes_both_connectors_and_leaves_no_task(
     plan: SyncPlan, source: SourceScript, destination: DestinationScript
 ) -> None:
     before = asyncio.all_tasks()
@@ -86,7 +86,7 @@ async def test_a_limit_closes_both_connectors_and_leaves_no_task(
     assert asyncio.all_tasks() == before
 
 
-async def test_the_state_that_a_source_was_given_does_not_change_under_it(
+async def test_the_state_of_a_read_request_does_not_change(
     plan: SyncPlan, source: SourceScript
 ) -> None:
     async with aclosing(run_sync(plan)) as messages:
@@ -97,7 +97,7 @@ async def test_the_state_that_a_source_was_given_does_not_change_under_it(
     assert not source.requests[0].state.streams
 
 
-async def test_connectors_that_never_wait_leave_others_their_turn(
+async def test_connectors_that_never_wait_do_not_starve_other_tasks(
     source: SourceScript, destination: DestinationScript, plan: SyncPlan
 ) -> None:
     pages = 200

@@ -1,11 +1,11 @@
-"""Which streams a pipeline gets of those that its source offers."""
+"""Selection of a pipeline's streams from the source's catalog."""
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.errors import EmptyCatalog, InvalidRequest
-from engine_server.selection import select_streams, with_ceiling
+from engine_server.sync.checks.selection import select_streams, with_ceiling
 from pipesync.v1.catalog_pb2 import StreamSelection
 from tests.messages import seconds, selected, stream
 
@@ -23,13 +23,13 @@ def violations_of(*selections: StreamSelection) -> list[tuple[str, str]]:
     return [(one.field, one.description) for one in caught.value.field_violations]
 
 
-def test_no_selection_is_every_stream_as_it_comes() -> None:
+def test_an_empty_selection_selects_every_stream() -> None:
     chosen = select_streams(OFFERED, [], "pipeline.streams")
     assert [one.stream for one in chosen] == OFFERED
     assert [one.selection for one in chosen] == [StreamSelection(name=one.name) for one in OFFERED]
 
 
-def test_selected_streams_come_in_the_order_of_the_selection() -> None:
+def test_selected_streams_have_the_order_of_the_selection() -> None:
     wanted = [StreamSelection(name="invoices", fields=["id"]), StreamSelection(name="customers")]
     chosen = select_streams(OFFERED, wanted, "pipeline.streams")
     assert [one.name for one in chosen] == ["invoices", "customers"]
@@ -37,12 +37,12 @@ def test_selected_streams_come_in_the_order_of_the_selection() -> None:
     assert chosen[0].selection == wanted[0]
 
 
-def test_an_empty_catalog_leaves_nothing_to_do() -> None:
+def test_an_empty_catalog_is_refused() -> None:
     with pytest.raises(EmptyCatalog, match="offers no streams"):
         select_streams([], [], "pipeline.streams")
 
 
-def test_an_unknown_stream_is_named_with_its_nearest_match() -> None:
+def test_an_unknown_stream_is_reported_with_the_closest_known_name() -> None:
     assert violations_of(StreamSelection(name="custmers"), StreamSelection(name="xyz")) == [
         (
             "pipeline.streams[0].name",
@@ -52,7 +52,7 @@ def test_an_unknown_stream_is_named_with_its_nearest_match() -> None:
     ]
 
 
-def test_every_bad_selection_is_reported_at_once() -> None:
+def test_every_invalid_selection_is_reported_at_once() -> None:
     assert violations_of(
         StreamSelection(),
         StreamSelection(name="customers", backfill_limit=-1, time_range=seconds(5, 5)),
@@ -69,7 +69,7 @@ def test_every_bad_selection_is_reported_at_once() -> None:
     ]
 
 
-def test_an_unknown_field_gets_the_nearest_one() -> None:
+def test_an_unknown_field_is_reported_with_the_closest_known_name() -> None:
     described = stream("customers")
     described.json_schema.update({"properties": {"email": {}, "name": {}}})
     with pytest.raises(InvalidRequest) as caught:
@@ -83,13 +83,13 @@ def test_an_unknown_field_gets_the_nearest_one() -> None:
     assert "did you mean email?" in violation.description
 
 
-def test_a_stream_that_does_not_list_its_fields_may_have_any() -> None:
+def test_a_stream_without_listed_fields_accepts_any() -> None:
     assert select_streams(
         OFFERED, [StreamSelection(name="customers", fields=["anything"])], "pipeline.streams"
     )
 
 
-def test_a_time_out_of_all_range_is_refused() -> None:
+def test_a_time_outside_the_years_1_to_9999_is_refused() -> None:
     beyond = StreamSelection(name="customers")
     beyond.time_range.gte.seconds = 10**15
     assert violations_of(beyond) == [
@@ -105,12 +105,12 @@ def test_a_stream_is_read_up_to_the_ceiling() -> None:
     assert bounded.selection.time_range == seconds(5, 1000)
 
 
-def test_the_users_own_end_in_the_future_waits_for_the_ceiling() -> None:
+def test_a_users_bound_in_the_future_is_lowered_to_the_ceiling() -> None:
     bounded = with_ceiling(selected("customers", time_range=seconds(None, 1001)), CEILING)
     assert bounded.selection.time_range == seconds(None, 1000)
 
 
-def test_the_users_own_end_goes_first() -> None:
+def test_a_users_bound_before_the_ceiling_is_kept() -> None:
     bounded = with_ceiling(selected("customers", time_range=seconds(None, 7)), CEILING)
     assert bounded.selection.time_range == seconds(None, 7)
 
@@ -129,11 +129,11 @@ def test_a_ceiling_does_not_change_the_request() -> None:
     assert not wanted.selection.HasField("time_range")
 
 
-def test_a_stream_that_the_source_leaves_out_is_refused_with_its_reason() -> None:
-    left_out = {"coupons": "its objects are of several classes", "customers": "not so"}
+def test_an_unavailable_stream_is_refused_with_its_reason() -> None:
+    unavailable = {"coupons": "its objects are of several classes", "customers": "not so"}
     wanted = [StreamSelection(name="coupons"), StreamSelection(name="customers")]
     with pytest.raises(InvalidRequest) as caught:
-        select_streams(OFFERED, wanted, "pipeline.streams", left_out)
+        select_streams(OFFERED, wanted, "pipeline.streams", unavailable)
     [violation] = caught.value.field_violations
     assert violation.field == "pipeline.streams[0].name"
     assert violation.description == (

@@ -1,4 +1,4 @@
-"""Requests that a limit in time ends before anything is committed: how they end, and who counts."""
+"""Requests that a time limit ends before anything is committed."""
 
 import asyncio
 from dataclasses import replace
@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from engine_server.connectors.protocols import Messages, ReadRequest
-from engine_server.run import run_sync
 from engine_server.stages import pacing
 from engine_server.stages.time_limit import TimeLimit
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.message_pb2 import Message, SourceInput
 from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_STARTED, RUN_STATUS_SUCCEEDED
@@ -30,10 +30,10 @@ from tests.messages import (
 )
 
 PAGE = (started("a"), record_batch("a", b'{"id": 1}'), checkpoint("a", '{"pages": 1}'))
-# Of a state that the request will go on from.
+# The position of the state that the request resumes from.
 OLD_STATE = SyncState()
 OLD_STATE.source.streams["a"] = '{"pages": 1}'
-setattr(OLD_STATE.source, "global", '{"cursor": 1}')
+OLD_STATE.source.shared = '{"cursor": 1}'
 
 
 def of(seconds: float) -> Duration:
@@ -46,7 +46,7 @@ SHORT = of(0.05)
 
 
 def reach(limit: TimeLimit) -> None:
-    """The limit is reached now, by the clock."""
+    """Move the limit to the past, as if the clock had reached it."""
     limit.bring_forward(asyncio.get_running_loop().time())
 
 
@@ -59,7 +59,7 @@ def counted(eof: Eof) -> int:
 
 
 def assert_empty(eof: Eof, *, count: int) -> None:
-    """A limit ended it before anything was committed, and there may be more."""
+    """Assert that a limit ended the request before anything was committed."""
     assert eof.has_more
     assert eof.status == RUN_STATUS_STARTED
     assert not eof.failure_message
@@ -68,7 +68,7 @@ def assert_empty(eof: Eof, *, count: int) -> None:
 
 
 def assert_last(eof: Eof) -> None:
-    """It was the third such request, and a loop ends with it."""
+    """Assert that the request failed as the third empty one."""
     assert not eof.has_more
     assert eof.status == RUN_STATUS_FAILED
     assert eof.failure_message.startswith("3 requests in a row")
@@ -87,7 +87,7 @@ def assert_last(eof: Eof) -> None:
     ],
     ids=["time limit", "soft limit", "soft limit first", "time limit first"],
 )
-async def test_the_third_request_that_commits_nothing_ends_the_loop_and_a_later_one_counts_anew(
+async def test_the_third_empty_request_fails_and_the_count_starts_again(
     engine: ScriptedEngine, run_id: str, options: dict[str, Any], named: str
 ) -> None:
     engine.offers("a", read=then_blocks(started("a")))
@@ -106,7 +106,7 @@ async def test_the_third_request_that_commits_nothing_ends_the_loop_and_a_later_
     assert counted(eof) == 0
 
 
-async def test_a_streamed_sync_counts_as_well(engine: ScriptedEngine) -> None:
+async def test_streamed_syncs_are_counted_as_well(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(started("a")))
     state = SyncState()
     for count in (1, 2):
@@ -116,7 +116,7 @@ async def test_a_streamed_sync_counts_as_well(engine: ScriptedEngine) -> None:
     assert_last((await engine.sync(state=state, time_limit=SHORT))[-1].eof)
 
 
-async def test_a_page_that_is_read_and_not_committed_does_not_count_as_committed(
+async def test_a_page_that_is_not_committed_leaves_the_request_empty(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=then_blocks(*PAGE))
@@ -135,7 +135,7 @@ async def test_a_page_that_is_read_and_not_committed_does_not_count_as_committed
         pytest.param([skipped("b", "not yours")], id="the end of a stream"),
     ],
 )
-async def test_whatever_is_committed_begins_the_count_anew(committed: list[Message]) -> None:
+async def test_any_commit_resets_the_count(committed: list[Message]) -> None:
     source = SourceScript(
         streams=[stream("a"), stream("b")], read=then_blocks(started("a"), *committed)
     )
@@ -149,7 +149,7 @@ async def test_whatever_is_committed_begins_the_count_anew(committed: list[Messa
     assert counted(message.eof) == 0
 
 
-async def test_a_checkpoint_that_is_where_the_request_began_is_nothing(
+async def test_an_unchanged_checkpoint_leaves_the_request_empty(
     engine: ScriptedEngine,
 ) -> None:
     again = [started("a"), checkpoint("a", '{"pages": 1}'), global_checkpoint('{"cursor": 1}')]
@@ -160,7 +160,7 @@ async def test_a_checkpoint_that_is_where_the_request_began_is_nothing(
     assert ends[-1].ending_state.source == OLD_STATE.source
 
 
-async def test_a_new_run_counts_for_itself(engine: ScriptedEngine) -> None:
+async def test_a_new_run_starts_its_own_count(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(started("a")))
     state = SyncState()
     for run_id in ("r1", "r2", "r3", "r4"):
@@ -172,7 +172,7 @@ async def test_a_new_run_counts_for_itself(engine: ScriptedEngine) -> None:
 @pytest.mark.parametrize(
     "beside", [{"events_only": True}, {"inputs": True}], ids=["events", "inputs"]
 )
-async def test_a_loop_of_requests_that_belong_to_no_run_ends_too(
+async def test_empty_requests_outside_a_run_are_counted_as_well(
     engine: ScriptedEngine, beside: dict[str, bool]
 ) -> None:
     with planned(
@@ -191,32 +191,32 @@ async def test_a_loop_of_requests_that_belong_to_no_run_ends_too(
             plan.state.CopyFrom(ends[-1].ending_state)
     assert [eof.has_more for eof in ends] == [True, True, False]
     assert_last(ends[-1])
-    # But for the count, the run is as it was.
+    # Apart from the count, the run is unchanged.
     assert ends[-1].ending_state.sync_run == run
 
 
-async def test_a_server_that_ends_is_not_a_limit(engine: ScriptedEngine) -> None:
+async def test_a_shutdown_is_not_a_limit(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(started("a")))
     before = await engine.batch(run_id="r1", time_limit=SHORT)
     call = asyncio.create_task(engine.batch(run_id="r1", state=before.ending_state))
     engine.source.reading.clear()
     await engine.source.reading.wait()
-    engine.servicer.end_softly()
+    engine.servicer.request_shutdown()
     eof = await call
     assert eof.has_more
     assert not eof.limit_message
     assert not eof.failure_message
-    # It neither counts nor shows that there is time enough.
+    # The request neither increases nor resets the count.
     assert counted(eof) == 1
 
 
-async def test_a_server_that_ends_while_a_limited_request_runs_is_not_a_limit(
+async def test_a_shutdown_of_a_request_with_a_limit_is_not_a_limit(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=then_blocks(started("a")))
     call = asyncio.create_task(engine.batch(run_id="r1", time_limit=of(60)))
     await engine.source.reading.wait()
-    engine.servicer.end_softly()
+    engine.servicer.request_shutdown()
     eof = await call
     assert eof.has_more
     assert not eof.limit_message
@@ -233,7 +233,7 @@ async def test_a_deadline_that_has_passed_counts_and_reads_nothing() -> None:
     assert_empty(eof, count=1)
 
 
-async def test_a_run_with_nothing_left_to_read_is_finished_whatever_its_limit(
+async def test_a_run_with_nothing_left_to_read_is_finished_under_any_limit(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=given(*PAGE, completed("a")))
@@ -244,7 +244,7 @@ async def test_a_run_with_nothing_left_to_read_is_finished_whatever_its_limit(
     assert not eof.limit_message
 
 
-async def test_a_source_that_listens_and_hears_nothing_has_left_nothing_unread() -> None:
+async def test_a_listening_source_without_events_is_not_an_empty_request() -> None:
     limit = TimeLimit(None)
 
     async def listens(request: ReadRequest) -> Messages:
@@ -268,7 +268,7 @@ async def test_a_source_that_listens_and_hears_nothing_has_left_nothing_unread()
         state = eof.ending_state
 
 
-async def test_a_connector_that_fails_is_no_empty_request(engine: ScriptedEngine) -> None:
+async def test_a_failed_request_is_not_an_empty_request(engine: ScriptedEngine) -> None:
     engine.offers("a", read=then_blocks(started("a")))
     state = (await engine.batch(run_id="r1", time_limit=SHORT)).ending_state
     # The source ends without having finished.
@@ -279,11 +279,11 @@ async def test_a_connector_that_fails_is_no_empty_request(engine: ScriptedEngine
     assert counted(eof) == 0
 
 
-async def test_near_the_limit_a_page_is_committed_as_it_comes(
+async def test_near_the_limit_each_page_is_committed_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The destination would gather more, and the limit is never reached."""
-    monkeypatch.setattr(pacing, "HURRY_SECONDS", 1000.0)
+    """The destination would collect more rows, and the limit is never reached."""
+    monkeypatch.setattr(pacing, "EARLY_FLUSH_SECONDS", 1000.0)
     source = SourceScript(streams=[stream("a")], read=then_blocks(*PAGE))
     destination = DestinationScript(commit_every=100)
     now = asyncio.get_running_loop().time()
@@ -300,7 +300,7 @@ async def test_near_the_limit_a_page_is_committed_as_it_comes(
 
 
 @pytest.mark.parametrize("limits", ["none", "only a soft one", "far away"])
-async def test_with_time_enough_a_destination_gathers_as_it_likes(limits: str) -> None:
+async def test_far_from_the_limit_a_destination_collects_pages(limits: str) -> None:
     pages = [message for _ in range(3) for message in PAGE[1:]]
     source = SourceScript(streams=[stream("a")], read=given(started("a"), *pages, completed("a")))
     commits: list[None] = []

@@ -1,8 +1,8 @@
-"""Which run a request belongs to, and what state it begins and ends with."""
+"""Run of a request, and the states that it starts with and returns."""
 
 import pytest
 
-from engine_server.state import apply_checkpoint, begin_run, end_run
+from engine_server.state.state import apply_checkpoint, begin_run, end_run
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync.v1.progress_pb2 import Progress
 from pipesync.v1.state_pb2 import SyncState
@@ -14,7 +14,7 @@ NOW_NANOSECONDS = NOW * 1_000_000_000 + 999_999_999
 
 
 def ended(run_id: str = "", *, has_more: bool = False) -> SyncState:
-    """The state that an earlier request handed back."""
+    """Return the state of an earlier request."""
     state = begin_run(SyncOptions(run_id=run_id), THEN * 1_000_000_000)
     state.destination = '{"d": 1}'
     apply_checkpoint(state, checkpoint("a", '{"n": 1}'))
@@ -24,7 +24,7 @@ def ended(run_id: str = "", *, has_more: bool = False) -> SyncState:
 
 
 @pytest.mark.parametrize("run_id", ["", "r1"])
-def test_from_nothing_a_run_begins_whose_ceiling_ends_the_second_that_has_begun(
+def test_a_new_run_has_the_end_of_the_current_second_as_ceiling(
     run_id: str,
 ) -> None:
     state = begin_run(SyncOptions(run_id=run_id), NOW_NANOSECONDS)
@@ -42,7 +42,7 @@ def test_from_nothing_a_run_begins_whose_ceiling_ends_the_second_that_has_begun(
         pytest.param(ended("", has_more=True), "", id="a request without a run, cut short"),
     ],
 )
-def test_the_same_run_goes_on_with_everything(earlier: SyncState, run_id: str) -> None:
+def test_a_continued_run_keeps_its_state(earlier: SyncState, run_id: str) -> None:
     state = begin_run(SyncOptions(run_id=run_id, state=earlier), NOW_NANOSECONDS)
     assert state == earlier
     assert state.sync_run.time_ceiling.seconds == THEN + 1
@@ -60,7 +60,7 @@ def test_the_same_run_goes_on_with_everything(earlier: SyncState, run_id: str) -
         pytest.param(ended(""), "", id="no run after a finished request without one"),
     ],
 )
-def test_another_run_keeps_the_checkpoints_and_begins_anew(earlier: SyncState, run_id: str) -> None:
+def test_a_new_run_keeps_checkpoints_and_resets_progress(earlier: SyncState, run_id: str) -> None:
     state = begin_run(SyncOptions(run_id=run_id, state=earlier), NOW_NANOSECONDS)
     assert state.source == earlier.source
     assert state.destination == earlier.destination
@@ -69,28 +69,28 @@ def test_another_run_keeps_the_checkpoints_and_begins_anew(earlier: SyncState, r
     assert not state.sync_run.HasField("progress")
 
 
-def test_the_state_of_the_request_is_left_alone() -> None:
+def test_the_state_of_the_request_is_not_modified() -> None:
     options = SyncOptions(run_id="r2", state=ended("r1"))
     state = begin_run(options, NOW_NANOSECONDS)
     apply_checkpoint(state, checkpoint("a", '{"n": 2}'))
     assert options.state == ended("r1")
 
 
-def test_a_checkpoint_replaces_the_one_before_character_for_character() -> None:
+def test_a_checkpoint_is_stored_unchanged() -> None:
     state = SyncState()
     text = '{ "b": 1.0, "a": 12345678901234567890123 }'
     apply_checkpoint(state, checkpoint("a", '{"n": 1}'))
     apply_checkpoint(state, checkpoint("a", text))
     apply_checkpoint(state, completed("a"))
     assert state.source.streams == {"a": text}
-    assert getattr(state.source, "global") == ""
+    assert state.source.shared == ""
 
 
 @pytest.mark.parametrize(
     ("run_id", "has_more", "frozen"),
     [("r1", True, True), ("r1", False, True), ("", True, True), ("", False, False)],
 )
-def test_the_ceiling_stays_until_the_work_it_bounds_is_done(
+def test_the_ceiling_is_kept_until_the_run_is_finished(
     run_id: str, has_more: bool, frozen: bool
 ) -> None:
     assert ended(run_id, has_more=has_more).sync_run.HasField("time_ceiling") is frozen
@@ -101,13 +101,13 @@ def test_the_ceiling_stays_until_the_work_it_bounds_is_done(
     [("r1", {"a": '{"n": 1}'}), ("r2", {})],
     ids=["the same run", "a new one"],
 )
-def test_a_run_that_reconciles_starts_every_stream_over_once(
+def test_a_reconciling_run_drops_stream_checkpoints_once(
     run_id: str, streams: dict[str, str]
 ) -> None:
     earlier = ended("r1", has_more=True)
     state = begin_run(SyncOptions(run_id=run_id, state=earlier, reconcile=True), NOW_NANOSECONDS)
     assert state.source.streams == streams
-    assert getattr(state.source, "global") == '{"cursor": 1}'
+    assert state.source.shared == '{"cursor": 1}'
     assert state.sync_run.reconcile is (run_id == "r2")
     again = begin_run(SyncOptions(run_id=run_id, state=state), NOW_NANOSECONDS)
     assert again.sync_run.reconcile is (run_id == "r2")

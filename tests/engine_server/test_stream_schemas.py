@@ -1,11 +1,11 @@
-"""What a state remembers of the fields of its streams."""
+"""Schema entries of a state."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from engine_server.stream_schemas import StreamSchemas, fingerprint
+from engine_server.state.stream_schemas import StreamSchemas, fingerprint
 from pipesync.v1.catalog_pb2 import Stream, StreamSelection
 from pipesync.v1.state_pb2 import SyncState
 from tests.messages import checkpoint, completed, errored, skipped, stream, struct
@@ -14,7 +14,7 @@ TEXT = {"type": ["string", "null"]}
 
 
 def offered(*fields: str, **schemas: Any) -> Stream:
-    """A stream with these fields: of text, or as they are said to be."""
+    """Return a stream with these fields, of type string unless given."""
     properties = {**dict.fromkeys(fields, TEXT), **schemas}
     return stream("a", json_schema=struct({"type": "object", "properties": properties}))
 
@@ -39,14 +39,14 @@ def state_of(entry: str = "", *, has_checkpoint: bool = True) -> SyncState:
     return state
 
 
-def test_a_fingerprint_is_three_characters_a_field_in_any_order() -> None:
+def test_a_fingerprint_has_three_characters_per_field_in_any_order() -> None:
     names = [f"field_{number}" for number in range(80)]
     assert len(of(*names)) == 240
     assert of(*names) == of(*reversed(names))
     assert set(of(*names)).isdisjoint(">")
 
 
-def test_a_fingerprint_is_of_the_selected_fields() -> None:
+def test_a_fingerprint_covers_the_selected_fields() -> None:
     assert of("id", "name", "tax", selected=["name", "id"]) == TWO
 
 
@@ -72,7 +72,7 @@ def test_a_stream_that_lists_no_fields_is_never_outdated(json_schema: dict[str, 
     assert not state.stream_schemas
 
 
-def test_a_stream_without_an_entry_counts_as_read_with_the_fields_of_now() -> None:
+def test_a_stream_without_an_entry_counts_as_read_with_the_current_fields() -> None:
     state = state_of()
     assert schemas(state).outdated() == []
     assert state.stream_schemas == {"a": TWO}
@@ -95,14 +95,14 @@ def test_only_added_fields_outdate_a_stream(before: str, now: str, outdated: lis
     assert schemas(state_of(before), now).outdated() == outdated
 
 
-def test_a_read_from_the_start_counts_once_it_is_complete() -> None:
+def test_a_reread_counts_once_it_is_complete() -> None:
     state = state_of(ONE, has_checkpoint=False)
     kept = schemas(state)
     kept.begin(["a"])
     kept.observe(checkpoint("a"))
     state.source.streams["a"] = "{}"
     assert (kept.outdated(), state.stream_schemas["a"]) == (["a"], f"{ONE}>{TWO}")
-    # It is cut here, and goes on in another request.
+    # The request is cut short here; another one continues.
     kept = schemas(state)
     kept.begin(["a"])
     assert kept.outdated() == ["a"]
@@ -111,7 +111,7 @@ def test_a_read_from_the_start_counts_once_it_is_complete() -> None:
     assert state.stream_schemas["a"] == TWO
 
 
-def test_a_read_that_goes_on_from_a_checkpoint_renews_nothing() -> None:
+def test_a_resumed_read_renews_no_stream() -> None:
     state = state_of(ONE)
     kept = schemas(state)
     kept.begin(["a"])
@@ -119,7 +119,7 @@ def test_a_read_that_goes_on_from_a_checkpoint_renews_nothing() -> None:
     assert (kept.outdated(), kept.renewed, state.stream_schemas["a"]) == (["a"], [], ONE)
 
 
-def test_a_first_read_renews_nothing_either() -> None:
+def test_a_first_read_renews_no_stream() -> None:
     state = state_of(has_checkpoint=False)
     kept = schemas(state)
     kept.begin(["a"])
@@ -128,7 +128,7 @@ def test_a_first_read_renews_nothing_either() -> None:
     assert (kept.outdated(), kept.renewed, state.stream_schemas["a"]) == ([], [], TWO)
 
 
-def test_a_field_that_is_added_while_a_stream_is_read_again_outdates_it_once_more() -> None:
+def test_a_field_added_during_a_reread_outdates_the_stream_again() -> None:
     state = state_of(f"{ONE}>{TWO}")
     kept = schemas(state, THREE)
     kept.begin(["a"])
@@ -136,7 +136,7 @@ def test_a_field_that_is_added_while_a_stream_is_read_again_outdates_it_once_mor
     assert (kept.outdated(), state.stream_schemas["a"]) == (["a"], TWO)
 
 
-def test_a_removed_field_that_comes_back_was_not_read_in_between() -> None:
+def test_a_field_that_was_removed_and_added_again_outdates_the_stream() -> None:
     state = state_of(THREE, has_checkpoint=False)
     kept = schemas(state, TWO)
     kept.begin(["a"])
@@ -144,7 +144,7 @@ def test_a_removed_field_that_comes_back_was_not_read_in_between() -> None:
     assert schemas(state, THREE).outdated() == ["a"]
 
 
-def test_a_read_that_goes_on_without_a_removed_field_was_not_read_with_it() -> None:
+def test_a_field_removed_during_a_read_does_not_count_as_read() -> None:
     state = state_of(f">{THREE}")
     schemas(state, TWO).begin(["a"])
     assert state.stream_schemas["a"] == f">{TWO}"
@@ -153,7 +153,7 @@ def test_a_read_that_goes_on_without_a_removed_field_was_not_read_with_it() -> N
     assert schemas(state, THREE).outdated() == ["a"]
 
 
-def test_fields_that_are_all_other_ones_outdate_a_stream_until_it_is_read_again() -> None:
+def test_replacing_all_fields_outdates_a_stream_until_it_is_read_again() -> None:
     state = state_of(of("old"), has_checkpoint=False)
     kept = schemas(state, TWO)
     kept.begin(["a"])
@@ -162,7 +162,7 @@ def test_fields_that_are_all_other_ones_outdate_a_stream_until_it_is_read_again(
     assert (kept.outdated(), kept.renewed) == ([], ["a"])
 
 
-def test_a_stream_that_failed_is_not_done() -> None:
+def test_a_failed_stream_stays_outdated() -> None:
     state = state_of(ONE, has_checkpoint=False)
     kept = schemas(state)
     kept.begin(["a"])
@@ -171,7 +171,7 @@ def test_a_stream_that_failed_is_not_done() -> None:
 
 
 @pytest.mark.parametrize(("has_checkpoint", "outdated"), [(True, ["a"]), (False, [])])
-def test_of_a_stream_that_cannot_be_read_nothing_is_left_to_read_again(
+def test_a_skipped_stream_without_checkpoint_is_not_outdated(
     has_checkpoint: bool, outdated: list[str]
 ) -> None:
     state = state_of(ONE, has_checkpoint=has_checkpoint)
@@ -181,7 +181,7 @@ def test_of_a_stream_that_cannot_be_read_nothing_is_left_to_read_again(
     assert kept.outdated() == outdated
 
 
-def test_a_stream_s_first_checkpoint_carries_its_entry() -> None:
+def test_the_first_checkpoint_of_a_stream_has_its_entry() -> None:
     state = state_of(has_checkpoint=False)
     kept = schemas(state)
     kept.begin(["a"])
@@ -193,7 +193,7 @@ def test_a_stream_s_first_checkpoint_carries_its_entry() -> None:
 
 
 @pytest.mark.parametrize(("reconciles", "recorded"), [(True, f"~>{TWO}"), (False, f"=>{TWO}")])
-def test_a_destination_that_records_entries_gets_them_marked_and_the_caller_does_not(
+def test_recorded_entries_have_a_mark_that_callers_do_not_see(
     reconciles: bool, recorded: str
 ) -> None:
     state = state_of(has_checkpoint=False)
@@ -207,7 +207,7 @@ def test_a_destination_that_records_entries_gets_them_marked_and_the_caller_does
     assert state.stream_schemas["a"] == f">{TWO}"
 
 
-def test_of_a_stream_without_an_entry_the_mark_alone_is_recorded() -> None:
+def test_only_the_mark_is_recorded_for_a_stream_without_an_entry() -> None:
     kept = StreamSchemas(SyncState(), {})
     kept.begin(["a"], is_recorded=True)
     first = checkpoint("a")
@@ -220,7 +220,7 @@ def test_of_a_stream_without_an_entry_the_mark_alone_is_recorded() -> None:
 @pytest.mark.parametrize(
     ("entry", "is_forgotten"), [(ONE, True), (TWO, False), (f"{ONE}>{TWO}", False)]
 )
-def test_only_outdated_streams_that_are_not_read_again_yet_lose_their_checkpoint(
+def test_forget_outdated_keeps_streams_that_are_being_reread(
     entry: str, is_forgotten: bool
 ) -> None:
     state = state_of(entry)
@@ -228,7 +228,7 @@ def test_only_outdated_streams_that_are_not_read_again_yet_lose_their_checkpoint
     assert ("a" not in state.source.streams) is is_forgotten
 
 
-def test_a_warning_names_ten_streams_and_the_way_to_read_them_again() -> None:
+def test_a_warning_names_ten_streams_and_the_remedy() -> None:
     state = SyncState()
     names = [f"s{number}" for number in range(12)]
     for name in names:

@@ -1,4 +1,4 @@
-"""A whole sync over the wire: its messages, its ends, and going on from them."""
+"""Complete syncs over gRPC: messages, ends, and continuations."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ async def test_the_run_comes_first_and_the_eof_last(engine: ScriptedEngine) -> N
     assert [message.HasField("eof") for message in messages].count(True) == 1
 
 
-async def test_a_sync_yields_all_but_the_records_and_says_who_emitted_what(
+async def test_a_sync_yields_annotated_messages_without_records(
     engine: ScriptedEngine,
 ) -> None:
     engine.holds(DATASET)
@@ -54,7 +54,7 @@ async def test_a_sync_yields_all_but_the_records_and_says_who_emitted_what(
         assert message.ts.seconds > 0
 
 
-async def test_the_progress_before_the_eof_agrees_with_it(engine: ScriptedEngine) -> None:
+async def test_the_last_progress_equals_that_of_the_eof(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     *_, progress, eof = await engine.sync()
     assert progress.progress == eof.eof.run_progress == eof.eof.ending_state.sync_run.progress
@@ -84,7 +84,7 @@ async def test_a_finished_sync_has_committed_and_counted_everything(
 @pytest.mark.parametrize("run_id", ["", "r1"])
 @pytest.mark.parametrize("limit", range(1, CHECKPOINTS + 2))
 @pytest.mark.parametrize("commit_every", [1, 4])
-async def test_looping_on_any_state_limit_ends_with_everything_once(
+async def test_looping_with_any_state_limit_yields_every_record_once(
     engine: ScriptedEngine, limit: int, run_id: str, commit_every: int
 ) -> None:
     engine.holds(DATASET)
@@ -101,7 +101,7 @@ async def test_looping_on_any_state_limit_ends_with_everything_once(
     assert len({eof.ending_state.sync_run.time_ceiling.seconds for eof in ends[:-1]}) <= 1
 
 
-async def test_a_stream_of_messages_ends_at_its_state_limit_too(engine: ScriptedEngine) -> None:
+async def test_a_streamed_sync_ends_at_its_state_limit(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     messages = await engine.sync(state_limit=2)
     states = [message.source_state for message in messages if message.HasField("source_state")]
@@ -113,7 +113,7 @@ async def test_a_stream_of_messages_ends_at_its_state_limit_too(engine: Scripted
     assert engine.source.closed.is_set()
 
 
-async def test_a_batch_without_a_limit_takes_a_thousand_checkpoints(
+async def test_a_batch_takes_a_thousand_checkpoints_by_default(
     engine: ScriptedEngine,
 ) -> None:
     engine.holds({"many": [[orjson.dumps({"id": number})] for number in range(1001)]})
@@ -126,7 +126,7 @@ async def test_a_batch_without_a_limit_takes_a_thousand_checkpoints(
     assert engine.source.requests[1].state_limit is None
 
 
-async def test_a_global_checkpoint_counts_and_is_kept(engine: ScriptedEngine) -> None:
+async def test_a_shared_checkpoint_is_counted_and_kept(engine: ScriptedEngine) -> None:
     engine.offers(
         "a",
         read=given(
@@ -138,15 +138,15 @@ async def test_a_global_checkpoint_counts_and_is_kept(engine: ScriptedEngine) ->
     )
     eof = await engine.batch(state_limit=1)
     assert eof.has_more
-    assert getattr(eof.ending_state.source, "global") == '{"cursor": 1.0}'
+    assert eof.ending_state.source.shared == '{"cursor": 1.0}'
     assert not eof.ending_state.source.streams
     assert eof.run_progress.global_state_count == 1
     again = await engine.batch(state=eof.ending_state)
-    assert getattr(engine.source.requests[1].state, "global") == '{"cursor": 1.0}'
+    assert engine.source.requests[1].state.shared == '{"cursor": 1.0}'
     assert again.run_progress.global_state_count == 2
 
 
-async def test_only_the_selected_fields_arrive(engine: ScriptedEngine) -> None:
+async def test_only_selected_fields_reach_the_destination(engine: ScriptedEngine) -> None:
     engine.holds({"a": [[b'{"id": 1, "name": "n", "email": "e"}']], "b": [[b'{ "id": 2 }']]})
     await engine.batch(
         streams=[StreamSelection(name="a", fields=["name"]), StreamSelection(name="b")]
@@ -154,7 +154,7 @@ async def test_only_the_selected_fields_arrive(engine: ScriptedEngine) -> None:
     assert engine.destination.committed == {"a": [b'{"id":1,"name":"n"}'], "b": [b'{ "id": 2 }']}
 
 
-async def test_what_the_source_logs_is_in_the_engines_log_and_reaches_the_caller(
+async def test_logs_of_the_source_reach_the_engines_log_and_the_caller(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers("a", read=given(log("page fetched"), completed("a")))
@@ -169,7 +169,7 @@ async def test_what_the_source_logs_is_in_the_engines_log_and_reaches_the_caller
     ]
 
 
-async def test_each_request_logs_its_beginning_and_its_end(engine: ScriptedEngine) -> None:
+async def test_each_request_logs_its_start_and_end(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     with capture_logs() as logs:
         await engine.batch(run_id="r1", state_limit=2)
@@ -184,7 +184,7 @@ async def test_each_request_logs_its_beginning_and_its_end(engine: ScriptedEngin
     assert (ended["records"], ended["states"]) == (3, 2)
 
 
-async def test_many_syncs_at_once_do_not_mix(engine: ScriptedEngine) -> None:
+async def test_concurrent_syncs_are_independent(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     ends = await asyncio.gather(*[engine.batch(run_id=f"r{number}") for number in range(50)])
     for number, eof in enumerate(ends):
@@ -193,7 +193,7 @@ async def test_many_syncs_at_once_do_not_mix(engine: ScriptedEngine) -> None:
         assert eof.run_progress.derived.total_record_count == 6
 
 
-async def test_a_finished_run_continued_returns_at_once(engine: ScriptedEngine) -> None:
+async def test_continuing_a_finished_run_returns_at_once(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     first = await engine.batch(run_id="r1")
     again = await engine.batch(run_id="r1", state=first.ending_state)
@@ -205,7 +205,7 @@ async def test_a_finished_run_continued_returns_at_once(engine: ScriptedEngine) 
     assert not again.request_progress.streams
 
 
-async def test_what_follows_history_is_asked_for_until_nothing_is_left(
+async def test_changes_are_read_until_none_are_left(
     engine: ScriptedEngine,
 ) -> None:
     engine.offers(
@@ -225,7 +225,7 @@ async def test_what_follows_history_is_asked_for_until_nothing_is_left(
     assert len(engine.source.requests) == 2
 
 
-async def test_events_alone_belong_to_no_run(engine: ScriptedEngine) -> None:
+async def test_events_only_requests_belong_to_no_run(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     first = await engine.batch(run_id="r1", state_limit=1)
     engine.offers(
@@ -240,17 +240,17 @@ async def test_events_alone_belong_to_no_run(engine: ScriptedEngine) -> None:
     assert events.run_progress.derived.total_record_count == 1
     assert events.ending_state.sync_run == first.ending_state.sync_run
     assert events.ending_state.source.streams == first.ending_state.source.streams
-    assert getattr(events.ending_state.source, "global") == '{"n": 1}'
+    assert events.ending_state.source.shared == '{"n": 1}'
 
 
-async def test_only_a_stream_of_messages_listens(engine: ScriptedEngine) -> None:
+async def test_only_a_streamed_sync_listens(engine: ScriptedEngine) -> None:
     engine.holds(DATASET)
     await engine.batch()
     await engine.sync()
     assert [request.listen for request in engine.source.requests] == [False, True]
 
 
-async def test_a_stream_that_errored_is_known_to_the_runs_later_requests(
+async def test_later_requests_of_a_run_refuse_its_errored_streams(
     engine: ScriptedEngine,
 ) -> None:
     engine.holds(DATASET)
@@ -258,7 +258,7 @@ async def test_a_stream_that_errored_is_known_to_the_runs_later_requests(
     first = await engine.batch(run_id="r1", state_limit=1)
     while first.has_more:
         first = await engine.batch(run_id="r1", state=first.ending_state, state_limit=1)
-    assert "customers" in engine.source.requests[-1].refused_streams
+    assert "customers" in engine.source.requests[-1].errored_streams
 
 
 async def test_a_source_learns_when_its_records_are_committed(engine: ScriptedEngine) -> None:
@@ -276,7 +276,7 @@ async def test_a_source_learns_when_its_records_are_committed(engine: ScriptedEn
     assert not any(message.HasField("barrier") for message in messages)
 
 
-async def test_a_continuation_reads_only_the_streams_that_are_not_done(
+async def test_a_continuation_reads_only_unfinished_streams(
     engine: ScriptedEngine,
 ) -> None:
     engine.holds({"a": [[b'{"id": 1}']], "b": [[b'{"id": 1}'], [b'{"id": 2}']]})
@@ -321,7 +321,7 @@ async def test_checkpoints_of_streams_no_longer_selected_are_kept(engine: Script
     assert second.ending_state.source.streams["customers"] == '{"pages": 3}'
 
 
-async def test_a_read_yields_the_records_and_no_destination_is_asked(
+async def test_a_read_yields_records_and_uses_no_destination(
     engine: ScriptedEngine,
 ) -> None:
     engine.holds(DATASET)
@@ -333,7 +333,7 @@ async def test_a_read_yields_the_records_and_no_destination_is_asked(
     assert not engine.destination.committed
 
 
-async def test_a_source_that_leaves_streams_unfinished_has_failed(engine: ScriptedEngine) -> None:
+async def test_a_source_that_leaves_streams_unfinished_fails(engine: ScriptedEngine) -> None:
     engine.offers("a", "b", read=given(started("a"), started("b"), completed("b")))
     eof = await engine.batch()
     assert eof.status == RUN_STATUS_FAILED

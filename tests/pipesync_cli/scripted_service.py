@@ -1,4 +1,4 @@
-"""A service that keeps pipelines in a dict and syncs as a test says, behind the real server."""
+"""Service that keeps pipelines in a dict and syncs as scripted, behind the real server."""
 
 # Context types are generic in their stubs only.
 from __future__ import annotations
@@ -23,36 +23,38 @@ from pipesync.v1.pipeline_service_pb2_grpc import (
 from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-# The methods are named as the contract has them.
+# The contract names the methods.
 @dataclass
 class ScriptedService(PipelineServiceServicer):
-    """Answers from its fields, and remembers every request."""
+    """Answers from its fields, and records every request."""
 
     pipelines: dict[str, contract.Pipeline] = field(default_factory=dict)
     connectors: list[ConnectorInfo] = field(default_factory=list)
-    # What each streaming call answers.
+    # Messages of each streaming call.
     messages: list[Message] = field(default_factory=list)
+    # Planned removals of a teardown and of a deletion.
+    plan: list[Message] = field(default_factory=list)
     webhook_events: list[contract.WebhookEvent] = field(default_factory=list)
-    # What creating a pipeline finds out.
+    # Results of the check when a pipeline is created or updated.
     unreadable_streams: list[UnreadableStream] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    # What each batch call answers, in turn.
+    # Ends of the batch calls, in turn.
     ends: list[Eof] = field(default_factory=list)
-    # What the next watches show, each up to an error.
+    # Changes in the next watches, each up to an error.
     watch: list[contract.Pipeline | RpcError] = field(default_factory=list)
-    # What is listed, newest first.
+    # Listed items, newest first.
     runs: list[contract.Run] = field(default_factory=list)
-    # What a retry of rejected records answers.
+    # Response to a retry of rejected records.
     retried: contract.RetryRejectedRecordsResponse = field(
         default_factory=contract.RetryRejectedRecordsResponse
     )
     raises: RpcError | None = None
-    # Lists answer this many a page.
+    # Page size of the lists.
     page_size: int = 2
     requests: list[ProtobufMessage] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -60,14 +62,14 @@ class ScriptedService(PipelineServiceServicer):
     async def ListPipelineConnectors(
         self, request: contract.ListPipelineConnectorsRequest, context: _Context
     ) -> contract.ListPipelineConnectorsResponse:
-        """All of them."""
+        """Return all connectors."""
         self._saw(request, context)
         return contract.ListPipelineConnectorsResponse(connectors=self.connectors)
 
     async def DiscoverSource(
         self, request: contract.DiscoverSourceRequest, context: _Context
     ) -> AsyncIterator[contract.DiscoverSourceResponse]:
-        """The scripted messages."""
+        """Yield the scripted messages."""
         self._saw(request, context)
         for message in self.messages:
             yield contract.DiscoverSourceResponse(message=message)
@@ -75,7 +77,7 @@ class ScriptedService(PipelineServiceServicer):
     async def CreatePipeline(
         self, request: contract.CreatePipelineRequest, context: _Context
     ) -> contract.CreatePipelineResponse:
-        """Stores it."""
+        """Store the pipeline."""
         self._saw(request, context)
         self.pipelines[request.pipeline.id] = request.pipeline
         return contract.CreatePipelineResponse(
@@ -87,16 +89,16 @@ class ScriptedService(PipelineServiceServicer):
     async def GetPipeline(
         self, request: contract.GetPipelineRequest, context: _Context
     ) -> contract.GetPipelineResponse:
-        """Finds it."""
+        """Return the pipeline."""
         self._saw(request, context)
-        if request.id not in self.pipelines:
-            raise RpcError(f"there is no pipeline {request.id}", code=code_pb2.NOT_FOUND)
-        return contract.GetPipelineResponse(pipeline=self.pipelines[request.id])
+        if request.pipeline_id not in self.pipelines:
+            raise RpcError(f"there is no pipeline {request.pipeline_id}", code=code_pb2.NOT_FOUND)
+        return contract.GetPipelineResponse(pipeline=self.pipelines[request.pipeline_id])
 
     async def ListPipelines(
         self, request: contract.ListPipelinesRequest, context: _Context
     ) -> contract.ListPipelinesResponse:
-        """A page, whose token is where the next one begins."""
+        """Return a page, whose token is the index of the next one."""
         self._saw(request, context)
         start = int(request.page_token or 0)
         end = start + self.page_size
@@ -109,22 +111,28 @@ class ScriptedService(PipelineServiceServicer):
     async def UpdatePipeline(
         self, request: contract.UpdatePipelineRequest, context: _Context
     ) -> contract.UpdatePipelineResponse:
-        """Answers what it was sent."""
+        """Return the pipeline that was sent."""
         self._saw(request, context)
-        return contract.UpdatePipelineResponse(pipeline=request.pipeline)
+        return contract.UpdatePipelineResponse(
+            pipeline=request.pipeline,
+            unreadable_streams=self.unreadable_streams,
+            notices=self.notices,
+        )
 
     async def DeletePipeline(
         self, request: contract.DeletePipelineRequest, context: _Context
     ) -> contract.DeletePipelineResponse:
-        """Forgets it."""
+        """Delete the pipeline."""
         self._saw(request, context)
-        self.pipelines.pop(request.id)
+        if request.validate_only:
+            return contract.DeletePipelineResponse(messages=self.plan, etag="e1")
+        self.pipelines.pop(request.pipeline_id)
         return contract.DeletePipelineResponse(messages=self.messages)
 
     async def CheckPipeline(
         self, request: contract.CheckPipelineRequest, context: _Context
     ) -> AsyncIterator[contract.CheckPipelineResponse]:
-        """The scripted messages."""
+        """Yield the scripted messages."""
         self._saw(request, context)
         for message in self.messages:
             yield contract.CheckPipelineResponse(message=message)
@@ -132,15 +140,24 @@ class ScriptedService(PipelineServiceServicer):
     async def SetupPipeline(
         self, request: contract.SetupPipelineRequest, context: _Context
     ) -> AsyncIterator[contract.SetupPipelineResponse]:
-        """The scripted messages."""
+        """Yield the scripted messages."""
         self._saw(request, context)
         for message in self.messages:
             yield contract.SetupPipelineResponse(message=message)
 
+    async def TeardownPipeline(
+        self, request: contract.TeardownPipelineRequest, context: _Context
+    ) -> AsyncIterator[contract.TeardownPipelineResponse]:
+        """Yield the scripted messages, or the plan."""
+        self._saw(request, context)
+        etag = "e1" if request.validate_only else ""
+        for message in self.plan if request.validate_only else self.messages:
+            yield contract.TeardownPipelineResponse(message=message, etag=etag)
+
     async def SyncPipeline(
         self, request: contract.SyncPipelineRequest, context: _Context
     ) -> AsyncIterator[contract.SyncPipelineResponse]:
-        """The scripted messages."""
+        """Yield the scripted messages."""
         self._saw(request, context)
         for message in self.messages:
             yield contract.SyncPipelineResponse(message=message)
@@ -148,14 +165,14 @@ class ScriptedService(PipelineServiceServicer):
     async def SyncPipelineBatch(
         self, request: contract.SyncPipelineBatchRequest, context: _Context
     ) -> contract.SyncPipelineBatchResponse:
-        """The next scripted end."""
+        """Return the next scripted end."""
         self._saw(request, context)
         return contract.SyncPipelineBatchResponse(eof=self.ends.pop(0))
 
     async def SimulateWebhookSync(
         self, request: contract.SimulateWebhookSyncRequest, context: _Context
     ) -> AsyncIterator[contract.SimulateWebhookSyncResponse]:
-        """The scripted messages."""
+        """Yield the scripted messages."""
         self._saw(request, context)
         for message in self.messages:
             yield contract.SimulateWebhookSyncResponse(message=message)
@@ -163,7 +180,7 @@ class ScriptedService(PipelineServiceServicer):
     async def ListWebhookEvents(
         self, request: contract.ListWebhookEventsRequest, context: _Context
     ) -> contract.ListWebhookEventsResponse:
-        """A page, whose token is where the next one begins."""
+        """Return a page, whose token is the index of the next one."""
         self._saw(request, context)
         start = int(request.page_token or 0)
         end = start + min(self.page_size, request.page_size)
@@ -175,7 +192,7 @@ class ScriptedService(PipelineServiceServicer):
     async def ReplayWebhookEvents(
         self, request: contract.ReplayWebhookEventsRequest, context: _Context
     ) -> contract.ReplayWebhookEventsResponse:
-        """As many as were named, else as there are."""
+        """Return the number of named events, or else of all events."""
         self._saw(request, context)
         count = len(request.event_ids) or len(self.webhook_events)
         return contract.ReplayWebhookEventsResponse(replayed_count=count)
@@ -183,14 +200,14 @@ class ScriptedService(PipelineServiceServicer):
     async def RetryRejectedRecords(
         self, request: contract.RetryRejectedRecordsRequest, context: _Context
     ) -> contract.RetryRejectedRecordsResponse:
-        """The scripted answer."""
+        """Return the scripted response."""
         self._saw(request, context)
         return self.retried
 
     async def WatchPipeline(
         self, request: contract.WatchPipelineRequest, context: _Context
     ) -> AsyncIterator[contract.WatchPipelineResponse]:
-        """The next scripted changes."""
+        """Yield the next scripted changes."""
         self._saw(request, context)
         while self.watch:
             shown = self.watch.pop(0)
@@ -201,7 +218,7 @@ class ScriptedService(PipelineServiceServicer):
     async def ListRuns(
         self, request: contract.ListRunsRequest, context: _Context
     ) -> contract.ListRunsResponse:
-        """A page, whose token is where the next one begins."""
+        """Return a page, whose token is the index of the next one."""
         self._saw(request, context)
         start = int(request.page_token or 0)
         end = start + min(self.page_size, request.page_size)
@@ -217,13 +234,13 @@ class ScriptedService(PipelineServiceServicer):
 
 
 def scripted_service() -> ScriptedService:
-    """A service with nothing in it."""
+    """Return an empty service."""
     return ScriptedService()  # type: ignore[abstract]  # its base answers the rest
 
 
 @asynccontextmanager
 async def serving(service: ScriptedService, **options: Any) -> AsyncIterator[str]:
-    """The address of a real server of ``service``."""
+    """Yield the address of a real server of ``service``."""
     async with RpcServer(
         listen="127.0.0.1:0",
         register=partial(add_PipelineServiceServicer_to_server, service),

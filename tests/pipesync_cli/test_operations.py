@@ -1,4 +1,4 @@
-"""The commands that act on connectors."""
+"""Commands on connectors."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.pipesync_cli.scripted_service import scripted_service
 
 
 def schema(*names: str, required: tuple[str, ...] = ()) -> Struct:
-    """A JSON Schema of an object with these properties."""
+    """Return a JSON Schema of an object with these properties."""
     return ParseDict(
         {"type": "object", "properties": {name: {} for name in names}, "required": list(required)},
         Struct(),
@@ -27,7 +27,7 @@ def schema(*names: str, required: tuple[str, ...] = ()) -> Struct:
 
 
 def facts(**values: str) -> Struct:
-    """What a source says of a stream."""
+    """Return the metadata of a stream."""
     return ParseDict(values, Struct())
 
 
@@ -69,7 +69,7 @@ async def test_connectors_are_listed_with_their_settings() -> None:
     assert json.loads(raw.lines[0])["spec"]["config_schema"]["required"] == ["api_key"]
 
 
-async def test_discover_takes_a_pipeline_or_a_source() -> None:
+async def test_discover_accepts_a_pipeline_or_a_source() -> None:
     service = scripted_service()
     service.messages = [CATALOG]
     outcome = await pipelines_of(service, "discover", "orders")
@@ -111,7 +111,7 @@ async def test_check_fails_when_a_connection_does() -> None:
         "destination/postgres failed: connection refused",
     ]
     assert service.requests == [
-        contract.CheckPipelineRequest(id="orders", only=CONNECTOR_SIDE_DESTINATION)
+        contract.CheckPipelineRequest(pipeline_id="orders", side=CONNECTOR_SIDE_DESTINATION)
     ]
 
 
@@ -153,7 +153,7 @@ async def test_check_has_a_line_for_each_stream_that_cannot_be_read() -> None:
     ]
 
 
-async def test_setup_shows_what_it_makes_on_stderr() -> None:
+async def test_setup_logs_its_actions_on_stderr() -> None:
     service = scripted_service()
     data = Struct()
     data.update({"table": "customers"})

@@ -1,4 +1,4 @@
-"""What the command says of streams whose older rows lack fields."""
+"""Notes on streams whose older rows lack fields."""
 
 import json
 
@@ -14,7 +14,7 @@ LACKING = "orders: older rows lack fields that were added since these streams we
 
 
 def outdated(*names: str) -> Eof:
-    """A call that ended well and left these streams as they were read before."""
+    """Return the end of a successful call that left these streams outdated."""
     eof = done()
     eof.outdated_streams.extend(names)
     return eof
@@ -33,14 +33,14 @@ async def test_outdated_streams_are_named_with_the_commands_to_run(command: str)
     assert "lack" not in outcome.stdout
 
 
-async def test_many_are_counted() -> None:
+async def test_many_outdated_streams_are_counted() -> None:
     service = scripted_service()
     service.ends = [outdated(*(f"s{number}" for number in range(12)))]
     outcome = await pipelines_of(service, "sync_batch", "orders")
     assert "s8, s9 and 2 more. Run" in outcome.stderr
 
 
-async def test_those_that_were_read_again_are_named_once_it_is_done() -> None:
+async def test_streams_that_were_read_again_are_named() -> None:
     service = scripted_service()
     eof = done()
     eof.renewed_streams.append("customers")
@@ -50,7 +50,7 @@ async def test_those_that_were_read_again_are_named_once_it_is_done() -> None:
     assert "lack" not in outcome.stderr
 
 
-async def test_raw_has_them_in_the_result_alone() -> None:
+async def test_raw_lists_outdated_streams_in_the_result_only() -> None:
     service = scripted_service()
     service.ends = [outdated("customers")]
     outcome = await pipelines_of(service, "sync_batch", "orders", "--raw")
@@ -59,7 +59,7 @@ async def test_raw_has_them_in_the_result_alone() -> None:
     assert result["outdated_streams"] == ["customers"]
 
 
-async def test_a_sync_that_left_none_says_nothing() -> None:
+async def test_a_sync_without_outdated_streams_prints_no_note() -> None:
     service = scripted_service()
     service.ends = [done()]
     outcome = await pipelines_of(service, "sync_batch", "orders")

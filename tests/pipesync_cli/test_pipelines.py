@@ -1,4 +1,4 @@
-"""The commands that keep pipelines, and how errors are told."""
+"""Commands on stored pipelines, and the reports of errors."""
 
 import json
 from pathlib import Path
@@ -9,23 +9,22 @@ from google.rpc import code_pb2
 
 from pipesync.v1 import pipeline_service_pb2 as contract
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig, StreamSelection
-from pipesync.v1.message_pb2 import Log, Message
 from pipesync.v1.progress_pb2 import UnreadableStream
 from pipesync_rpc.errors import FieldViolation, RpcError
-from pipesync_rpc.tokens import hash_token
+from pipesync_server.tokens import hash_token
 from tests.pipesync_cli.program import pipelines, pipelines_of
 from tests.pipesync_cli.scripted_service import scripted_service, serving
 
 
 def struct(**values: str | int | bool) -> Struct:
-    """A configuration."""
+    """Return a configuration."""
     config = Struct()
     config.update(values)
     return config
 
 
 def stored(pipeline_id: str = "orders") -> contract.Pipeline:
-    """A pipeline as the service shows it, its secrets masked."""
+    """Return a pipeline as the service shows it, its secrets masked."""
     return contract.Pipeline(
         id=pipeline_id,
         config=PipelineConfig(
@@ -50,7 +49,7 @@ async def test_flags_make_a_pipeline_and_secrets_stay_off_the_command_line(tmp_p
         *("--source-config", "rate_limit=20", "--source-config", "websocket=true"),
         *("--destination", "postgres", "--destination-config", f"url=@file:{tmp_path}/url"),
         *("--stream", "customers", "--stream", "prices", "--skip-check"),
-        # The scripted service shows it.
+        # As the scripted service shows it.
         environment={"THE_KEY": "a-key"},
     )
     assert (outcome.code, outcome.stderr) == (0, "")
@@ -83,7 +82,7 @@ async def test_create_warns_of_streams_that_cannot_be_read() -> None:
     assert yaml.safe_load(outcome.stdout)["id"] == "orders"
 
 
-async def test_what_get_prints_create_reads(tmp_path: Path) -> None:
+async def test_create_accepts_the_output_of_get(tmp_path: Path) -> None:
     service = scripted_service()
     service.pipelines["orders"] = stored()
     printed = await pipelines_of(service, "get", "orders")
@@ -127,6 +126,23 @@ async def test_update_replaces_the_given_keys_and_keeps_masked_secrets() -> None
     assert update.pipeline.etag == "e1"
 
 
+async def test_update_prints_the_results_of_the_check_and_can_skip_it() -> None:
+    service = scripted_service()
+    service.unreadable_streams = [UnreadableStream(stream="payouts", reason="The key may not.")]
+    service.notices = ["events are rendered in 2020-08-27"]
+    arguments = ("update", "orders", "--stream", "payouts")
+    outcome = await pipelines_of(service, *arguments)
+    assert outcome.stderr == (
+        "warning: cannot read payouts: The key may not.\nnote: events are rendered in 2020-08-27\n"
+    )
+    await pipelines_of(service, *arguments, "--skip-check")
+    checked, unchecked = service.requests
+    assert isinstance(checked, contract.UpdatePipelineRequest)
+    assert isinstance(unchecked, contract.UpdatePipelineRequest)
+    assert not checked.skip_check
+    assert unchecked.skip_check
+
+
 async def test_update_changes_only_what_a_file_and_flags_give(tmp_path: Path) -> None:
     file = tmp_path / "change.yaml"
     file.write_text("sync_policy: manual\nconfig:\n  destination:\n    type: postgres\n")
@@ -145,7 +161,7 @@ async def test_update_changes_only_what_a_file_and_flags_give(tmp_path: Path) ->
     assert update.pipeline.sync_policy == contract.SYNC_POLICY_MANUAL
 
 
-async def test_pause_resume_and_delete() -> None:
+async def test_pause_and_resume() -> None:
     service = scripted_service()
     service.pipelines["orders"] = stored()
     async with serving(service) as address:
@@ -154,35 +170,15 @@ async def test_pause_resume_and_delete() -> None:
             for arguments in (
                 ["pause", "orders"],
                 ["resume", "orders"],
-                ["delete", "orders", "--skip-teardown"],
             )
         ]
-    assert [outcome.stdout for outcome in outcomes] == [
-        "orders paused\n",
-        "orders resumed\n",
-        "orders deleted\n",
-    ]
-    pause, resume, delete = service.requests
+    assert [outcome.stdout for outcome in outcomes] == ["orders paused\n", "orders resumed\n"]
+    pause, resume = service.requests
     assert isinstance(pause, contract.UpdatePipelineRequest)
     assert isinstance(resume, contract.UpdatePipelineRequest)
     assert list(pause.update_mask.paths) == ["desired_status"]
     assert pause.pipeline.desired_status == contract.DESIRED_STATUS_PAUSED
     assert resume.pipeline.desired_status == contract.DESIRED_STATUS_ACTIVE
-    assert delete == contract.DeletePipelineRequest(id="orders", skip_teardown=True)
-
-
-async def test_delete_says_what_was_removed() -> None:
-    service = scripted_service()
-    service.pipelines["orders"] = stored()
-    service.messages = [
-        Message(
-            emitted_by="destination/postgres",
-            log=Log(level=Log.LEVEL_INFO, message='dropped table "stripe"."customers"'),
-        )
-    ]
-    outcome = await pipelines_of(service, "delete", "orders")
-    assert (outcome.code, outcome.stdout) == (0, "orders deleted\n")
-    assert outcome.stderr == 'info: destination/postgres: dropped table "stripe"."customers"\n'
 
 
 async def test_an_error_is_one_sentence_and_exit_code_1() -> None:
@@ -208,7 +204,7 @@ async def test_every_bad_field_is_named() -> None:
     )
 
 
-async def test_a_service_out_of_reach_is_named() -> None:
+async def test_an_unreachable_service_is_named() -> None:
     outcome = await pipelines("--service", "127.0.0.1:1", "list")
     assert (outcome.code, outcome.stdout) == (1, "")
     assert outcome.stderr == (
@@ -228,13 +224,13 @@ async def test_the_token_and_a_trace_travel_with_each_call() -> None:
         outcome = await pipelines(
             "--service", address, "list", environment={"PIPESYNC_TOKEN": "abc"}
         )
-    assert refused.stderr == "Error: this server asks for a token, and the call has none\n"
+    assert refused.stderr == "Error: this server requires a token, and the call has none\n"
     assert outcome.code == 0
     assert service.metadata["traceparent"].startswith("00-")
     assert len(service.metadata["x-request-id"]) == 32
 
 
-async def test_a_pipeline_is_made_to_run_by_itself_and_not_to() -> None:
+async def test_a_pipeline_is_made_continuous_and_manual() -> None:
     service = scripted_service()
     made = await pipelines_of(service, "create", "orders", "--source", "stripe", "--continuous")
     assert yaml.safe_load(made.stdout)["sync_policy"] == "continuous"
@@ -250,7 +246,7 @@ async def test_a_pipeline_is_made_to_run_by_itself_and_not_to() -> None:
     assert "sync-policy" in refused.stderr
 
 
-async def test_a_list_says_what_each_pipeline_does_and_why() -> None:
+async def test_a_list_shows_the_status_and_reason_of_each_pipeline() -> None:
     service = scripted_service()
     broken = stored()
     broken.sync_policy = contract.SYNC_POLICY_CONTINUOUS

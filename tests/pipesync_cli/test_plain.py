@@ -1,4 +1,4 @@
-"""Messages as plain values, and back."""
+"""Conversion of messages to plain values and back."""
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,7 +22,7 @@ from pipesync.v1.state_pb2 import Eof
 from pipesync_cli.plain import enum_to_plain, from_plain, to_plain
 
 
-def test_there_and_back_is_the_same() -> None:
+def test_a_round_trip_changes_nothing() -> None:
     pipeline = Pipeline(
         id="orders",
         config=PipelineConfig(
@@ -68,7 +68,7 @@ def test_full_enum_names_and_protobuf_forms_are_read_too() -> None:
     )
 
 
-def test_defaults_are_there_when_asked_for() -> None:
+def test_defaults_are_included_on_request() -> None:
     assert to_plain(Eof()) == {}
     expected = {
         "status": "unspecified",

@@ -1,4 +1,4 @@
-"""How far a sync has come, on stderr."""
+"""Progress of a sync on stderr."""
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,12 +11,12 @@ from pipesync_cli.rows import records
 
 
 def seconds(gte: int, lt: int) -> TimeRange:
-    """A time range in Unix seconds."""
+    """Return a time range in Unix seconds."""
     return TimeRange(gte=Timestamp(seconds=gte), lt=Timestamp(seconds=lt))
 
 
 def snapshot() -> Progress:
-    """One stream of each status."""
+    """Return a progress with one stream of each status."""
     return Progress(
         elapsed_ms=2000,
         derived=Progress.Derived(
@@ -39,7 +39,7 @@ def snapshot() -> Progress:
 
 
 def counted() -> Progress:
-    """The same, from a destination that counts rows."""
+    """Return the same progress from a destination that counts rows."""
     progress = snapshot()
     progress.streams["charges"].rows.MergeFrom(RowCounts(inserted=1000))
     progress.streams["customers"].rows.MergeFrom(
@@ -62,29 +62,29 @@ def counted() -> Progress:
             "12,400 records (200 new, 10 changed)",
         ),
         (RowCounts(deleted=1, unchanged=12_399), "12,400 records (1 deleted)"),
-        # The rest is not counted yet.
+        # The remaining rows are not counted yet.
         (RowCounts(inserted=12_000), "12,400 records (12,000 new)"),
         (RowCounts(), "12,400 records"),
     ],
 )
-def test_records_come_with_what_they_changed(rows: RowCounts | None, words: str) -> None:
+def test_records_are_shown_with_their_changes(rows: RowCounts | None, words: str) -> None:
     assert records(StreamProgress(record_count=12_400, rows=rows)) == words
 
 
-def test_totals_say_all_that_matters_in_one_line() -> None:
+def test_totals_fit_in_one_line() -> None:
     assert totals(snapshot()) == (
         "started, 1,500 records and 0 checkpoints in 2.0 s (750 records/s),"
         " 1 of 5 streams completed, 1 skipped, 1 errored"
     )
 
 
-def test_totals_say_what_changed_where_it_is_known() -> None:
+def test_totals_include_row_changes_if_they_are_known() -> None:
     assert totals(counted()).startswith(
         "started, 1,500 records (1,020 new, 10 changed, 1 deleted) and 0 checkpoints in 2.0 s"
     )
 
 
-def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_report_each_change_once(capsys: pytest.CaptureFixture[str]) -> None:
     with Lines("orders", interval=3600) as view:
         view.show(snapshot())
         view.show(snapshot())
@@ -99,14 +99,14 @@ def test_lines_tell_each_change_once(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def drawn(progress: Progress, *, width: int) -> list[str]:
-    """The lines of the table in a terminal."""
+    """Return the lines of the table in a terminal."""
     console = Console(width=width)
     with console.capture() as captured:
         console.print(LiveTable("orders").drawn(progress))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_a_table_shows_what_needs_a_look_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_shows_the_most_urgent_streams_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LINES", "10")
     monkeypatch.setenv("COLUMNS", "160")
     lines = drawn(snapshot(), width=160)
@@ -119,7 +119,7 @@ def test_a_table_shows_what_needs_a_look_first(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_a_table_has_a_column_of_what_changed_that_fits_a_narrow_terminal(
+def test_a_table_has_a_column_of_changes_that_fits_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LINES", "24")

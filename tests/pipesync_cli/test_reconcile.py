@@ -10,7 +10,7 @@ from tests.pipesync_cli.test_sync import batch_requests, done, failed, more
 
 
 def reconciled() -> Eof:
-    """A call that finished its run, and changed rows of one of two streams."""
+    """Return the end of a finished run that changed rows of one of two streams."""
     eof = done()
     rows = RowCounts(inserted=1, updated=20, unchanged=1_200, deleted=13)
     eof.run_progress.streams["customers"].rows.CopyFrom(rows)
@@ -19,7 +19,7 @@ def reconciled() -> Eof:
     return eof
 
 
-async def test_it_calls_until_there_is_no_more_and_tells_what_changed() -> None:
+async def test_reconcile_repeats_calls_and_reports_the_changes() -> None:
     service = scripted_service()
     service.ends = [more(), more(), reconciled()]
     outcome = await pipelines_of(service, "reconcile", "orders", "--time-limit", "9")
@@ -32,11 +32,11 @@ async def test_it_calls_until_there_is_no_more_and_tells_what_changed() -> None:
     [changed, total] = outcome.lines
     assert changed == "customers: 1,234 records (1 new, 20 changed, 13 deleted)"
     assert total.startswith("succeeded, ")
-    # Whoever interrupts it learns how to go on.
+    # After an interrupt, the user knows how to resume.
     assert f"--run-id {requests[0].run_id}" in outcome.stderr.splitlines()[0]
 
 
-async def test_it_goes_on_with_a_run() -> None:
+async def test_reconcile_resumes_a_run() -> None:
     service = scripted_service()
     service.ends = [done()]
     outcome = await pipelines_of(
@@ -55,7 +55,7 @@ async def test_raw_prints_one_json_object_a_call_and_nothing_else() -> None:
     assert outcome.stderr == ""
 
 
-async def test_a_failure_is_told_and_decides_on_the_exit_code() -> None:
+async def test_a_failure_is_reported_and_sets_the_exit_code() -> None:
     service = scripted_service()
     service.ends = [failed()]
     outcome = await pipelines_of(service, "reconcile", "orders")

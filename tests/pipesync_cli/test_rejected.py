@@ -18,7 +18,7 @@ from tests.pipesync_cli.scripted_service import scripted_service
 
 
 def _rejected(count: int = 2, held: int = 2) -> Eof:
-    """A run that succeeded, though its destination rejected records."""
+    """Return the end of a successful run whose destination rejected records."""
     stream = StreamProgress(
         status=StreamProgress.STATUS_COMPLETED,
         record_count=10,
@@ -55,7 +55,7 @@ async def test_every_sync_warns_of_rejected_records_and_exits_1(
     [warning] = [line for line in outcome.stderr.splitlines() if line.startswith("Warning: ")]
     assert warning == (
         "Warning: customers: the destination rejected 2 records. The table _pipesync_rejected in "
-        "its schema says why; once that is mended, pipelines retry_rejected orders writes them"
+        "its schema gives the reasons; after fixing them, run pipelines retry_rejected orders"
     )
     if raw:
         [printed] = [json.loads(line) for line in outcome.lines]
@@ -65,7 +65,7 @@ async def test_every_sync_warns_of_rejected_records_and_exits_1(
         assert outcome.lines[-1].startswith("succeeded, 10 records (8 new, 2 rejected)")
 
 
-async def test_records_that_are_held_from_before_are_warned_of() -> None:
+async def test_a_sync_warns_of_records_that_were_rejected_earlier() -> None:
     service = scripted_service()
     service.ends = [_rejected(count=0, held=1)]
     outcome = await pipelines_of(service, "sync_batch", "orders")
@@ -78,7 +78,7 @@ async def test_records_that_are_held_from_before_are_warned_of() -> None:
 
 
 @pytest.mark.parametrize("name", ["retry_rejected", "retry-rejected"])
-async def test_a_retry_says_what_came_of_it(name: str) -> None:
+async def test_a_retry_reports_its_result(name: str) -> None:
     service = scripted_service()
     service.retried = contract.RetryRejectedRecordsResponse(
         retried_record_count=5, written_record_count=4, rejected_record_count=0

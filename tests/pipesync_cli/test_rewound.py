@@ -1,4 +1,4 @@
-"""What the command shows of streams that went back."""
+"""Reports of rewound streams."""
 
 import json
 
@@ -16,7 +16,7 @@ REWOUND = [
 ]
 SENTENCES = [
     "warning: customers is read from the start: its table is empty",
-    "warning: the checkpoint of all streams goes on from an earlier place: a backup was restored",
+    "warning: the shared checkpoint resumes from an earlier position: a backup was restored",
     "warning: the destination lost events that had been applied; the service applies them again",
 ]
 
@@ -28,7 +28,7 @@ def rewound() -> Eof:
     return eof
 
 
-async def test_sync_batch_says_which_streams_went_back_and_why() -> None:
+async def test_sync_batch_reports_rewound_streams_with_reasons() -> None:
     service = scripted_service()
     service.ends = [rewound()]
     outcome = await pipelines_of(service, "sync_batch", "orders")
@@ -36,7 +36,7 @@ async def test_sync_batch_says_which_streams_went_back_and_why() -> None:
     assert [line for line in outcome.stderr.splitlines() if "warning" in line] == SENTENCES
 
 
-async def test_sync_says_so_once_as_it_begins() -> None:
+async def test_sync_reports_rewound_streams_once_at_its_start() -> None:
     service = scripted_service()
     resumption = Resumption(rewound_streams=REWOUND, lost_inputs=LostInputs())
     service.messages = [Message(resumption=resumption), Message(eof=rewound())]
@@ -44,7 +44,7 @@ async def test_sync_says_so_once_as_it_begins() -> None:
     assert [line for line in outcome.stderr.splitlines() if "warning" in line] == SENTENCES
 
 
-async def test_raw_has_it_as_json() -> None:
+async def test_raw_reports_rewound_streams_as_json() -> None:
     service = scripted_service()
     service.ends = [rewound()]
     outcome = await pipelines_of(service, "sync_batch", "orders", "--raw")
@@ -57,7 +57,7 @@ async def test_raw_has_it_as_json() -> None:
     assert printed["lost_inputs"] == {"covered_by_reread": False}
 
 
-async def test_events_that_cannot_be_applied_again_are_made_up_for() -> None:
+async def test_lost_events_are_covered_by_reading_streams_again() -> None:
     service = scripted_service()
     eof = done()
     eof.lost_inputs.covered_by_reread = True
@@ -66,7 +66,7 @@ async def test_events_that_cannot_be_applied_again_are_made_up_for() -> None:
     assert "the streams are read from the start instead" in outcome.stderr
 
 
-async def test_watch_says_so_once() -> None:
+async def test_watch_reports_rewound_streams_once() -> None:
     service = scripted_service()
     pipeline = seen(contract.PIPELINE_STATUS_BACKFILL, records=7)
     pipeline.progress.streams["customers"].rewound_reason = "its table is empty"
@@ -77,5 +77,5 @@ async def test_watch_says_so_once() -> None:
     outcome = await pipelines_of(service, "watch", "orders")
     assert outcome.lines == [
         "orders: backfill",
-        "orders: customers went back: its table is empty",
+        "orders: customers was rewound: its table is empty",
     ]

@@ -31,7 +31,7 @@ def progress(
     stream_status: StreamProgress.Status.ValueType = StreamProgress.STATUS_STARTED,
     message: str = "",
 ) -> Progress:
-    """Progress of one stream."""
+    """Return the progress of one stream."""
     return Progress(
         elapsed_ms=12_300,
         global_state_count=1,
@@ -47,7 +47,7 @@ def progress(
 
 
 def more() -> Eof:
-    """A call that was cut short."""
+    """Return the end of a call that stopped at a limit."""
     return Eof(
         status=RUN_STATUS_STARTED,
         has_more=True,
@@ -60,7 +60,7 @@ def more() -> Eof:
 
 
 def done() -> Eof:
-    """A call that finished its run."""
+    """Return the end of a call that finished its run."""
     return Eof(
         status=RUN_STATUS_SUCCEEDED,
         run_progress=progress(RUN_STATUS_SUCCEEDED, StreamProgress.STATUS_COMPLETED),
@@ -68,7 +68,7 @@ def done() -> Eof:
 
 
 def failed() -> Eof:
-    """A call whose one stream errored and whose source could not be reached."""
+    """Return the end of a call with an errored stream and an unreachable source."""
     run_progress = progress(RUN_STATUS_FAILED, StreamProgress.STATUS_ERRORED, "value too long")
     run_progress.connection_status.status = ConnectionStatus.STATUS_FAILED
     run_progress.connection_status.message = "Stripe refuses the key"
@@ -78,7 +78,7 @@ def failed() -> Eof:
 
 
 def batch_requests(service: ScriptedService) -> list[contract.SyncPipelineBatchRequest]:
-    """The requests that the service saw, which were all of this kind."""
+    """Return the requests of the service, asserting that all are of this type."""
     return [
         request
         for request in service.requests
@@ -92,7 +92,7 @@ async def test_one_call_without_a_loop_and_without_a_run_id() -> None:
     outcome = await pipelines_of(service, "sync_batch", "orders")
     assert outcome.code == 0
     (request,) = batch_requests(service)
-    assert request == contract.SyncPipelineBatchRequest(id="orders")
+    assert request == contract.SyncPipelineBatchRequest(pipeline_id="orders")
     assert outcome.stdout == (
         "started, 9,007,199,254,740,993 records and 10 checkpoints in 12.3 s (10 records/s),"
         " 0 of 1 streams completed; there is more\n"
@@ -116,7 +116,7 @@ async def test_flags_become_the_request() -> None:
     assert request.reset_state
 
 
-async def test_a_loop_stops_after_so_many_calls_of_one_run_and_resets_once() -> None:
+async def test_a_loop_stops_after_n_calls_of_one_run_and_resets_once() -> None:
     service = scripted_service()
     service.ends = [more(), more(), more()]
     outcome = await pipelines_of(service, "sync_batch", "orders", "--reset-state", "--loop", "2")
@@ -126,7 +126,7 @@ async def test_a_loop_stops_after_so_many_calls_of_one_run_and_resets_once() -> 
     assert (first.reset_state, second.reset_state) == (True, False)
 
 
-async def test_a_loop_of_0_goes_on_until_there_is_no_more() -> None:
+async def test_a_loop_of_0_continues_until_there_is_no_more() -> None:
     service = scripted_service()
     service.ends = [more(), more(), more(), done()]
     outcome = await pipelines_of(service, "sync_batch", "orders", "--loop", "0")
@@ -136,7 +136,7 @@ async def test_a_loop_of_0_goes_on_until_there_is_no_more() -> None:
     assert outcome.lines[-1].endswith("1 of 1 streams completed")
 
 
-async def test_a_loop_ends_with_the_call_that_says_that_its_limit_is_too_short() -> None:
+async def test_a_loop_ends_with_a_call_whose_limit_is_too_short() -> None:
     service = scripted_service()
     empty, last = more(), failed()
     empty.limit_message = "no page arrived within the time_limit of 1 s"
@@ -166,7 +166,7 @@ async def test_raw_prints_one_json_object_a_call_with_numbers_as_numbers() -> No
     assert second["status"] == "succeeded"
 
 
-async def test_a_terminal_gets_a_table_and_stdout_only_the_result() -> None:
+async def test_a_terminal_shows_a_table_and_stdout_has_only_the_result() -> None:
     service = scripted_service()
     service.ends = [more(), done()]
     terminal, program_side = os.openpty()
@@ -189,7 +189,7 @@ async def test_a_terminal_gets_a_table_and_stdout_only_the_result() -> None:
     assert "100%" in drawn
 
 
-async def test_a_failed_sync_exits_1_and_says_why() -> None:
+async def test_a_failed_sync_exits_1_with_the_reason() -> None:
     service = scripted_service()
     service.ends = [failed()]
     outcome = await pipelines_of(service, "sync_batch", "orders")
@@ -206,21 +206,20 @@ async def test_a_failed_sync_exits_1_and_says_why() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--loop", "x"], "Error: Invalid value for '--loop': 'x' is not a whole number."),
-        (["--loop", "-1"], "Error: Invalid value for '--loop': -1 is too small; the least is 0."),
-        (
-            ["--state-limit", "0"],
-            "Error: Invalid value for '--state-limit': 0 is too small; the least is 1.",
-        ),
-        (
-            ["--time-limit", "nan"],
-            "Error: Invalid value for '--time-limit': 'nan' is not a number of seconds.",
-        ),
+        (["--loop", "x"], "'--loop': Input should be a valid integer"),
+        (["--loop", "-1"], "'--loop': Input should be greater than or equal to 0"),
+        (["--state-limit", "0"], "'--state-limit': Input should be greater than or equal to 1"),
+        (["--time-limit", "soon"], "'--time-limit': Input should be a valid number"),
+        (["--time-limit", "nan"], "'--time-limit': Input should be a finite number"),
+        (["--time-limit", "inf"], "'--time-limit': Input should be a finite number"),
+        (["--time-limit", "0"], "'--time-limit': Input should be greater than 0"),
     ],
 )
 async def test_a_wrong_number_is_refused_by_name(arguments: list[str], sentence: str) -> None:
     outcome = await pipelines("sync_batch", "orders", *arguments)
-    assert (outcome.code, outcome.stdout, outcome.stderr) == (2, "", f"{sentence}\n")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith(f"Error: Invalid value for {sentence}")
 
 
 async def test_sync_shows_statuses_and_logs_and_ends_with_a_summary() -> None:
@@ -236,7 +235,7 @@ async def test_sync_shows_statuses_and_logs_and_ends_with_a_summary() -> None:
     ]
     outcome = await pipelines_of(service, "sync", "orders", "--run-id", "run-1")
     assert outcome.code == 0
-    assert service.requests == [contract.SyncPipelineRequest(id="orders", run_id="run-1")]
+    assert service.requests == [contract.SyncPipelineRequest(pipeline_id="orders", run_id="run-1")]
     notes = outcome.stderr.splitlines()
     assert notes[0] == "warn: source/stripe: retry, attempt 2"
     assert "orders: customers started, 1,234 records" in notes
@@ -264,7 +263,7 @@ async def test_raw_sync_prints_every_message() -> None:
 
 async def test_a_stream_that_ends_without_a_result_is_a_failure() -> None:
     outcome = await pipelines_of(scripted_service(), "sync", "orders")
-    assert (outcome.code, outcome.stderr) == (1, "Error: the sync ended without saying how\n")
+    assert (outcome.code, outcome.stderr) == (1, "Error: the sync ended without a result\n")
 
 
 async def test_an_interrupt_exits_130_without_a_traceback() -> None:
@@ -293,12 +292,12 @@ async def test_records_with_replaced_characters_are_a_warning_and_no_failure() -
     outcome = await pipelines_of(service, "sync_batch", "orders")
     assert outcome.code == 0
     assert (
-        "Warning: customers: 1,200 records held characters that the destination cannot hold; "
-        "U+FFFD is in their place\n"
+        "Warning: customers: 1,200 records held characters that the destination cannot store; "
+        "U+FFFD replaces them\n"
     ) in outcome.stderr
 
 
-async def test_each_event_that_was_given_up_is_a_sentence_and_all_of_a_loop_are_counted() -> None:
+async def test_dead_lettered_events_are_listed_and_counted_over_a_loop() -> None:
     service = scripted_service()
     service.ends = [more(), done()]
     service.ends[0].dead_letters.add(
@@ -311,10 +310,13 @@ async def test_each_event_that_was_given_up_is_a_sentence_and_all_of_a_loop_are_
     assert outcome.code == 1
     first, second, total = outcome.stderr.splitlines()[-3:]
     assert first == (
-        "Error: event evt_1 (customer.updated) was given up after 5 attempts: Stripe refuses"
+        "Error: event evt_1 (customer.updated) was dead-lettered after 5 attempts: Stripe refuses"
     )
     assert (
-        second == "Error: event evt_2 (invoice.paid) was given up after 1 attempt: nothing is there"
+        second
+        == "Error: event evt_2 (invoice.paid) was dead-lettered after 1 attempt: nothing is there"
     )
-    assert total.startswith("Error: 2 events were given up; 'events --status set-aside' lists them")
+    assert total.startswith(
+        "Error: 2 events were dead-lettered: list with 'events --status dead-lettered'"
+    )
     assert outcome.stdout.startswith("succeeded, ")

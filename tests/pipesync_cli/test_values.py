@@ -1,4 +1,4 @@
-"""Values as people write them."""
+"""Values in flags and files."""
 
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def test_a_setting_without_a_key_is_refused_without_repeating_it() -> None:
         )
 
 
-def test_references_are_resolved_however_deep(
+def test_references_are_resolved_at_any_depth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THE_KEY", "sk_1")
@@ -65,7 +65,7 @@ def test_references_are_resolved_however_deep(
     }
 
 
-def test_a_reference_to_nothing_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresolvable_reference_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
     with pytest.raises(typer.BadParameter, match="variable NOT_SET is not set"):
         resolve_references("@env:NOT_SET", "'-f'")
@@ -73,7 +73,7 @@ def test_a_reference_to_nothing_is_refused_by_name(monkeypatch: pytest.MonkeyPat
         resolve_references("@file:/no/such", "'-f'")
 
 
-def test_a_file_reads_dates_and_no_as_text() -> None:
+def test_dates_and_the_word_no_in_a_file_are_text() -> None:
     assert parse_yaml("a: 2026-10-28\nb: no\nc: 1\nd: true\ne: ~\nf:\n") == {
         "a": "2026-10-28",
         "b": "no",

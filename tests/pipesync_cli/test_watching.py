@@ -1,4 +1,4 @@
-"""The commands that look at pipelines at work."""
+"""Commands that observe pipelines."""
 
 import json
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from tests.pipesync_cli.test_pipelines import stored
 def seen(
     status: contract.PipelineStatus.ValueType, why: str = "", records: int = 0
 ) -> contract.Pipeline:
-    """The pipeline as a watch shows it."""
+    """Return the pipeline as a watch shows it."""
     pipeline = stored()
     pipeline.status, pipeline.status_message = status, why
     if records:
@@ -42,7 +42,7 @@ CHANGES = [
 ]
 
 
-async def test_watch_says_what_the_pipeline_does_and_why_until_it_is_deleted() -> None:
+async def test_watch_reports_status_and_reason_until_the_pipeline_is_deleted() -> None:
     service = scripted_service()
     service.watch = [*CHANGES, deleted()]
     outcome = await pipelines_of(service, "watch", "orders")
@@ -61,7 +61,7 @@ async def test_watch_raw_prints_every_change_as_json() -> None:
     assert printed[1]["progress"]["derived"]["total_record_count"] == 1500
 
 
-async def test_watch_goes_on_when_the_service_comes_back() -> None:
+async def test_watch_resumes_when_the_service_is_available_again() -> None:
     service = scripted_service()
     stopping = RpcError("the service is stopping", code=code_pb2.UNAVAILABLE)
     service.watch = [CHANGES[0], stopping, *CHANGES, deleted()]
@@ -70,7 +70,7 @@ async def test_watch_goes_on_when_the_service_comes_back() -> None:
     assert outcome.lines == ["orders: backfill", "orders: error: sync failed once: no route"]
 
 
-async def test_watch_of_nothing_is_an_error() -> None:
+async def test_watch_of_a_missing_pipeline_is_an_error() -> None:
     service = scripted_service()
     service.watch = [deleted()]
     outcome = await pipelines_of(service, "watch", "orders")
@@ -96,7 +96,7 @@ async def test_runs_are_listed_newest_first() -> None:
     head, first, second = (line.split("  ") for line in outcome.lines)
     assert head[0] == "RUN"
     assert [cell.strip() for cell in first if cell] == [
-        *("r2", "started", "2026-01-02 00:00:00", "goes on", "2,000 records"),
+        *("r2", "started", "2026-01-02 00:00:00", "running", "2,000 records"),
     ]
     assert [cell.strip() for cell in second if cell] == [
         *("r1", "failed", "2026-01-01 00:00:00", "90.0 s", "1,000 records", "no route"),

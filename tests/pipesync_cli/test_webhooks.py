@@ -18,31 +18,34 @@ def webhook_event(number: int) -> contract.WebhookEvent:
     return contract.WebhookEvent(
         id=f"evt_{number}",
         type="customer.updated",
-        status=contract.WEBHOOK_EVENT_STATUS_SET_ASIDE,
+        status=contract.WEBHOOK_EVENT_STATUS_DEAD_LETTERED,
         receive_time=Timestamp(seconds=1_700_000_000),
-        failed_attempts=8,
+        failed_attempt_count=8,
         last_error="customers:\nit is refused",
     )
 
 
-async def test_events_are_a_table_over_all_pages() -> None:
+async def test_events_of_all_pages_are_in_one_table() -> None:
     service = scripted_service()
     service.webhook_events = [webhook_event(number) for number in range(5)]
-    outcome = await pipelines_of(service, "events", "orders", "--status", "set-aside")
+    outcome = await pipelines_of(service, "events", "orders", "--status", "dead-lettered")
     assert outcome.code == 0, outcome.stderr
     heads, first, *_, last = outcome.lines
-    assert heads == ("EVENT  TYPE              STATUS     RECEIVED (UTC)       FAILED  LAST ERROR")
+    assert heads == (
+        "EVENT  TYPE              STATUS         RECEIVED (UTC)       FAILED  LAST ERROR"
+    )
     assert first == (
-        "evt_0  customer.updated  set_aside  2023-11-14 22:13:20  8       customers: it is refused"
+        "evt_0  customer.updated  dead_lettered  2023-11-14 22:13:20  8  "
+        "     customers: it is refused"
     )
     assert last.startswith("evt_4")
     assert {request.status for request in service.requests} == {  # type: ignore[attr-defined]  # of that type
-        contract.WEBHOOK_EVENT_STATUS_SET_ASIDE
+        contract.WEBHOOK_EVENT_STATUS_DEAD_LETTERED
     }
 
 
 @pytest.mark.parametrize(("limit", "count"), [("3", 3), ("0", 5), ("100", 5)])
-async def test_a_limit_is_kept_over_pages(limit: str, count: int) -> None:
+async def test_a_limit_applies_across_pages(limit: str, count: int) -> None:
     service = scripted_service()
     service.webhook_events = [webhook_event(number) for number in range(5)]
     outcome = await pipelines_of(service, "events", "orders", "--limit", limit, "--raw")
@@ -54,20 +57,22 @@ async def test_a_limit_is_kept_over_pages(limit: str, count: int) -> None:
 async def test_named_events_are_replayed() -> None:
     service = scripted_service()
     outcome = await pipelines_of(service, "replay", "orders", "evt_1", "evt_2")
-    assert (outcome.code, outcome.stdout) == (0, "2 events to be applied again\n")
+    assert (outcome.code, outcome.stdout) == (0, "2 events will be applied again\n")
     [request] = service.requests
     assert request == contract.ReplayWebhookEventsRequest(
         pipeline_id="orders", event_ids=["evt_1", "evt_2"]
     )
 
 
-async def test_all_that_is_set_aside_is_replayed() -> None:
+async def test_all_dead_lettered_events_are_replayed() -> None:
     service = scripted_service()
     service.webhook_events = [webhook_event(1)]
     outcome = await pipelines_of(service, "replay", "orders", "--all")
-    assert (outcome.code, outcome.stdout) == (0, "1 event to be applied again\n")
+    assert (outcome.code, outcome.stdout) == (0, "1 event will be applied again\n")
     [request] = service.requests
-    assert request == contract.ReplayWebhookEventsRequest(pipeline_id="orders", all_set_aside=True)
+    assert request == contract.ReplayWebhookEventsRequest(
+        pipeline_id="orders", all_dead_lettered=True
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("evt_1", "--all")])
@@ -89,17 +94,17 @@ async def test_a_simulation_is_shown_like_a_sync(command: str) -> None:
     assert "7 events" in outcome.stderr
     assert outcome.stdout.startswith("succeeded")
     [request] = service.requests
-    expected = contract.SimulateWebhookSyncRequest(id="orders", limit=7)
+    expected = contract.SimulateWebhookSyncRequest(pipeline_id="orders", limit=7)
     expected.created_after.FromJsonString("2026-01-31T11:00:00Z")
     assert request == expected
 
 
-async def test_a_simulation_asks_for_no_time_and_no_limit_by_itself() -> None:
+async def test_a_simulation_has_no_time_and_no_limit_by_default() -> None:
     service = scripted_service()
     service.messages = [Message(eof=done())]
     outcome = await pipelines_of(service, "simulate_webhook_sync", "orders", "--raw")
     assert json.loads(outcome.stdout)["eof"]["status"] == "succeeded"
-    assert service.requests == [contract.SimulateWebhookSyncRequest(id="orders")]
+    assert service.requests == [contract.SimulateWebhookSyncRequest(pipeline_id="orders")]
 
 
 async def test_a_failed_simulation_is_a_failure() -> None:
@@ -114,8 +119,14 @@ async def test_a_failed_simulation_is_a_failure() -> None:
     ("arguments", "complaint"),
     [
         (("simulate_webhook_sync", "orders", "--since", "lately"), "'lately' is not a time"),
-        (("simulate_webhook_sync", "orders", "--limit", "none"), "'none' is not a whole number"),
-        (("events", "orders", "--limit", "-1"), "-1 is too small"),
+        (
+            ("simulate_webhook_sync", "orders", "--limit", "none"),
+            "'--limit': Input should be a valid integer",
+        ),
+        (
+            ("events", "orders", "--limit", "-1"),
+            "'--limit': Input should be greater than or equal to 0",
+        ),
         (("events", "orders", "--status", "lost"), "lost"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The engine's client, over a real connection."""
+"""Client of the engine, over a real connection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,16 +17,16 @@ from pipesync.v1.engine_service_pb2 import (
 from pipesync.v1.message_pb2 import Log, Message
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
-from pipesync_rpc.tokens import hash_token
-from tests.pipesync_rpc.scripted_engine import engine_server, scripted_engine
+from pipesync_server.tokens import hash_token
+from tests.pipesync_server.scripted_engine import engine_server, scripted_engine
 
 
 def log_request(text: str) -> PipelineWriteRequest:
-    """One message to write."""
+    """Return one message to write."""
     return PipelineWriteRequest(message=Message(log=Log(message=text)))
 
 
-async def test_one_answer_comes_back_as_the_contract_has_it() -> None:
+async def test_a_unary_call_returns_its_response() -> None:
     async with (
         engine_server(scripted_engine()) as server,
         EngineClient(server.address) as client,
@@ -35,7 +35,7 @@ async def test_one_answer_comes_back_as_the_contract_has_it() -> None:
     assert answer == ListConnectorsResponse()
 
 
-async def test_many_answers_come_back_in_order() -> None:
+async def test_a_stream_yields_its_responses_in_order() -> None:
     engine = scripted_engine()
     engine.released.set()
     async with engine_server(engine) as server, EngineClient(server.address) as client:
@@ -43,7 +43,7 @@ async def test_many_answers_come_back_in_order() -> None:
     assert [answer.message.log.message for answer in answers] == ["first", "last"]
 
 
-async def test_requests_and_answers_flow_side_by_side() -> None:
+async def test_requests_and_responses_are_exchanged_concurrently() -> None:
     async def requests() -> AsyncIterator[PipelineWriteRequest]:
         for text in ("a", "b", "c"):
             yield log_request(text)
@@ -56,7 +56,7 @@ async def test_requests_and_answers_flow_side_by_side() -> None:
     assert [answer.message.log.message for answer in answers] == ["a", "b", "c"]
 
 
-async def test_what_the_requests_raise_is_raised() -> None:
+async def test_an_exception_of_the_requests_is_raised() -> None:
     async def requests() -> AsyncIterator[PipelineWriteRequest]:
         yield log_request("a")
         raise LookupError("no more")
@@ -92,14 +92,14 @@ async def test_an_error_is_raised_as_the_server_raised_it() -> None:
         assert len(caught.request_id) == 32
 
 
-async def test_a_server_out_of_reach_is_named() -> None:
+async def test_an_unreachable_server_is_named() -> None:
     async with EngineClient("127.0.0.1:1") as client:
         with pytest.raises(RpcError, match=r"the server at 127\.0\.0\.1:1 cannot be reached"):
             async for _ in client.pipeline_read(PipelineReadRequest()):
                 pass
 
 
-async def test_a_call_that_takes_too_long_says_so() -> None:
+async def test_a_call_that_exceeds_its_timeout_is_reported() -> None:
     async with (
         engine_server(scripted_engine()) as server,
         EngineClient(server.address) as client,
@@ -135,7 +135,7 @@ async def test_a_cancelled_caller_cancels_the_call() -> None:
         await asyncio.wait_for(engine.closed.wait(), 1)
 
 
-async def test_closing_the_client_under_a_call_is_an_error_of_the_call() -> None:
+async def test_closing_the_client_during_a_call_raises_an_error_in_the_call() -> None:
     engine = scripted_engine()
     async with engine_server(engine) as server:
         async with EngineClient(server.address) as client:
@@ -148,13 +148,13 @@ async def test_closing_the_client_under_a_call_is_an_error_of_the_call() -> None
         assert caught.value.code == code_pb2.CANCELLED
 
 
-async def test_a_call_finds_a_server_that_comes_back() -> None:
+async def test_a_call_reaches_a_server_that_is_available_again() -> None:
     engine = scripted_engine()
     engine.released.set()
     async with engine_server(engine) as server:
         address = server.address
     async with EngineClient(address) as client:
-        # It was not there, so the channel is waiting before it connects again.
+        # The server was unavailable, so the channel waits before it reconnects.
         with pytest.raises(RpcError) as caught:
             await anext(client.pipeline_sync(PipelineSyncRequest(), timeout=0.2))
         assert caught.value.code in (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED)
@@ -163,7 +163,7 @@ async def test_a_call_finds_a_server_that_comes_back() -> None:
     assert [answer.message.log.message for answer in answers] == ["first", "last"]
 
 
-async def test_a_busy_server_is_asked_again_for_what_is_idempotent() -> None:
+async def test_idempotent_calls_to_a_busy_server_are_retried() -> None:
     engine = scripted_engine(RpcError("busy", code=code_pb2.UNAVAILABLE))
     async with engine_server(engine) as server, EngineClient(server.address) as client:
         with pytest.raises(RpcError, match="busy"):
@@ -171,7 +171,7 @@ async def test_a_busy_server_is_asked_again_for_what_is_idempotent() -> None:
     assert engine.requests == 4
 
 
-async def test_the_token_is_shown() -> None:
+async def test_the_token_is_sent() -> None:
     engine = scripted_engine()
     async with (
         engine_server(engine, token_hashes=[hash_token("abc")]) as server,
@@ -181,7 +181,7 @@ async def test_the_token_is_shown() -> None:
     assert engine.metadata["authorization"] == "Bearer abc"
 
 
-async def test_a_client_works_between_its_beginning_and_its_end() -> None:
+async def test_a_client_works_only_while_it_is_open() -> None:
     client = EngineClient("127.0.0.1:1")
     with pytest.raises(RuntimeError, match="not open yet"):
         await client.list_connectors(ListConnectorsRequest())
@@ -194,7 +194,7 @@ async def test_a_client_works_between_its_beginning_and_its_end() -> None:
         await client.__aenter__()
 
 
-async def test_what_a_server_takes_to_be_there_counts_for_the_timeout() -> None:
+async def test_waiting_for_a_server_counts_towards_the_timeout() -> None:
     clock = asyncio.get_running_loop().time
     async with engine_server(scripted_engine()) as server:
         address = server.address

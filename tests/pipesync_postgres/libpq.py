@@ -1,4 +1,4 @@
-"""The real libpq, as it comes with the embedded Postgres: how it reads a URL."""
+"""URL parser of the real libpq, which ships with the embedded Postgres."""
 
 import ctypes
 from pathlib import Path
@@ -29,7 +29,7 @@ def _library() -> ctypes.CDLL:
 
 
 def read(url: str) -> dict[str, str] | None:
-    """The parameters that libpq finds in ``url``, but for empty ones; None where it refuses it."""
+    """Return the non-empty parameters that libpq reads from a URL; None if it refuses the URL."""
     library = _library()
     message = ctypes.c_char_p()
     options = library.PQconninfoParse(url.encode(), ctypes.byref(message))

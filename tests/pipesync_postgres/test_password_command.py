@@ -1,4 +1,4 @@
-"""The operator's commands that print passwords."""
+"""Password commands of the operator."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ def _python(code: str) -> str:
 
 
 def _counting(file: Path) -> str:
-    """Prints a new password each time."""
+    """Return a command that prints a new password each time."""
     return _python(
         f"import pathlib; f = pathlib.Path({str(file)!r}); "
         "n = len(f.read_text()) if f.exists() else 0; f.write_text('x' * (n + 1)); "
@@ -30,14 +30,14 @@ def _counting(file: Path) -> str:
     )
 
 
-async def test_what_a_command_prints_is_kept_for_a_minute(
+async def test_a_printed_password_is_kept_for_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = PasswordCommand.parse(_counting(tmp_path / "runs"), "me")
     printed = await asyncio.gather(*(command.password() for _ in range(5)))
     assert set(printed) == {"secret 1"}
     assert await command.password(refused="secret 1") == "secret 2"
-    # One that was refused before is not the one that is kept.
+    # A password that was refused earlier is not the kept one.
     assert await command.password(refused="secret 1") == "secret 2"
     monkeypatch.setattr(password_command, "_KEPT_FOR", 0.0)
     assert await command.password() == "secret 3"
@@ -61,27 +61,27 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("code", "said"), FAILURES.values(), ids=FAILURES)
-async def test_a_command_that_fails_is_told_without_what_it_printed(
-    code: str, said: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("code", "message"), FAILURES.values(), ids=FAILURES)
+async def test_a_failed_command_is_reported_without_its_output(
+    code: str, message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if said == "took longer than":
+    if message == "took longer than":
         monkeypatch.setattr(password_command, "_TIMEOUT", 0.5)
     command = PasswordCommand.parse(_python(code), "user me at h:5432")
     with pytest.raises(PasswordCommandFailed) as caught:
         await command.password()
-    assert f"the password command for user me at h:5432 {said}" in str(caught.value)
+    assert f"the password command for user me at h:5432 {message}" in str(caught.value)
     assert "hunter2" not in f"{caught.value!r} {caught.value.__cause__!r} {capfd.readouterr()}"
 
 
-async def test_a_command_that_is_not_there_is_told() -> None:
+async def test_a_missing_command_is_reported() -> None:
     command = PasswordCommand.parse("/nowhere/token --secret hunter2", "me")
     with pytest.raises(PasswordCommandFailed, match="cannot be started: No such file") as caught:
         await command.password()
     assert "hunter2" not in str(caught.value)
 
 
-async def test_what_a_command_has_started_ends_with_it(
+async def test_child_processes_end_with_their_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pids = tmp_path / "pids"
@@ -129,7 +129,7 @@ async def test_a_command_that_outlasts_its_caller_serves_the_next(tmp_path: Path
     assert runs.read_text() == "x"
 
 
-async def test_a_failure_is_told_to_all_who_wait_and_the_command_runs_again(
+async def test_a_failure_reaches_all_waiting_connections_and_the_command_runs_again(
     tmp_path: Path,
 ) -> None:
     runs = tmp_path / "runs"
@@ -138,8 +138,8 @@ async def test_a_failure_is_told_to_all_who_wait_and_the_command_runs_again(
         "f.write_text('x'); sys.exit(1) if first else print('token')"
     )
     command = PasswordCommand.parse(_python(code), "me")
-    told = await asyncio.gather(*(command.password() for _ in range(3)), return_exceptions=True)
-    assert {type(one) for one in told} == {PasswordCommandFailed}
+    results = await asyncio.gather(*(command.password() for _ in range(3)), return_exceptions=True)
+    assert {type(one) for one in results} == {PasswordCommandFailed}
     assert await command.password() == "token"
 
 
@@ -182,7 +182,7 @@ def test_a_command_is_found_for_exactly_its_host_port_and_user() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ("db.internal=token", "HOST[:PORT]/USER=COMMAND"),
         ("db.internal/me", "HOST[:PORT]/USER=COMMAND"),
@@ -195,8 +195,8 @@ def test_a_command_is_found_for_exactly_its_host_port_and_user() -> None:
         ("fine/me=token\nfine/me=other", "a second time"),
     ],
 )
-def test_a_bad_entry_is_refused(entry: str, said: str) -> None:
+def test_a_bad_entry_is_refused(entry: str, message: str) -> None:
     with pytest.raises(ValueError, match="entry") as caught:
         PasswordCommands(entry.split("\n"))
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "token" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""A URL is read as libpq reads it."""
+"""URLs are parsed as libpq parses them."""
 
 from urllib.parse import quote
 
@@ -61,22 +61,22 @@ AS_LIBPQ = [
 
 
 def _said(url: PostgresUrl) -> dict[str, str]:
-    said = {**url.parameters, "user": url.user, "password": url.password, "dbname": url.database}
+    parts = {**url.parameters, "user": url.user, "password": url.password, "dbname": url.database}
     if url.hosts:
-        said["host"] = ",".join(host.name for host in url.hosts)
-        said["port"] = ",".join(str(host.port) for host in url.hosts)
-    return {name: value for name, value in said.items() if value}
+        parts["host"] = ",".join(host.name for host in url.hosts)
+        parts["port"] = ",".join(str(host.port) for host in url.hosts)
+    return {name: value for name, value in parts.items() if value}
 
 
 def _expected(url: str) -> dict[str, str]:
     found = libpq.read(url)
     assert found is not None, url
     if "host" in found:
-        # There it is the connection that fills in what is left open.
+        # In libpq, the connection fills in missing parts.
         hosts, ports = found["host"].split(","), found.get("port", "").split(",")
         ports = ports * len(hosts) if len(ports) == 1 else ports
         found["port"] = ",".join(port or "5432" for port in ports)
-    # libpq has it where one is compiled in.
+    # libpq has this default if one is compiled in.
     return {name: value for name, value in found.items() if name in _NAMES}
 
 
@@ -103,7 +103,7 @@ _TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size
 
 
 @given(user=_TEXTS, password=_TEXTS, database=_TEXTS, name=_TEXTS)
-def test_what_is_percent_encoded_is_read_as_it_was(
+def test_percent_encoded_parts_are_decoded(
     user: str, password: str, database: str, name: str
 ) -> None:
     def encoded(text: str) -> str:
@@ -134,13 +134,13 @@ def test_what_is_percent_encoded_is_read_as_it_was(
         "mysql://hunter2@h/d",
     ],
 )
-def test_what_cannot_be_understood_is_refused_without_being_quoted(url: str) -> None:
+def test_an_invalid_url_is_refused_without_being_quoted(url: str) -> None:
     with pytest.raises(ValueError, match=r"must|cannot|has|names") as caught:
         parse_url(url)
     assert "ter2" not in str(caught.value)
 
 
-def test_a_sign_that_ought_to_be_encoded_is_forgiven_where_libpq_fails() -> None:
+def test_an_unencoded_character_is_accepted_where_libpq_fails() -> None:
     assert parse_url("postgresql://me@azure:p@ss@h/d").hosts == (Host(name="h"),)
     assert parse_url("postgresql://me@azure:p@ss@h/d").user == "me@azure"
     assert parse_url("postgresql://me@azure:p@ss@h/d").password == "p@ss"
@@ -154,3 +154,20 @@ def test_a_sign_that_ought_to_be_encoded_is_forgiven_where_libpq_fails() -> None
 
 def test_a_password_is_not_shown() -> None:
     assert "hunter2" not in repr(parse_url("postgresql://me:hunter2@h/d?sslpassword=hunter2"))
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        (f"postgresql://{'%41' * 75_000}", "has 225013 characters: at most 8192 are taken"),
+        (f"postgresql://{','.join('h' * 101)}/d", "names 101 hosts: at most 100 are taken"),
+        (f"postgresql:///d?host={','.join('h' * 101)}", "names 101 hosts: at most 100 are taken"),
+    ],
+)
+def test_the_size_of_a_url_is_limited(url: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_url(url)
+
+
+def test_a_url_may_name_a_hundred_hosts() -> None:
+    assert len(parse_url(f"postgresql://{','.join('h' * 100)}/d").hosts) == 100

@@ -1,4 +1,4 @@
-"""The client's end of a connection."""
+"""Channels: retries and message sizes."""
 
 import grpc
 import pytest
@@ -9,13 +9,16 @@ from pipesync.v1.engine_service_pb2_grpc import EngineServiceStub
 from pipesync.v1.message_pb2 import Message, RecordBatch
 from pipesync_rpc.channel import open_channel
 from pipesync_rpc.errors import RpcError
-from tests.pipesync_rpc.scripted_engine import ENGINE_SERVICE, engine_server, scripted_engine
+from tests.pipesync_server.scripted_engine import ENGINE_SERVICE, engine_server, scripted_engine
 
 UNAVAILABLE = RpcError("busy", code=code_pb2.UNAVAILABLE)
+# The answer of a stopping server to a call that never reached a handler.
+CANCELLED = RpcError("stopping", code=code_pb2.CANCELLED)
 
 
-async def test_an_idempotent_method_is_tried_four_times() -> None:
-    engine = scripted_engine(UNAVAILABLE)
+@pytest.mark.parametrize("refusal", [UNAVAILABLE, CANCELLED])
+async def test_an_idempotent_method_is_tried_four_times(refusal: RpcError) -> None:
+    engine = scripted_engine(refusal)
     methods = [f"/{ENGINE_SERVICE}/ListConnectors"]
     async with (
         engine_server(engine) as server,
@@ -26,8 +29,9 @@ async def test_an_idempotent_method_is_tried_four_times() -> None:
     assert engine.requests == 4
 
 
-async def test_any_other_method_is_tried_once() -> None:
-    engine = scripted_engine(UNAVAILABLE)
+@pytest.mark.parametrize("refusal", [UNAVAILABLE, CANCELLED])
+async def test_any_other_method_is_tried_once(refusal: RpcError) -> None:
+    engine = scripted_engine(refusal)
     async with (
         engine_server(engine) as server,
         open_channel(

@@ -1,4 +1,4 @@
-"""TLS for both ends, and the addresses that need it."""
+"""TLS settings, and the addresses that require them."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from pipesync_rpc.credentials import (
     is_loopback,
     refuse_insecure_listen,
 )
-from pipesync_rpc.tokens import hash_token
-from tests.pipesync_rpc.certificates import Authority
-from tests.pipesync_rpc.scripted_engine import engine_server, scripted_engine
+from pipesync_server.tokens import hash_token
+from tests.pipesync_server.certificates import Authority
+from tests.pipesync_server.scripted_engine import engine_server, scripted_engine
 
 TLS = ServerTls(certificate=Path("server.pem"), private_key=Path("server.key"))
 MUTUAL = ServerTls(
@@ -57,7 +57,7 @@ def test_only_this_machine_reaches_loopback(address: str) -> None:
         "127.0.0.1:1,10.0.0.1:2",
     ],
 )
-def test_a_network_address_needs_tls_and_callers_that_show_who_they_are(address: str) -> None:
+def test_a_network_address_requires_tls_and_authenticated_callers(address: str) -> None:
     assert not is_loopback(address)
     with pytest.raises(CannotListen, match="needs TLS"):
         refuse_insecure_listen(address, None, [hash_token("t")])
@@ -78,7 +78,36 @@ def test_a_token_is_not_sent_over_a_network_in_plain_text() -> None:
         open_channel("engine.example:50051", token="abc")
 
 
-async def test_mutual_tls_lets_in_who_the_authority_signed(tmp_path: Path) -> None:
+async def test_new_connections_use_changed_certificates(tmp_path: Path) -> None:
+    old, new = Authority(_directory(tmp_path / "old")), Authority(_directory(tmp_path / "new"))
+    certificate, key = old.issue("server")
+    client_certificate, client_key = new.issue("client")
+    tls = ServerTls(certificate=certificate, private_key=key, client_ca=old.certificate)
+    known = ClientTls(ca=new.certificate, certificate=client_certificate, private_key=client_key)
+
+    async def call(address: str) -> None:
+        async with open_channel(address, tls=known) as channel:
+            await EngineServiceStub(channel).ListConnectors(ListConnectorsRequest())
+
+    async with engine_server(scripted_engine(), tls=tls) as server:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(server.address)
+        new_certificate, new_key = new.issue("server")
+        old.certificate.write_bytes(new.certificate.read_bytes())
+        certificate.write_bytes(new_certificate.read_bytes())
+        # The new key is still missing: the server keeps its old certificate.
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(server.address)
+        key.write_bytes(new_key.read_bytes())
+        await call(server.address)
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+async def test_mutual_tls_admits_clients_that_the_authority_signed(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificate, key = authority.issue("server")
     client_certificate, client_key = authority.issue("client")

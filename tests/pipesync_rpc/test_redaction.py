@@ -1,6 +1,7 @@
 import pytest
 
 from pipesync_rpc.redaction import redact
+from tests.growth import assert_linear
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,11 @@ from pipesync_rpc.redaction import redact
         ("https://api.stripe.com:443/v1/x?y=a@b", "https://api.stripe.com:443/v1/x?y=a@b"),
         ("the provided key 'rk_live_***' is no good", "the provided key 'rk_live_***' is no good"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("'postgresql://me:p/a#s?s@x@host/db'", "'postgresql://me:***@host/db'"),
+        ("POSTGRES://me:p/a#s@host:1/db x@y", "POSTGRES://me:***@host:1/db x@y"),
+        ("postgresql://host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql://a:b,postgres://c:d@e@f/g", "postgresql://a:***@f/g"),
+        ("postgres://:@h postgres://u:@h", "postgres://:***@h postgres://u:***@h"),
         (
             "postgresql://h/db?password=a+b&sslmode=require",
             "postgresql://h/db?password=***&sslmode=require",
@@ -21,5 +27,19 @@ from pipesync_rpc.redaction import redact
         ("password_file=/run/secret", "password_file=/run/secret"),
     ],
 )
-def test_secrets_are_taken_out_and_nothing_else(text: str, shown: str) -> None:
+def test_only_secrets_are_removed(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+# Each begins a secret, and does not end it.
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("postgres://x:", "postgresql://", "postgres://x:@ ", "x:", "@"),
+        *("a://x:", "a://", "a://b", "password='", "password=", "password='\\", "password='\\'"),
+        *("sk_live_", "rk_test_", "whsec_", "sslpassword='a"),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "postgres://", "postgres://x:", "a://", "password='"])
+def test_long_text_takes_linear_time(before: str, part: str) -> None:
+    assert_linear(lambda text: redact(before + text), part, characters=80_000)

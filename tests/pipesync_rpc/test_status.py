@@ -1,4 +1,4 @@
-"""An RpcError goes over the wire and comes back the same."""
+"""Round trip of an RpcError over the wire."""
 
 from datetime import timedelta
 
@@ -12,11 +12,11 @@ from pipesync_rpc import context as call_context
 from pipesync_rpc.channel import open_channel
 from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.status import from_grpc
-from tests.pipesync_rpc.scripted_engine import engine_stub, scripted_engine
+from tests.pipesync_server.scripted_engine import engine_stub, scripted_engine
 
 
 async def answer_to(error: RpcError) -> RpcError:
-    """What a caller gets when a handler raises ``error``."""
+    """Return the error that a caller gets when a handler raises ``error``."""
     async with engine_stub(scripted_engine(raises=error)) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.ListConnectors(ListConnectorsRequest())
@@ -50,7 +50,7 @@ async def test_every_attribute_arrives() -> None:
     assert got.request_id == "r-1"
 
 
-async def test_what_the_server_did_not_say_is_absent() -> None:
+async def test_details_that_the_server_omitted_are_absent() -> None:
     got = await answer_to(RpcError("gone", code=code_pb2.NOT_FOUND, reason="GONE"))
     assert (got.field_violations, got.retry_delay, got.metadata) == ((), None, {})
 
@@ -68,7 +68,7 @@ async def test_a_status_too_large_for_trailers_is_cut_and_still_arrives() -> Non
     assert len(got.field_violations) == 100
 
 
-async def test_a_server_out_of_reach_is_named() -> None:
+async def test_an_unreachable_server_is_named() -> None:
     async with open_channel("127.0.0.1:1") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await EngineServiceStub(channel).ListConnectors(ListConnectorsRequest())
@@ -83,7 +83,7 @@ async def test_a_server_out_of_reach_is_named() -> None:
     [
         (grpc.StatusCode.DEADLINE_EXCEEDED, "the server did not answer in time"),
         (grpc.StatusCode.CANCELLED, "the call to the server was cancelled"),
-        (grpc.StatusCode.UNIMPLEMENTED, "the server does not know this method: odd"),
+        (grpc.StatusCode.UNIMPLEMENTED, "the server does not implement this method: odd"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "the server answered RESOURCE_EXHAUSTED: odd"),
     ],
 )

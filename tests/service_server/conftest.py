@@ -1,4 +1,4 @@
-"""A database with the service's tables, a scripted engine, and a whole service on both."""
+"""Fixtures: a database with the service's tables, a scripted engine, and a service on both."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -12,10 +12,11 @@ from pydantic import SecretStr
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync_client import PipelineClient
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store.database import Database
 from service_server.store.migrate import migrate
+from tests.databases import EMPTY, Databases, Template
 from tests.service_server.scripted_engine import ScriptedEngine, serving
 
 SECRET = "sk_test_planted"
@@ -23,26 +24,41 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def connector(kind: str = "scripted", **config: object) -> Connector:
-    """A connector whose configuration is ``config``, with the planted secret unless it has one."""
+    """Return a connector with ``config``, and with the planted secret unless it has one."""
     return Connector(type=kind, config=ParseDict({"api_key": SECRET, **config}, Struct()))
 
 
 def pipeline(pipeline_id: str = "first") -> pb.Pipeline:
-    """A pipeline that can be created."""
+    """Return a valid pipeline."""
     config = PipelineConfig(source=connector(), destination=connector(api_key=f"{SECRET}_2"))
     return pb.Pipeline(id=pipeline_id, config=config)
+
+
+async def _migrate(url: str) -> None:
+    async with Database.open(url) as database:
+        await migrate(database)
+
+
+_MIGRATED = Template("template_of_service", _migrate)
+
+
+@pytest.fixture
+async def database_url(request: pytest.FixtureRequest, databases: Databases) -> AsyncIterator[str]:
+    """Yield the URL of a database: with the service's tables if the test needs them, or empty."""
+    needs_tables = "database" in request.fixturenames
+    async with databases.taken(_MIGRATED if needs_tables else EMPTY) as url:
+        yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     async with Database.open(database_url) as database:
-        await migrate(database)
         yield database
 
 
 @pytest.fixture
 def engine() -> ScriptedEngine:
-    return ScriptedEngine()  # type: ignore[abstract]  # it has what the service calls
+    return ScriptedEngine()  # type: ignore[abstract]  # it has the service's RPCs
 
 
 @pytest.fixture
@@ -74,6 +90,6 @@ async def client(settings: ServiceSettings) -> AsyncIterator[PipelineClient]:
 
 @pytest.fixture
 async def created(client: PipelineClient) -> pb.Pipeline:
-    """The pipeline "first", as it was created."""
+    """Return the pipeline "first", as it was created."""
     answer = await client.create_pipeline(pb.CreatePipelineRequest(pipeline=pipeline()))
     return answer.pipeline

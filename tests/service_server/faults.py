@@ -1,4 +1,4 @@
-"""Every exception that a database may raise, and a database that raises them."""
+"""Exceptions that a database may raise, and a database that raises them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def all_faults() -> list[BaseException]:
-    """One of every class that asyncpg has, of every SQLSTATE, and of what else may come up."""
+    """Return an exception of every class of asyncpg, of every SQLSTATE, and of other libraries."""
     classes = {*_subclasses(asyncpg.PostgresError), *_subclasses(asyncpg.InterfaceError)}
     faults: list[BaseException] = [
         one("injected") for one in sorted(classes, key=lambda each: each.__name__)
@@ -43,17 +43,17 @@ def _subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 class FaultyDatabase(Database):
-    """A database each of whose next connections raises another fault.
+    """A database whose next connections raise one exception each.
 
     Attributes:
-        faults: Still to be raised.
+        faults: The exceptions that are still to be raised.
     """
 
     faults: list[BaseException]
 
     @classmethod
     def of(cls, database: Database) -> Self:
-        """The same database, without any faults yet."""
+        """Return the same database, without exceptions yet."""
         faulty = cls.__new__(cls)
         faulty.__dict__.update(database.__dict__)
         faulty.faults = []
@@ -68,14 +68,14 @@ class FaultyDatabase(Database):
 
 
 async def until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
-    """Waits for what other tasks bring about."""
+    """Wait until other tasks have made the condition true."""
     async with asyncio.timeout(seconds):
         while not is_so():  # noqa: ASYNC110 - of many kinds, none with an event
             await asyncio.sleep(0.005)
 
 
 async def eventually(read: Callable[[], Awaitable[T]], wanted: T, *, seconds: float = 90) -> None:
-    """Reads until it is as wanted: what a database or a service shows."""
+    """Read until a database or a service returns the wanted value."""
     found = None
     try:
         async with asyncio.timeout(seconds):

@@ -1,18 +1,18 @@
-"""Services in processes of their own, on one database and one scripted engine."""
+"""Replicas of the service as processes, on one database and one scripted engine."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from pipesync_client import PipelineClient
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 from tests.processes import ServerProcess, running
 from tests.service_server.conftest import KEY
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A service and a client of it."""
+    """A service and its client."""
 
     process: ServerProcess
     client: PipelineClient
@@ -41,7 +41,7 @@ async def _replica(settings: ServiceSettings, flags: dict[str, object]) -> Async
 
 
 def replica(settings: ServiceSettings, **flags: object) -> AbstractAsyncContextManager[Replica]:
-    """One more service; flags are its settings, e.g. ``step_seconds=1``."""
+    """Start one more service; flags are its settings, e.g. ``step_seconds=1``."""
     return _replica(
         settings, {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
     )

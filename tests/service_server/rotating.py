@@ -1,33 +1,33 @@
-"""Pipelines whose configurations are encrypted with an older key, and the program that rotates."""
+"""Pipelines encrypted with an older key, and the command ``service-server rotate-keys``."""
 
 import asyncio
 import base64
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipesync.v1.catalog_pb2 import Connector, PipelineConfig
 from pipesync.v1.pipeline_service_pb2 import Pipeline
-from service_server.secrets import Vault, key_id_of
+from service_server.security.secrets import Vault, key_id_of
 from service_server.store import pipelines
 from service_server.store.database import Database
 from tests.leaks import leaks
+from tests.programs import Process, programs
 from tests.service_server.conftest import connector
 
 OLD, NEW, LOST = b"o" * 32, b"n" * 32, b"l" * 32
 
 
 def variable(*keys: bytes) -> str:
-    """PIPESYNC_ENCRYPTION_KEYS with these."""
+    """Return the value of PIPESYNC_ENCRYPTION_KEYS with these keys."""
     return ",".join(base64.b64encode(key).decode() for key in keys)
 
 
 def config_of(pipeline_id: str) -> PipelineConfig:
-    """What is sealed of a pipeline."""
+    """Return the configuration of a pipeline."""
     return PipelineConfig(source=connector(base_url=pipeline_id))
 
 
@@ -40,7 +40,7 @@ def sealed_pipeline(vault: Vault, pipeline_id: str) -> pipelines.StoredPipeline:
 
 
 async def insert(database: Database, key: bytes, *pipeline_ids: str) -> None:
-    """Stores pipelines, all encrypted with ``key``."""
+    """Store pipelines, all encrypted with ``key``."""
     vault = Vault([key])
     async with database.transaction() as connection:
         for pipeline_id in pipeline_ids:
@@ -48,14 +48,14 @@ async def insert(database: Database, key: bytes, *pipeline_ids: str) -> None:
 
 
 async def envelopes(database: Database) -> dict[str, bytes]:
-    """What is stored, by pipeline."""
+    """Return the stored envelopes by pipeline."""
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT id, sealed_config FROM pipesync.pipelines")
     return {row["id"]: row["sealed_config"] for row in rows}
 
 
 async def under(database: Database, key: bytes) -> set[str]:
-    """The pipelines that ``key`` encrypted; every one of them opens, to what was sealed."""
+    """Return the pipelines that ``key`` encrypted, after a check that each can be decrypted."""
     vault = Vault([key])
     found = {
         pipeline_id: envelope
@@ -70,26 +70,26 @@ async def under(database: Database, key: bytes) -> set[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How the program ended, and what it logged."""
+    """The exit code of the program, and its log."""
 
     exit_code: int
     events: Sequence[dict[str, Any]]
 
 
 class RotateKeys:
-    """``service-server rotate-keys`` as a process."""
+    """The command ``service-server rotate-keys`` as a process."""
 
     def __init__(self, database_url: str, keys: str | None) -> None:
         self._environment = {**os.environ, "PIPESYNC_DATABASE_URL": database_url}
         if keys is not None:
             self._environment["PIPESYNC_ENCRYPTION_KEYS"] = keys
-        self.process: asyncio.subprocess.Process
+        self.process: Process
 
     async def start(self) -> None:
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service_server", "rotate-keys", "--log-format", "json"),
+        self.process = await programs.start(
+            *("service_server", "rotate-keys", "--log-format", "json"),
+            environment=self._environment,
             stderr=subprocess.PIPE,
-            env=self._environment,
         )
 
     async def wait(self) -> Ended:
@@ -103,7 +103,7 @@ class RotateKeys:
 
 
 async def rotate_keys(database_url: str, keys: str | None) -> Ended:
-    """Runs the program to its end."""
+    """Run the program to its end."""
     program = RotateKeys(database_url, keys)
     await program.start()
     return await program.wait()

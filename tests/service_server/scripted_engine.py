@@ -1,4 +1,4 @@
-"""An engine that does what a test tells it, over real gRPC."""
+"""Engine that follows a test's script, over real gRPC."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,11 +15,11 @@ from pipesync.v1.engine_service_pb2_grpc import (
     EngineServiceServicer,
     add_EngineServiceServicer_to_server,
 )
-from pipesync.v1.message_pb2 import Log, Message
+from pipesync.v1.message_pb2 import Log, Message, PlannedRemoval
 from pipesync.v1.progress_pb2 import ConnectionStatus, RunStatus, UnreadableStream
 from pipesync.v1.state_pb2 import Eof
 from pipesync_rpc.errors import RpcError
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,9 +28,17 @@ SPEC = Spec(
         {
             "type": "object",
             "properties": {
-                "api_key": {"type": "string", "writeOnly": True, "format": "password"},
-                "webhook_secret": {"anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}]},
-                "base_url": {"type": "string"},
+                "api_key": {
+                    "type": "string",
+                    "writeOnly": True,
+                    "format": "password",
+                    "sentTo": ["base_url", "host"],
+                },
+                "webhook_secret": {
+                    "anyOf": [{"$ref": "#/$defs/Secret"}, {"type": "null"}],
+                    "sentTo": [],
+                },
+                "base_url": {"type": "string", "default": "http://here"},
                 "host": {"type": "string", "x-pipesync-target": {"part": "host"}},
                 "rate": {"type": "integer"},
                 "poll_events": {"type": "boolean", "default": False},
@@ -45,12 +53,20 @@ SPEC = Spec(
     supports_reconcile=True,
     follows_events_field="poll_events",
 )
-# Of the connector "other".
+# Spec of the connector "other".
 SPEC_WITHOUT_WEBHOOKS = Spec(config_schema=SPEC.config_schema)
 
-# What a teardown says unless told otherwise.
+# Messages of a teardown by default.
 DROPPED = Message(
     emitted_by="destination/scripted", log=Log(level=Log.LEVEL_INFO, message="dropped table t")
+)
+
+# Messages of a planned teardown.
+PLANNED = Message(
+    emitted_by="destination/scripted",
+    planned_removal=PlannedRemoval(
+        kind=PlannedRemoval.KIND_TABLE, name="t", estimated_row_count=12
+    ),
 )
 
 
@@ -68,26 +84,28 @@ async def _removes_a_table() -> AsyncGenerator[Message, None]:
 
 
 class ScriptedEngine(EngineServiceServicer):
-    """Has one connector, "scripted", on both sides.
+    """An engine with one connector, "scripted", on both sides.
 
     Attributes:
-        requests: Every request so far.
-        metadata: Of the latest call.
-        seconds_to_deadline: Of the latest call; None when it had none.
-        failing_check: What a failed connection says; empty when connections are good.
+        requests: All requests so far.
+        metadata: The metadata of the latest call.
+        seconds_to_deadline: The time to the deadline of the latest call; None without a deadline.
+        failing_check: The message of a failed connection; empty if connections succeed.
         failing_check_reached: Whether a failed check reached the connector's other end.
-        unreadable_streams: What a good connection says of its streams.
-        notices: What else it says, for each connector.
-        account_id: The account that the catalog names; empty when it names none.
-        discover_error: Raised by discovery, when set.
-        error: Raised by every call but those for specs, when set.
-        is_away_for_specs: Whether calls for one spec fail.
-        setup_messages: What setup answers.
-        setup_error: Raised by setup, when set.
-        teardown: What a teardown does.
-        batch: What a batch does.
-        sync: What a sync does.
-        retried: What a retry of rejected records answers.
+        unreadable_streams: The unreadable streams of a successful check.
+        notices: The notices of a successful check, for each connector.
+        account_id: The account in the catalog; empty for none.
+        plan: The messages of a planned teardown.
+        discover_error: The error that discovery raises, if set.
+        error: The error that every call but those for specs raises, if set.
+        specs_are_unavailable: Whether calls for one spec fail.
+        setup_messages: The messages of a setup.
+        setup: The function that runs a setup; None to yield ``setup_messages``.
+        setup_error: The error that setup raises, if set.
+        teardown: The function that runs a teardown.
+        batch: The function that runs a batch.
+        sync: The function that runs a sync.
+        retried: The response to a retry of rejected records.
     """
 
     def __init__(self) -> None:
@@ -99,10 +117,12 @@ class ScriptedEngine(EngineServiceServicer):
         self.unreadable_streams: Sequence[UnreadableStream] = ()
         self.notices: Sequence[str] = ()
         self.account_id = ""
+        self.plan: Sequence[Message] = (PLANNED,)
         self.discover_error: RpcError | None = None
         self.error: RpcError | None = None
-        self.is_away_for_specs = False
+        self.specs_are_unavailable = False
         self.setup_messages: Sequence[Message] = ()
+        self.setup: Callable[[], AsyncIterator[Message]] | None = None
         self.setup_error: RpcError | None = None
         self.teardown: Callable[[], AsyncIterator[Message]] = _removes_a_table
         self.batch: Callable[[pb.PipelineSyncBatchRequest], Awaitable[Eof]] = _ends_well
@@ -110,7 +130,7 @@ class ScriptedEngine(EngineServiceServicer):
         self.retried = pb.PipelineRetryRejectedResponse()
 
     def last(self, request_type: type[Any]) -> Any:
-        """The latest request of a type."""
+        """Return the latest request of a type."""
         return [request for request in self.requests if isinstance(request, request_type)][-1]
 
     def _enter(self, request: Any, context: Context) -> None:
@@ -140,7 +160,7 @@ class ScriptedEngine(EngineServiceServicer):
                 code=code_pb2.NOT_FOUND,
                 reason="UNKNOWN_CONNECTOR",
             )
-        if self.is_away_for_specs:
+        if self.specs_are_unavailable:
             raise RpcError("away", code=code_pb2.UNAVAILABLE, reason="UNAVAILABLE")
         spec = SPEC if request.type == "scripted" else SPEC_WITHOUT_WEBHOOKS
         return pb.GetConnectorResponse(
@@ -185,6 +205,9 @@ class ScriptedEngine(EngineServiceServicer):
         self._enter(request, context)
         if self.setup_error is not None:
             raise self.setup_error
+        if self.setup is not None:
+            async for message in self.setup():
+                yield pb.PipelineSetupResponse(message=message)
         for message in self.setup_messages:
             yield pb.PipelineSetupResponse(message=message)
 
@@ -194,6 +217,13 @@ class ScriptedEngine(EngineServiceServicer):
         self._enter(request, context)
         async for message in self.teardown():
             yield pb.PipelineTeardownResponse(message=message)
+
+    async def PipelinePlanTeardown(
+        self, request: pb.PipelinePlanTeardownRequest, context: Context
+    ) -> AsyncGenerator[pb.PipelinePlanTeardownResponse, None]:
+        self._enter(request, context)
+        for message in self.plan:
+            yield pb.PipelinePlanTeardownResponse(message=message)
 
     async def PipelineSync(
         self, request: pb.PipelineSyncRequest, context: Context
@@ -217,7 +247,7 @@ class ScriptedEngine(EngineServiceServicer):
 
 @asynccontextmanager
 async def serving(engine: ScriptedEngine) -> AsyncIterator[str]:
-    """Serves ``engine`` and yields its address."""
+    """Serve ``engine`` during the body, and yield its address."""
     async with RpcServer(
         listen="127.0.0.1:0",
         register=lambda server: add_EngineServiceServicer_to_server(engine, server),

@@ -1,4 +1,4 @@
-"""Syncs of the pipeline "first", and what is stored of them."""
+"""Syncs of the pipeline "first", and reads of their stored results."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -26,7 +26,7 @@ def checkpoint(cursor: str, stream: str = "customers") -> Message:
 
 
 def ends(cursor: str, **fields: object) -> Callable[[object], "asyncio.Future[Eof]"]:
-    """A batch that ends with the state ``cursor``."""
+    """Return a batch that ends with the state ``cursor``."""
 
     def batch(_: object) -> "asyncio.Future[Eof]":
         eof = Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state(cursor))
@@ -39,17 +39,17 @@ def ends(cursor: str, **fields: object) -> Callable[[object], "asyncio.Future[Eo
 
 
 async def sync_batch(client: PipelineClient, **fields: object) -> Eof:
-    request = pb.SyncPipelineBatchRequest(id="first", **fields)  # type: ignore[arg-type]  # any field
+    request = pb.SyncPipelineBatchRequest(pipeline_id="first", **fields)  # type: ignore[arg-type]  # any field
     return (await client.sync_pipeline_batch(request)).eof
 
 
 def sync(client: PipelineClient, **fields: object) -> AsyncGenerator[pb.SyncPipelineResponse, None]:
-    request = pb.SyncPipelineRequest(id="first", run_id="run", **fields)  # type: ignore[arg-type]  # any field
+    request = pb.SyncPipelineRequest(pipeline_id="first", run_id="run", **fields)  # type: ignore[arg-type]  # any field
     return client.sync_pipeline(request)
 
 
 async def runs(client: PipelineClient) -> list[pb.Run]:
-    """The newest first."""
+    """Return the runs of the pipeline, the newest first."""
     return list((await client.list_runs(pb.ListRunsRequest(pipeline_id="first"))).runs)
 
 
@@ -59,7 +59,7 @@ async def stored_state(database: Database) -> SyncState | None:
 
 
 async def until_stored(database: Database, wanted: str) -> SyncState:
-    """The stored state, once its customers' checkpoint is ``wanted``."""
+    """Return the stored state, once its customers' checkpoint is ``wanted``."""
     async with asyncio.timeout(5):
         while True:
             found = await stored_state(database)
@@ -78,12 +78,12 @@ async def until_free(database: Database) -> None:
 
 
 async def get(client: PipelineClient) -> pb.Pipeline:
-    request = pb.GetPipelineRequest(id="first", view=pb.PIPELINE_VIEW_FULL)
+    request = pb.GetPipelineRequest(pipeline_id="first", view=pb.PIPELINE_VIEW_FULL)
     return (await client.get_pipeline(request)).pipeline
 
 
 def then_waits(*messages: Message) -> tuple[SyncScript, asyncio.Event]:
-    """A sync that sends ``messages`` and goes on for ever, and whether it was ended."""
+    """Return a sync that sends ``messages`` and never ends, and an event for its cancellation."""
     ended = asyncio.Event()
 
     async def script(_: object) -> AsyncGenerator[Message, None]:

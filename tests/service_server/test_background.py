@@ -1,4 +1,4 @@
-"""A background loop: it goes on after every exception, forgets no wake, and ends when asked to."""
+"""Background loops: they survive every exception, lose no wake, and end on request."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,26 +6,26 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from service_server import background
-from service_server.background import BackgroundLoop, Backoff, keep_trying
+from service_server.background import loop as background
+from service_server.background.heartbeats import Heartbeats, Loop
+from service_server.background.loop import BackgroundLoop, Backoff, keep_trying
 from service_server.errors import StoreUnavailable
-from service_server.heartbeats import Heartbeats, Loop
 from tests.service_server.faults import all_faults, until
 
 
 @pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backoff, "pause", lambda _: 0.0)
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "next_delay", lambda _: 0.0)
 
 
 class Rounds:
-    """A loop's work.
+    """Rounds of a loop.
 
     Attributes:
-        count: How many rounds began.
-        faults: Raised by one round each.
+        count: Number of rounds that began.
+        faults: Exceptions to raise, one a round.
         during: Called in the middle of each round.
-        seconds: What a round that ends well returns.
+        seconds: Return value of a round that succeeds.
     """
 
     def __init__(self) -> None:
@@ -58,8 +58,8 @@ def loop(rounds: Rounds, heartbeats: Heartbeats) -> BackgroundLoop:
     return BackgroundLoop(Loop.SCHEDULER, rounds, heartbeats)
 
 
-@pytest.mark.usefixtures("no_pauses")
-async def test_it_goes_on_after_every_exception_and_counts_each(
+@pytest.mark.usefixtures("no_delays")
+async def test_a_loop_survives_and_counts_every_exception(
     loop: BackgroundLoop, rounds: Rounds, heartbeats: Heartbeats
 ) -> None:
     rounds.faults = all_faults()
@@ -68,14 +68,14 @@ async def test_it_goes_on_after_every_exception_and_counts_each(
         async with loop.running():
             await until(lambda: rounds.count == count + 1)
             assert heartbeats.failures == {Loop.SCHEDULER: count}
-            assert not heartbeats.standing_still()
+            assert not heartbeats.stalled_loops()
             loop.wake()
             await until(lambda: rounds.count == count + 2)
     assert [log["event"] for log in logs] == ["loop_failed"] * count
     assert {log["loop"] for log in logs} == {"scheduler"}
 
 
-async def test_the_words_of_a_database_that_is_unavailable_are_logged(
+async def test_the_message_of_an_unavailable_database_is_logged(
     loop: BackgroundLoop, rounds: Rounds
 ) -> None:
     rounds.faults = [StoreUnavailable("unavailable", database_message="no more connections")]
@@ -86,8 +86,8 @@ async def test_the_words_of_a_database_that_is_unavailable_are_logged(
     assert (log["error"], log["database_message"]) == ("unavailable", "no more connections")
 
 
-@pytest.mark.usefixtures("no_pauses")
-async def test_it_goes_on_where_its_log_cannot_be_written(
+@pytest.mark.usefixtures("no_delays")
+async def test_a_loop_survives_a_failure_of_the_log(
     loop: BackgroundLoop, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken:
@@ -100,7 +100,7 @@ async def test_it_goes_on_where_its_log_cannot_be_written(
         await until(lambda: rounds.count == 2)
 
 
-async def test_a_wake_during_a_round_brings_another_one(
+async def test_a_wake_during_a_round_starts_another_round(
     loop: BackgroundLoop, rounds: Rounds
 ) -> None:
     def wake_once() -> None:
@@ -112,16 +112,18 @@ async def test_a_wake_during_a_round_brings_another_one(
         await until(lambda: rounds.count == 2)
 
 
-async def test_a_wake_before_the_first_round_is_kept(loop: BackgroundLoop, rounds: Rounds) -> None:
+async def test_a_wake_before_the_first_round_is_not_lost(
+    loop: BackgroundLoop, rounds: Rounds
+) -> None:
     loop.wake()
     async with loop.running(first_in=3600):
         await until(lambda: rounds.count == 1)
 
 
-async def test_wakes_do_not_cut_the_pause_after_a_failure(
+async def test_wakes_do_not_shorten_the_delay_after_a_failure(
     loop: BackgroundLoop, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backoff, "pause", lambda _: 3600.0)
+    monkeypatch.setattr(Backoff, "next_delay", lambda _: 3600.0)
     rounds.faults = [RuntimeError("injected")]
     async with loop.running():
         await until(lambda: not rounds.faults)
@@ -129,13 +131,13 @@ async def test_wakes_do_not_cut_the_pause_after_a_failure(
             loop.wake()
             await asyncio.sleep(0)
         assert rounds.count == 1
-        # Neither the pause nor a wake keeps it from ending: this returns.
+        # Neither the delay nor the wakes prevent the end of the loop.
 
 
-async def test_it_ends_in_the_middle_of_a_round_without_grace(heartbeats: Heartbeats) -> None:
+async def test_without_grace_the_round_under_way_is_cancelled(heartbeats: Heartbeats) -> None:
     began, outcome = asyncio.Event(), []
 
-    async def last_for_ever() -> float:
+    async def endless() -> float:
         began.set()
         try:
             await asyncio.Event().wait()
@@ -144,13 +146,13 @@ async def test_it_ends_in_the_middle_of_a_round_without_grace(heartbeats: Heartb
             raise
         return 0.0
 
-    async with BackgroundLoop(Loop.SCHEDULER, last_for_ever, heartbeats).running():
+    async with BackgroundLoop(Loop.SCHEDULER, endless, heartbeats).running():
         await began.wait()
     assert outcome == ["cancelled"]
     assert not heartbeats.ages()
 
 
-async def test_a_round_under_way_ends_by_itself_within_the_grace(heartbeats: Heartbeats) -> None:
+async def test_within_the_grace_the_round_under_way_finishes(heartbeats: Heartbeats) -> None:
     began, go_on, outcome = asyncio.Event(), asyncio.Event(), []
 
     async def one() -> float:
@@ -166,7 +168,7 @@ async def test_a_round_under_way_ends_by_itself_within_the_grace(heartbeats: Hea
     assert outcome == ["ended"]
 
 
-async def test_a_round_that_makes_an_exception_of_its_cancellation_ends_the_loop(
+async def test_a_loop_ends_even_if_a_round_turns_its_cancellation_into_another_exception(
     heartbeats: Heartbeats,
 ) -> None:
     began = asyncio.Event()
@@ -184,18 +186,18 @@ async def test_a_round_that_makes_an_exception_of_its_cancellation_ends_the_loop
             await began.wait()
 
 
-async def test_pauses_grow_up_to_a_limit_and_start_over_after_a_success() -> None:
-    backoff = Backoff(first=1.0, longest=8.0)
-    pauses = [backoff.pause() for _ in range(5)]
-    for pause, most in zip(pauses, [1, 2, 4, 8, 8], strict=True):
-        assert most / 2 <= pause <= most
+async def test_delays_double_up_to_the_maximum_and_a_success_resets_them() -> None:
+    backoff = Backoff(first=1.0, maximum=8.0)
+    delays = [backoff.next_delay() for _ in range(5)]
+    for delay, longest in zip(delays, [1, 2, 4, 8, 8], strict=True):
+        assert longest / 2 <= delay <= longest
     backoff.reset()
-    assert backoff.pause() <= 1
+    assert backoff.next_delay() <= 1
 
 
 class TestKeepTrying:
-    @pytest.mark.usefixtures("no_pauses")
-    async def test_it_goes_on_after_every_exception(self, heartbeats: Heartbeats) -> None:
+    @pytest.mark.usefixtures("no_delays")
+    async def test_every_exception_is_retried(self, heartbeats: Heartbeats) -> None:
         faults = all_faults()
         count = len(faults)
 
@@ -209,7 +211,7 @@ class TestKeepTrying:
         assert heartbeats.failures == {Loop.POSTPONEMENT: count}
         assert not heartbeats.ages()
 
-    async def test_it_gives_up_when_success_would_not_matter_any_more(
+    async def test_no_retry_follows_once_success_would_no_longer_matter(
         self, heartbeats: Heartbeats
     ) -> None:
         async def work() -> None:
@@ -218,10 +220,10 @@ class TestKeepTrying:
         await keep_trying(work, Loop.POSTPONEMENT, heartbeats, seconds=0, ended=asyncio.Event())
         assert heartbeats.failures == {Loop.POSTPONEMENT: 1}
 
-    async def test_it_gives_up_at_the_end(
+    async def test_no_retry_follows_after_the_end(
         self, heartbeats: Heartbeats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Backoff, "pause", lambda _: 3000.0)
+        monkeypatch.setattr(Backoff, "next_delay", lambda _: 3000.0)
         ended, failed = asyncio.Event(), asyncio.Event()
 
         async def work() -> None:

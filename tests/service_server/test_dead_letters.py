@@ -1,4 +1,4 @@
-"""Events that a source gives up: stored with the checkpoint behind them, and replayed."""
+"""Tests for dead letters of syncs: they are stored with the next checkpoint, and replayed."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -14,10 +14,11 @@ from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import DeadLetter, Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.dead_letters import DeadLetters
 from service_server.metrics import Metrics
 from service_server.store import inbox, states
 from service_server.store.database import Database
+from service_server.sync.records import storing
+from service_server.sync.records.dead_letters import DeadLetters
 from tests.service_server.conftest import connector, pipeline
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.syncing import (
@@ -31,7 +32,7 @@ from tests.service_server.syncing import (
     until_stored,
 )
 
-SET_ASIDE = pb.WEBHOOK_EVENT_STATUS_SET_ASIDE
+DEAD_LETTERED = pb.WEBHOOK_EVENT_STATUS_DEAD_LETTERED
 APPLIED = pb.WEBHOOK_EVENT_STATUS_APPLIED
 BODY = b'{"id":"evt_1","type":"customer.updated","created":1700000000,"n":123456789012345678901}'
 REFUSE = """
@@ -42,7 +43,7 @@ CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON pipesync.{table} EXECUTE FUNCTI
 
 
 class _Cut(Exception):
-    """Ends a transaction."""
+    """Error that rolls a transaction back."""
 
 
 def letter(event_id: str = "evt_1", attempts: int = 5) -> DeadLetter:
@@ -67,7 +68,7 @@ async def events(client: PipelineClient) -> dict[str, pb.WebhookEvent]:
 
 @pytest.fixture(autouse=True)
 async def first(client: PipelineClient) -> None:
-    """Its source takes no webhooks."""
+    """Return a pipeline whose source accepts no webhooks."""
     made = pipeline()
     made.config.source.CopyFrom(connector("other"))
     await client.create_pipeline(pb.CreatePipelineRequest(pipeline=made))
@@ -81,7 +82,7 @@ def rpc(request: pytest.FixtureRequest) -> str:
 async def sync_with(
     rpc: str, client: PipelineClient, engine: ScriptedEngine, *letters: DeadLetter
 ) -> list[Message]:
-    """One sync whose source gives these events up, and that ends at the checkpoint "end"."""
+    """Return a sync that dead-letters these events, and ends at the checkpoint "end"."""
     eof = Eof(
         status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=state("end"), dead_letters=letters
     )
@@ -99,7 +100,7 @@ async def sync_with(
     return [answer.message async for answer in sync(client)]
 
 
-async def test_what_is_given_up_is_stored_as_set_aside_and_passed_on(
+async def test_a_dead_letter_is_stored_and_yielded(
     rpc: str, client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     messages = await sync_with(rpc, client, engine, letter(), letter("evt_2", 1))
@@ -110,7 +111,11 @@ async def test_what_is_given_up_is_stored_as_set_aside_and_passed_on(
     found = await events(client)
     assert set(found) == {"evt_1", "evt_2"}
     one = found["evt_1"]
-    assert (one.status, one.type, one.failed_attempts) == (SET_ASIDE, "customer.updated", 5)
+    assert (one.status, one.type, one.failed_attempt_count) == (
+        DEAD_LETTERED,
+        "customer.updated",
+        5,
+    )
     assert one.last_error == "Stripe refused  it"
     assert one.create_time.seconds == 1_700_000_000
     assert one.HasField("finish_time")
@@ -121,7 +126,7 @@ async def test_what_is_given_up_is_stored_as_set_aside_and_passed_on(
     assert stored == BODY
 
 
-async def test_it_is_replayed_although_the_source_takes_no_webhooks(
+async def test_a_dead_letter_of_a_source_without_webhooks_is_replayed(
     rpc: str, client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     await sync_with(rpc, client, engine, letter())
@@ -132,7 +137,7 @@ async def test_it_is_replayed_although_the_source_takes_no_webhooks(
         return Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
 
     engine.batch = batch
-    replay = pb.ReplayWebhookEventsRequest(pipeline_id="first", all_set_aside=True)
+    replay = pb.ReplayWebhookEventsRequest(pipeline_id="first", all_dead_lettered=True)
     assert (await client.replay_webhook_events(replay)).replayed_count == 1
 
     async with asyncio.timeout(20):
@@ -148,7 +153,10 @@ async def test_neither_the_checkpoint_nor_the_event_is_stored_without_the_other(
     engine: ScriptedEngine,
     database: Database,
     table: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The store would be retried for half a minute.
+    monkeypatch.setattr(storing, "_MOST_ATTEMPTS", 2)
     async with database.connection() as connection:
         await connection.execute(REFUSE.format(table=table))
     with pytest.raises(RpcError):
@@ -162,7 +170,7 @@ async def test_neither_the_checkpoint_nor_the_event_is_stored_without_the_other(
     assert set(await events(client)) == {"evt_1"}
 
 
-async def test_a_stream_that_is_cut_has_stored_what_its_checkpoint_passes(
+async def test_a_cancelled_stream_has_stored_the_dead_letters_before_its_checkpoint(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.sync, _ = then_waits(*given_up(letter()), checkpoint("one"))
@@ -175,7 +183,7 @@ async def test_a_stream_that_is_cut_has_stored_what_its_checkpoint_passes(
     await until_free(database)
 
 
-async def test_one_without_a_checkpoint_is_stored_when_the_sync_ends(
+async def test_a_dead_letter_without_a_checkpoint_is_stored_when_the_sync_ends(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.sync, _ = then_waits(*given_up(letter()))
@@ -186,11 +194,11 @@ async def test_one_without_a_checkpoint_is_stored_when_the_sync_ends(
     assert set(await events(client)) == {"evt_1"}
 
 
-@pytest.mark.parametrize("status", ["pending", "applied", "set aside"])
-async def test_a_copy_that_is_pending_or_applied_stays_as_it_is(
+@pytest.mark.parametrize("status", ["pending", "applied", "dead-lettered"])
+async def test_a_stored_event_that_is_pending_or_applied_stays_unchanged(
     rpc: str, client: PipelineClient, engine: ScriptedEngine, database: Database, status: str
 ) -> None:
-    number = {"pending": 1, "applied": 2, "set aside": 3}[status]
+    number = {"pending": 1, "applied": 2, "dead-lettered": 3}[status]
     async with database.transaction() as connection:
         # The inbox's worker leaves the events of continuous pipelines to the scheduler.
         await connection.execute("UPDATE pipesync.pipelines SET sync_policy = 2")
@@ -202,13 +210,13 @@ async def test_a_copy_that_is_pending_or_applied_stays_as_it_is(
         )
     await sync_with(rpc, client, engine, letter())
     one = (await events(client))["evt_1"]
-    is_set_aside = status == "set aside"
+    is_dead_lettered = status == "dead-lettered"
     assert one.status == number
-    assert one.last_error == ("Stripe refused  it" if is_set_aside else "before")
-    assert one.failed_attempts == (5 if is_set_aside else 0)
+    assert one.last_error == ("Stripe refused  it" if is_dead_lettered else "before")
+    assert one.failed_attempt_count == (5 if is_dead_lettered else 0)
 
 
-async def test_a_simulated_webhook_sync_stores_what_is_given_up(
+async def test_a_simulated_webhook_sync_stores_dead_letters(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     async def stream(_: object) -> AsyncGenerator[Message, None]:
@@ -217,7 +225,7 @@ async def test_a_simulated_webhook_sync_stores_what_is_given_up(
         yield Message(eof=Eof(status=RunStatus.RUN_STATUS_SUCCEEDED, dead_letters=[letter()]))
 
     engine.sync = stream
-    answers = client.simulate_webhook_sync(pb.SimulateWebhookSyncRequest(id="first"))
+    answers = client.simulate_webhook_sync(pb.SimulateWebhookSyncRequest(pipeline_id="first"))
     kinds = [answer.message.WhichOneof("payload") async for answer in answers]
     assert kinds == ["dead_letter", "dead_letter", "eof"]
     assert set(await events(client)) == {"evt_1", "evt_2"}
@@ -225,7 +233,7 @@ async def test_a_simulated_webhook_sync_stores_what_is_given_up(
         assert await states.get(connection, "first") is None
 
 
-async def test_each_is_counted_once(database: Database) -> None:
+async def test_each_dead_letter_is_counted_once(database: Database) -> None:
     metrics = Metrics()
     letters = DeadLetters("first", metrics)
     for _ in range(2):
@@ -239,7 +247,7 @@ async def test_each_is_counted_once(database: Database) -> None:
     assert b"pipesync_webhook_events_set_aside_total 2.0" in metrics.text(None)
 
 
-async def test_one_whose_transaction_comes_to_nothing_is_stored_with_the_next(
+async def test_a_dead_letter_of_a_rolled_back_transaction_is_stored_with_the_next(
     database: Database,
 ) -> None:
     letters = DeadLetters("first")
@@ -253,7 +261,7 @@ async def test_one_whose_transaction_comes_to_nothing_is_stored_with_the_next(
     unstored = letters.unstored()
     async with database.transaction() as connection:
         await unstored.store(connection)
-    # One that was taken in meanwhile waits for the next.
+    # A letter that was added meanwhile waits for the next transaction.
     letters.add(letter("evt_3"))
     unstored.done()
     assert letters.are_unstored
@@ -262,7 +270,7 @@ async def test_one_whose_transaction_comes_to_nothing_is_stored_with_the_next(
     assert found == ["evt_3"]
 
 
-async def test_one_without_its_event_is_not_stored(database: Database) -> None:
+async def test_a_dead_letter_without_its_event_is_not_stored(database: Database) -> None:
     letters = DeadLetters("first")
     letters.add(DeadLetter(event_id="evt_1", reason="it was too large"))
     assert not letters.are_unstored

@@ -1,4 +1,4 @@
-"""What a service says of itself while one of its loops stands still."""
+"""Tests for the health that a service reports while one of its loops stands still."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,8 +10,9 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.background.heartbeats import Loop
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store.database import Database
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -21,7 +22,7 @@ SERVICE = "pipesync.v1.PipelineService"
 
 @dataclass(frozen=True)
 class Views:
-    """How the service looks from outside."""
+    """The health of the service as seen from outside."""
 
     http: aiohttp.ClientSession
     health: Any
@@ -47,7 +48,7 @@ class Views:
                 await asyncio.sleep(0.05)
 
     async def until_named(self, loop: str) -> None:
-        """Waits until /healthz says that the loop stands still; a slow machine may name others."""
+        """Wait until /healthz names the loop; on a slow machine it may name others, too."""
         async with asyncio.timeout(60):
             while True:
                 status, body = await self.healthz()
@@ -69,14 +70,14 @@ async def views(settings: ServiceSettings) -> AsyncIterator[Views]:
         yield Views(http, health_pb2_grpc.HealthStub(channel))
 
 
-async def test_a_loop_that_stands_still_is_seen_until_it_comes_round_again(
+async def test_a_loop_that_stands_still_is_reported_until_it_recovers(
     views: Views, database: Database
 ) -> None:
     await views.until_healthy()
     watch = views.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
     seen = [(await watch.read()).status]
     async with database.transaction() as connection:
-        # The scheduler's statement waits for this until it is over.
+        # The scheduler's statement waits for the end of this transaction.
         await connection.execute("LOCK TABLE pipesync.lifecycles IN ACCESS EXCLUSIVE MODE")
         await connection.execute("SELECT pg_notify('pipesync_due', '')")
         async with database.connection() as other:
@@ -97,13 +98,13 @@ async def test_a_loop_that_stands_still_is_seen_until_it_comes_round_again(
     watch.cancel()
 
 
-async def test_a_loop_that_was_killed_is_seen(views: Views) -> None:
+async def test_a_killed_loop_is_reported(views: Views) -> None:
     await views.until_healthy()
     [task] = [
         task
         for task in asyncio.all_tasks()
         if "BackgroundLoop._run" in repr(task.get_coro())
-        and "InboxWorker" in repr(task.get_coro().cr_frame.f_locals["self"]._do_round)  # type: ignore[union-attr]
+        and task.get_coro().cr_frame.f_locals["self"]._loop is Loop.INBOX_WORKER  # type: ignore[union-attr]
     ]
     task.cancel()
     await views.until_named("inbox_worker")

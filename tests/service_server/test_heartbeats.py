@@ -1,8 +1,8 @@
-"""Heartbeats, by a clock of the test's own."""
+"""Heartbeats, with a simulated clock."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service_server.heartbeats import Heartbeats, Loop
+from service_server.background.heartbeats import Heartbeats, Loop
 from service_server.metrics import Metrics
 
 
@@ -14,47 +14,47 @@ class Clock:
         return self.now
 
 
-def test_a_loop_stands_still_once_a_round_takes_longer_than_it_may() -> None:
+def test_a_loop_is_stalled_once_a_round_exceeds_the_timeout() -> None:
     clock = Clock()
-    heartbeats = Heartbeats(patience=10, clock=clock)
+    heartbeats = Heartbeats(timeout=10, clock=clock)
     with heartbeats.watching(Loop.SCHEDULER) as heartbeat:
         clock.now += 10
-        assert heartbeats.standing_still() == []
+        assert heartbeats.stalled_loops() == []
         clock.now += 1
-        assert heartbeats.standing_still() == [Loop.SCHEDULER]
+        assert heartbeats.stalled_loops() == [Loop.SCHEDULER]
         assert heartbeats.ages() == {Loop.SCHEDULER: 11}
         heartbeat.beat()
-        assert heartbeats.standing_still() == []
+        assert heartbeats.stalled_loops() == []
     clock.now += 1000
-    assert heartbeats.standing_still() == []
+    assert heartbeats.stalled_loops() == []
 
 
-def test_a_wait_that_was_announced_is_none() -> None:
+def test_an_announced_wait_is_no_stall() -> None:
     clock = Clock()
-    heartbeats = Heartbeats(patience=10, clock=clock)
+    heartbeats = Heartbeats(timeout=10, clock=clock)
     with heartbeats.watching(Loop.RUN_PRUNING) as heartbeat:
         heartbeat.beat(3600)
         clock.now += 3610
-        assert heartbeats.standing_still() == []
+        assert heartbeats.stalled_loops() == []
         clock.now += 1
-        assert heartbeats.standing_still() == [Loop.RUN_PRUNING]
+        assert heartbeats.stalled_loops() == [Loop.RUN_PRUNING]
 
 
-def test_of_several_that_share_a_name_each_is_looked_at() -> None:
+def test_each_of_several_loops_with_one_name_is_watched() -> None:
     clock = Clock()
-    heartbeats = Heartbeats(patience=10, clock=clock)
+    heartbeats = Heartbeats(timeout=10, clock=clock)
     with heartbeats.watching(Loop.LEASE_RENEWAL) as one:
         with heartbeats.watching(Loop.LEASE_RENEWAL):
             clock.now += 11
             one.beat()
-            assert heartbeats.standing_still() == [Loop.LEASE_RENEWAL]
+            assert heartbeats.stalled_loops() == [Loop.LEASE_RENEWAL]
             assert heartbeats.ages() == {Loop.LEASE_RENEWAL: 11}
-        assert heartbeats.standing_still() == []
+        assert heartbeats.stalled_loops() == []
 
 
-def test_metrics_tell_of_each_loop_by_its_name() -> None:
+def test_metrics_have_each_loop_as_a_label() -> None:
     clock = Clock()
-    heartbeats = Heartbeats(patience=10, clock=clock)
+    heartbeats = Heartbeats(timeout=10, clock=clock)
     metrics = Metrics(heartbeats)
 
     def shown(name: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The guard finds a secret in every place that it looks at."""
+"""Tests that the leak guard finds a secret in every place that it checks."""
 
 import logging
 import subprocess
@@ -89,7 +89,9 @@ async def test_in_an_answer(
 ) -> None:
     engine.setup_messages = [log(f"made it with {SECRET}")]
     with leaks.expected() as found:
-        assert [_ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id=created.id))]
+        assert [
+            _ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id=created.id))
+        ]
     assert sorted(one.split(" shows")[0] for one in found) == [
         "an answer of /pipesync.v1.EngineService/PipelineSetup",
         "an answer of /pipesync.v1.PipelineService/SetupPipeline",
@@ -101,7 +103,9 @@ async def test_not_in_a_configuration_that_the_engine_hands_to_the_service(
 ) -> None:
     engine.setup_messages = [control({"api_key": SECRET, "webhook_secret": "whsec_1"})]
     with leaks.expected() as found:
-        assert [_ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(id=created.id))]
+        assert [
+            _ async for _ in client.setup_pipeline(pb.SetupPipelineRequest(pipeline_id=created.id))
+        ]
     assert found == []
 
 

@@ -1,4 +1,4 @@
-"""Every loop of the service goes on after every exception that a database may raise."""
+"""Survival of every background loop: it continues after every exception of the database."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -11,21 +11,25 @@ import structlog
 
 from pipesync.v1.message_pb2 import Message, StateCheckpoint
 from pipesync.v1.pipeline_service_pb2 import DESIRED_STATUS_ACTIVE, SYNC_POLICY_MANUAL
-from pipesync.v1.state_pb2 import SyncState
-from service_server import pruning as run_pruning
-from service_server.background import Backoff
-from service_server.heartbeats import Heartbeats, Loop
-from service_server.leases import Lease, LeaseKeeper
-from service_server.lifecycle import runner
-from service_server.lifecycle.runner import Runner
-from service_server.recorder import Recorder, at_last
+from service_server import pruning
+from service_server.background.fair_shares import FairShares
+from service_server.background.heartbeats import Heartbeats, Loop
+from service_server.background.loop import Backoff
+from service_server.background.watchdog import Watchdog
+from service_server.leases.lease import Lease
+from service_server.leases.leases import LeaseKeeper
+from service_server.lifecycle import scheduler
+from service_server.lifecycle.scheduler import Scheduler
 from service_server.store import inbox, lifecycles, pipelines, states
 from service_server.store.database import Database
-from service_server.store.inbox import NewEvent, Stored
+from service_server.store.inbox import InsertResult, NewEvent
 from service_server.store.lifecycles import Claim
 from service_server.store.notifications import Notifications
-from service_server.watchdog import Watchdog
-from service_server.webhooks import pruning as inbox_pruning
+from service_server.store.states import StoredState
+from service_server.sync.basis import SyncBasis
+from service_server.sync.records.recorder import Recorder
+from service_server.sync.records.run_record import RunRecord
+from service_server.sync.records.storing import store_with_retry
 from service_server.webhooks import worker
 from service_server.webhooks.group_commit import GroupCommit
 from service_server.webhooks.worker import InboxWorker
@@ -36,13 +40,13 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(Backoff, "pause", lambda _: 0.0)
-    monkeypatch.setattr(runner, "_FAULT_PAUSE", timedelta(0))
-    monkeypatch.setattr(worker, "_FIRST_PAUSE", 0.0)
+def no_delays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(Backoff, "next_delay", lambda _: 0.0)
+    monkeypatch.setattr(scheduler, "_FAULT_DELAY", timedelta(0))
+    monkeypatch.setattr(worker, "_FIRST_DELAY", 0.0)
     monkeypatch.setattr(worker, "_GATHER", 0.0)
     monkeypatch.setattr(worker, "_REST", 0.0)
-    # Hundreds of tracebacks take long to format.
+    # The formatting of hundreds of tracebacks takes long.
     with structlog.testing.capture_logs():
         yield
 
@@ -54,7 +58,7 @@ def heartbeats() -> Heartbeats:
 
 @pytest.fixture
 async def faulty(database: Database) -> FaultyDatabase:
-    """With the pipeline "first"."""
+    """Return a faulty database with the pipeline "first"."""
     async with database.connection() as connection:
         await pipelines.insert(connection, stored("first"))
         await connection.execute(
@@ -85,21 +89,21 @@ async def put_event(database: Database, event_id: str) -> None:
         await inbox.insert(connection, [event])
 
 
-class Turns:
-    """Turns that raise one fault each, then store that the pipeline rests."""
+class Executor:
+    """Executor whose steps raise one fault each; later ones make the pipeline wait."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.faults: list[BaseException] = []
-        self.taken = 0
+        self.count = 0
 
-    async def take(self, claim: Claim) -> None:
+    async def run_step(self, claim: Claim) -> None:
         await asyncio.sleep(0)
         if self.faults:
             raise self.faults.pop(0)
         async with self._database.connection() as connection:
             await lifecycles.put(connection, claim, "{}", None)
-        self.taken += 1
+        self.count += 1
 
 
 async def scheduled(database: Database) -> None:
@@ -107,11 +111,11 @@ async def scheduled(database: Database) -> None:
         await lifecycles.start(connection, "first")
 
 
-def a_runner(faulty: FaultyDatabase, turns: Turns, heartbeats: Heartbeats) -> Runner:
-    return Runner(
+def scheduler_of(faulty: FaultyDatabase, executor: Executor, heartbeats: Heartbeats) -> Scheduler:
+    return Scheduler(
         database=faulty,
-        turns=turns,  # type: ignore[arg-type]  # it has what the runner calls
-        most_at_once=1,
+        executor=executor,  # type: ignore[arg-type]  # it has the method that the scheduler calls
+        places=FairShares(1),
         claim=HOUR,
         heartbeats=heartbeats,
     )
@@ -120,24 +124,24 @@ def a_runner(faulty: FaultyDatabase, turns: Turns, heartbeats: Heartbeats) -> Ru
 async def test_scheduler(
     faulty: FaultyDatabase, database: Database, heartbeats: Heartbeats
 ) -> None:
-    turns = Turns(database)
+    executor = Executor(database)
     faulty.faults = all_faults()
     count = len(faulty.faults)
-    scheduler = a_runner(faulty, turns, heartbeats)
-    async with scheduler.running(grace=1):
+    tested = scheduler_of(faulty, executor, heartbeats)
+    async with tested.running(grace=1):
         await until(lambda: heartbeats.failures.get(Loop.SCHEDULER) == count)
         await scheduled(database)
-        scheduler.look()
-        await until(lambda: turns.taken == 1)
+        tested.wake()
+        await until(lambda: executor.count == 1)
 
 
-async def test_turns(faulty: FaultyDatabase, database: Database, heartbeats: Heartbeats) -> None:
+async def test_steps(faulty: FaultyDatabase, database: Database, heartbeats: Heartbeats) -> None:
     await scheduled(database)
-    turns = Turns(database)
-    turns.faults = all_faults()
-    async with a_runner(faulty, turns, heartbeats).running(grace=1):
-        await until(lambda: turns.taken == 1)
-    assert not turns.faults
+    executor = Executor(database)
+    executor.faults = all_faults()
+    async with scheduler_of(faulty, executor, heartbeats).running(grace=1):
+        await until(lambda: executor.count == 1)
+    assert not executor.faults
 
 
 async def test_postponement(
@@ -145,11 +149,11 @@ async def test_postponement(
 ) -> None:
     await scheduled(database)
 
-    class FailsOnce(Turns):
-        async def take(self, claim: Claim) -> None:
-            await super().take(claim)
-            if self.taken == 1:
-                # The claim of an hour has to be postponed by a database that is of no use.
+    class FailsOnce(Executor):
+        async def run_step(self, claim: Claim) -> None:
+            await super().run_step(claim)
+            if self.count == 1:
+                # The postponement of the claim, which lasts an hour, meets all these faults.
                 faulty.faults = all_faults()
                 async with database.connection() as connection:
                     await connection.execute(
@@ -157,13 +161,13 @@ async def test_postponement(
                     )
                 raise RuntimeError("injected")
 
-    turns = FailsOnce(database)
-    async with a_runner(faulty, turns, heartbeats).running(grace=1):
-        await until(lambda: turns.taken == 2)
+    executor = FailsOnce(database)
+    async with scheduler_of(faulty, executor, heartbeats).running(grace=1):
+        await until(lambda: executor.count == 2)
     assert heartbeats.failures[Loop.POSTPONEMENT] == len(all_faults())
 
 
-async def test_a_claim_is_taken_although_the_next_statement_fails(
+async def test_a_claimed_step_runs_although_the_next_statement_fails(
     faulty: FaultyDatabase,
     database: Database,
     heartbeats: Heartbeats,
@@ -174,13 +178,13 @@ async def test_a_claim_is_taken_although_the_next_statement_fails(
 
     monkeypatch.setattr(lifecycles, "time_to_next", fails)
     await scheduled(database)
-    turns = Turns(database)
-    async with a_runner(faulty, turns, heartbeats).running(grace=1):
-        await until(lambda: turns.taken == 1)
+    executor = Executor(database)
+    async with scheduler_of(faulty, executor, heartbeats).running(grace=1):
+        await until(lambda: executor.count == 1)
 
 
 class Applier:
-    """Marks what is pending, once all faults were raised."""
+    """Applier that marks pending events once it has raised all faults."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -203,29 +207,31 @@ async def test_inbox_worker(
     heartbeats: Heartbeats,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Its pruning has the same database.
-    monkeypatch.setattr(inbox_pruning, "_INTERVAL", 3600.0)
+    # The pruning loop uses the same database.
+    monkeypatch.setattr(pruning, "_EVENTS_INTERVAL", 3600.0)
     applier = Applier(database)
-    async with InboxWorker.running(
-        faulty,
-        applier,  # type: ignore[arg-type]  # it has what the worker calls
-        retention=HOUR,
-        grace=1,
-        heartbeats=heartbeats,
-    ) as inbox_worker:
+    async with (
+        pruning.pruning_events(faulty, HOUR, heartbeats),
+        InboxWorker.running(
+            faulty,
+            applier,  # type: ignore[arg-type]  # it has the method that the worker calls
+            grace=1,
+            heartbeats=heartbeats,
+        ) as inbox_worker,
+    ):
         await until(lambda: heartbeats.ages().keys() == {Loop.INBOX_WORKER, Loop.INBOX_PRUNING})
         faulty.faults = all_faults()
         count = len(faulty.faults)
-        inbox_worker.look()
+        inbox_worker.wake()
         await until(lambda: not faulty.faults)
         await put_event(database, "evt_1")
-        inbox_worker.look()
+        inbox_worker.wake()
         await until(lambda: applier.applied == 1)
         failures = heartbeats.failures
         assert failures.get(Loop.INBOX_WORKER, 0) + failures.get(Loop.INBOX_PRUNING, 0) == count
         applier.faults = all_faults()
         await put_event(database, "evt_2")
-        inbox_worker.look()
+        inbox_worker.wake()
         await until(lambda: applier.applied == 2)
         assert not applier.faults
 
@@ -245,7 +251,7 @@ async def test_inbox_pruning(
             "UPDATE pipesync.webhook_events SET status = 2, finish_time = now() - interval '1 day'"
         )
     faulty.faults = all_faults()
-    async with inbox_pruning.pruning_inbox(faulty, HOUR, heartbeats), asyncio.timeout(60):
+    async with pruning.pruning_events(faulty, HOUR, heartbeats), asyncio.timeout(60):
         while await events(database):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.01)
     assert heartbeats.failures == {Loop.INBOX_PRUNING: len(all_faults())}
@@ -254,9 +260,9 @@ async def test_inbox_pruning(
 async def test_run_pruning(faulty: FaultyDatabase, heartbeats: Heartbeats) -> None:
     faulty.faults = all_faults()
     count = len(faulty.faults)
-    async with run_pruning.pruning(faulty, HOUR, heartbeats):
+    async with pruning.pruning_runs(faulty, HOUR, heartbeats):
         await until(lambda: heartbeats.failures.get(Loop.RUN_PRUNING) == count)
-        await until(lambda: not heartbeats.standing_still())
+        await until(lambda: not heartbeats.stalled_loops())
     assert not faulty.faults
 
 
@@ -275,8 +281,8 @@ async def test_notifications(
     notifications = Notifications(database, heartbeats=heartbeats)
     notifications.listen("somewhere", heard.append)
     async with notifications.listening():
-        # It may have missed some; and is called every second as long as nothing is heard.
-        await until(lambda: notifications.hears)
+        # None reports that notifications may have been missed.
+        await until(lambda: notifications.is_receiving)
         assert None in heard
         async with database.connection() as connection:
             await connection.execute("SELECT pg_notify('somewhere', 'news')")
@@ -307,12 +313,12 @@ async def test_lease_renewal(faulty: FaultyDatabase, heartbeats: Heartbeats) -> 
         faulty.faults = all_faults()
         count = len(faulty.faults)
         await until(lambda: heartbeats.failures.get(Loop.LEASE_RENEWAL) == count)
-        left = lease.seconds_to_work()
-        # Nobody else extends it.
-        await until(lambda: lease.seconds_to_work() > left)
+        left = lease.usable_seconds()
+        # Only the renewal extends the lease.
+        await until(lambda: lease.usable_seconds() > left)
 
 
-async def test_a_lease_that_could_not_be_freed_fails_nothing_and_is_taken_again_at_once(
+async def test_a_lease_whose_release_failed_is_taken_again_at_once(
     faulty: FaultyDatabase, heartbeats: Heartbeats
 ) -> None:
     keeper = LeaseKeeper(faulty, holder="test", duration=HOUR, heartbeats=heartbeats)
@@ -324,8 +330,8 @@ async def test_a_lease_that_could_not_be_freed_fails_nothing_and_is_taken_again_
 
 
 @pytest.fixture
-async def lease(database: Database) -> AsyncIterator[Lease]:
-    async with LeaseKeeper(database, holder="test", duration=HOUR).hold("first") as lease:
+async def lease(faulty: FaultyDatabase) -> AsyncIterator[Lease]:
+    async with LeaseKeeper(faulty, holder="test", duration=HOUR).hold("first") as lease:
         yield lease
 
 
@@ -338,7 +344,8 @@ async def checkpoint(database: Database) -> str | None:
 async def test_state_storing(
     faulty: FaultyDatabase, database: Database, lease: Lease, heartbeats: Heartbeats
 ) -> None:
-    recorder = Recorder(faulty, lease, SyncState(), "run", None, heartbeats)
+    basis = SyncBasis(stored=stored("first"), state=StoredState())
+    recorder = Recorder(lease, RunRecord(basis, None, run_id="run"), heartbeats=heartbeats)
     faulty.faults = all_faults()
     count = len(faulty.faults)
     async with recorder.storing():
@@ -357,7 +364,7 @@ async def test_the_last_store_is_tried_again(fault: BaseException) -> None:
         if faults:
             raise faults.pop()
 
-    await at_last(store)
+    await store_with_retry(store)
     assert not faults
 
 
@@ -368,10 +375,10 @@ async def test_group_commit(
         group_commit = await stack.enter_async_context(GroupCommit.open(faulty, heartbeats))
         for fault in all_faults():
             faulty.faults = [fault]
-            # Its caller is told, and so is not left waiting.
+            # The caller gets the error.
             with pytest.raises(Exception, match=r"injected|stopping"):
                 await group_commit.put(await new_event(database, "evt_1"))
-        assert await group_commit.put(await new_event(database, "evt_1")) is Stored.NEW
+        assert await group_commit.put(await new_event(database, "evt_1")) is InsertResult.NEW
 
 
 async def test_watchdog(heartbeats: Heartbeats) -> None:

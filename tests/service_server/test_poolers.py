@@ -1,4 +1,4 @@
-"""Two services whose database is behind a real pgbouncer."""
+"""Tests for two services whose database is behind a real pgbouncer."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,9 +13,9 @@ from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.assembly import running_service
+from service_server.bootstrap import running_service
 from service_server.errors import CannotStart
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 from service_server.store import states
 from service_server.store.database import Database
 from tests.pgbouncer import Mode, PgBouncer, pgbouncer
@@ -33,7 +33,7 @@ ROUNDS = 12
 
 
 async def counts(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
-    """A batch that adds one to its pipeline's checkpoint, and says no to one of another's."""
+    """Add one to the pipeline's checkpoint, and refuse the checkpoint of another pipeline."""
     name = str(request.pipeline.source.config["base_url"])
     state = SyncState()
     state.CopyFrom(request.options.state)
@@ -77,7 +77,7 @@ async def create_counting(client: PipelineClient, name: str) -> None:
     await client.create_pipeline(pb.CreatePipelineRequest(pipeline=wanted))
 
 
-async def test_concurrent_syncs_of_two_services_never_meet(
+async def test_concurrent_syncs_of_two_services_exclude_each_other(
     pooler: PgBouncer, settings: ServiceSettings, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = counts
@@ -88,11 +88,11 @@ async def test_concurrent_syncs_of_two_services_never_meet(
         async def sync(name: str) -> None:
             for turn in range(ROUNDS):
                 client = clients[turn % 2]
-                request = pb.SyncPipelineBatchRequest(id=name, run_id=f"{name}-{turn}")
+                request = pb.SyncPipelineBatchRequest(pipeline_id=name, run_id=f"{name}-{turn}")
                 eof = (await client.sync_pipeline_batch(request)).eof
                 assert eof.ending_state.source.streams[name] == str(turn + 1)
                 assert (
-                    await client.get_pipeline(pb.GetPipelineRequest(id=name))
+                    await client.get_pipeline(pb.GetPipelineRequest(pipeline_id=name))
                 ).pipeline.id == name
 
         await asyncio.gather(*map(sync, NAMES))
@@ -108,7 +108,7 @@ async def test_concurrent_syncs_of_two_services_never_meet(
             assert dict(stored.source.streams) == {name: str(ROUNDS)}
 
 
-async def test_a_webhook_is_applied_and_a_watcher_at_the_other_service_is_shown_a_change(
+async def test_a_webhook_is_applied_and_a_watcher_at_the_other_service_sees_a_change(
     pooler: PgBouncer, settings: ServiceSettings, engine: ScriptedEngine, database: Database
 ) -> None:
     async with two_services(through(settings, pooler.url)) as (one, other):
@@ -137,7 +137,7 @@ async def test_a_webhook_is_applied_and_a_watcher_at_the_other_service_is_shown_
     assert sorted(set(applied)) == sorted(bodies)
 
 
-async def test_continuous_pipelines_get_ready_in_two_services(
+async def test_continuous_pipelines_become_ready_in_two_services(
     pooler: PgBouncer, settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = counts
@@ -169,7 +169,7 @@ async def test_services_that_start_at_once_on_an_empty_database_both_serve(
 
 @asynccontextmanager
 async def two_processes(settings: ServiceSettings) -> AsyncIterator[list[PipelineClient]]:
-    """Started at the same time."""
+    """Start two services at the same time."""
     replicas = [replica(settings), replica(settings)]
     started = await asyncio.gather(*(one.__aenter__() for one in replicas), return_exceptions=True)
     try:
@@ -184,11 +184,11 @@ async def two_processes(settings: ServiceSettings) -> AsyncIterator[list[Pipelin
 
 
 async def _batch(client: PipelineClient) -> int:
-    """The checkpoint of a batch, which is tried again while the database is away."""
+    """Return the checkpoint of a batch, which is retried while the database is unavailable."""
     async with asyncio.timeout(60):
         while True:
             try:
-                request = pb.SyncPipelineBatchRequest(id=NAMES[0])
+                request = pb.SyncPipelineBatchRequest(pipeline_id=NAMES[0])
                 eof = (await client.sync_pipeline_batch(request)).eof
             except RpcError:
                 await asyncio.sleep(0.05)
@@ -196,7 +196,7 @@ async def _batch(client: PipelineClient) -> int:
                 return int(eof.ending_state.source.streams[NAMES[0]])
 
 
-async def test_a_pooler_that_is_restarted_reconnects_or_pauses_is_got_over(
+async def test_services_recover_from_a_restart_reconnect_or_pause_of_the_pooler(
     pooler: PgBouncer, settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = counts
@@ -218,7 +218,7 @@ async def test_a_pooler_that_is_restarted_reconnects_or_pauses_is_got_over(
             await waiting
 
 
-async def test_a_pooler_without_a_free_session_is_waited_for(
+async def test_services_wait_for_a_free_session_of_the_pooler(
     postgres_cluster: PostgresCluster,
     database_url: str,
     settings: ServiceSettings,
@@ -235,12 +235,12 @@ async def test_a_pooler_without_a_free_session_is_waited_for(
         await create_counting(one, NAMES[0])
         async with database.transaction():
             with pytest.raises(RpcError) as refused:
-                await one.get_pipeline(pb.GetPipelineRequest(id=NAMES[0]), timeout=20)
+                await one.get_pipeline(pb.GetPipelineRequest(pipeline_id=NAMES[0]), timeout=20)
             assert refused.value.reason == "STORE_UNAVAILABLE"
         assert await _batch(other) == 1
 
 
-async def test_the_session_url_leads_past_the_pooler(
+async def test_the_session_url_bypasses_the_pooler(
     postgres_cluster: PostgresCluster, database_url: str, settings: ServiceSettings
 ) -> None:
     async with pgbouncer(postgres_cluster, database_url) as pooler:
@@ -261,7 +261,7 @@ def test_a_session_url_needs_a_database_url() -> None:
         )
 
 
-def test_a_session_url_is_no_part_of_what_is_printed() -> None:
+def test_a_session_url_is_not_printed() -> None:
     settings = ServiceSettings(
         database_url=SecretStr("postgresql://u:planted_1@localhost/db"),
         database_session_url=SecretStr("postgresql://u:planted_2@localhost/db"),

@@ -1,6 +1,7 @@
-"""The service as a process of its own."""
+"""Tests for the service as a process."""
 
 import asyncio
+import os
 import secrets
 import subprocess
 import sys
@@ -15,22 +16,24 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import PipelineClient
 from tests.leaks import leaks
 from tests.processes import running
+from tests.programs import programs
 from tests.service_server.conftest import KEY, pipeline
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    # Not below tmp_path: pytest closes that to the user that Postgres runs as under root.
+    # Not below tmp_path, which the user that Postgres runs as under root cannot enter.
     with tempfile.TemporaryDirectory(prefix="pipesync-service-") as directory:
+        Path(directory).chmod(0o755)
         yield Path(directory) / "data"
 
 
 async def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-    """The exit code and stderr of a service that does not start."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service_server", "--listen", "127.0.0.1:0", *arguments),
+    """Return the exit code and stderr of a service that does not start."""
+    process = await programs.start(
+        *("service_server", "--listen", "127.0.0.1:0", *arguments),
+        environment={**os.environ, **(environment or {})},
         stderr=subprocess.PIPE,
-        env=environment,
     )
     _, stderr = await asyncio.wait_for(process.communicate(), 30)
     leaks.search("a program's log", stderr)
@@ -38,9 +41,7 @@ async def refused(*arguments: str, environment: dict[str, str] | None = None) ->
     return process.returncode, stderr.decode()
 
 
-async def test_a_killed_service_finds_its_pipelines_again(
-    data_dir: Path, engine_address: str
-) -> None:
+async def test_a_killed_service_keeps_its_pipelines(data_dir: Path, engine_address: str) -> None:
     arguments = (
         *("service_server", "--listen", "127.0.0.1:0"),
         *("--engine", engine_address, "--data-dir", str(data_dir)),
@@ -50,9 +51,9 @@ async def test_a_killed_service_finds_its_pipelines_again(
         service.kill()
         assert await service.wait() < 0
     async with running(*arguments) as service, PipelineClient(service.address) as client:
-        found = await client.get_pipeline(pb.GetPipelineRequest(id="first"))
+        found = await client.get_pipeline(pb.GetPipelineRequest(pipeline_id="first"))
         assert found.pipeline.id == "first"
-        check = client.check_pipeline(pb.CheckPipelineRequest(id="first"))
+        check = client.check_pipeline(pb.CheckPipelineRequest(pipeline_id="first"))
         assert [_ async for _ in check]
         service.terminate()
         assert await service.wait() == 0
@@ -77,13 +78,32 @@ async def test_an_address_that_others_can_reach_is_refused_without_tls(
         ("--log-level", "loud"),
     ],
 )
-async def test_a_bad_setting_is_one_sentence_that_names_it(flag: str, value: str) -> None:
+async def test_an_invalid_setting_is_reported_in_one_sentence_with_its_name(
+    flag: str, value: str
+) -> None:
     exit_code, stderr = await refused(flag, value)
     assert exit_code == 2
     assert stderr.startswith("service_server: ") or flag in stderr
     assert flag in stderr
     assert "Traceback" not in stderr
     assert "planted" not in stderr
+
+
+@pytest.mark.parametrize("password", ["pl/anted", "plan#ted", "pl#an/ted", "pl?an#ted", "p[lanted"])
+@pytest.mark.parametrize("flag", ["--database-url", "--database-session-url"])
+async def test_a_password_that_is_not_encoded_is_reported_without_it(
+    flag: str, password: str, data_dir: Path
+) -> None:
+    bad, good = f"postgresql://me:{password}@127.0.0.1:1/db", "postgresql://me@127.0.0.1:1/db"
+    other = "--database-url" if flag == "--database-session-url" else "--database-session-url"
+    exit_code, stderr = await refused(flag, bad, other, good, "--data-dir", str(data_dir))
+    assert exit_code in (1, 2)
+    assert len(stderr.splitlines()) == 1
+    assert "Traceback" not in stderr
+    for piece in ("pl", "anted", "plan", "ted", "lanted"):
+        assert f"{piece}@" not in stderr
+        assert f":{piece}" not in stderr
+    assert password not in stderr
 
 
 async def test_a_bad_key_is_refused_without_being_shown() -> None:
@@ -93,7 +113,7 @@ async def test_a_bad_key_is_refused_without_being_shown() -> None:
     assert "planted" not in stderr
 
 
-async def test_a_database_out_of_reach_is_said_plainly(data_dir: Path) -> None:
+async def test_an_unreachable_database_is_reported(data_dir: Path) -> None:
     url = f"postgresql://me:planted@/db?host={data_dir}"
     exit_code, stderr = await refused("--database-url", url, "--data-dir", str(data_dir))
     assert exit_code == 1
@@ -102,7 +122,7 @@ async def test_a_database_out_of_reach_is_said_plainly(data_dir: Path) -> None:
     assert "planted" not in stderr
 
 
-async def test_why_a_database_lets_nobody_in_is_said_in_its_own_words(
+async def test_a_refused_login_is_reported_with_the_databases_message(
     database_url: str, data_dir: Path
 ) -> None:
     role = f"crowded_{secrets.token_hex(4)}"
@@ -120,7 +140,7 @@ async def test_why_a_database_lets_nobody_in_is_said_in_its_own_words(
     assert "Traceback" not in stderr
 
 
-async def test_help_says_every_setting() -> None:
+async def test_help_lists_every_setting() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service_server", "--help"), stdout=subprocess.PIPE
     )

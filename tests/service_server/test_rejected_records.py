@@ -1,4 +1,4 @@
-"""Rejected records as the service tells of them, and has them tried again."""
+"""Tests for the count and the retry of rejected records."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -15,8 +15,9 @@ from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
 from pipesync_rpc.reasons import Reason
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
+from service_server.store import pipelines
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET
 from tests.service_server.lifecycle.scripts import create, set_desired
@@ -28,7 +29,7 @@ Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
 
 
 def _ends(held: int, **fields: object) -> Batch:
-    """An engine whose destination keeps so many records at the end of each sync."""
+    """Return a sync at whose end the destination keeps ``held`` rejected records."""
 
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
         eof = Eof(status=RUN_STATUS_SUCCEEDED, held_rejected_record_count=held)
@@ -42,11 +43,11 @@ def _ends(held: int, **fields: object) -> Batch:
 
 
 async def _sync(client: PipelineClient) -> None:
-    await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="first"))
+    await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(pipeline_id="first"))
 
 
 async def _get(client: PipelineClient) -> pb.Pipeline:
-    return (await client.get_pipeline(pb.GetPipelineRequest(id="first"))).pipeline
+    return (await client.get_pipeline(pb.GetPipelineRequest(pipeline_id="first"))).pipeline
 
 
 async def _held(database: Database) -> int:
@@ -57,7 +58,7 @@ async def _held(database: Database) -> int:
     return count
 
 
-async def test_a_retry_passes_the_configuration_on_and_answers_what_came_of_it(
+async def test_a_retry_sends_the_configuration_and_returns_the_counts(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = _ends(3)
@@ -101,7 +102,17 @@ async def test_a_paused_pipeline_is_not_retried(
     assert error.value.code == code_pb2.INVALID_ARGUMENT
 
 
-async def test_nothing_is_retried_beside_a_sync(
+async def test_a_pipeline_that_is_being_deleted_is_not_retried(
+    client: PipelineClient, created: pb.Pipeline, database: Database
+) -> None:
+    async with database.connection() as connection:
+        await pipelines.mark_deleted(connection, "first")
+    with pytest.raises(RpcError) as error:
+        await client.retry_rejected_records(RETRY)
+    assert error.value.reason == Reason.PIPELINE_BEING_DELETED
+
+
+async def test_nothing_is_retried_during_a_sync(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     async def waits(_: object) -> AsyncGenerator[Message, None]:
@@ -109,7 +120,7 @@ async def test_nothing_is_retried_beside_a_sync(
         await asyncio.Event().wait()
 
     engine.sync = waits
-    answers = client.sync_pipeline(pb.SyncPipelineRequest(id="first"))
+    answers = client.sync_pipeline(pb.SyncPipelineRequest(pipeline_id="first"))
     await anext(answers)
     with pytest.raises(RpcError) as error:
         await client.retry_rejected_records(RETRY)
@@ -117,7 +128,7 @@ async def test_nothing_is_retried_beside_a_sync(
     await answers.aclose()
 
 
-async def test_a_destination_that_keeps_none_is_told_of(
+async def test_a_destination_that_keeps_no_rejected_records_is_reported(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     engine.error = RpcError(
@@ -140,7 +151,7 @@ async def test_a_destination_that_keeps_none_is_told_of(
     ],
     ids=["succeeded", "cut", "failed"],
 )
-async def test_a_sync_that_broke_off_does_not_lower_the_count(
+async def test_a_failed_sync_does_not_lower_the_count(
     client: PipelineClient,
     created: pb.Pipeline,
     engine: ScriptedEngine,
@@ -156,19 +167,19 @@ async def test_a_sync_that_broke_off_does_not_lower_the_count(
     assert await _held(database) == held
 
 
-async def test_a_teardown_forgets_the_count(
+async def test_a_teardown_resets_the_count(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = _ends(3)
     await _sync(client)
-    [_ async for _ in client.teardown_pipeline(pb.TeardownPipelineRequest(id="first"))]
+    [_ async for _ in client.teardown_pipeline(pb.TeardownPipelineRequest(pipeline_id="first"))]
     assert await _held(database) == 0
 
 
-async def test_no_retry_makes_the_tables_again_that_were_removed(
+async def test_a_retry_does_not_create_removed_tables_again(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
-    [_ async for _ in client.teardown_pipeline(pb.TeardownPipelineRequest(id="first"))]
+    [_ async for _ in client.teardown_pipeline(pb.TeardownPipelineRequest(pipeline_id="first"))]
     with pytest.raises(RpcError, match="set it up or sync it") as error:
         await client.retry_rejected_records(RETRY)
     assert error.value.reason == Reason.PIPELINE_TORN_DOWN
@@ -179,7 +190,7 @@ async def test_no_retry_makes_the_tables_again_that_were_removed(
     await client.retry_rejected_records(RETRY)
 
 
-async def test_a_continuous_pipeline_stays_ready_says_the_count_and_exposes_it(
+async def test_a_continuous_pipeline_with_rejected_records_stays_ready_and_reports_the_count(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = _ends(2)
@@ -205,7 +216,7 @@ async def test_a_continuous_pipeline_stays_ready_says_the_count_and_exposes_it(
         )
         assert pipeline.status_message.startswith("2 records are rejected")
         assert await metric() == 2
-        # A later sync finds them written.
+        # A later sync reports that they are written.
         engine.batch = _ends(0)
         pipeline = await shown(client, lambda one: not one.status_message)
         assert pipeline.status == pb.PIPELINE_STATUS_READY

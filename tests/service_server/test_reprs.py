@@ -1,4 +1,4 @@
-"""What holds a secret does not show it when it is printed."""
+"""Tests that the repr of an object does not contain its secrets."""
 
 from typing import Any
 
@@ -9,17 +9,18 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.connectors.stripe.source import StripeSource
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
+from engine_server.sync.checks.resolution import ResolvedDestination, ResolvedSource
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.catalog_pb2 import PipelineConfig
 from pipesync.v1.engine_service_pb2 import SyncOptions
 from pipesync_client import EngineClient, PipelineClient
-from service_server.connectors import ReadConfig
-from service_server.secrets import Vault
-from service_server.settings import RotateKeysSettings, ServiceSettings
+from service_server.configuration.connectors import ReadConfig
+from service_server.security.secrets import Vault
+from service_server.settings.commands import RotateKeysSettings
+from service_server.settings.service import ServiceSettings
 from service_server.store.pipelines import StoredPipeline
 from service_server.store.sealed import Replacement, Sealed
-from service_server.sync import _Plan
+from service_server.sync.planning import SyncPlan
 from tests.service_server.conftest import KEY, SECRET, connector
 
 URL = f"postgresql://me:{SECRET}@host/db"
@@ -39,7 +40,7 @@ HOLDERS = [
     SEALED,
     Replacement(sealed=SEALED, envelope=SECRET.encode()),
     ReadConfig(plain=CONFIG, masked=PipelineConfig()),
-    _Plan(config=CONFIG, options=SyncOptions(), fields={}),
+    SyncPlan(etag="1", config=CONFIG, options=SyncOptions(), fields={}),
     STRIPE,
     POSTGRES,
     PostgresConfig.model_validate({"host": "h", "database": "d", "user": "u", "password": SECRET}),
@@ -61,6 +62,6 @@ def test_a_secret_is_not_shown(holder: object) -> None:
         assert KEY not in text
 
 
-def test_a_vault_says_which_keys_it_has() -> None:
+def test_the_repr_of_a_vault_has_the_ids_of_its_keys() -> None:
     vault = Vault([b"n" * 32, b"o" * 32])
     assert vault.newest_key_id.hex() in repr(vault)

@@ -1,4 +1,4 @@
-"""Streams that went back: what is stored of them, and where overrides leave the state alone."""
+"""Tests for resumptions: their stored state, and overrides that keep the stored state."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -46,7 +46,7 @@ def position(number: int, epoch: str = "e") -> CheckpointPosition:
 
 
 def recorded(cursor: str, number: int, *, inputs: int | None = None) -> SyncState:
-    """A state whose destination records checkpoints."""
+    """Return a state whose destination records checkpoints."""
     made = state(cursor)
     made.destination = '{"lineage": "l"}'
     made.positions["customers"].CopyFrom(position(number))
@@ -76,7 +76,7 @@ async def drain(answers: AsyncGenerator[Any, None]) -> None:
             pass
 
 
-async def test_a_position_is_stored_with_its_checkpoint_and_no_other(
+async def test_a_position_is_stored_only_with_its_own_checkpoint(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.sync = sends(at("1", 1), at("2", 2))
@@ -95,7 +95,7 @@ async def test_a_position_is_stored_with_its_checkpoint_and_no_other(
     assert "customers" not in stored.positions
 
 
-async def test_a_resumption_takes_the_place_of_the_stored_state(
+async def test_a_resumption_replaces_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("", ending_state=recorded("9", 9, inputs=9))
@@ -127,7 +127,7 @@ async def test_a_reset_starts_a_new_lineage_without_a_position_of_inputs(
     assert options.replayable_inputs == position(1)
 
 
-async def test_a_destination_that_is_ahead_leaves_nothing_before_to_be_replayed(
+async def test_inputs_before_the_position_of_a_destination_that_is_ahead_are_not_replayed(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     for number in (3, 7):
@@ -154,7 +154,7 @@ async def test_inputs_that_a_reread_covers_are_not_replayed(
 
 
 @pytest.mark.parametrize("side", ["source", "destination"])
-async def test_overrides_that_lead_elsewhere_leave_the_stored_state_alone(
+async def test_overrides_with_another_target_keep_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database, side: str
 ) -> None:
     own = recorded("own", 9, inputs=9)
@@ -174,7 +174,7 @@ async def test_overrides_that_lead_elsewhere_leave_the_stored_state_alone(
     assert await stored_state(database) == own
 
 
-async def test_overrides_that_lead_to_the_same_place_do_not(
+async def test_overrides_with_the_same_target_change_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("next")
@@ -183,7 +183,7 @@ async def test_overrides_that_lead_to_the_same_place_do_not(
     assert await stored_state(database) == state("next")
 
 
-async def test_another_key_of_another_account_leaves_the_stored_state_alone(
+async def test_a_key_of_another_account_keeps_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("own", account_id="acct_1")
@@ -202,7 +202,7 @@ async def test_another_key_of_another_account_leaves_the_stored_state_alone(
 
 
 @pytest.mark.parametrize("stored", [None, state("older")], ids=["no_sync_yet", "older_version"])
-async def test_another_key_leaves_a_state_alone_whose_account_is_not_known(
+async def test_another_key_keeps_a_state_of_an_unknown_account(
     client: PipelineClient, engine: ScriptedEngine, database: Database, stored: SyncState | None
 ) -> None:
     if stored is not None:
@@ -218,14 +218,14 @@ async def test_another_key_leaves_a_state_alone_whose_account_is_not_known(
     await drain(sync(client, overrides=overrides))
     assert await stored_state(database) == stored
     assert (await get(client)).status == before.status
-    # Nor has it settled whose state is stored next.
+    # Nor does it determine the account of the next stored state.
     engine.batch = ends("own", account_id="acct_1")
     await sync_batch(client)
     async with database.connection() as connection:
         assert (await states.load(connection, "first")).account_id == "acct_1"
 
 
-async def test_another_key_of_the_account_that_the_source_names_is_of_the_stored_state(
+async def test_another_key_of_the_same_account_changes_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.account_id = "acct_1"
@@ -242,7 +242,7 @@ async def test_another_key_of_the_account_that_the_source_names_is_of_the_stored
     assert (stored.state, stored.account_id) == (state("same"), "acct_1")
 
 
-async def test_another_key_that_reads_nothing_is_no_failure_of_the_pipeline(
+async def test_an_invalid_key_in_overrides_is_no_failure_of_the_pipeline(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     engine.batch = ends("own", account_id="acct_1")
@@ -253,7 +253,7 @@ async def test_another_key_that_reads_nothing_is_no_failure_of_the_pipeline(
     assert (await runs(client))[0].failure_message == "bad key"
 
 
-async def test_a_source_that_cannot_name_its_account_leaves_the_stored_state_alone(
+async def test_another_key_of_a_source_without_an_account_keeps_the_stored_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("other", account_id="acct_2")
@@ -263,7 +263,7 @@ async def test_a_source_that_cannot_name_its_account_leaves_the_stored_state_alo
     assert await stored_state(database) is None
 
 
-async def test_the_secret_of_webhooks_tells_nothing_of_the_account(
+async def test_another_webhook_secret_is_no_other_account(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("next")

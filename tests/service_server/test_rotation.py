@@ -1,4 +1,4 @@
-"""Keys are rotated while services run, cut off anywhere, and repeated."""
+"""Tests for the rotation of keys: while services run, interrupted anywhere, and repeated."""
 
 import asyncio
 import signal
@@ -10,11 +10,11 @@ from pydantic import SecretStr
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import PipelineClient
-from service_server.assembly import running_service
+from service_server.bootstrap import running_service
 from service_server.errors import SecretsUnreadable
-from service_server.rotation import rotate
-from service_server.secrets import Vault
-from service_server.settings import ServiceSettings
+from service_server.security.rotation import rotate
+from service_server.security.secrets import Vault
+from service_server.settings.service import ServiceSettings
 from service_server.store import pipelines, sealed
 from service_server.store.database import Database
 from tests.service_server.conftest import connector
@@ -30,7 +30,7 @@ from tests.service_server.rotating import (
     under,
     variable,
 )
-from tests.service_server.store.waiting import until_somebody_waits
+from tests.service_server.store.waiting import until_a_session_waits
 
 BATCH = 100
 MANY = [f"pl-{number:03}" for number in range(250)]
@@ -38,7 +38,7 @@ MANY = [f"pl-{number:03}" for number in range(250)]
 
 @asynccontextmanager
 async def holding(database: Database, pipeline_id: str) -> AsyncIterator[None]:
-    """Lets nobody write one pipeline meanwhile."""
+    """Lock one pipeline during the body."""
     async with database.transaction() as connection:
         await connection.execute(
             "SELECT FROM pipesync.pipelines WHERE id = $1 FOR UPDATE", pipeline_id
@@ -46,7 +46,7 @@ async def holding(database: Database, pipeline_id: str) -> AsyncIterator[None]:
         yield
 
 
-async def test_everything_is_under_the_newest_key_afterwards(
+async def test_a_rotation_encrypts_everything_with_the_newest_key(
     database: Database, database_url: str
 ) -> None:
     await insert(database, OLD, *MANY)
@@ -63,7 +63,7 @@ async def test_everything_is_under_the_newest_key_afterwards(
     assert await envelopes(database) == before
 
 
-async def test_a_missing_key_is_named_with_its_pipelines_and_nothing_is_done(
+async def test_a_missing_key_is_named_with_its_pipelines_and_nothing_is_changed(
     database: Database, database_url: str
 ) -> None:
     await insert(database, OLD, "pl-a", "pl-b")
@@ -78,7 +78,7 @@ async def test_a_missing_key_is_named_with_its_pipelines_and_nothing_is_done(
     assert await envelopes(database) == before
 
 
-async def test_a_damaged_configuration_is_named_and_nothing_is_done(database: Database) -> None:
+async def test_a_damaged_configuration_is_named_and_nothing_is_changed(database: Database) -> None:
     await insert(database, OLD, "pl-a", "pl-b")
     async with database.connection() as connection:
         await connection.execute(
@@ -91,27 +91,27 @@ async def test_a_damaged_configuration_is_named_and_nothing_is_done(database: Da
     assert await envelopes(database) == before
 
 
-async def test_without_keys_or_with_bad_ones_it_says_so(database_url: str) -> None:
+async def test_missing_and_invalid_keys_are_reported(database_url: str) -> None:
     ended = await rotate_keys(database_url, None)
     assert ended.exit_code == 1
     assert "PIPESYNC_ENCRYPTION_KEYS" in ended.events[-1]["reason"]
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-async def test_what_is_cut_off_in_the_middle_goes_on_when_it_is_repeated(
+async def test_an_interrupted_rotation_continues_when_it_is_repeated(
     database: Database, database_url: str, ending: signal.Signals
 ) -> None:
     await insert(database, OLD, *MANY)
     program = RotateKeys(database_url, variable(NEW, OLD))
     async with holding(database, MANY[BATCH + 50]):
         await program.start()
-        await until_somebody_waits(database)
+        await until_a_session_waits(database)
         program.process.send_signal(ending)
         ended = await program.wait() if ending == signal.SIGTERM else None
         if ended is None:
             await program.process.wait()
     assert ended is None or ended.exit_code == 1
-    assert ended is None or "repeat it" in ended.events[-1]["reason"]
+    assert ended is None or "repeat the command" in ended.events[-1]["reason"]
     done = await under(database, NEW)
     assert done == set(MANY[:BATCH])
     assert await under(database, OLD) == set(MANY[BATCH:])
@@ -120,7 +120,7 @@ async def test_what_is_cut_off_in_the_middle_goes_on_when_it_is_repeated(
     assert await under(database, NEW) == set(MANY)
 
 
-async def test_two_at_once_do_the_work_of_one(database: Database) -> None:
+async def test_two_concurrent_rotations_do_the_work_of_one(database: Database) -> None:
     await insert(database, OLD, *MANY)
     vault = Vault([NEW, OLD])
     replaced = await asyncio.gather(rotate(database, vault), rotate(database, vault))
@@ -128,7 +128,7 @@ async def test_two_at_once_do_the_work_of_one(database: Database) -> None:
     assert await under(database, NEW) == set(MANY)
 
 
-async def test_a_change_in_the_moment_of_rotating_is_kept_and_rotated_next(
+async def test_a_change_during_the_rotation_is_kept_and_rotated_next(
     database: Database,
 ) -> None:
     await insert(database, OLD, "pl-a")
@@ -152,10 +152,10 @@ async def test_a_change_in_the_moment_of_rotating_is_kept_and_rotated_next(
     assert await rotate(database, vault) == 1
 
 
-async def test_updates_through_a_service_and_a_rotation_lose_nothing_of_each_other(
+async def test_concurrent_updates_and_rotations_lose_no_change(
     database: Database, settings: ServiceSettings
 ) -> None:
-    """The service was started anew with the new key, as it should be, and rotation runs beside."""
+    """The service has the new key, as it should, and updates run during the rotation."""
     keys = settings.model_copy(update={"encryption_keys": SecretStr(variable(NEW, OLD))})
     names = MANY[:30]
     await insert(database, OLD, *names)
@@ -176,7 +176,9 @@ async def test_updates_through_a_service_and_a_rotation_lose_nothing_of_each_oth
         assert f"changed-{name}".encode() in newest.open(envelope, pipeline_id=name)
 
 
-async def test_a_wish_that_was_read_before_a_rotation_does_not_undo_it(database: Database) -> None:
+async def test_a_desired_status_that_was_read_before_a_rotation_does_not_undo_it(
+    database: Database,
+) -> None:
     await insert(database, OLD, "pl-a")
     async with database.connection() as connection:
         read = await pipelines.get(connection, "pl-a")
@@ -184,11 +186,11 @@ async def test_a_wish_that_was_read_before_a_rotation_does_not_undo_it(database:
     assert await rotate(database, Vault([NEW, OLD])) == 1
     read.pipeline.desired_status = pb.DESIRED_STATUS_PAUSED
     async with database.connection() as connection:
-        assert await pipelines.update_wishes(connection, read.pipeline)
+        assert await pipelines.update_desired_state(connection, read.pipeline)
     assert await under(database, NEW) == {"pl-a"}
 
 
-async def test_every_sealed_column_has_a_place(database: Database) -> None:
+async def test_every_encrypted_column_is_rotated(database: Database) -> None:
     async with database.connection() as connection:
         columns = await connection.fetch(
             "SELECT column_name FROM information_schema.columns"

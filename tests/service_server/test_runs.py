@@ -1,4 +1,4 @@
-"""What is kept and shown of runs: how they ended, and how that leaves their pipeline."""
+"""Tests for the records of runs, and for the status of their pipeline."""
 
 import pytest
 from google.rpc import code_pb2
@@ -18,7 +18,7 @@ async def first(created: pb.Pipeline) -> pb.Pipeline:
     return created
 
 
-async def test_a_batch_that_the_engine_breaks_off_leaves_a_failed_run_that_can_go_on(
+async def test_a_batch_that_the_engine_aborts_leaves_a_failed_run_that_can_resume(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     begun = state("kept", run_id="one")
@@ -52,7 +52,7 @@ async def test_a_batch_that_the_engine_breaks_off_leaves_a_failed_run_that_can_g
     [(pb.SyncOverrides(source=connector()), 0), (pb.SyncOverrides(state=state("given")), 1)],
     ids=["what the caller asks", "what is stored"],
 )
-async def test_only_a_pipeline_that_is_refused_as_it_is_stored_has_failed(
+async def test_only_a_refused_stored_configuration_is_a_failure_of_the_pipeline(
     client: PipelineClient,
     engine: ScriptedEngine,
     database: Database,
@@ -68,7 +68,7 @@ async def test_only_a_pipeline_that_is_refused_as_it_is_stored_has_failed(
         await sync_batch(client, overrides=overrides)
     with pytest.raises(RpcError):
         [_ async for _ in sync(client, overrides=overrides)]
-    # A batch's run has a name of its own.
+    # The run of a batch has its own id.
     assert len(await runs(client)) == 2 * failed
     status = pb.PIPELINE_STATUS_ERROR if failed else pb.PIPELINE_STATUS_SETUP
     assert (await get(client)).status == status
@@ -109,7 +109,7 @@ async def test_runs_are_paged_newest_first(client: PipelineClient) -> None:
     assert found == ["c", "b", "a"]
 
 
-async def test_why_a_connection_failed_is_shown(
+async def test_the_reason_of_a_failed_connection_is_shown(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     failed = ConnectionStatus(status=ConnectionStatus.STATUS_FAILED, message="bad key")

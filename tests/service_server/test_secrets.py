@@ -11,7 +11,7 @@ from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from service_server.errors import CannotStart, SecretsUnreadable
-from service_server.secrets import Vault, key_from_file, parse_keys
+from service_server.security.secrets import Vault, key_from_file, parse_keys
 from service_server.store.database import Database
 from service_server.store.pipelines import StoredPipeline
 from tests.service_server.conftest import KEY, SECRET, connector, pipeline
@@ -20,7 +20,7 @@ from tests.service_server.scripted_engine import ScriptedEngine
 OLD, NEW = b"o" * 32, b"n" * 32
 
 
-def test_what_is_sealed_can_be_opened() -> None:
+def test_a_sealed_text_can_be_opened() -> None:
     envelope = Vault([NEW]).seal(b"hidden", pipeline_id="first")
     assert b"hidden" not in envelope
     assert Vault([NEW]).open(envelope, pipeline_id="first") == b"hidden"
@@ -34,13 +34,13 @@ def test_an_older_key_still_opens_and_the_newest_seals() -> None:
     assert Vault([NEW]).open(new_envelope, pipeline_id="first") == b"hidden"
 
 
-def test_an_envelope_is_of_use_to_its_own_pipeline_alone() -> None:
+def test_an_envelope_can_be_opened_for_its_own_pipeline_alone() -> None:
     envelope = Vault([NEW]).seal(b"hidden", pipeline_id="first")
     with pytest.raises(SecretsUnreadable, match="damaged"):
         Vault([NEW]).open(envelope, pipeline_id="second")
 
 
-def test_a_missing_key_is_said_so() -> None:
+def test_a_missing_key_is_reported() -> None:
     envelope = Vault([OLD]).seal(b"hidden", pipeline_id="first")
     with pytest.raises(SecretsUnreadable, match="PIPESYNC_ENCRYPTION_KEYS"):
         Vault([NEW]).open(envelope, pipeline_id="first")
@@ -55,7 +55,7 @@ def test_keys_are_base64_of_32_bytes_between_commas() -> None:
         assert not bad or bad not in str(error.value)
 
 
-def test_a_key_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_key_file_is_created_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "data" / "encryption.key"
     key = key_from_file(path)
     assert key_from_file(path) == key
@@ -70,7 +70,7 @@ def test_a_key_file_that_holds_no_key_is_refused(tmp_path: Path) -> None:
         key_from_file(path)
 
 
-async def test_a_secret_is_in_no_answer_no_log_and_no_table(
+async def test_a_secret_is_in_no_response_no_log_and_no_table(
     client: PipelineClient,
     engine: ScriptedEngine,
     database: Database,
@@ -90,12 +90,12 @@ async def test_a_secret_is_in_no_answer_no_log_and_no_table(
         overrides = pb.SyncOverrides(source=connector(webhook_secret=SECRET))
         for script in (engine.batch, failing_batch):
             engine.batch = script
-            request = pb.SyncPipelineBatchRequest(id="first", overrides=overrides)
+            request = pb.SyncPipelineBatchRequest(pipeline_id="first", overrides=overrides)
             try:
                 answers.append(await client.sync_pipeline_batch(request))
-            except Exception as error:  # whatever it is, it is searched
+            except Exception as error:  # errors of any type are searched
                 answers.append(repr(error))
-        full = pb.GetPipelineRequest(id="first", view=pb.PIPELINE_VIEW_FULL)
+        full = pb.GetPipelineRequest(pipeline_id="first", view=pb.PIPELINE_VIEW_FULL)
         answers.append(await client.get_pipeline(full))
         answers.append(await client.list_pipelines(pb.ListPipelinesRequest()))
         answers.append(await client.list_runs(pb.ListRunsRequest(pipeline_id="first")))
@@ -111,7 +111,7 @@ async def test_a_secret_is_in_no_answer_no_log_and_no_table(
 
 
 async def dump(url: str) -> str:
-    """Every row of every table of the service, as text."""
+    """Return every row of every table of the service, as text."""
     connection = await asyncpg.connect(url)
     try:
         names = await connection.fetch(

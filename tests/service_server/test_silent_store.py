@@ -1,4 +1,4 @@
-"""A service whose database answers nothing any more answers all the same, and goes on after it."""
+"""Tests that a service answers while its database is silent, and continues afterwards."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,18 +12,18 @@ from structlog.testing import capture_logs
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store import database as database_module
 from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.service_server.conftest import pipeline
 from tests.service_server.webhooks.deliveries import create, event, hooked, push, statuses
 
-# Seconds: more than the limits of one call add up to, and less than those of several attempts.
+# Seconds, above the sum of the timeouts of one call and below that of several attempts.
 PATIENCE = 15.0
 
 CALLS: dict[str, Callable[[PipelineClient], Awaitable[object]]] = {
-    "get": lambda client: client.get_pipeline(pb.GetPipelineRequest(id="hooked")),
+    "get": lambda client: client.get_pipeline(pb.GetPipelineRequest(pipeline_id="hooked")),
     "list": lambda client: client.list_pipelines(pb.ListPipelinesRequest()),
     "runs": lambda client: client.list_runs(pb.ListRunsRequest(pipeline_id="hooked")),
     "events": lambda client: client.list_webhook_events(
@@ -32,7 +32,7 @@ CALLS: dict[str, Callable[[PipelineClient], Awaitable[object]]] = {
     "create": lambda client: client.create_pipeline(
         pb.CreatePipelineRequest(pipeline=pipeline("second"), skip_check=True)
     ),
-    "delete": lambda client: client.delete_pipeline(pb.DeletePipelineRequest(id="hooked")),
+    "delete": lambda client: client.delete_pipeline(pb.DeletePipelineRequest(pipeline_id="hooked")),
     "webhook": lambda client: push(client, event()),
 }
 
@@ -62,7 +62,7 @@ async def test_every_call_is_answered_while_the_database_is_silent(
     settings: ServiceSettings, proxy: Proxy
 ) -> None:
     async with _served(settings, proxy) as client:
-        # The secret is known by then, as in a service that has been taking webhooks for a while.
+        # The secret is cached by then, as in a service that has received webhooks for a while.
         await push(client, event("evt_before"))
         proxy.stall()
 
@@ -82,27 +82,27 @@ async def test_every_call_is_answered_while_the_database_is_silent(
                     break
                 except RpcError:
                     await asyncio.sleep(0.1)
-            # The worker was waiting for the database, too.
+            # The worker also waited for the database.
             while (await statuses(client)).get("evt_after") != "applied":  # noqa: ASYNC110 - as a caller would
                 await asyncio.sleep(0.1)
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_a_silent_database_is_not_waited_for_once_more_by_the_caller_s_channel(
+async def test_the_callers_channel_does_not_retry_a_call_after_a_silent_database(
     settings: ServiceSettings, proxy: Proxy
 ) -> None:
     with capture_logs() as captured:
         async with _served(settings, proxy) as client:
             proxy.stall()
             with pytest.raises(RpcError):
-                await client.get_pipeline(pb.GetPipelineRequest(id="hooked"))
+                await client.get_pipeline(pb.GetPipelineRequest(pipeline_id="hooked"))
             proxy.flow()
     finished = [entry["method"] for entry in captured if entry["event"] == "rpc_finished"]
     assert finished.count("/pipesync.v1.PipelineService/GetPipeline") == 1
 
 
 @pytest.mark.usefixtures("_impatient")
-async def test_a_service_with_a_silent_database_ends(
+async def test_a_service_with_a_silent_database_stops(
     settings: ServiceSettings, proxy: Proxy
 ) -> None:
     async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""A service that stands still past its lease wakes up to a pipeline that is not its own."""
+"""Tests that a process that is stopped past its lease stores nothing when it continues."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 from service_server.store import leases
 from service_server.store.database import Database
 from tests.service_server.replicas import replica
@@ -81,7 +81,7 @@ async def test_a_holder_that_is_stopped_past_its_lease_stores_nothing(
             engine.batch = good
             await sync_batch(client)
             assert await stored_state(database) == state("good")
-            # What the engine says now lies waiting until the holder goes on.
+            # The engine's messages are buffered until the holder continues.
             answered.set()
         finally:
             os.kill(stopped.process.pid, signal.SIGCONT)
@@ -95,7 +95,7 @@ async def test_a_holder_that_is_stopped_past_its_lease_stores_nothing(
         assert len(await runs(client)) == 1
 
 
-async def test_the_engine_is_told_to_stop_when_a_lease_is_lost_in_mid_batch(
+async def test_a_batch_is_cancelled_at_the_engine_when_its_lease_is_lost(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
 ) -> None:
     asked, cancelled = asyncio.Event(), asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a batch stores, whoever goes away while it runs."""
+"""Tests for batch syncs: their stored state, also after a disconnect or a failure."""
 
 import asyncio
 from contextlib import aclosing
@@ -11,14 +11,14 @@ from google.rpc import code_pb2
 
 from pipesync.v1 import engine_service_pb2 as engine_pb
 from pipesync.v1 import pipeline_service_pb2 as pb
-from pipesync.v1.catalog_pb2 import StreamSelection
+from pipesync.v1.catalog_pb2 import Connector, StreamSelection
 from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import FieldViolation, RpcError
 from pipesync_rpc.reasons import Reason
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store import leases
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET, connector
@@ -44,7 +44,7 @@ async def first(created: pb.Pipeline) -> pb.Pipeline:
     return created
 
 
-async def test_a_batch_goes_on_from_the_state_that_the_last_one_ended_with(
+async def test_a_batch_resumes_from_the_ending_state_of_the_last_one(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     engine.batch = ends('{"n":  1.0}')
@@ -58,7 +58,7 @@ async def test_a_batch_goes_on_from_the_state_that_the_last_one_ended_with(
     assert options.time_limit.ToSeconds() == 9
 
 
-async def test_a_reset_forgets_the_state_before_the_engine_is_called(
+async def test_a_reset_deletes_the_state_before_the_engine_is_called(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("{}")
@@ -86,7 +86,7 @@ async def test_the_engine_is_told_to_reconcile(
     assert engine.last(engine_pb.PipelineSyncRequest).options.reconcile
 
 
-async def test_a_connector_that_cannot_reconcile_is_told_of_and_no_run_has_failed(
+async def test_a_connector_that_cannot_reconcile_is_reported_without_a_failed_run(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     engine.error = RpcError(
@@ -105,24 +105,121 @@ async def test_overrides_apply_to_this_sync_alone(
 ) -> None:
     engine.batch = ends("ended")
     overrides = pb.SyncOverrides(
-        source=connector(api_key=MASK, base_url="http://elsewhere"),
+        source=connector(api_key=MASK, rate=5),
         streams=[StreamSelection(name="customers")],
         state=state("given"),
     )
     await sync_batch(client, overrides=overrides)
     overridden = engine.last(engine_pb.PipelineSyncBatchRequest)
-    assert overridden.pipeline.source.config["base_url"] == "http://elsewhere"
+    assert overridden.pipeline.source.config["rate"] == 5
     assert overridden.pipeline.source.config["api_key"] == SECRET
     assert [one.name for one in overridden.pipeline.streams] == ["customers"]
     assert overridden.options.state == state("given")
     assert await stored_state(database) == state("ended")
     await sync_batch(client)
     stored = engine.last(engine_pb.PipelineSyncBatchRequest)
-    assert "base_url" not in stored.pipeline.source.config
+    assert "rate" not in stored.pipeline.source.config
     assert not stored.pipeline.streams
 
 
-async def test_a_bad_field_is_named_where_the_caller_wrote_it(
+async def test_unknown_connectors_of_overrides_are_named_with_an_invalid_id(
+    client: PipelineClient,
+) -> None:
+    overrides = pb.SyncOverrides(
+        source=Connector(type="stripes"), destination=Connector(type="postgras")
+    )
+    request = pb.SyncPipelineBatchRequest(pipeline_id="x!", overrides=overrides)
+    with pytest.raises(RpcError) as error:
+        await client.sync_pipeline_batch(request)
+    assert [one.field for one in error.value.field_violations] == [
+        "pipeline_id",
+        "overrides.source.type",
+        "overrides.destination.type",
+    ]
+    request.state_limit = -1
+    with pytest.raises(RpcError) as error:
+        await client.sync_pipeline_batch(request)
+    assert error.value.reason == "INVALID_REQUEST"
+    assert {one.field for one in error.value.field_violations} == {
+        "pipeline_id",
+        "state_limit",
+        "overrides.source.type",
+        "overrides.destination.type",
+    }
+
+
+@pytest.mark.parametrize("pipeline_id", ["first", "x!"])
+async def test_every_violation_of_overrides_is_named(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, pipeline_id: str
+) -> None:
+    engine.error = RpcError(
+        "bad",
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="INVALID_REQUEST",
+        field_violations=[
+            FieldViolation("pipeline.destination.config.rate", "must be a number"),
+            FieldViolation("pipeline.streams[0].name", "is unknown"),
+        ],
+    )
+    overrides = pb.SyncOverrides(
+        source=Connector(type="stripes"),
+        destination=connector(api_key="********"),
+        streams=[StreamSelection(name="nope")],
+    )
+    request = pb.SyncPipelineBatchRequest(
+        pipeline_id=pipeline_id, overrides=overrides, state_limit=-1
+    )
+    with pytest.raises(RpcError) as error:
+        await client.sync_pipeline_batch(request)
+    assert {one.field for one in error.value.field_violations} == {
+        *(["pipeline_id"] if pipeline_id == "x!" else []),
+        "state_limit",
+        "overrides.source.type",
+        "overrides.destination.config.rate",
+        "overrides.streams[0].name",
+    }
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_overrides_keep_no_secret_for_another_place(
+    client: PipelineClient, engine: ScriptedEngine, side: str
+) -> None:
+    moved = connector(api_key=MASK, base_url="http://elsewhere")
+    overrides = pb.SyncOverrides(**{side: moved})  # type: ignore[arg-type]  # any side
+
+    async def stream() -> None:
+        async for _ in sync(client, overrides=overrides):
+            pass
+
+    engine.requests.clear()
+    for call in (sync_batch(client, overrides=overrides), stream()):
+        with pytest.raises(RpcError) as error:
+            await call
+        assert error.value.code == code_pb2.INVALID_ARGUMENT
+        [violation] = error.value.field_violations
+        assert violation.field == f"overrides.{side}.config.api_key"
+        assert f"overrides.{side}.config.base_url" in violation.description
+    # The other fields are checked, without connections.
+    for request in engine.requests:
+        assert request.validate_only
+        assert getattr(request.pipeline, side).config["api_key"] == MASK
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_a_mask_is_no_part_of_a_secret_in_overrides(
+    client: PipelineClient, engine: ScriptedEngine, side: str
+) -> None:
+    mixed = connector(api_key=f"{MASK},sk_new")
+    overrides = pb.SyncOverrides(**{side: mixed})  # type: ignore[arg-type]  # any side
+    with pytest.raises(RpcError) as error:
+        await sync_batch(client, overrides=overrides)
+    assert error.value.code == code_pb2.INVALID_ARGUMENT
+    [violation] = error.value.field_violations
+    assert violation.field == f"overrides.{side}.config.api_key"
+    assert "send the mask alone" in violation.description
+
+
+async def test_an_invalid_field_is_named_by_its_path_in_the_request(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
     engine.error = RpcError(
@@ -149,7 +246,7 @@ async def test_a_bad_field_is_named_where_the_caller_wrote_it(
         ({"time_limit": Duration(seconds=-1)}, "time_limit"),
     ],
 )
-async def test_a_limit_that_makes_no_sense_is_named(
+async def test_an_invalid_limit_is_named(
     client: PipelineClient, fields: dict[str, object], named: str
 ) -> None:
     with pytest.raises(RpcError) as error:
@@ -170,7 +267,7 @@ async def test_a_paused_pipeline_is_not_synced(client: PipelineClient) -> None:
 async def test_the_callers_deadline_leaves_time_to_answer(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
-    request = pb.SyncPipelineBatchRequest(id="first", time_limit=Duration(seconds=100))
+    request = pb.SyncPipelineBatchRequest(pipeline_id="first", time_limit=Duration(seconds=100))
     await client.sync_pipeline_batch(request, timeout=20)
     limit = engine.last(engine_pb.PipelineSyncBatchRequest).options.time_limit
     assert 16 < limit.ToTimedelta().total_seconds() < 18.1
@@ -179,12 +276,12 @@ async def test_the_callers_deadline_leaves_time_to_answer(
 async def test_a_short_deadline_leaves_time_for_connectors_to_stop(
     client: PipelineClient, engine: ScriptedEngine
 ) -> None:
-    await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="first"), timeout=2.4)
+    await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(pipeline_id="first"), timeout=2.4)
     limit = engine.last(engine_pb.PipelineSyncBatchRequest).options.time_limit
     assert 0 < limit.ToTimedelta().total_seconds() <= 2.43 - 0.75
 
 
-async def test_a_run_that_a_limit_ends_for_good_has_failed_and_goes_on_when_it_is_called_again(
+async def test_a_run_that_ends_at_a_final_limit_has_failed_and_can_resume(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     ended = state("where it was")
@@ -198,7 +295,9 @@ async def test_a_run_that_a_limit_ends_for_good_has_failed_and_goes_on_when_it_i
         limit_message="no page arrived",
     )
     answer = await client.sync_pipeline_batch(
-        pb.SyncPipelineBatchRequest(id="first", run_id="two", time_limit=Duration(seconds=1))
+        pb.SyncPipelineBatchRequest(
+            pipeline_id="first", run_id="two", time_limit=Duration(seconds=1)
+        )
     )
     assert not answer.eof.has_more
     assert answer.eof.limit_message == "no page arrived"
@@ -231,7 +330,7 @@ async def test_a_second_sync_of_the_same_pipeline_is_aborted(
     await sync_batch(client)
 
 
-async def test_a_batch_whose_caller_went_away_is_stored(
+async def test_a_batch_is_stored_when_its_caller_disconnects(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
@@ -299,7 +398,7 @@ async def test_a_sync_that_lost_its_lease_stores_nothing(
     assert not await runs(client)
 
 
-async def test_an_engine_that_is_gone_is_said_plainly_and_loses_nothing(
+async def test_an_unavailable_engine_is_reported_and_the_state_is_kept(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = ends("kept")
@@ -320,7 +419,7 @@ async def test_an_expired_lease_of_a_dead_service_is_taken_over(
     await sync_batch(client)
 
 
-async def test_a_sync_keeps_its_lease_for_as_long_as_it_runs(
+async def test_a_sync_keeps_its_lease_while_it_runs(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     """The fixture's lease lasts three seconds."""

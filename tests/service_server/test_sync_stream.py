@@ -1,4 +1,4 @@
-"""What a streamed sync stores, as it goes and when it ends."""
+"""Tests for streamed syncs: their stored state, during the sync and at its end."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -14,8 +14,8 @@ from pipesync.v1.progress_pb2 import Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncRun
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store import leases
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import ScriptedEngine
@@ -37,7 +37,7 @@ async def first(created: pb.Pipeline) -> pb.Pipeline:
     return created
 
 
-async def test_a_stream_stores_its_checkpoints_as_they_pass(
+async def test_a_stream_stores_its_checkpoints_as_they_arrive(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     run = SyncRun(run_id="run")
@@ -58,12 +58,12 @@ async def test_a_stream_stores_its_checkpoints_as_they_pass(
         await until_stored(database, "one")
     await until_free(database)
     stored = (await get(client)).sync_state
-    assert getattr(stored.source, "global") == "shared"
+    assert stored.source.shared == "shared"
     assert stored.sync_run.time_ceiling == run.time_ceiling
     assert stored.sync_run.progress == progress
 
 
-async def test_a_checkpoint_that_passes_ends_the_row_of_requests_that_committed_nothing(
+async def test_a_checkpoint_resets_the_count_of_empty_requests(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     run = SyncRun(run_id="run", empty_request_count=2)
@@ -77,7 +77,7 @@ async def test_a_checkpoint_that_passes_ends_the_row_of_requests_that_committed_
     assert not stored.sync_run.empty_request_count
 
 
-async def test_a_checkpoint_is_stored_with_the_fields_that_its_stream_is_read_with(
+async def test_a_checkpoint_is_stored_with_the_schema_of_its_stream(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     first = checkpoint("one")
@@ -92,7 +92,7 @@ async def test_a_checkpoint_is_stored_with_the_fields_that_its_stream_is_read_wi
     await until_free(database)
 
 
-async def test_a_stream_ends_with_the_ending_state(
+async def test_a_stream_stores_the_ending_state(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     async def script(_: object) -> AsyncGenerator[Message, None]:
@@ -106,7 +106,7 @@ async def test_a_stream_ends_with_the_ending_state(
     assert (await get(client)).status == pb.PIPELINE_STATUS_READY
 
 
-async def test_a_stream_whose_caller_went_away_ends_and_is_stored(
+async def test_a_stream_ends_and_is_stored_when_its_caller_disconnects(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.sync, ended = then_waits(checkpoint("one"), checkpoint("two"))
@@ -119,7 +119,7 @@ async def test_a_stream_whose_caller_went_away_ends_and_is_stored(
     await until_free(database)
 
 
-async def test_a_stream_that_the_engine_breaks_off_keeps_what_passed(
+async def test_a_stream_that_the_engine_aborts_keeps_its_checkpoints(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     async def script(_: object) -> AsyncGenerator[Message, None]:
@@ -162,7 +162,7 @@ async def test_a_service_that_stops_ends_a_stream_at_its_latest_checkpoint(
     assert await stored_state(database) == reached
 
 
-async def test_the_next_sync_can_begin_as_soon_as_a_stream_has_said_how_it_ended(
+async def test_the_next_sync_can_begin_as_soon_as_a_stream_has_sent_its_eof(
     client: PipelineClient,
 ) -> None:
     async with aclosing(sync(client)) as answers:
@@ -171,7 +171,7 @@ async def test_the_next_sync_can_begin_as_soon_as_a_stream_has_said_how_it_ended
                 [_ async for _ in sync(client)]
 
 
-async def test_a_stream_whose_lease_is_taken_ends(
+async def test_a_stream_whose_lease_is_taken_over_ends(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.sync, ended = then_waits(checkpoint("one"))

@@ -1,4 +1,4 @@
-"""Configurations that lead to the same place, and those that do not."""
+"""Tests for the targets of configurations."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.catalog_pb2 import Connector
-from service_server.target import target_of
+from service_server.configuration.target import target_of
 from tests.messages import struct
 
 POSTGRES = PostgresDestination().spec()
@@ -35,7 +35,7 @@ def stripe(**config: Any) -> Any:
         {"host": "db.example.com", "user": "app"},
     ],
 )
-def test_the_same_database_however_it_is_named(same: dict[str, Any]) -> None:
+def test_urls_of_the_same_database_have_the_same_target(same: dict[str, Any]) -> None:
     assert postgres(url=URL) == postgres(**same)
 
 
@@ -51,26 +51,26 @@ def test_the_same_database_however_it_is_named(same: dict[str, Any]) -> None:
         {"host": "db.example.com", "port": 6432, "database": "app"},
     ],
 )
-def test_another_database(other: dict[str, Any]) -> None:
+def test_urls_of_other_databases_have_other_targets(other: dict[str, Any]) -> None:
     assert postgres(url=URL) != postgres(**other)
 
 
-def test_a_port_for_each_host() -> None:
+def test_each_host_has_its_own_port() -> None:
     one = postgres(url="postgresql://u@a:1,[::1]:2,c/db")
     assert (one["host"], one["port"]) == ("a,localhost,c", "1,2,5432")
     assert postgres(url="postgresql://u@127.0.0.1/db") == postgres(host="localhost", database="db")
 
 
-def test_an_account_and_an_address_are_places_and_a_key_is_none() -> None:
+def test_an_account_and_an_address_are_part_of_the_target_and_a_key_is_not() -> None:
     own = stripe(api_key="sk_1", rate_limit=5)
     assert own == stripe(api_key="sk_2", base_url="https://api.stripe.com/")
     assert own != stripe(api_key="sk_1", stripe_account="acct_1")
     assert own != stripe(api_key="sk_1", base_url="http://127.0.0.1:1")
 
 
-def test_nothing_secret_is_part_of_a_place() -> None:
+def test_no_secret_is_part_of_a_target() -> None:
     assert "secret" not in str(postgres(url=URL))
 
 
-def test_a_url_that_is_none_is_compared_as_it_is() -> None:
+def test_an_invalid_url_is_compared_unchanged() -> None:
     assert postgres(url="postgresql://[") == postgres(url="postgresql://[")

@@ -1,4 +1,4 @@
-"""Watching pipelines: always the latest, on every replica, through restarts of the database."""
+"""Tests for watches: they yield the latest state on every replica, also after database restarts."""
 
 import asyncio
 import time
@@ -14,8 +14,8 @@ from pipesync.v1.progress_pb2 import Progress, RunStatus
 from pipesync.v1.state_pb2 import Eof, SyncRun
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.assembly import running_service
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store import pipelines, runs
 from service_server.store.database import Database
 from tests.postgres import PostgresCluster
@@ -25,7 +25,7 @@ from tests.service_server.store.test_runs import NOON, run
 from tests.service_server.syncing import sync, then_waits
 from tests.service_server.watching import has_status, shown
 
-REQUEST = pb.WatchPipelineRequest(id="first")
+REQUEST = pb.WatchPipelineRequest(pipeline_id="first")
 
 
 async def set_progress(database: Database, count: int) -> None:
@@ -33,7 +33,7 @@ async def set_progress(database: Database, count: int) -> None:
         await runs.put(connection, run("run", NOON, Progress(global_state_count=count)))
 
 
-async def test_a_watcher_is_shown_the_pipeline_now_and_as_it_changes(
+async def test_a_watcher_receives_the_pipeline_now_and_after_changes(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     async with asyncio.timeout(20), aclosing(client.watch_pipeline(REQUEST)) as answers:
@@ -63,7 +63,7 @@ async def test_a_watcher_is_shown_the_pipeline_now_and_as_it_changes(
     await watching
 
 
-async def test_a_change_made_by_one_replica_is_shown_by_another_to_every_watcher(
+async def test_a_change_by_one_replica_reaches_every_watcher_of_another(
     client: PipelineClient, created: pb.Pipeline, settings: ServiceSettings
 ) -> None:
     async with running_service(settings) as server, PipelineClient(server.address) as other:
@@ -77,7 +77,7 @@ async def test_a_change_made_by_one_replica_is_shown_by_another_to_every_watcher
         await asyncio.gather(*watching)
 
 
-async def test_many_changes_are_few_updates_and_the_last_one_is_among_them(
+async def test_many_changes_are_few_updates_with_the_last_one_among_them(
     client: PipelineClient, created: pb.Pipeline, database: Database
 ) -> None:
     async with asyncio.timeout(30), aclosing(client.watch_pipeline(REQUEST)) as answers:
@@ -98,19 +98,19 @@ async def test_the_watch_of_a_deleted_pipeline_ends_with_not_found(
 ) -> None:
     async with asyncio.timeout(20), aclosing(client.watch_pipeline(REQUEST)) as answers:
         await anext(answers)
-        await client.delete_pipeline(pb.DeletePipelineRequest(id="first"))
+        await client.delete_pipeline(pb.DeletePipelineRequest(pipeline_id="first"))
         with pytest.raises(RpcError) as error:
             [_ async for _ in answers]
     assert error.value.code == code_pb2.NOT_FOUND
 
 
-async def test_nothing_cannot_be_watched(client: PipelineClient) -> None:
+async def test_a_watch_without_a_pipeline_is_refused(client: PipelineClient) -> None:
     with pytest.raises(RpcError) as error:
         await shown(client, lambda _: True)
     assert error.value.reason == "PIPELINE_NOT_FOUND"
 
 
-async def test_a_watch_outlives_a_restart_of_the_database(
+async def test_a_watch_survives_a_restart_of_the_database(
     client: PipelineClient,
     created: pb.Pipeline,
     database: Database,

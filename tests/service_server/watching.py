@@ -1,4 +1,4 @@
-"""Waits for what people are shown of a pipeline, without asking again and again."""
+"""Waits for the state of a pipeline by WatchPipeline, without polls."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,9 +15,9 @@ async def shown(
     *,
     seconds: float = 20,
 ) -> pb.Pipeline:
-    """The pipeline, as soon as it is shown as wanted."""
+    """Return the pipeline, as soon as it satisfies the condition."""
     latest: pb.Pipeline | None = None
-    request = pb.WatchPipelineRequest(id=pipeline_id)
+    request = pb.WatchPipelineRequest(pipeline_id=pipeline_id)
     try:
         async with asyncio.timeout(seconds), aclosing(client.watch_pipeline(request)) as answers:
             async for answer in answers:
@@ -30,5 +30,5 @@ async def shown(
 
 
 def has_status(status: pb.PipelineStatus.ValueType) -> Callable[[pb.Pipeline], bool]:
-    """Wants that status."""
+    """Return the condition that the pipeline has the status."""
     return lambda pipeline: pipeline.status == status

@@ -1,4 +1,4 @@
-"""What goes on in an account: objects made, changed and deleted at random, at an even rate."""
+"""Random activity in an account: objects created, changed and deleted at an even rate."""
 
 import asyncio
 from collections import defaultdict
@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.soak.oddities import OLD_VERSION, REFUSED, REFUSING, Oddities, is_refused
 from tests.stripe_simulator.events import Event
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -24,7 +24,7 @@ STREAMS = (
     "subscriptions",
     "tax_rates",
 )
-# What can be made and changed by itself, with a field that changes.
+# The streams whose objects can be created and changed on their own, each with a field to change.
 _CHANGING = {
     "charges": "description",
     "coupons": "name",
@@ -35,38 +35,38 @@ _CHANGING = {
     "products": "name",
     "tax_rates": "description",
 }
-# Each by the type that its objects say they are of.
+# Streams by the ``object`` value of their objects.
 _STREAM_OF = {stream.removesuffix("s"): stream for stream in STREAMS}
-# Of no other change to a payment intent an event tells (https://docs.stripe.com/api/events/types).
+# The only changes to a payment intent that have events (https://docs.stripe.com/api/events/types).
 _STATUSES = ("canceled", "processing", "requires_action", "succeeded")
-# Of these, what can be deleted; a subscription that is deleted is canceled.
+# The streams whose objects can be deleted; deleting a subscription cancels it.
 _DELETED = ("coupons", "customers", "invoices", "products")
 
 _FEW = 10
-# One change in so many puts a value there that a table refuses, or mends one.
+# One change in this many writes a value that a table refuses, or replaces one.
 _REFUSED_EVERY = 12
-# Changes in that first part of the time, one in so many and so many at most, are to objects that
-# cannot be looked up: each such event is tried again and again.
+# Interval and limit of the changes, in the first half of the time, to objects that cannot be looked
+# up: each such event is retried many times.
 _UNSHOWN_EVERY, _MOST_UNSHOWN = 8, 20
-# One value in so many holds such a character.
+# One value in this many holds one of these characters.
 _CHARACTER_EVERY = 8
 _CHARACTERS = ("\0", "\ud83d", "\udc00\ud83d", "\\u0000", "\U0001f600")
 
 Document = dict[str, Any]
-# A stream, and the id of one of its objects.
+# The name of a stream and the id of one of its objects.
 Key = tuple[str, str]
 
 
 class Business:
-    """The changes to one account.
+    """Changes to one account.
 
     Attributes:
-        gone: What was deleted so far, by stream and id, as it was last.
-        changes: How many changes were made.
-        oddities: What is odd about the account.
-        versions: All that each object ever was, the latest last.
+        gone: The last state of each deleted object, by stream and id.
+        changes: The number of changes made.
+        oddities: The oddities of the account.
+        versions: Every version of each object, the latest last.
         events: The ids of the events about each object, the latest last.
-        initial: What was there at first.
+        initial: The objects that existed at first.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Business:
         simulator.on_event(self._note)
 
     def events_of(self, keys: Iterable[Key]) -> set[str]:
-        """The ids of the events about these objects."""
+        """Return the ids of the events about these objects."""
         return {event_id for key in keys for event_id in self.events[key]}
 
     @property
     def unshown(self) -> frozenset[Key]:
-        """The objects that Stripe refuses to show when they are looked up."""
+        """Return the objects that Stripe refuses to show when they are looked up."""
         return frozenset(self._unshown)
 
     async def go_on(self, *, seconds: float, rate: float) -> None:
-        """Goes on for so long, with so many changes a second."""
+        """Make ``rate`` changes a second for ``seconds`` seconds."""
         clock = asyncio.get_running_loop().time
         began = clock()
         total = int(seconds * rate)
@@ -117,11 +117,11 @@ class Business:
                 self._mend()
             else:
                 self.change()
-            # By the clock, so that a late turn is made up for.
+            # Sleep until a time on the clock, so that a late change is made up for.
             await asyncio.sleep(max(0.0, began + (number + 1) / rate - clock()))
 
     def change(self) -> None:
-        """One change, or a pair in one second."""
+        """Make one change, or two in one second."""
         changes: list[Callable[[], None]] = [
             self._make,
             self._update,
@@ -135,7 +135,7 @@ class Business:
         self.changes += 1
 
     def _note(self, event: Event) -> None:
-        """Takes down what an object is like after a change."""
+        """Record the object's version after a change."""
         about = exact_json.decode(event.latest or event.body)["data"]["object"]
         stream = _STREAM_OF.get(about["object"])
         if stream is None:
@@ -154,7 +154,7 @@ class Business:
         self._simulator.cli_sessions.sends_latest = not is_old
 
     def _make_initial_oddities(self) -> None:
-        """Has some of the history hold values that are refused."""
+        """Put values that are refused into some of the history."""
         for stream, name in REFUSING.items():
             objects = self._simulator.objects(stream)
             for document in list(objects.documents())[2::60][:10]:
@@ -162,13 +162,13 @@ class Business:
                     objects.put({**document, name: f"{REFUSED} from the start"})
 
     def _update_unshown(self) -> None:
-        """Changes an object that cannot be looked up."""
+        """Change an object that cannot be looked up."""
         stream, object_id = self._random.choice(sorted(self._unshown))
         self._simulator.update(stream, object_id, self._new_value(stream))
         self.changes += 1
 
     def _spoil(self) -> None:
-        """Gives an object, new or not, a value that its table refuses, or deletes one that has."""
+        """Give a new or old object a value that its table refuses, or delete one that has it."""
         stream = self._random.choice(sorted(REFUSING))
         value = {REFUSING[stream]: f"{REFUSED} {self._random.random()}"}
         choice = self._random.random()
@@ -182,7 +182,7 @@ class Business:
         self.changes += 1
 
     def _mend(self) -> None:
-        """Gives an object whose row is refused a value that is not."""
+        """Give an object whose row is refused a value that its table accepts."""
         stream = self._random.choice(sorted(REFUSING))
         if spoiled := self._spoiled(stream):
             self._simulator.update(stream, self._random.choice(spoiled), self._new_value(stream))
@@ -232,7 +232,7 @@ class Business:
     def _delete(self) -> None:
         stream = self._random.choice(_DELETED)
         object_id = self._one_of(stream)
-        # Some are left to be changed.
+        # Some objects are kept for later changes.
         is_scarce = len(self._simulator.objects(stream)) <= _FEW
         if is_scarce or not object_id or not self._may_be_deleted(stream, object_id):
             return

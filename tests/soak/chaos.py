@@ -1,4 +1,4 @@
-"""Servers that are killed and held up at random, and databases that suffer every fault in turn."""
+"""Random kills and pauses of servers, and every fault of a database in turn."""
 
 import asyncio
 from collections import Counter
@@ -9,16 +9,16 @@ from tests.soak.failing_postgres import FailingPostgres
 from tests.soak.mortal import MortalServer
 
 _LEAST_PAUSE, _MOST_PAUSE = 1.5, 4.0
-# Between two faults of one database.
+# Seconds between two faults of one database.
 _LEAST_CALM, _MOST_CALM = 0.5, 1.5
 _SHORTEST_STOP, _LONGEST_STOP = 0.5, 8.0
 
 
 class Chaos:
-    """What goes wrong.
+    """Faults of servers and databases, at random.
 
     Attributes:
-        done: How often what was done.
+        done: The number of faults so far, by server or database and kind.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Chaos:
         self._over = asyncio.Event()
 
     def end(self) -> None:
-        """Begins nothing more; what stands still goes on, and what was killed comes back."""
+        """Begin no further fault; paused servers resume, and killed ones restart."""
         self._over.set()
 
     async def reign(self) -> None:
-        """Does things to servers and databases until ``end`` is called and all are back."""
+        """Disturb servers and databases until ``end`` is called and all of them run again."""
         async with asyncio.TaskGroup() as running:
             for database in self._databases:
                 running.create_task(self._trouble(database))
@@ -51,9 +51,9 @@ class Chaos:
                 await self._pause(self._random.uniform(_LEAST_PAUSE, _MOST_PAUSE))
 
     async def _trouble(self, database: FailingPostgres) -> None:
-        """Put a database through each of its faults, fail over, and go on with faults at random.
+        """Put a database through each of its faults, fail over, and continue with faults at random.
 
-        Every fault happens once, however short the time is.
+        Every fault occurs once, however short the time is.
         """
         names = list(database.faults)
         self._random.shuffle(names)

@@ -1,7 +1,8 @@
-"""Tables compared with the account: row for row, field for field, deleted ones marked.
+"""Comparison of the tables with the account: every row, every field, and the marks of deleted ones.
 
-Only these may differ: objects whose latest event is a dead letter, and those whose latest version
-is listed as rejected. What is listed there must be so, and nothing else may be.
+Only two kinds of objects may differ: those whose latest event is a dead letter, and those whose
+latest version is listed as rejected. Each listed record must be refused by its table, and no other
+record may be listed.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,7 +21,7 @@ _STAMPS = ("_account_id", "_updated_at")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What is there of one object.
+    """Row and rejected record of one object.
 
     Attributes:
         row: Its row; None when there is none.
@@ -33,13 +34,13 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What the tables were told.
+    """Completeness of the events that the tables were given.
 
     Attributes:
-        every_event: Whether every event came. If not, what was deleted may never have come, or not
-            as it was last: but its row, if there is one, is marked.
-        whole_deletions: Whether deletions came with all that there was, and not with ids alone.
-        dead_letters: The ids of the events that were given up.
+        every_event: Whether every event arrived. If not, a deleted object may have no row, or one
+            of an earlier version; its row, if there is one, is marked.
+        whole_deletions: Whether deletions arrived with the whole object, and not with its id alone.
+        dead_letters: The ids of the dead-lettered events.
     """
 
     every_event: bool = True
@@ -55,14 +56,14 @@ async def differences(
     *,
     schema: str = "stripe",
 ) -> list[str]:
-    """One line for each object whose row is not what it should be; none when all are.
+    """Return one line for each object whose row is wrong; none when all rows are right.
 
     Args:
         simulator: The account.
-        business: What went on there.
-        database_url: Where the tables are.
-        told: What they were told.
-        schema: Their schema.
+        business: The changes to the account.
+        database_url: The database of the tables.
+        told: The completeness of the events that the tables were given.
+        schema: The schema of the tables.
     """
     found: list[str] = []
     rejected = await rejected_records(database_url, schema=schema)
@@ -92,7 +93,7 @@ async def differences(
 async def rejected_records(
     database_url: str, *, schema: str = "stripe"
 ) -> Mapping[str, Mapping[str, Document]]:
-    """The records that are listed as rejected, by stream and id, without their stamps."""
+    """Return the records listed as rejected, by stream and id, without their annotations."""
     connection = await asyncpg.connect(database_url)
     try:
         entries = await connection.fetch(
@@ -112,7 +113,7 @@ async def rejected_records(
 
 
 class _Fate:
-    """What may have become of one object."""
+    """Permitted rows and rejected records of one object."""
 
     def __init__(self, business: Business, stream: str, object_id: str, told: Told) -> None:
         self._stream = stream
@@ -123,7 +124,7 @@ class _Fate:
         self._is_unheard = bool(events) and events[-1] in told.dead_letters
 
     def of_current(self, current: Document, stored: Stored) -> str:
-        """The difference of an object that exists; empty when there is none."""
+        """Return the difference of an object that exists; empty when there is none."""
         row, rejected = stored.row, stored.rejected
         taken = [one for one in self._versions if not is_refused(self._stream, one)]
         if self._is_unheard:
@@ -137,17 +138,17 @@ class _Fate:
         return self._never(row) if row is not None and row not in taken else ""
 
     def of_gone(self, last: Document, stored: Stored) -> str:
-        """The difference of an object that was deleted; empty when there is none."""
+        """Return the difference of a deleted object; empty when there is none."""
         row, rejected = stored.row, stored.rejected
         marked = [{**one, "deleted": True} for one in (*self._versions, last)]
         bare = {"id": last["id"], "object": last["object"], "deleted": True}
         if rejected is not None:
-            # No deletion of it was taken, or none was told.
+            # No deletion of it was applied, or none was delivered.
             if not is_refused(self._stream, rejected):
                 return "is listed as rejected, though it is not refused"
             if self._told.every_event and not self._is_unheard and rejected not in marked:
                 return "is listed as it was before it was deleted"
-            # A change that was looked up after the deletion tells of it as well.
+            # A change that was looked up after the deletion shows it as deleted, too.
             if row is None or row in (*marked, *self._versions, bare):
                 return ""
             return self._never(row)
@@ -158,7 +159,7 @@ class _Fate:
         if self._told.every_event and self._told.whole_deletions and not self._is_unheard:
             return _difference({**last, "deleted": True}, row)
         if row is None:
-            # An item that came and left between two look-ups.
+            # An item that was created and deleted between two look-ups.
             is_unseen = self._stream == "subscription_items" and not self._is_initial
             return "" if is_unseen else "has no row"
         if row.get("deleted") is not True:

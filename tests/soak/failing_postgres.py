@@ -1,4 +1,4 @@
-"""A Postgres database that suffers the faults of a provider: crashes, fail-overs, bad settings."""
+"""Postgres database with the faults of a hosted one: crashes, fail-overs, bad settings."""
 
 import asyncio
 import secrets
@@ -24,11 +24,11 @@ WHERE usename = 'pipesync_chaos' AND pid <> pg_backend_pid()
 
 
 class FailingPostgres:
-    """One database of a cluster of its own, whose commits are not durable unless asked to be.
+    """One database in a cluster of its own, whose commits are not durable unless asked to be.
 
     Attributes:
-        name: For people.
-        url: The connection URL; it stays the same whatever happens.
+        name: Its name in reports.
+        url: The connection URL; it stays the same through every fault.
         faults: The faults, by name, each of which is over when its call returns.
     """
 
@@ -97,14 +97,14 @@ class FailingPostgres:
         """Replace the primary by a standby that has all its commits."""
         standby = await asyncio.to_thread(self._cluster.standby, self._home / "standby")
         await self._front.cut()
-        # It ends once its standby has received everything.
+        # The primary ends once its standby has received everything.
         await asyncio.to_thread(self._cluster.shut_down)
         await asyncio.to_thread(standby.promote)
         self._server = standby
         self._front.lead_to(_socket_directory(standby))
 
     async def _prepare(self) -> None:
-        # The servers crash, the machine does not.
+        # The servers crash, but the machine does not.
         await self._run("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         await self._run(
             f"CREATE ROLE {_ROLE} LOGIN PASSWORD '{self._password}'",
@@ -131,7 +131,7 @@ class FailingPostgres:
         setting = f'ALTER DATABASE "{self._database}"'
         await self._run(f"{setting} SET default_transaction_read_only = on", _END_SESSIONS)
         await asyncio.sleep(random.uniform(_SHORTEST_SPELL, _LONGEST_SPELL))
-        # Sessions that began meanwhile stay read-only, as those of a demoted server do.
+        # Sessions that began before this stay read-only, as those of a demoted server do.
         await self._run(f"{setting} RESET default_transaction_read_only")
 
     async def _rotate_password(self, random: Random) -> None:
@@ -154,7 +154,7 @@ class FailingPostgres:
 
 
 def _cluster_in(home: Path) -> PostgresCluster:
-    # The server's user has to reach the standby in it.
+    # The server's user must be able to reach the standby in this directory.
     home.chmod(0o755)
     return PostgresCluster(home / "postgres")
 

@@ -1,4 +1,4 @@
-"""Many continuous pipelines, each with an account and a schema of its own."""
+"""Fleet of continuous pipelines, each with its own account and schema."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -32,29 +32,29 @@ PLAN = SeedPlan(
         "subscriptions": 30,
     }
 )
-# Events show up in lists so much later at most, and webhooks come so much out of order.
+# The most seconds by which events appear late in lists, and by which webhooks are out of order.
 _LATEST_SECONDS = 1.0
 _DUPLICATES = 0.1
-# A service that stands still is not waited for.
+# Seconds to wait for an answer, so that a paused service is not waited for.
 _ANSWER_SECONDS = 3.0
 _LOOK_AGAIN_SECONDS = 0.3
 _APPLIED = 2
 _SET_ASIDE = 3
-# How far the clocks of some accounts are ahead of the machine's, in seconds.
+# Seconds by which the clocks of some accounts are ahead of the machine's.
 _SKEWS = (-90.0, -15.0, -3.0, 4.0, 40.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One pipeline.
+    """One pipeline with its account.
 
     Attributes:
         id: Its id, which is its schema, too.
         simulator: Its account.
-        business: What goes on there.
+        business: The changes to its account.
         config: Its configuration.
-        takes_webhooks: Whether the account tells what happens by webhook, too.
-        is_old: Whether the account's events come in an old API version.
+        takes_webhooks: Whether the account sends webhooks, too.
+        is_old: Whether the account's events have an old API version.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Member:
     is_old: bool
 
     async def differences(self, set_aside: set[str]) -> list[str]:
-        """One line for each row that is not what it should be; some events were set aside."""
+        """Return a line for each wrong row, and each event that should not be a dead letter."""
         told = Told(whole_deletions=not self.is_old, dead_letters=set_aside)
         url = self.config.database_url
         found = await differences(self.simulator, self.business, url, told, schema=self.id)
@@ -73,21 +73,30 @@ class Member:
         return [*found, *(f"{event_id}: is set aside" for event_id in strangers)]
 
     async def held_rejected(self) -> int:
-        """How many records are listed as rejected."""
+        """Return the number of records listed as rejected."""
         listed = await rejected_records(self.config.database_url, schema=self.id)
         return sum(map(len, listed.values()))
 
     def acknowledged(self) -> set[str]:
-        """The ids of the events that a service took in, as it said."""
+        """Return the ids of the events that a service acknowledged."""
         attempts = self.simulator.deliveries.attempts
         return {attempt.event_id for attempt in attempts if attempt.status == 200}
 
+    def refusals(self) -> dict[str, list[int]]:
+        """Return the status of each attempt, 0 for none, of every event not acknowledged yet."""
+        attempts = self.simulator.deliveries.attempts
+        tried = {attempt.event_id for attempt in attempts}
+        return {
+            event_id: [attempt.status for attempt in attempts if attempt.event_id == event_id]
+            for event_id in sorted(tried - self.acknowledged())
+        }
+
 
 class Fleet:
-    """All of them.
+    """Pipelines of all accounts.
 
     Attributes:
-        members: One by one.
+        members: Each pipeline with its account.
     """
 
     def __init__(
@@ -98,7 +107,7 @@ class Fleet:
         self._service_database_url = service_database_url
 
     async def create(self) -> None:
-        """Makes the pipelines, which run by themselves from then on."""
+        """Create the pipelines, which are continuous."""
         for member in self.members:
             pipeline = pb.Pipeline(
                 id=member.id,
@@ -109,7 +118,7 @@ class Fleet:
             await self._client.create_pipeline(request)
 
     async def until_ready(self, *, seconds: float) -> None:
-        """Waits until every pipeline is shown as READY."""
+        """Wait until every pipeline is shown as READY."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -125,7 +134,7 @@ class Fleet:
             raise AssertionError(f"not ready in {seconds} s: {told}") from None
 
     async def refuse_rows(self, engine: EngineClient) -> None:
-        """Makes the tables of accounts with such values, and has them refuse these."""
+        """Create the tables of accounts with refused values, and make them refuse the values."""
         for member in self.members:
             if member.business.oddities.rejections:
                 setup = PipelineSetupRequest(pipeline=member.config.config())
@@ -133,10 +142,10 @@ class Fleet:
                 await refuse_rows(member.config.database_url, schema=member.id)
 
     async def until_rejections_are_shown(self, *, seconds: float) -> int:
-        """Waits until each pipeline's status says how many of its records are rejected.
+        """Wait until each pipeline's status shows its number of rejected records.
 
         Returns:
-            How many they are, all pipelines together.
+            The number of rejected records of all pipelines together.
         """
         held = {member.id: await member.held_rejected() for member in self.members}
         try:
@@ -157,24 +166,28 @@ class Fleet:
             raise AssertionError(f"not shown as rejected in {seconds} s: {wrong}") from None
 
     async def change(self, *, seconds: float, rate: float) -> None:
-        """Lets every account change for so long, so many times a second each."""
+        """Make ``rate`` changes a second to every account for ``seconds`` seconds."""
         async with asyncio.TaskGroup() as changing:
             for member in self.members:
                 changing.create_task(member.business.go_on(seconds=seconds, rate=rate))
 
     def changes(self) -> int:
-        """How many there were, all accounts together."""
+        """Return the number of changes to all accounts together."""
         return sum(member.business.changes for member in self.members)
 
     async def until_told(self, *, seconds: float) -> None:
-        """Waits until every delivery is acknowledged, and every event is listed."""
-        async with asyncio.timeout(seconds):
-            for member in self.members:
-                await member.simulator.deliveries.settled()
+        """Wait until every delivery is acknowledged and every event is listed."""
+        try:
+            async with asyncio.timeout(seconds):
+                for member in self.members:
+                    await member.simulator.deliveries.settled()
+        except TimeoutError:
+            refused = {one.id: one.refusals() for one in self.members if one.refusals()}
+            raise AssertionError(f"not acknowledged in {seconds} s: {refused}") from None
         await asyncio.sleep(_LATEST_SECONDS)
 
     async def until_true(self, *, seconds: float) -> None:
-        """Waits until every table is as its account."""
+        """Wait until every table equals its account."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         connection = await asyncpg.connect(self._service_database_url)
@@ -190,7 +203,7 @@ class Fleet:
             await connection.close()
 
     async def set_aside(self) -> int:
-        """How many events were given up, all pipelines together."""
+        """Return the number of dead-lettered events of all pipelines together."""
         connection = await asyncpg.connect(self._service_database_url)
         try:
             ids = [await _events(connection, one.id, _SET_ASIDE) for one in self.members]
@@ -199,10 +212,10 @@ class Fleet:
         return sum(map(len, ids))
 
     async def until_applied(self, *, seconds: float) -> int:
-        """Waits until every event that was acknowledged is in the inbox, and applied or set aside.
+        """Wait until every acknowledged event is in the inbox, and applied or dead-lettered.
 
         Returns:
-            How many they are.
+            The number of acknowledged events.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -222,7 +235,7 @@ class Fleet:
         return count
 
     async def _shown(self) -> Collection[pb.Pipeline]:
-        """The pipelines; none while no service answers."""
+        """Return the pipelines; none while no service answers."""
         request = pb.ListPipelinesRequest(page_size=1000)
         try:
             answer = await self._client.list_pipelines(request, timeout=_ANSWER_SECONDS)
@@ -241,11 +254,11 @@ async def fleet(
     *,
     seed: int,
 ) -> AsyncIterator[Fleet]:
-    """Accounts that are served for the length of the block; half of them with webhooks.
+    """Serve accounts for the length of the block, half of them with webhooks.
 
-    Some are odd: every third one's events come in an old API version, half of these have objects
-    that cannot be looked up, every third one has values that its tables refuse, and every other
-    one's clock is not the machine's.
+    Some are odd: a third of them have events in an old API version, and two thirds of these have
+    objects that cannot be looked up; another third have values that their tables refuse; and half
+    of all have a clock that differs from the machine's.
     """
     async with AsyncExitStack() as stack:
         members = []
@@ -290,7 +303,7 @@ async def fleet(
 
 
 def _oddities(number: int, simulator: StripeSimulator) -> Oddities:
-    # Of old API versions; one of these by polling alone, the next by webhook, too.
+    # Those with an old API version; of these one polls alone, and the next takes webhooks, too.
     has_unshown = number % 9 in (0, 3)
     streams = ("charges", "customers", "invoices", "products")
     return Oddities(
@@ -301,7 +314,7 @@ def _oddities(number: int, simulator: StripeSimulator) -> Oddities:
 
 
 def _says(message: str, rejected: int) -> bool:
-    """Whether a status message tells how many records are rejected."""
+    """Return whether a status message states the number of rejected records."""
     if rejected == 0:
         return "rejected" not in message
     return f"{rejected} record is rejected" in message or f"{rejected} records are" in message
@@ -310,7 +323,7 @@ def _says(message: str, rejected: int) -> bool:
 async def _events(
     connection: "asyncpg.Connection[asyncpg.Record]", pipeline_id: str, *statuses: int
 ) -> set[str]:
-    """The ids of the events in the inbox of a pipeline that are of some statuses."""
+    """Return the ids of the events in a pipeline's inbox that have one of these statuses."""
     rows = await connection.fetch(
         "SELECT event_id FROM pipesync.webhook_events"
         " WHERE pipeline_id = $1 AND status = ANY ($2::int[])",

@@ -1,4 +1,4 @@
-"""Follows an account by an engine that may die at any time, and keeps what it was told to keep."""
+"""Caller that follows an account through an engine that may be killed at any time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -18,19 +18,19 @@ from pipesync.v1.state_pb2 import DeadLetter, Eof, SyncState
 from pipesync_client import EngineClient
 from pipesync_rpc.errors import RpcError
 
-# What a call ends with when the engine dies under it.
+# The status codes of a call whose engine is killed.
 _DEATH = frozenset({code_pb2.UNAVAILABLE, code_pb2.CANCELLED, code_pb2.UNKNOWN})
 _RUN = "soak"
 
 
 class Follower:
-    """Whoever calls the engine: it has the state, and stores nothing but what it was told.
+    """Caller of the engine that stores the state, and only as the engine's answers report it.
 
     Attributes:
-        state: What the next request goes on from.
-        calls: How many were made.
-        dead_letters: The events that were given up, by their ids.
-        held_rejected: How many records were listed as rejected when ``finish`` ended; None before.
+        state: The state that the next request starts from.
+        calls: The number of calls made.
+        dead_letters: The dead-lettered events, by their ids.
+        held_rejected: The number of records listed as rejected when ``finish`` ended; None before.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Follower:
         config: PipelineConfig,
         on_dead_letter: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Begins with nothing; the callback is told the id of each event that is given up."""
+        """Begin with an empty state; the callback receives the id of each dead-lettered event."""
         self.state = SyncState()
         self.calls = 0
         self.dead_letters: dict[str, DeadLetter] = {}
@@ -49,7 +49,7 @@ class Follower:
         self._config = config
 
     async def finish(self, **options: Any) -> None:
-        """Calls until there is no more, whatever dies meanwhile; options are of SyncOptions."""
+        """Call until has_more is false, through engine kills; options are of SyncOptions."""
         while True:
             eof = await self._batch(**options)
             if eof is not None:
@@ -62,19 +62,19 @@ class Follower:
                     return
 
     async def poll(self, *, every: float) -> None:
-        """Asks for what happened, again and again, until it is cancelled."""
+        """Poll for events repeatedly, until cancelled."""
         while True:
             await self.finish(events_only=True)
             await asyncio.sleep(every)
 
     async def listen(self) -> None:
-        """Reads the history and takes what happens as it comes, until it is cancelled."""
+        """Read the history and apply events as they arrive, until cancelled."""
         while True:
             async for message in self._sync():
                 self._keep(message)
 
     async def _batch(self, **options: Any) -> Eof | None:
-        """How one call ended; None when the engine died."""
+        """Return how one call ended; None when the engine was killed."""
         self.calls += 1
         request = PipelineSyncBatchRequest(
             pipeline=self._config, options=SyncOptions(state=self.state, **options)
@@ -102,7 +102,7 @@ class Follower:
             case "source_state" if message.source_state.stream:
                 self.state.source.streams[message.source_state.stream] = message.source_state.data
             case "source_state":
-                setattr(self.state.source, "global", message.source_state.data)
+                self.state.source.shared = message.source_state.data
             case "sync_run":
                 self.state.sync_run.CopyFrom(message.sync_run)
             case "progress":

@@ -1,4 +1,4 @@
-"""An address that leads to one Postgres server now, and to another one after a fail-over."""
+"""Address that leads to one Postgres server, and to another one after a fail-over."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ _CHUNK = 65_536
 
 
 class Front:
-    """Relays each connection to the server that it leads to at that time.
+    """Relay of each connection to the current server.
 
     Attributes:
         directory: The value of ``host`` in a connection URL.
@@ -69,7 +69,7 @@ class Front:
                 asyncio.create_task(_pump(upstream_reader, writer)),
             ]
             try:
-                # Either side that ends the connection ends it for both.
+                # When either side closes, both are closed.
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for way in ways:

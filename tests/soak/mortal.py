@@ -1,4 +1,4 @@
-"""A server that is killed, held up and started again, always at one address."""
+"""Server that is killed, paused and restarted, always at one address."""
 
 import asyncio
 import os
@@ -11,16 +11,16 @@ from random import Random
 
 from tests.processes import ServerProcess
 
-# How long it may take until one starts again, however often it does not.
+# The most seconds until a process starts again, however many attempts fail.
 _REBIRTH_SECONDS = 60.0
 
 
 @dataclass(slots=True)
 class Life:
-    """One process.
+    """Lifetime of one process.
 
     Attributes:
-        process: With what it logged.
+        process: The process, with the events it logged.
         killed_at: When it was killed, Unix seconds; None when it was not.
     """
 
@@ -30,19 +30,19 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A time in which a process stood still, Unix seconds."""
+    """Time in which a process was paused, Unix seconds."""
 
     start: float
     end: float
 
 
 class MortalServer:
-    """A server's process, and the next one in its place.
+    """Server's process, and those that replace it.
 
     Attributes:
-        name: For people.
-        lives: Its processes, the last one running.
-        stops: When it was held up.
+        name: Its name in reports.
+        lives: Its processes; the last one runs.
+        stops: The times in which it was paused.
     """
 
     def __init__(
@@ -62,29 +62,29 @@ class MortalServer:
 
     @property
     def address(self) -> str:
-        """Where each of its processes serves gRPC."""
+        """Return the gRPC address of each of its processes."""
         return self.lives[0].process.address
 
     @property
     def http_address(self) -> str:
-        """Where each of a service's processes serves HTTP."""
+        """Return the HTTP address of each of a service's processes."""
         return self.lives[0].process.http_address
 
     @property
     def deaths(self) -> int:
-        """How many of its processes were killed."""
+        """Return the number of its processes that were killed."""
         return sum(life.killed_at is not None for life in self.lives)
 
     async def start(self) -> None:
-        """Takes free ports, and keeps them from then on."""
+        """Start on free ports, which later processes keep."""
         process = self._process("--listen", "127.0.0.1:0")
         self.lives.append(Life(process))
         await process.start()
 
     async def die_now_and_then(self, random: Random, *, least: float, most: float) -> None:
-        """Kills it after so many seconds at random, again and again, until it is cancelled.
+        """Kill and restart the server at random intervals of ``least`` to ``most`` seconds.
 
-        It lives when this ends, even if it was just dead then.
+        It runs until it is cancelled, and then leaves the server running.
         """
         while True:
             await asyncio.sleep(random.uniform(least, most))
@@ -96,9 +96,9 @@ class MortalServer:
                 raise
 
     async def be_reborn(self) -> None:
-        """Kills it on the spot; another one listens when this returns.
+        """Kill the process at once, and return when another one listens.
 
-        What cannot start now, such as a service without its database, is started again.
+        A process that cannot start yet, such as a service without its database, is started again.
         """
         life = self.lives[-1]
         life.killed_at = time.time()
@@ -129,7 +129,7 @@ class MortalServer:
         self.lives.append(Life(process))
 
     async def stand_still(self, seconds: float) -> None:
-        """Stops it as it stands, and lets it go on after so long."""
+        """Stop the process by SIGSTOP, and continue it after this many seconds."""
         pid = self.lives[-1].process.pid
         start = time.time()
         os.kill(pid, signal.SIGSTOP)
@@ -140,7 +140,7 @@ class MortalServer:
             os.kill(pid, signal.SIGCONT)
 
     async def stop(self) -> None:
-        """Ends the one that runs."""
+        """Stop the running process."""
         if self.lives:
             await self.lives[-1].process.stop()
 
@@ -150,7 +150,7 @@ class MortalServer:
 
 @asynccontextmanager
 async def mortal(server: MortalServer) -> AsyncIterator[MortalServer]:
-    """Serves for the length of the block."""
+    """Run the server for the length of the block."""
     try:
         await server.start()
         yield server

@@ -12,17 +12,18 @@ from tests.stripe_simulator import errors
 from tests.stripe_simulator.faults import Serve
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Events in it are not safe to write: their objects are looked up.
+# Events of this version are not safe to write: their objects are looked up.
 OLD_VERSION = "2020-08-27"
-# Values with this word in them are refused by the tables of ``refuse_rows``.
+# The tables of ``refuse_rows`` refuse values that contain this word.
 REFUSED = "refused"
-# The streams whose tables refuse rows, with the field that they look at.
+# The streams whose tables refuse rows, with the field that each table checks.
 REFUSING = {"charges": "description", "customers": "name", "products": "name"}
 
 _NOT_STORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _CANNOT = errors.invalid_request(400, "This object cannot be retrieved.", code="no_such_way")
 
-# What a user's table may do to a row: a constraint, a trigger, a trigger at the commit.
+# The ways in which a user's table can refuse a row: a constraint, a trigger, a trigger at the
+# commit.
 _TABLES = """
 ALTER TABLE "{schema}".customers ADD CONSTRAINT no_refused
     CHECK (_raw_data ->> 'name' NOT LIKE '%refused%');
@@ -42,13 +43,13 @@ CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON "{schema}".products
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Oddities:
-    """What is odd about an account.
+    """Oddities of an account.
 
     Attributes:
         characters: Whether values hold characters that Postgres cannot store.
-        rejections: Whether values are among those that its tables refuse.
-        version_lasts: After how many changes the account's default API version becomes the old one,
-            and the rows' one again; 0 leaves it as it is.
+        rejections: Whether some values are ones that its tables refuse.
+        version_lasts: The number of changes after which the account's default API version becomes
+            the old one, and then that of the rows again; 0 leaves it as it is.
         unshown: The ids of objects that Stripe refuses to show when they are looked up, by stream.
     """
 
@@ -59,12 +60,12 @@ class Oddities:
 
 
 def some_of(simulator: StripeSimulator, *streams: str, each: int) -> dict[str, frozenset[str]]:
-    """The ids of that many objects of some streams."""
+    """Return the ids of ``each`` objects of each stream."""
     return {stream: frozenset(sorted(simulator.objects(stream).ids())[:each]) for stream in streams}
 
 
 def refuse_lookups(simulator: StripeSimulator, unshown: Mapping[str, frozenset[str]]) -> None:
-    """Has Stripe refuse to show these objects when they are looked up; lists show them."""
+    """Make Stripe refuse to show these objects when they are looked up; lists show them."""
     paths = {f"/v1/{stream}/{object_id}" for stream, ids in unshown.items() for object_id in ids}
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -74,7 +75,7 @@ def refuse_lookups(simulator: StripeSimulator, unshown: Mapping[str, frozenset[s
 
 
 async def refuse_rows(database_url: str, *, schema: str = "stripe") -> None:
-    """Has the tables of a schema refuse some rows from now on."""
+    """Make the tables of a schema refuse some rows from now on."""
     connection = await asyncpg.connect(database_url)
     try:
         await connection.execute(_TABLES.format(schema=schema))
@@ -83,13 +84,13 @@ async def refuse_rows(database_url: str, *, schema: str = "stripe") -> None:
 
 
 def is_refused(stream: str, document: Mapping[str, Any]) -> bool:
-    """Whether the table of a stream refuses an object as it is."""
+    """Return whether the table of a stream refuses this version of an object."""
     name = REFUSING.get(stream)
     return name is not None and REFUSED in (document.get(name) or "")
 
 
 def storable(value: Any) -> Any:
-    """A value as Postgres can hold it."""
+    """Return a value as Postgres can store it."""
     match value:
         case str():
             return _NOT_STORABLE.sub("\N{REPLACEMENT CHARACTER}", value)

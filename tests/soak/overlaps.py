@@ -1,4 +1,4 @@
-"""When each engine was at which sync, by its own log, and which syncs of a pipeline overlapped."""
+"""Times of each engine's syncs, by its own log, and overlapping syncs of a pipeline."""
 
 import math
 from collections import Counter, defaultdict
@@ -13,14 +13,14 @@ from tests.soak.mortal import Life, MortalServer, Stop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One sync.
+    """Time of one sync.
 
     Attributes:
-        pipeline_id: Of which pipeline.
+        pipeline_id: The id of its pipeline.
         start: When it began, Unix seconds.
-        end: When it ended, or its engine was killed.
-        stops: When its engine stood still.
-        is_of_events: Whether it applied events that were pushed, and read no history.
+        end: When it ended or its engine was killed, Unix seconds.
+        stops: The times in which its engine was paused.
+        is_of_events: Whether it applied pushed events, and read no history.
     """
 
     pipeline_id: str
@@ -32,7 +32,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """Two syncs of one pipeline, under way at the same time.
+    """Two syncs of one pipeline at the same time.
 
     Attributes:
         first: The one that began first.
@@ -44,15 +44,15 @@ class Overlap:
 
     @property
     def seconds_awake(self) -> float:
-        """For how long both were under way and neither engine stood still."""
+        """Return the seconds in which both ran and neither engine was paused."""
         stops = (*self.first.stops, *self.second.stops)
         return _seconds_awake(self.second.start, min(self.first.end, self.second.end), stops)
 
     @property
     def seconds_after_waking(self) -> float:
-        """How long the first one went on after its engine had stood still, awake.
+        """Return the seconds that the first sync ran on, unpaused, after its engine was paused.
 
-        Only stops that began before the second one count; without any it is infinite.
+        Only pauses that began before the second sync count; without any the result is infinite.
         """
         stops = self.first.stops
         return min(
@@ -66,7 +66,7 @@ class Overlap:
 
 
 def _seconds_awake(start: float, end: float, stops: Iterable[Stop]) -> float:
-    """How much of a time is in none of the stops."""
+    """Return the seconds of a time that lie in none of the stops."""
     within = sorted((max(stop.start, start), min(stop.end, end)) for stop in stops)
     awake, reached = 0.0, start
     for stopped_from, stopped_until in within:
@@ -76,12 +76,12 @@ def _seconds_awake(start: float, end: float, stops: Iterable[Stop]) -> float:
 
 
 def spans(engine: MortalServer) -> list[Span]:
-    """Every sync of an engine that has ended."""
+    """Return every sync of an engine that has ended."""
     return [span for life in engine.lives for span in _of_life(life, engine.stops)]
 
 
 def overlaps(spans: Iterable[Span]) -> list[Overlap]:
-    """Every two syncs of one pipeline that were under way at the same time.
+    """Return every two syncs of one pipeline that ran at the same time.
 
     Pushed events are applied beside a sync of the history, but one call after the other.
     """
@@ -97,7 +97,7 @@ def overlaps(spans: Iterable[Span]) -> list[Overlap]:
 
 
 def late_commits(engine: MortalServer) -> list[float]:
-    """Of each commit that was told after its sync had ended: so many seconds after."""
+    """Return by how many seconds each late commit was logged after the end of its sync."""
     return [seconds for life in engine.lives for seconds in _late_in_life(life)]
 
 

@@ -1,8 +1,8 @@
-"""Continuous pipelines while servers are killed and databases fail: nothing is lost.
+"""Continuous pipelines while servers are killed and databases fail: no change is lost.
 
-For some seconds here, and for three minutes by ``make chaos``. Some accounts are odd: their events
-come in an old API version, their objects cannot be looked up, their values are refused by the
-tables, their clocks are not the machine's. Their pipelines are as ready as the others.
+It runs for some seconds here, and for three minutes by ``make chaos``. Some accounts are odd: their
+events have an old API version, their objects cannot be looked up, their values are refused by the
+tables, or their clocks differ from the machine's. Their pipelines become READY like the others.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "15"))
 PIPELINES = 20
 CHANGES_A_SECOND = 1.5
 SEED = 20_261_203
-# Servers stand still for up to eight seconds: longer than a lease, and than a step with a lease.
+# Servers are paused for up to eight seconds: longer than a lease, and than a step with a lease.
 PACE = {
     "--lease-seconds": "3",
     "--step-seconds": "2",
@@ -36,9 +36,9 @@ PACE = {
     "--retry-seconds": "0.3",
     "--longest-retry-seconds": "2",
 }
-# What an engine that stood still may take to notice that the time of its sync is up.
+# The most seconds that an engine takes after a pause to notice that its sync's time is up.
 WAKING_SECONDS = 1.0
-# What a commit that was under way as its sync was cut may take to be heard of.
+# The most seconds after the end of a cut sync until a commit under way is logged.
 LATE_SECONDS = 1.0
 
 pytestmark = pytest.mark.timeout(4 * SECONDS + 300)
@@ -47,7 +47,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Where it all takes place."""
+    """Servers, pipelines and faults of one test."""
 
     engines: Sequence[MortalServer]
     services: Sequence[MortalServer]
@@ -59,7 +59,7 @@ class Scene:
         return [*self.engines, *self.services]
 
     async def go_through(self) -> None:
-        """Lets the accounts change while servers are killed and stand still."""
+        """Change the accounts while servers are killed and paused."""
         reign = asyncio.create_task(self.chaos.reign())
         changes = asyncio.create_task(self.fleet.change(seconds=SECONDS, rate=CHANGES_A_SECOND))
         try:
@@ -70,27 +70,27 @@ class Scene:
             await reign
 
     async def settle(self) -> int:
-        """Waits until all is as it should be.
+        """Wait until all tables, inboxes and statuses are right.
 
         Returns:
-            How many webhooks were acknowledged, each of which is applied.
+            The number of acknowledged webhooks, each of which is applied.
         """
         await self.fleet.until_told(seconds=60)
         await self.fleet.until_true(seconds=120)
         webhooks = await self.fleet.until_applied(seconds=60)
         await self.fleet.until_ready(seconds=60)
-        # What was true stays so.
+        # Tables that were right stay right.
         await self.fleet.until_true(seconds=0)
         return webhooks
 
     async def syncs(self) -> list[Span]:
-        """Every sync of every engine, after the servers have ended."""
+        """Stop the servers, and return every sync of every engine."""
         for server in self.servers:
             await server.stop()
         return [span for engine in self.engines for span in spans(engine)]
 
     def count(self, event: str) -> int:
-        """How often any server logged it."""
+        """Return how often all servers together logged an event."""
         return sum(
             logged["event"] == event
             for server in self.servers
@@ -101,7 +101,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    """Two services, one of them behind a pooler, two engines, and pipelines still to be created."""
+    """Yield two services, one of them behind a pooler, two engines, and pipelines to be created."""
     async with AsyncExitStack() as stack:
         databases = [
             await stack.enter_async_context(FailingPostgres.open(name))
@@ -180,20 +180,21 @@ async def test_pipelines_come_through_chaos_unharmed(scene: Scene) -> None:
 
 
 def _is_harmless(overlap: Overlap) -> bool:
-    """Whether the first sync stood still, and ended as soon as it did so no more.
+    """Return whether the first sync ended as soon as its engine could end it.
 
-    Nobody can end it before: its engine hears of nothing. The second one may begin at any moment of
-    this, also between the waking and the end.
+    A paused engine receives nothing; the second sync may begin at any moment of the pause, or
+    between its end and the end of the first sync. An engine that gets little processor time is as
+    late.
     """
-    return overlap.seconds_after_waking < WAKING_SECONDS
+    return min(overlap.seconds_after_waking, overlap.seconds_awake) < WAKING_SECONDS
 
 
 def _write_log(server: MortalServer, path: Path) -> None:
-    """Leaves what it logged to whoever looks into a failure."""
+    """Write a server's log to a file, for the analysis of a failure."""
     events = [event for life in server.lives for event in life.process.events]
     path.write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
 def _all(servers: Sequence[MortalServer]) -> str:
-    """An address that leads to all of them in turn."""
+    """Return an address that leads to all servers in turn."""
     return "ipv4:" + ",".join(server.address for server in servers)

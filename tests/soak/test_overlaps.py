@@ -1,4 +1,4 @@
-"""Overlaps are found in what engines logged, wherever their syncs ended."""
+"""Overlaps found in the logs of engines, wherever their syncs ended."""
 
 import math
 from datetime import UTC, datetime

@@ -1,8 +1,8 @@
-"""An account changes all the time, and the engine is killed now and then: the tables stay true.
+"""Account that changes all the time while the engine is killed at random: the tables stay right.
 
-Each way that events come in is soaked for a few seconds here, and for a minute by ``make soak``.
-The account is odd: part of its events come in an old API version, some look-ups are refused, some
-values cannot be stored or are refused by the tables, and its clock is not the machine's.
+Each way in for events is soaked for a few seconds here, and for a minute by ``make soak``. The
+account is odd: part of its events have an old API version, some look-ups are refused, some values
+cannot be stored or are refused by the tables, and its clock differs from the machine's.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from pipesync.v1.engine_service_pb2 import PipelineSetupRequest
 from pipesync_client import EngineClient
 from tests.end_to_end.stripe_pipeline import StripePipeline, selections
@@ -31,7 +31,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
 CHANGES_A_SECOND = 50.0
-# Events show up in lists so much later at most, and webhooks come so much out of order.
+# The most seconds by which events appear late in lists, and by which webhooks are out of order.
 LATEST = 2.0
 PLAN = SeedPlan(
     counts={
@@ -46,11 +46,11 @@ PLAN = SeedPlan(
     }
 )
 SEED = 20_261_127
-# The account's default API version is another one after so many changes.
+# The number of changes after which the account's default API version changes.
 VERSION_LASTS = 40
-# A webhook endpoint of an old API version tells of these, and of their parts.
+# The types of events that a webhook endpoint of an old API version receives.
 TOLD_IN_OLD_VERSION = ("customer.", "invoice.", "product.")
-# What polls try an event that fails.
+# The number of polls that try a failing event.
 ATTEMPTS = 5
 
 pytestmark = pytest.mark.timeout(4 * SECONDS + 120)
@@ -58,7 +58,7 @@ pytestmark = pytest.mark.timeout(4 * SECONDS + 120)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soak:
-    """What is soaked, and with what."""
+    """Account, engine and caller of one soak."""
 
     simulator: StripeSimulator
     business: Business
@@ -68,7 +68,7 @@ class Soak:
     follower: Follower
 
     async def go_through(self, following: Coroutine[Any, Any, None]) -> None:
-        """Lets the account change while it is followed, and while engines die."""
+        """Change the account while the follower applies the changes and engines are killed."""
         random = Random(SEED)  # noqa: S311 - repeatable on purpose
         deaths = asyncio.create_task(self.engine.die_now_and_then(random, least=1.5, most=4))
         follows = asyncio.create_task(following)
@@ -92,7 +92,7 @@ class Soak:
         assert self.business.changes == int(SECONDS * CHANGES_A_SECOND)
 
     async def _settle(self, follows: asyncio.Task[None]) -> None:
-        """Waits until everything that was told has been taken."""
+        """Wait until every delivered event has been taken."""
         settled = asyncio.create_task(self._all_taken())
         await asyncio.wait({settled, follows}, return_when=asyncio.FIRST_COMPLETED)
         if follows.done():
@@ -101,18 +101,18 @@ class Soak:
 
     async def _all_taken(self) -> None:
         if self.pipeline.source.get("websocket"):
-            # Of events that fail, the engine thinks for minutes before it tries them again.
+            # The engine waits for minutes before it retries events that fail.
             for event_id in self.business.events_of(self.business.unshown):
                 self.simulator.deliveries.give_up(event_id)
                 self.simulator.cli_sessions.give_up(event_id)
         await self.simulator.deliveries.settled()
         if self.pipeline.source.get("websocket"):
             await self.simulator.cli_sessions.last_settled()
-        # What is listed late is listed by then.
+        # Events that are listed late are listed by then.
         await asyncio.sleep(LATEST)
 
     async def poll_to_the_end(self) -> None:
-        """Polls until what keeps failing is given up."""
+        """Poll until events that keep failing are dead-lettered."""
         for _ in range(ATTEMPTS):
             await self.follower.finish(events_only=True)
 
@@ -135,7 +135,7 @@ class Soak:
 async def soaking(
     database_url: str, *, skew: float, webhooks: bool = False, **source: Any
 ) -> AsyncIterator[Soak]:
-    """An account with a history, and a pipeline that nobody has run yet."""
+    """Yield an account with a history, and a pipeline that was never run."""
     async with (
         StripeSimulator(PLAN) as simulator,
         mortal(MortalServer("engine_server")) as engine,
@@ -174,7 +174,7 @@ async def soaking(
 
 
 def _register_webhooks(simulator: StripeSimulator, url: str) -> str:
-    """Has some types of events delivered in an old API version, and the others in that of rows."""
+    """Register an endpoint with an old API version for some events, and one with the rows'."""
     types = sorted(known_types())
     old = [name for name in types if name.startswith(TOLD_IN_OLD_VERSION)]
     simulator.set_default_version(OLD_VERSION)
@@ -193,7 +193,7 @@ async def test_by_polling(database_url: str) -> None:
             await soak.follower.poll(every=0.5)
 
         await soak.go_through(follow())
-        # On a slow machine the engine may have died too often to come to the end of it.
+        # On a slow machine the engine may have been killed too often to finish the backfill.
         await soak.follower.finish(run_id="backfill", state_limit=20)
         await soak.poll_to_the_end()
         assert soak.follower.dead_letters
@@ -210,7 +210,8 @@ async def test_by_webhook(database_url: str) -> None:
 async def test_by_websocket(database_url: str) -> None:
     async with soaking(database_url, skew=-3, websocket=True) as soak:
         await soak.go_through(soak.follower.listen())
-        # What happened while no engine was connected nobody is told again: reconciling finds it.
+        # Events from while no engine was connected are not sent again: reconciling finds their
+        # changes.
         await soak.follower.finish(run_id="reconcile", reconcile=True)
         await soak.assert_tables_are_true(all_was_told=False)
 

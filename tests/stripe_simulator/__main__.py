@@ -1,4 +1,4 @@
-"""The simulator as a command: prints its URL and runs until SIGTERM or Ctrl-C."""
+"""Stripe simulator as a command, which prints its URL and runs until SIGTERM or Ctrl-C."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 def main() -> None:
-    """Reads the command line and serves."""
+    """Parse the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m tests.stripe_simulator", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -51,7 +51,7 @@ def _history(text: str) -> History:
     try:
         return History.parse(text)
     except ValueError as error:
-        # The only one whose words argparse hands on.
+        # The only exception whose message argparse shows.
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

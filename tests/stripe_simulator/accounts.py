@@ -1,4 +1,4 @@
-"""One Stripe account: what it is, and what it holds."""
+"""One Stripe account with its objects and events."""
 
 import itertools
 
@@ -12,18 +12,19 @@ from tests.stripe_simulator.seeds.references import References
 
 
 class Account:
-    """The key's own account, or one that is connected to it.
+    """The key's own account, or an account that is connected to it.
 
     Attributes:
-        id: e.g. ``acct_1``.
-        created: When it was made, Unix seconds.
-        clock: What time it is there.
-        nested: The lists inside its objects.
-        events: What happened to its objects.
-        deleted_customers: The ids of those; they can still be retrieved, as deleted.
-        tells_bare_lists: Whether a list in ``previous_attributes`` does not say that it is cut.
-        numbers: What the objects that are made by requests are numbered with.
-        references: What their ids and values follow from.
+        id: Account id, e.g. ``acct_1``.
+        created: Creation time in Unix seconds.
+        clock: Clock of the account.
+        nested: Lists inside its objects.
+        events: Events of its objects.
+        deleted_customers: Ids of deleted customers; they can still be retrieved, as deleted.
+        tells_bare_lists: Whether a truncated list in ``previous_attributes`` omits that it is
+            truncated.
+        numbers: Numbers for the objects that requests create.
+        references: Source of the ids and values of those objects.
     """
 
     def __init__(
@@ -37,16 +38,16 @@ class Account:
         self.deleted_customers: set[str] = set()
         self.tells_bare_lists = False
         self.numbers = itertools.count()
-        # No plan's seed is as large: ids of seeded objects are others.
+        # No plan's seed is as large, so these ids differ from those of seeded objects.
         self.references = References({}, int.from_bytes(account_id.encode(), "big"))
         self._objects = {"events": self.events.listed, "v2_core_events": self.events.thin}
 
     def objects(self, name: str) -> ObjectList:
-        """The objects of a stream."""
+        """Return the objects of a stream."""
         return self._objects.setdefault(name, ObjectList())
 
     def body(self) -> bytes:
-        """Its JSON, as ``GET /v1/account`` answers it."""
+        """Return the account's JSON, as ``GET /v1/account`` answers it."""
         return orjson.dumps(
             {
                 "id": self.id,

@@ -1,11 +1,11 @@
-"""What Stripe answers: which URL means what, in which account, and who may ask."""
+"""Routing of requests by URL, account and API key."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from engine_server.connectors.stripe.catalog import stream_name
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint, list_endpoints
-from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
+from engine_server.connectors.stripe.catalog.endpoints import ListEndpoint, list_endpoints
+from engine_server.connectors.stripe.catalog.exceptions import NESTED_LISTS
+from engine_server.connectors.stripe.catalog.streams import stream_name
 from tests.stripe_simulator import (
     errors,
     events_list,
@@ -32,15 +32,15 @@ class Api:
     """The objects of accounts behind the paths of the installed ``stripe`` package.
 
     Attributes:
-        keys: Who is let in.
-        clock: What time it is for all accounts.
-        lag: How long their events take to show up in lists.
-        notifications: Who is told of them as they happen.
-        account: The account that the keys belong to.
-        connected: The accounts that are connected to it, by id.
-        disconnected: The ids of those that were.
-        outside_cursor: What a list does with a cursor outside the asked window.
-        throttle: The rate limits in force.
+        keys: API keys that are accepted.
+        clock: Clock of all accounts.
+        lag: Delay before their events appear in lists.
+        notifications: Recipients of their events, notified at once.
+        account: Account that the keys belong to.
+        connected: Accounts that are connected to it, by id.
+        disconnected: Ids of the accounts that were connected to it.
+        outside_cursor: Answer of a list to a cursor outside the requested window.
+        throttle: Rate limits in force.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Api:
         self._endpoints = list_endpoints()
 
     def account_of(self, account_id: str) -> Account:
-        """The key's own account or a connected one; KeyError when it is neither."""
+        """Return the key's own account or a connected one; raise KeyError for any other id."""
         return self.account if account_id == self.account.id else self.connected[account_id]
 
     def connect(self, account_id: str, created: int) -> Account:
-        """Connects an account, which has been there since that Unix second."""
+        """Connect an account that was created at the given time in Unix seconds."""
         account = Account(account_id, created, self.clock, self.lag, connected=True)
         self.connected[account_id] = account
         self.notifications.watch(account, self.account.id)
         return account
 
     def disconnect(self, account_id: str) -> None:
-        """Ends what the key may do with an account; of the account, the key is shown no more."""
+        """End the key's access to an account, and remove the account from the key's lists."""
         self.connected.pop(account_id, None)
         accounts = self.account.objects("accounts")
         if accounts.get(account_id) is not None:
@@ -94,18 +94,18 @@ class Api:
         form: Sequence[tuple[str, str]] = (),
         request_id: str | None = None,
     ) -> bytes:
-        """The body of a successful answer.
+        """Return the body of a successful answer.
 
         Args:
             method: ``GET``, ``POST`` or ``DELETE``.
-            path: e.g. ``/v1/customers``.
-            query: The parameters in the URL; ``items`` tells all of one name.
-            headers: Finds a name in any case.
-            form: The parameters in the body.
-            request_id: What the answer is called.
+            path: Path of the URL, e.g. ``/v1/customers``.
+            query: Parameters in the URL; ``items`` yields every value of a repeated name.
+            headers: Request headers, found in any case.
+            form: Parameters in the body.
+            request_id: Id of the request.
 
         Raises:
-            Refusal: the answer is an error.
+            Refusal: The answer is an error.
         """
         key = self.keys.authenticate(headers.get("Authorization", ""))
         account = self._account(key, headers.get("Stripe-Account", self.account.id))
@@ -192,7 +192,7 @@ class Api:
         key.require(path, account.id, write=write)
 
     def _account(self, key: Key, account_id: str) -> Account:
-        """The account that a request is about (https://docs.stripe.com/connect/authentication)."""
+        """Return the account of a request (https://docs.stripe.com/connect/authentication)."""
         try:
             return self.account_of(account_id)
         except KeyError:

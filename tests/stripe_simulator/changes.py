@@ -1,4 +1,4 @@
-"""What an update makes of an object, and what events tell of how it was before.
+"""Effect of an update on an object, and the previous attributes that its events report.
 
 Rules: https://docs.stripe.com/api/metadata and https://docs.stripe.com/api/events/object
 """
@@ -10,9 +10,9 @@ Document = dict[str, Any]
 
 
 def merged(document: Mapping[str, Any], fields: Mapping[str, Any]) -> Document:
-    """The object with these fields: hashes merge by key, all else is replaced.
+    """Return the object with these fields: merge hashes by key, replace all else.
 
-    A key of ``metadata`` that is unset is gone; any other field stays as null.
+    An unset key of ``metadata`` is removed; any other unset field stays as null.
     """
     result = dict(document)
     for name, value in fields.items():
@@ -26,7 +26,7 @@ def merged(document: Mapping[str, Any], fields: Mapping[str, Any]) -> Document:
 
 
 def previous_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Document:
-    """The former values of what changed: the changed keys of a hash, the whole of an array."""
+    """Return the former values that changed: the changed keys of a hash, the whole of an array."""
     previous: Document = {}
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
@@ -40,7 +40,7 @@ def previous_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
 
 
 def without_list_facts(previous: Mapping[str, Any]) -> Document:
-    """The same, where a list says no more than the first of the items that it had."""
+    """Return the same attributes with each list reduced to its first former items."""
     return {
         name: {"data": value["data"]} if isinstance(value, Mapping) and _is_list(value) else value
         for name, value in previous.items()

@@ -1,4 +1,4 @@
-"""Sessions of the Stripe CLI: events by WebSocket, for whoever has no public address.
+"""Sessions of the Stripe CLI: events by WebSocket, for clients without a public address.
 
 Rules: https://github.com/stripe/stripe-cli (pkg/stripeauth, pkg/websocket).
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.events import Event
@@ -19,21 +19,21 @@ from tests.stripe_simulator.signatures import delivery_headers
 
 SESSIONS_PATH = "/v1/stripecli/sessions"
 SOCKET_PATH = "/stripecli/subscribe"
-# What a client asks for is not what it is then to name.
+# The feature that a client requests differs from the one that it then has to name.
 _ASKED_FEATURE = "webhooks"
 _AUTHORIZED_FEATURE = "webhook-payloads"
 
 
 class CliSession:
-    """One session; it outlives its connections.
+    """One session, which outlives its connections.
 
     Attributes:
-        id: What a client connects with.
-        secret: What its events are signed with.
-        feature: What a client may connect for.
-        to_send: The conversations that the present connection has yet to be sent.
-        acknowledged: The ids of the events that were, in that order.
-        responses: What the client told of handing them on.
+        id: Id with which a client connects.
+        secret: Signing secret of its events.
+        feature: Feature for which a client may connect.
+        to_send: Conversations still to be sent on the current connection.
+        acknowledged: Ids of acknowledged events, in the order of their acknowledgements.
+        responses: Messages of the client about its own deliveries of the events.
     """
 
     def __init__(self, session_id: str, secret: str, account_id: str) -> None:
@@ -46,7 +46,7 @@ class CliSession:
         self.responses: list[Mapping[str, Any]] = []
         self._numbers = itertools.count()
         self._unacknowledged: dict[str, Event] = {}
-        # Those that are sent as the account's own API version has them.
+        # Conversations that are sent in the account's own API version.
         self._own_versions: dict[str, str] = {}
         self._settled = asyncio.Event()
         self._settled.set()
@@ -54,14 +54,14 @@ class CliSession:
         self._heard = asyncio.Event()
 
     def put(self, event: Event, own_version: str | None = None) -> None:
-        """Lets an event be sent, again with every connection until it is acknowledged.
+        """Queue an event, to be sent on every new connection until it is acknowledged.
 
         Args:
-            event: What happened.
-            own_version: The account's own API version, to be sent as that has it; None for the
-                latest one.
+            event: Event to send.
+            own_version: The account's own API version, if the event is to be sent in it; None for
+                the latest version.
         """
-        # A thin event is of no conversation: it is acknowledged by its id alone.
+        # A thin event has no conversation and is acknowledged by its id alone.
         conversation = event.id if event.thin else f"wc_{self.id}_{next(self._numbers)}"
         if own_version is not None:
             self._own_versions[conversation] = own_version
@@ -70,13 +70,13 @@ class CliSession:
         self.to_send.put_nowait(conversation)
 
     def start_over(self) -> None:
-        """Lets a new connection be sent all that is not acknowledged."""
+        """Queue all unacknowledged events for a new connection."""
         self.to_send = asyncio.Queue()
         for conversation in self._unacknowledged:
             self.to_send.put_nowait(conversation)
 
     def frame(self, conversation: str) -> bytes | None:
-        """What is sent of a conversation; None when it is acknowledged."""
+        """Return the frame to send for a conversation; None when it is acknowledged."""
         event = self._unacknowledged.get(conversation)
         if event is None:
             return None
@@ -104,7 +104,7 @@ class CliSession:
         )
 
     def receive(self, message: Mapping[str, Any]) -> None:
-        """Takes what the client says."""
+        """Process a message of the client."""
         self._messages += 1
         self._heard.set()
         self._heard = asyncio.Event()
@@ -117,21 +117,21 @@ class CliSession:
                 raise ValueError(f"no message of the CLI's: {message}")
 
     async def heard(self, count: int = 1) -> None:
-        """Waits until the client has said so many things."""
+        """Wait until the client has sent this many messages."""
         while self._messages < count:
             await self._heard.wait()
 
     @property
     def is_settled(self) -> bool:
-        """Whether all is acknowledged."""
+        """Return whether all events are acknowledged."""
         return self._settled.is_set()
 
     async def settled(self) -> None:
-        """Waits until all is acknowledged."""
+        """Wait until all events are acknowledged."""
         await self._settled.wait()
 
     def give_up(self, event_id: str) -> None:
-        """Lets an event be sent no more."""
+        """Stop sending an event."""
         for conversation, event in list(self._unacknowledged.items()):
             if event.id == event_id:
                 del self._unacknowledged[conversation]
@@ -151,14 +151,14 @@ class CliSession:
 
 
 class CliSessions:
-    """The sessions that there are.
+    """All sessions.
 
     Attributes:
-        reconnect_delay: After how many seconds a client is told to connect anew.
-        own_version: The accounts' own API version. When it is another than the latest, each event
-            is sent as either has it: pkg/proxy/webhook_event_processor.go picks one of them.
+        reconnect_delay: Seconds after which a client is told to reconnect.
+        own_version: The accounts' own API version. When it differs from the latest, each event is
+            sent in both versions: pkg/proxy/webhook_event_processor.go picks one of them.
         sends_latest: Whether events are sent in the latest version at all.
-        made: All that were made so far, expired ones included.
+        made: All sessions made so far, including expired ones.
     """
 
     def __init__(self) -> None:
@@ -170,10 +170,10 @@ class CliSessions:
         self._made_another = asyncio.Event()
 
     def create(self, account: Account, fields: Fields, host: str) -> bytes:
-        """``POST /v1/stripecli/sessions``.
+        """Answer ``POST /v1/stripecli/sessions``.
 
         Raises:
-            Refusal: a parameter is missing, or the feature is none.
+            Refusal: A parameter is missing, or the feature is unknown.
         """
         for param in ("device_name", "websocket_features"):
             if param not in fields:
@@ -203,15 +203,15 @@ class CliSessions:
         )
 
     def get(self, session_id: str) -> CliSession | None:
-        """The session of that id, unless it is expired."""
+        """Return the session of that id; None when it is expired or unknown."""
         return self._sessions.get(session_id)
 
     def expire(self) -> None:
-        """Lets all sessions be known no more: what they were not sent, nobody is."""
+        """Expire all sessions; events that they have yet to send are lost."""
         self._sessions.clear()
 
     def deliver(self, event: Event, account_ids: frozenset[str]) -> None:
-        """Sends an event to the sessions of these accounts."""
+        """Send an event to the sessions of these accounts."""
         for session in self._sessions.values():
             if session.account_id not in account_ids:
                 continue
@@ -221,17 +221,17 @@ class CliSessions:
                 session.put(event)
 
     def give_up(self, event_id: str) -> None:
-        """Lets an event be sent no more."""
+        """Stop sending an event."""
         for session in self.made:
             session.give_up(event_id)
 
     async def settled(self) -> None:
-        """Waits until all is acknowledged."""
+        """Wait until all events are acknowledged."""
         for session in list(self._sessions.values()):
             await session.settled()
 
     async def last_settled(self) -> None:
-        """Waits until all of the last session is acknowledged: whoever had the others is gone."""
+        """Wait until the last session has all its events acknowledged; earlier clients are gone."""
         while not self.made or not self.made[-1].is_settled:
             self._made_another.clear()
             waits = [self._made_another.wait(), *(one.settled() for one in self.made[-1:])]

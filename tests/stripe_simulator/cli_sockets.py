@@ -1,4 +1,4 @@
-"""The WebSockets of the Stripe CLI's sessions.
+"""WebSockets of the Stripe CLI's sessions.
 
 Rules: https://github.com/stripe/stripe-cli (pkg/websocket/client.go).
 """
@@ -25,7 +25,7 @@ class _Connection:
 
 
 class CliSockets:
-    """The connections there are; a session has one."""
+    """The open connections, at most one for each session."""
 
     def __init__(self, sessions: CliSessions) -> None:
         self._sessions = sessions
@@ -33,10 +33,10 @@ class CliSockets:
         self._changed = asyncio.Event()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """Talks to a client as long as it is there.
+        """Serve a client until it disconnects.
 
         Raises:
-            Refusal: it may not connect.
+            Refusal: The client may not connect.
         """
         session = self._sessions.get(request.headers.get("Websocket-Id", ""))
         if session is None:
@@ -65,19 +65,19 @@ class CliSockets:
         return socket
 
     async def connected(self, count: int = 1) -> None:
-        """Waits until there are so many connections."""
+        """Wait until there are exactly this many connections."""
         while len(self._connections) != count:
             await self._changed.wait()
 
     def drop(self) -> None:
-        """Cuts all connections without a word; the sessions stay."""
+        """Abort all connections without a close frame; the sessions stay."""
         for session in list(self._connections):
             self._abort(session)
 
     def silence(self) -> None:
-        """Leaves all connections open, but neither hears nor says anything there, pongs included.
+        """Keep all connections open, but read and send nothing on them, including pongs.
 
-        It is what a client sees of a network that is lost without a word.
+        A client sees the same when a network is lost without notice.
         """
         for connection in self._connections.values():
             connection.sending.cancel()
@@ -85,12 +85,12 @@ class CliSockets:
                 connection.request.transport.pause_reading()
 
     async def say(self, message: Mapping[str, Any]) -> None:
-        """Sends a message of any kind on all connections."""
+        """Send a message of any kind on all connections."""
         for connection in list(self._connections.values()):
             await connection.socket.send_str(orjson.dumps(message).decode())
 
     def expire(self) -> None:
-        """Ends all sessions, and their connections."""
+        """End all sessions and their connections."""
         self._sessions.expire()
         self.drop()
 
@@ -108,7 +108,7 @@ class CliSockets:
 
 
 async def _send(session: CliSession, socket: web.WebSocketResponse) -> None:
-    # The session's queue is another one as soon as there is another connection.
+    # Every new connection gives the session a new queue.
     queue = session.to_send
     while True:
         frame = session.frame(await queue.get())

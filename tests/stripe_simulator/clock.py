@@ -1,4 +1,4 @@
-"""The time of a simulated account: the machine's, one apart from it, or what a test says."""
+"""Clock of a simulated account: the machine's time, an offset from it, or a time set by a test."""
 
 import time
 from collections.abc import Callable
@@ -8,8 +8,8 @@ class Clock:
     """Real time until it is set; then it stands still until it is moved or released.
 
     Attributes:
-        skew: How many seconds the account's clock is ahead of the machine's. The header ``Date`` of
-            answers goes by it, too.
+        skew: Seconds by which the account's clock is ahead of the machine's. The ``Date`` header of
+            answers follows it, too.
     """
 
     def __init__(self) -> None:
@@ -18,29 +18,29 @@ class Clock:
         self._stopped_at: float | None = None
 
     def time(self) -> float:
-        """Unix seconds."""
+        """Return Unix seconds."""
         return self._now() + self.skew if self._stopped_at is None else self._stopped_at
 
     def second(self) -> int:
-        """Whole Unix seconds, which is all that Stripe's objects tell."""
+        """Return whole Unix seconds, the resolution of Stripe's objects."""
         return int(self.time())
 
     def date(self) -> float:
-        """Unix seconds for the header ``Date``, which goes on while the clock stands still."""
+        """Return Unix seconds for the ``Date`` header, which never stands still."""
         return self._now() + self.skew
 
     def set(self, seconds: float) -> None:
-        """Stops it at that time in Unix seconds, so that many things happen in one second."""
+        """Stop the clock at a time in Unix seconds, so that many changes share one second."""
         self._stopped_at = seconds
 
     def advance(self, seconds: float) -> None:
-        """Stops it that much later than it is."""
+        """Stop the clock this many seconds later than its present time."""
         self._stopped_at = self.time() + seconds
 
     def release(self) -> None:
-        """Lets it be real time again."""
+        """Return to real time."""
         self._stopped_at = None
 
     def follow(self, now: Callable[[], float]) -> None:
-        """Goes by another clock than the machine's, e.g. that of a virtual event loop."""
+        """Follow another clock than the machine's, e.g. that of a virtual event loop."""
         self._now = now

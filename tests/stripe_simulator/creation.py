@@ -1,26 +1,26 @@
-"""New objects: what a create call makes when it is told little."""
+"""New objects, with defaults for the fields that a create call omits."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from engine_server.connectors.stripe.catalog import stream_name
-from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
+from engine_server.connectors.stripe.catalog.endpoints import list_endpoints
+from engine_server.connectors.stripe.catalog.streams import stream_name
 from tests.stripe_simulator.seeds.document import Document, Maker
 from tests.stripe_simulator.seeds.plan import MAKERS
 from tests.stripe_simulator.seeds.references import References
 
 
 def new_document(stream: str, references: References, number: int, created: int) -> Document:
-    """An object as it is made, unless the call says otherwise.
+    """Return a new object with the defaults of its stream.
 
     Args:
-        stream: Where it is listed; any of the package's lists.
-        references: What its ids follow from.
-        number: Which one of its account it is.
-        created: Unix seconds.
+        stream: Stream of the object; any of the package's lists.
+        references: Source of its ids.
+        number: Number of the object within its account.
+        created: Creation time in Unix seconds.
 
     Raises:
-        ValueError: There is no such list.
+        ValueError: The package has no such list.
     """
     make = _MAKERS.get(stream) or MAKERS.get(stream)
     if make is not None:
@@ -35,7 +35,7 @@ def new_document(stream: str, references: References, number: int, created: int)
 
 
 def object_name(stream: str) -> str:
-    """What the objects of a stream say that they are, e.g. ``customer``."""
+    """Return the ``object`` field of a stream's objects, e.g. ``customer``."""
     for path, endpoint in list_endpoints().items():
         if stream_name(path) == stream:
             name: str = endpoint.object_class().OBJECT_NAME
@@ -44,19 +44,19 @@ def object_name(stream: str) -> str:
 
 
 def _coupon(references: References, index: int, created: int) -> Document:
-    """Under an id that nobody chose."""
+    """Make a coupon with a generated id."""
     coupon = MAKERS["coupons"](references, index, created)
     return coupon | {"id": references.token("", "coupon", index)[:8]}
 
 
 def _subscription(references: References, index: int, created: int) -> Document:
-    """One that runs."""
+    """Make an active subscription."""
     subscription = MAKERS["subscriptions"](references, index, created)
     return subscription | {"status": "active", "canceled_at": None, "ended_at": None}
 
 
 def _invoice(references: References, index: int, created: int) -> Document:
-    """A draft, which alone can be deleted."""
+    """Make a draft invoice, the only kind that can be deleted."""
     invoice = MAKERS["invoices"](references, index, created)
     unpaid: Mapping[str, Any] = {
         "amount_paid": 0,
@@ -70,7 +70,7 @@ def _invoice(references: References, index: int, created: int) -> Document:
 
 
 def _plan(references: References, index: int, created: int) -> Document:
-    """The older form of a price."""
+    """Make a plan, the older form of a price."""
     price = MAKERS["prices"](references, index, created)
     return {
         "id": references.token("plan_", "plan", index),

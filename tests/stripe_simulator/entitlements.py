@@ -1,7 +1,8 @@
-"""What customers are entitled to, and the summaries that tell of it.
+"""Entitlements of customers, and the summaries in their events.
 
 Rules: https://docs.stripe.com/billing/entitlements and /api/entitlements/active-entitlement. In a
-delivered summary the list is cut, and its URL is of no endpoint: all are listed by customer.
+delivered summary the list is truncated, and its URL belongs to no endpoint: all entitlements are
+listed by customer.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ STREAM = "entitlements_active_entitlements"
 
 
 def entitle(account: Account, customer_id: str, lookup_keys: Sequence[str]) -> list[Document]:
-    """Entitles a customer to exactly these features, and answers its active entitlements.
+    """Entitle a customer to exactly these features, and return its active entitlements.
 
     Args:
-        account: Whose customer it is.
-        customer_id: The customer.
-        lookup_keys: What the features are called.
+        account: Account of the customer.
+        customer_id: Id of the customer.
+        lookup_keys: Lookup keys of the features.
     """
     url = f"/v1/entitlements/active_entitlements?customer={customer_id}"
     before = account.nested.documents(url)

@@ -13,9 +13,9 @@ class Refusal(Exception):
     """A request that is answered with an error body instead of an object.
 
     Attributes:
-        status: The HTTP status.
-        error: What stands under ``error`` in the body.
-        headers: Sent besides the usual ones.
+        status: HTTP status.
+        error: Content of ``error`` in the body.
+        headers: Headers in addition to the usual ones.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Refusal(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> web.Response:
-        """The answer."""
+        """Return the error as an HTTP response."""
         return web.Response(
             status=self.status,
             body=orjson.dumps({"error": self.error}),
@@ -37,7 +37,7 @@ class Refusal(Exception):
 
 
 def invalid_request(status: int, message: str, *, code: str = "", param: str = "") -> Refusal:
-    """An ``invalid_request_error``; empty code and param are left out, as Stripe does."""
+    """Return an ``invalid_request_error``; omit empty code and param, as Stripe does."""
     error = {"type": "invalid_request_error", "message": message}
     if code:
         error["code"] = code
@@ -48,7 +48,7 @@ def invalid_request(status: int, message: str, *, code: str = "", param: str = "
 
 
 def missing_key() -> Refusal:
-    """No key was sent."""
+    """Return the error for a request without a key."""
     return invalid_request(
         401,
         "You did not provide an API key. You need to provide your API key in the Authorization "
@@ -57,17 +57,17 @@ def missing_key() -> Refusal:
 
 
 def unknown_key(key: str) -> Refusal:
-    """A key that is not this account's."""
+    """Return the error for a key that is not this account's."""
     return invalid_request(401, f"Invalid API Key provided: {_hidden(key)}")
 
 
 def expired_key(key: str) -> Refusal:
-    """A key that was rolled, revoked or has run out."""
+    """Return the error for a key that was rolled or revoked, or has expired."""
     return invalid_request(401, f"Expired API Key provided: {_hidden(key)}", code="api_key_expired")
 
 
 def permission_missing(key: str, account_id: str, path: str, permission: Permission) -> Refusal:
-    """A restricted key without the permission for this list."""
+    """Return the error for a restricted key without the permission for this list."""
     parts = path.strip("/").split("/")[1:]
     title = " ".join(parts).replace("_", " ").title()
     name = "_".join(parts).removesuffix("s")
@@ -80,7 +80,7 @@ def permission_missing(key: str, account_id: str, path: str, permission: Permiss
 
 
 def account_invalid(key: str, account_id: str) -> Refusal:
-    """A connected account that is none, or that the key has no access to."""
+    """Return the error for a connected account that is unknown or inaccessible to the key."""
     return invalid_request(
         403,
         f"The provided key '{_hidden(key)}' does not have access to account '{account_id}' (or "
@@ -90,7 +90,7 @@ def account_invalid(key: str, account_id: str) -> Refusal:
 
 
 def no_platform() -> Refusal:
-    """A connected account, asked for with the key of an account that has none."""
+    """Return the error for naming a connected account with the key of an account that has none."""
     return invalid_request(
         403,
         "Only Stripe Connect platforms can work with other accounts. If you specified a client_id "
@@ -101,7 +101,7 @@ def no_platform() -> Refusal:
 
 
 def unknown_url(method: str, path: str) -> Refusal:
-    """A path that the API does not have."""
+    """Return the error for a path that the API does not have."""
     return invalid_request(
         404,
         f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we "
@@ -110,19 +110,19 @@ def unknown_url(method: str, path: str) -> Refusal:
 
 
 def noun(list_path: str) -> str:
-    """What an error calls an object of that list: ``customer`` for ``/v1/customers``."""
+    """Return the noun for that list's objects in errors: ``customer`` for ``/v1/customers``."""
     return list_path.rpartition("/")[2].removesuffix("s")
 
 
 def resource_missing(status: int, what: str, object_id: str, param: str) -> Refusal:
-    """No object has that id: 404 for the object asked for, 400 for one named by a parameter."""
+    """Return the error for an unknown id: 404 for the object requested, 400 for a parameter."""
     return invalid_request(
         status, f"No such {what}: '{object_id}'", code="resource_missing", param=param
     )
 
 
 def already_exists(what: str, object_id: str) -> Refusal:
-    """An id that was chosen for a new object is taken."""
+    """Return the error for a new object with an id that is taken."""
     return invalid_request(
         400,
         f"{what.title()} already exists: {object_id}",
@@ -132,17 +132,20 @@ def already_exists(what: str, object_id: str) -> Refusal:
 
 
 def no_draft() -> Refusal:
-    """An invoice that can be deleted no more."""
+    """Return the error for deleting an invoice that is not a draft."""
     return invalid_request(400, "You can only delete draft invoices.")
 
 
 def too_many_webhook_endpoints(most: int) -> Refusal:
-    """Of a live account the word ``test`` is missing."""
+    """Return the error for too many endpoints; for a live account Stripe omits ``test``."""
     return invalid_request(400, f"You have reached the maximum of {most} test webhook endpoints.")
 
 
 def no_endpoint_of_connected_account() -> Refusal:
-    """A webhook endpoint on a connected account, instead of one for it on the platform's."""
+    """Return the error for creating a webhook endpoint on a connected account.
+
+    An endpoint for a connected account belongs on the platform's account.
+    """
     return invalid_request(
         403,
         "You are not permitted to configure webhook endpoints on a connected account. Did you mean "
@@ -151,12 +154,12 @@ def no_endpoint_of_connected_account() -> Refusal:
 
 
 def unknown_websocket() -> Refusal:
-    """A session of the CLI's that has expired, or never was."""
+    """Return the error for a CLI session that is expired or unknown."""
     return invalid_request(400, "Unknown WebSocket ID.")
 
 
 def idempotency_key_reused(key: str) -> Refusal:
-    """An idempotency key that came before, with other parameters."""
+    """Return the error for an idempotency key that was used before with other parameters."""
     return Refusal(
         400,
         {
@@ -169,34 +172,34 @@ def idempotency_key_reused(key: str) -> Refusal:
 
 
 def unknown_parameter(param: str) -> Refusal:
-    """A parameter that this endpoint does not take."""
+    """Return the error for a parameter that this endpoint does not accept."""
     return invalid_request(
         400, f"Received unknown parameter: {param}", code="parameter_unknown", param=param
     )
 
 
 def missing_parameter(param: str) -> Refusal:
-    """A parameter that this endpoint insists on."""
+    """Return the error for a missing parameter that this endpoint requires."""
     return invalid_request(
         400, f"Missing required param: {param}.", code="parameter_missing", param=param
     )
 
 
 def parameters_missing(*params: str) -> Refusal:
-    """None of the parameters was sent, one of which this endpoint insists on.
+    """Return the error for a request with none of the parameters, one of which is required.
 
-    So said by a list of Stripe whose parameters are all optional in its specification
+    A list of Stripe answers so although its specification makes all its parameters optional
     (https://github.com/PostHog/posthog/pull/75723).
     """
     return invalid_request(400, f"Must provide {' or '.join(params)}.", code="parameter_missing")
 
 
 def rate_limited(reason: str, retry_after: float | None = None) -> Refusal:
-    """Too many requests.
+    """Return the error for too many requests.
 
     Args:
-        reason: What ``Stripe-Rate-Limited-Reason`` says, e.g. ``global-rate``.
-        retry_after: Seconds for ``Retry-After``; None leaves it out, as Stripe usually does.
+        reason: Value of ``Stripe-Rate-Limited-Reason``, e.g. ``global-rate``.
+        retry_after: Seconds for ``Retry-After``; None omits it, as Stripe usually does.
     """
     headers = {"Stripe-Rate-Limited-Reason": reason}
     if retry_after is not None:
@@ -211,12 +214,12 @@ def rate_limited(reason: str, retry_after: float | None = None) -> Refusal:
 
 
 def permission_denied(message: str) -> Refusal:
-    """What the key or the account may not read."""
+    """Return the error for data that the key or the account may not read."""
     return invalid_request(403, message)
 
 
 def server_error(status: int, *, lasts: bool = False) -> Refusal:
-    """A fault of Stripe's own; ``lasts`` says that it is not worth trying again at once."""
+    """Return an error of Stripe's own; ``lasts`` marks it as not worth an immediate retry."""
     return Refusal(
         status,
         {
@@ -228,5 +231,5 @@ def server_error(status: int, *, lasts: bool = False) -> Refusal:
 
 
 def _hidden(key: str) -> str:
-    """A key whose ends alone are shown."""
+    """Return a key with all but its ends masked."""
     return f"{key[:8]}{'*' * max(4, len(key) - 12)}{key[-4:]}"

@@ -1,4 +1,4 @@
-"""Which types of events a change makes: only those that the ``stripe`` package knows."""
+"""Types of events for each change, limited to those that the ``stripe`` package knows."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -22,7 +22,7 @@ _BY_ANOTHER_NAME: Mapping[str, str] = {"payment_method.created": "payment_method
 
 @cache
 def known_types() -> frozenset[str]:
-    """All types of snapshot events (https://docs.stripe.com/api/events/types)."""
+    """Return all types of snapshot events (https://docs.stripe.com/api/events/types)."""
     from stripe import Event
 
     return frozenset(get_args(Event.__annotations__["type"]))
@@ -31,10 +31,11 @@ def known_types() -> frozenset[str]:
 def event_types(
     verb: Verb, before: Mapping[str, Any] | None, after: Mapping[str, Any]
 ) -> list[str]:
-    """What is told of a change: that it happened, and the status that was entered.
+    """Return the event types of a change: one for the change, one for a new status.
 
-    A charge that is made is told by ``charge.succeeded`` alone, a paid invoice by
-    ``invoice.updated`` and ``invoice.paid``; of what Stripe has no type for, nothing is told.
+    A created charge is reported by ``charge.succeeded`` alone, a paid invoice by
+    ``invoice.updated`` and ``invoice.paid``; a change without an event type at Stripe is not
+    reported.
     """
     subject = _SUBJECTS.get(after["object"], after["object"])
     name = f"{subject}.{verb}"

@@ -1,7 +1,7 @@
-"""What happened to an account's objects, as ``/v1/events`` tells it: 30 days long, and in time.
+"""Events of one account's objects, as ``/v1/events`` lists them: for 30 days, after a delay.
 
-Rules: https://docs.stripe.com/api/events. That the list is eventually consistent, so that an older
-event may appear after a newer one, was seen by others:
+Rules: https://docs.stripe.com/api/events. Others observed that the list is eventually consistent,
+so that an older event may appear after a newer one:
 https://github.com/estuary/connectors/issues/2712
 """
 
@@ -17,23 +17,23 @@ from typing import Any
 import orjson
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.stripe_simulator.clock import Clock
 from tests.stripe_simulator.objects import ObjectList, StoredObject, created_second, encoded
 from tests.stripe_simulator.renderings import rendered
 
 KEPT_SECONDS = 30 * 86_400
-# Before it, ``request`` was the id alone (https://docs.stripe.com/changelog).
+# Before this version, ``request`` was the id alone (https://docs.stripe.com/changelog).
 _REQUEST_IS_AN_OBJECT_SINCE = "2017-05-25"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """The request that made an event; of an automatic one both are None.
+    """The request that caused an event; both attributes are None for an automatic event.
 
     Attributes:
-        request_id: e.g. ``req_1``.
-        idempotency_key: What the client sent as such.
+        request_id: Id of the request, e.g. ``req_1``.
+        idempotency_key: Idempotency key that the client sent.
     """
 
     request_id: str | None = None
@@ -48,13 +48,13 @@ class Event:
     """One event, encoded once.
 
     Attributes:
-        id: e.g. ``evt_1``.
-        type: e.g. ``customer.created``.
-        created: Unix seconds.
-        account: The connected account that it is of; None for the key's own.
-        body: Its JSON in the API version that the account has by default.
-        latest: The same in the latest version; empty when that is ``body``.
-        thin: Whether it is one of API v2, which names its object instead of telling it
+        id: Event id, e.g. ``evt_1``.
+        type: Event type, e.g. ``customer.created``.
+        created: Creation time in Unix seconds.
+        account: Connected account of the event; None for the key's own.
+        body: JSON in the account's default API version.
+        latest: JSON in the latest version; empty when that is ``body``.
+        thin: Whether it is an event of API v2, which names its object instead of containing it
             (https://docs.stripe.com/event-destinations).
     """
 
@@ -67,7 +67,7 @@ class Event:
     thin: bool = False
 
     def rendered(self, version: str | None) -> bytes:
-        """Its JSON as an endpoint of another API version gets it; the object itself is the same."""
+        """Return the JSON for an endpoint's API version; the stored event stays the same."""
         if self.thin or version is None:
             return self.body
         return _in_version(self.latest or self.body, version)
@@ -86,18 +86,18 @@ def _in_version(latest: bytes, version: str) -> bytes:
 
 
 class EventLag:
-    """How long after they were made events show up in lists; decided when they are made."""
+    """Delay between an event's creation and its appearance in lists, decided at its creation."""
 
     def __init__(self) -> None:
         self.spread(0, seed=0)
 
     def spread(self, longest: float, *, seed: int) -> None:
-        """Lets further events show up at random within so many seconds."""
+        """Delay further events at random by up to ``longest`` seconds."""
         self._longest = longest
         self._generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
 
     def draw(self) -> float:
-        """The lag of one event in seconds."""
+        """Return the lag of one event in seconds."""
         return self._generator.uniform(0, self._longest)
 
 
@@ -105,10 +105,10 @@ class EventLog:
     """The events of one account.
 
     Attributes:
-        listed: Those that lists show, as of when ``catch_up`` was called last.
-        thin: Those of API v2, which have a list of their own.
-        listeners: Called with each event as it is made.
-        default_version: The API version of the account, in which further events are rendered.
+        listed: Events that lists show, as of the last call of ``catch_up``.
+        thin: Events of API v2, which have a list of their own.
+        listeners: Functions to call with each event when it is made.
+        default_version: API version of the account, in which further events are rendered.
     """
 
     def __init__(self, account_id: str, clock: Clock, lag: EventLag, *, connected: bool) -> None:
@@ -121,23 +121,23 @@ class EventLog:
         self._clock = clock
         self._lag = lag
         self._numbers = itertools.count()
-        # By when they show up, with their places in the list.
+        # Time at which each event appears, with its number in the list.
         self._late: list[tuple[float, int, Event]] = []
         self._late_by_id: dict[str, Event] = {}
         self._types: dict[str, str] = {}
-        # When the listed ones were made, and their ids.
+        # Creation times and ids of the listed events.
         self._kept: deque[tuple[int, str]] = deque()
 
     def record(
         self, event_type: str, body: bytes, previous: Mapping[str, Any] | None, cause: Cause
     ) -> None:
-        """Makes an event of a change.
+        """Make an event for a change.
 
         Args:
-            event_type: e.g. ``customer.updated``.
-            body: The object's JSON as of now.
-            previous: What ``previous_attributes`` says; None leaves it out.
-            cause: What the change was made by.
+            event_type: Event type, e.g. ``customer.updated``.
+            body: Present JSON of the object.
+            previous: Value of ``previous_attributes``; None omits it.
+            cause: Cause of the change.
         """
         number = next(self._numbers)
         digest = blake2b(f"{self._account_id}/{number}".encode(), digest_size=12).hexdigest()
@@ -164,9 +164,9 @@ class EventLog:
         self.publish(document)
 
     def publish(self, document: Mapping[str, Any]) -> None:
-        """Takes an event that is made, lists it in its time, and tells the listeners at once."""
+        """Add a finished event: list it after its lag, and call the listeners at once."""
         latest = encoded(document)
-        # What was rendered elsewhere stays as it is.
+        # Keep an event that was rendered elsewhere as it is.
         is_ours = document.get("api_version") == api_version()
         event = Event(
             id=document["id"],
@@ -185,7 +185,7 @@ class EventLog:
             listener(event)
 
     def catch_up(self) -> None:
-        """Lists what is due, and forgets what is too old."""
+        """List the events that are due, and drop those that are too old."""
         now = self._clock.time()
         while self._late and self._late[0][0] <= now:
             _, number, event = heapq.heappop(self._late)
@@ -199,11 +199,11 @@ class EventLog:
             del self._types[event_id]
 
     def type_of(self, listed: StoredObject) -> str:
-        """What a listed event is about, read from it only if it was put there by hand."""
+        """Return a listed event's type; decode the event only if a test put it there directly."""
         return self._types.get(listed.id) or exact_json.decode(listed.body)["type"]
 
     def get(self, event_id: str) -> bytes | None:
-        """An event's JSON, whether lists show it yet or not."""
+        """Return an event's JSON, even before lists show it."""
         if late := self._late_by_id.get(event_id):
             return late.body
         found = self.listed.get(event_id)
@@ -211,7 +211,7 @@ class EventLog:
 
     def _list_in_time(self, event: Event) -> None:
         shown_at = self._clock.time() + self._lag.draw()
-        # However late it shows up, it stands where it was made.
+        # However late an event appears, its place is that of its creation.
         heapq.heappush(self._late, (shown_at, self.listed.take_number(), event))
         self._late_by_id[event.id] = event
         self.catch_up()

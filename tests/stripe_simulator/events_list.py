@@ -1,4 +1,4 @@
-"""``GET /v1/events``: a list like others, which can be asked for some types of events only.
+"""``GET /v1/events``: a list like others that can be limited to some types of events.
 
 Rules: https://docs.stripe.com/api/events/list
 """
@@ -19,10 +19,10 @@ _MOST_TYPES = 20
 def split_types(
     query: Sequence[tuple[str, str]],
 ) -> tuple[list[str], dict[str, str]]:
-    """The types that a query asks for (none: all of them), and the rest of the query.
+    """Return the types that a query asks for (none: all of them), and the rest of the query.
 
     Raises:
-        Refusal: it asks in both ways, or for too many.
+        Refusal: The query has both parameters, or too many types.
     """
     one = [value for name, value in query if name == "type"]
     several = [value for name, value in query if name.partition("[")[0] == "types"]
@@ -39,12 +39,12 @@ def split_types(
 
 
 class OfTypes:
-    """The events of some types, in the order of all."""
+    """The events of some types, in the order of all events."""
 
     def __init__(self, log: EventLog, types: Sequence[str]) -> None:
         self._log = log
         wanted = "|".join(map(translate, types))
-        # Asked of each event there is.
+        # Called for every event.
         self._is_wanted_type = cache(re.compile(wanted).match)
 
     def page_before(self, low: Key, high: Key, limit: int) -> tuple[Sequence[StoredObject], bool]:
@@ -74,5 +74,5 @@ class OfTypes:
 
 
 def pages(log: EventLog, types: Sequence[str]) -> Pages | None:
-    """What a list of events goes through; None for all of them."""
+    """Return the pages of the events of these types; None when the list shows all events."""
     return OfTypes(log, types) if types else None

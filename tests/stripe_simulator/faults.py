@@ -1,4 +1,4 @@
-"""Faults on request: what a test wants to go wrong, where, and how often."""
+"""Faults on request: a test chooses the kind, the requests and the number of times."""
 
 import asyncio
 import random
@@ -14,11 +14,11 @@ from aiohttp import web
 
 from tests.stripe_simulator.errors import Refusal
 
-# Headers that an answer bears in the place of its own; None for one that it lacks.
+# Headers that replace those of an answer; None removes one.
 OTHER_HEADERS = web.RequestKey("other_headers", dict[str, str | None])
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# Answers in the place of ``serve``, or calls it, earlier or later.
+# Answers instead of ``serve``, or calls ``serve`` earlier or later.
 Fault = Callable[[web.Request, Serve], Awaitable[web.StreamResponse]]
 
 
@@ -49,22 +49,22 @@ class Faults:
     def add(
         self, fault: Fault, *, path: str = "*", method: str = "*", times: int | None = 1
     ) -> None:
-        """Lets the next requests fail.
+        """Make the next requests fail.
 
         Args:
-            fault: What happens to them.
-            path: Which ones: a path, or a pattern such as ``/v1/issuing/*``.
-            method: Which of them, e.g. ``POST``.
-            times: How many of them; None for all from now on.
+            fault: Fault to apply.
+            path: Path of the requests, or a pattern such as ``/v1/issuing/*``.
+            method: Method of the requests, e.g. ``POST``.
+            times: Number of requests to fail; None for all from now on.
         """
         self._rules.append(_Rule(fault, path, method, times))
 
     def clear(self) -> None:
-        """Lets all further requests through."""
+        """Let all further requests through."""
         self._rules.clear()
 
     async def serve(self, request: web.Request, serve: Serve) -> web.StreamResponse:
-        """Answers a request as the faults in force say."""
+        """Answer a request with the faults in force."""
         for rule in reversed(self._rules):
             if rule.concerns(request):
                 serve = partial(rule.serve, serve=serve)
@@ -72,7 +72,7 @@ class Faults:
 
 
 def refuse(refusal: Refusal) -> Fault:
-    """Answers with an error body; see the functions of the ``errors`` module."""
+    """Answer with an error body; see the functions of the ``errors`` module."""
 
     async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
         return refusal.response()
@@ -81,7 +81,7 @@ def refuse(refusal: Refusal) -> Fault:
 
 
 def html(status: int = 502) -> Fault:
-    """Answers with the page of a proxy in between, which is no JSON."""
+    """Answer with the HTML page of an intermediate proxy, which is not JSON."""
 
     async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
         text = f"<html><head><title>{status} Bad Gateway</title></head><body></body></html>"
@@ -91,7 +91,7 @@ def html(status: int = 502) -> Fault:
 
 
 def json_error(status: int, error: object) -> Fault:
-    """Answers with an error in the form of Stripe's, as a gateway in between may."""
+    """Answer with an error in Stripe's format, as an intermediate gateway may."""
 
     async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
         return web.json_response({"error": error}, status=status)
@@ -100,7 +100,7 @@ def json_error(status: int, error: object) -> Fault:
 
 
 def other_body(body: bytes) -> Fault:
-    """Answers 200 with another body."""
+    """Answer 200 with another body."""
 
     async def fault(_request: web.Request, _serve: Serve) -> web.StreamResponse:
         return web.Response(body=body, content_type="application/json")
@@ -109,7 +109,7 @@ def other_body(body: bytes) -> Fault:
 
 
 def with_text(before: bytes, after: bytes) -> Fault:
-    """Answers with one text in the body in the place of another."""
+    """Answer with one text in the body replaced by another."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         answer = await serve(request)
@@ -123,22 +123,22 @@ def with_text(before: bytes, after: bytes) -> Fault:
 
 
 def connection_reset() -> Fault:
-    """Resets the connection without an answer."""
+    """Reset the connection without an answer."""
 
     async def fault(request: web.Request, _serve: Serve) -> web.StreamResponse:
         assert request.transport is not None
         connection: socket.socket = request.transport.get_extra_info("socket")
-        # To linger for no time makes closing send a reset instead of an orderly end.
+        # A linger time of zero makes closing send a reset instead of an orderly end.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
-        # The server's own word for a request whose client is gone.
+        # The server raises the same for a request whose client is gone.
         raise asyncio.CancelledError
 
     return fault
 
 
 def truncated_body() -> Fault:
-    """Promises the whole body and closes the connection after half of it."""
+    """Promise the whole body, and close the connection after half of it."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         whole = await serve(request)
@@ -156,7 +156,7 @@ def truncated_body() -> Fault:
 
 
 def stall(released: asyncio.Event) -> Fault:
-    """Answers nothing until the event is set."""
+    """Answer nothing until the event is set."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         await released.wait()
@@ -166,12 +166,12 @@ def stall(released: asyncio.Event) -> Fault:
 
 
 def latency(seconds: float) -> Fault:
-    """Answers that much later."""
+    """Answer after this many seconds."""
     return jittered_latency(seconds, seconds, seed=0)
 
 
 def jittered_latency(shortest: float, longest: float, *, seed: int) -> Fault:
-    """Answers later by a random time in seconds, so that pages finish out of order."""
+    """Answer after a random delay in seconds, so that pages finish out of order."""
     generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -182,7 +182,7 @@ def jittered_latency(shortest: float, longest: float, *, seed: int) -> Fault:
 
 
 def first_on_each_connection(fault: Fault) -> Fault:
-    """Meets the fault with the first request of every connection, so with those of a new client."""
+    """Apply the fault to the first request of every connection, hence to those of a new client."""
     connections: WeakSet[asyncio.BaseTransport] = WeakSet()
 
     async def first(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -196,7 +196,7 @@ def first_on_each_connection(fault: Fault) -> Fault:
 
 
 def after_read(act: Callable[[], object], *, seconds: float = 0.0) -> Fault:
-    """Lets something happen once the data were read, and answers so many seconds after that."""
+    """Call ``act`` after the data were read, and answer ``seconds`` later."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         response = await serve(request)
@@ -208,7 +208,7 @@ def after_read(act: Callable[[], object], *, seconds: float = 0.0) -> Fault:
 
 
 def with_headers(headers: Mapping[str, str | None]) -> Fault:
-    """Answers with other headers than usual; None leaves one out."""
+    """Answer with other headers than usual; None removes one."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         request[OTHER_HEADERS] = {**request.get(OTHER_HEADERS, {}), **headers}
@@ -218,22 +218,22 @@ def with_headers(headers: Mapping[str, str | None]) -> Fault:
 
 
 def without_date() -> Fault:
-    """Answers without the header ``Date``."""
+    """Answer without the ``Date`` header."""
     return with_headers({"Date": None})
 
 
 def from_cache(age: int) -> Fault:
-    """Answers as a cache would that has had the answer for so many seconds."""
+    """Answer as a cache does that has held the answer for ``age`` seconds."""
     return with_headers({"Age": str(age)})
 
 
 def stray_date(unix_seconds: float) -> Fault:
-    """Answers with a ``Date`` that is not the clock's."""
+    """Answer with a ``Date`` that differs from the clock's."""
     return with_headers({"Date": formatdate(unix_seconds, usegmt=True)})
 
 
 def at_random(some: Sequence[Fault], *, share: float, seed: int) -> Fault:
-    """Meets that share of the requests (0 to 1), each with one of the faults."""
+    """Apply one of the faults to each request of a random share (0 to 1)."""
     generator = random.Random(seed)  # noqa: S311 (repeatable on purpose, guards nothing)
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""The bodies of writes: form-encoded, with brackets for what is nested, and all of it text.
+"""Form-encoded bodies of writes: all values are text, and brackets mark nested parameters.
 
 Rules: https://docs.stripe.com/api (requests), https://docs.stripe.com/api/metadata and how the
 ``stripe`` package encodes parameters.
@@ -14,10 +14,10 @@ Fields = dict[str, Any]
 
 
 def decode(pairs: Iterable[tuple[str, str]]) -> Fields:
-    """The nested parameters: ``items[0][price]=p`` is ``{"items": [{"price": "p"}]}``.
+    """Return the nested parameters: ``items[0][price]=p`` is ``{"items": [{"price": "p"}]}``.
 
     Raises:
-        Refusal: one parameter is both a value and nested.
+        Refusal: A parameter is both a value and nested.
     """
     fields: Fields = {}
     for name, value in pairs:
@@ -33,15 +33,15 @@ def decode(pairs: Iterable[tuple[str, str]]) -> Fields:
 
 
 def typed(fields: Fields, properties: Mapping[str, Any], like: Mapping[str, Any]) -> Fields:
-    """The parameters as values of the types that the object has them in; empty text unsets.
+    """Return the parameters converted to the types of the object's fields; empty text unsets.
 
     Args:
         fields: Parameters as text.
         properties: The object's JSON Schema properties, one level deep.
-        like: An object, whose values tell the types further down.
+        like: Object whose values show the types of deeper levels.
 
     Raises:
-        Refusal: a parameter that the object has no field for, or text that is no number.
+        Refusal: The object has no such field, or the text is not a number.
     """
     result = {}
     for name, value in fields.items():
@@ -58,7 +58,7 @@ def _keys(name: str) -> list[str]:
 
 
 def _arrays(value: Any) -> Any:
-    """What is keyed by numbers is an array."""
+    """Convert hashes whose keys are all numbers to arrays."""
     if not isinstance(value, dict):
         return value
     values = {key: _arrays(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""Which lists hide some of their objects, and how they are asked for all of them."""
+"""Lists that hide some of their objects, and the parameters that show all of them."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ _ASKS_FOR_ALL: Mapping[str, Mapping[str, str]] = {
 
 
 def shown(path: str, objects: ObjectList, query: Mapping[str, str]) -> ObjectOrder:
-    """The objects that a list with this query shows."""
+    """Return the objects that a list with this query shows."""
     asked = _ASKS_FOR_ALL.get(path)
     if asked is not None and asked.items() <= query.items():
         return objects.everything
@@ -24,5 +24,5 @@ def shown(path: str, objects: ObjectList, query: Mapping[str, str]) -> ObjectOrd
 
 
 def asks_for_all(path: str, param: str, value: str) -> bool:
-    """Whether a parameter is (part of) the one that makes this list show everything."""
+    """Return whether a parameter is (part of) the filter that makes this list show everything."""
     return _ASKS_FOR_ALL.get(path, {}).get(param) == value

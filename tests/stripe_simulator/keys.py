@@ -1,4 +1,4 @@
-"""Who may ask: the keys that are let in, and what each may read and write.
+"""API keys: those that are accepted, and the paths that each may read and write.
 
 Rules: https://docs.stripe.com/keys and https://docs.stripe.com/keys/restricted-api-keys
 """
@@ -14,12 +14,12 @@ from tests.stripe_simulator import errors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A key that was let in.
+    """An accepted key.
 
     Attributes:
         value: The key itself.
-        may_read: Patterns of paths, such as ``/v1/issuing/*``; a secret key may read all.
-        may_write: The same for what it may change.
+        may_read: Patterns of readable paths, such as ``/v1/issuing/*``; a secret key may read all.
+        may_write: Patterns of writable paths.
     """
 
     value: str
@@ -27,7 +27,7 @@ class Key:
     may_write: Sequence[str] = ("*",)
 
     def require(self, path: str, account_id: str, *, write: bool = False) -> None:
-        """Lets a request through when the key has the permission.
+        """Refuse a request for which the key lacks the permission.
 
         Raises:
             Refusal: 403, naming the permission that is missing.
@@ -40,25 +40,25 @@ class Key:
 
 
 class Keys:
-    """The keys there are, and those there were."""
+    """The accepted and the expired keys."""
 
     def __init__(self, secret_key: str) -> None:
         self._keys = {secret_key: Key(value=secret_key)}
         self._expired: set[str] = set()
 
     def restrict(self, key: str, may_read: Sequence[str], may_write: Sequence[str]) -> None:
-        """Lets a restricted key in, or changes what it may do."""
+        """Accept a restricted key, or change its permissions."""
         self._keys[key] = Key(value=key, may_read=tuple(may_read), may_write=tuple(may_write))
 
     def expire(self, key: str) -> None:
-        """Lets a key in no more."""
+        """Stop accepting a key."""
         self._expired.add(key)
 
     def authenticate(self, authorization: str) -> Key:
-        """The key of a request, by its header ``Authorization``.
+        """Return the key of a request, from its ``Authorization`` header.
 
         Raises:
-            Refusal: 401; there is none, or it is not let in.
+            Refusal: 401; the key is missing, unknown or expired.
         """
         scheme, _, credentials = authorization.partition(" ")
         match scheme.lower():
@@ -76,7 +76,7 @@ class Keys:
 
 
 def _basic_user(credentials: str) -> str:
-    """The user name of HTTP basic auth, which is where Stripe takes a key (``curl -u key:``)."""
+    """Return the user name of HTTP basic auth, which Stripe accepts as a key (``curl -u key:``)."""
     try:
         return base64.b64decode(credentials).decode().partition(":")[0]
     except (binascii.Error, UnicodeDecodeError):

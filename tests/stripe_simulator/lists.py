@@ -1,4 +1,4 @@
-"""How v1 lists answer: newest first, by cursor, within a window of ``created``.
+"""Pages of v1 lists: newest first, by cursor, within a window of ``created``.
 
 Rules: https://docs.stripe.com/api/pagination and the list parameters of the ``stripe`` package.
 """
@@ -7,15 +7,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
+from engine_server.connectors.stripe.catalog.endpoints import ListEndpoint
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.hidden import asks_for_all, shown
 from tests.stripe_simulator.objects import Key, ObjectList, StoredObject
 
-# What a list does with a cursor whose object lies outside the window: both were seen of Stripe.
+# Answer of a list to a cursor whose object lies outside the window: both were observed at Stripe.
 OutsideCursor = Literal["empty_page", "resource_missing"]
 
-# What lists take; the few that take none give everything.
+# Paging parameters of lists; the few lists without them return everything.
 PAGING = frozenset({"limit", "starting_after", "ending_before"})
 _DEFAULT_LIMIT = 10
 _LARGEST_LIMIT = 100
@@ -23,7 +23,7 @@ _END_OF_TIME = sys.maxsize
 
 
 class Pages(Protocol):
-    """What a list shows, in order; see ``ObjectOrder``."""
+    """The objects that a list shows, in order; see ``ObjectOrder``."""
 
     def page_before(
         self, low: Key, high: Key, limit: int
@@ -41,17 +41,17 @@ def list_page(
     outside_cursor: OutsideCursor = "empty_page",
     pages: Pages | None = None,
 ) -> bytes:
-    """The JSON of one page.
+    """Return the JSON of one page.
 
     Args:
-        endpoint: What is listed.
-        objects: What there is.
-        query: The request's parameters.
-        outside_cursor: What becomes of a cursor outside the window.
-        pages: What is shown of the objects; None for all, or all but the hidden.
+        endpoint: Endpoint of the list.
+        objects: All objects of the list.
+        query: Parameters of the request.
+        outside_cursor: Answer to a cursor outside the window.
+        pages: Objects that the list shows; None for all, or all but the hidden.
 
     Raises:
-        Refusal: a parameter is missing, unknown or bad, or a cursor names no object.
+        Refusal: A parameter is missing, unknown or bad, or a cursor names no object.
     """
     _refuse_parameters(endpoint, query)
     limit = _integer(query, "limit", _DEFAULT_LIMIT)
@@ -102,14 +102,14 @@ def _refuse_parameters(endpoint: ListEndpoint, query: Mapping[str, str]) -> None
             raise errors.unknown_parameter(param)
         if name in PAGING or name == "created" or asks_for_all(endpoint.path, param, value):
             continue
-        # Better refused than silently not filtered.
+        # A refusal is better than a filter that is silently ignored.
         raise errors.invalid_request(
             400, f"The simulator does not filter by {param}={value}.", param=param
         )
 
 
 def _window(query: Mapping[str, str]) -> tuple[Key, Key]:
-    """The half-open window [low, high) of keys that the ``created`` parameters ask for."""
+    """Return the half-open window [low, high) of keys for the ``created`` parameters."""
     low, high = 0, _END_OF_TIME
     for param in query:
         if param.partition("[")[0] != "created":

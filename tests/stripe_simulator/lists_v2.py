@@ -1,4 +1,4 @@
-"""How v2 lists answer: newest first, by opaque page tokens, at most 20 a page.
+"""Pages of v2 lists: newest first, by opaque page tokens, at most 20 objects a page.
 
 Rules: https://docs.stripe.com/api-v2-overview
 """
@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import orjson
 
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
+from engine_server.connectors.stripe.catalog.endpoints import ListEndpoint
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.hidden import asks_for_all, shown
 from tests.stripe_simulator.objects import Key, ObjectList
@@ -23,10 +23,10 @@ _OLDEST: Key = (-1, 0)
 
 
 def list_page(endpoint: ListEndpoint, objects: ObjectList, query: Mapping[str, str]) -> bytes:
-    """The JSON of one page.
+    """Return the JSON of one page.
 
     Raises:
-        Refusal: a parameter is unknown or bad.
+        Refusal: A parameter is unknown or bad.
     """
     for param, value in query.items():
         if param not in _PAGING and not asks_for_all(endpoint.path, param, value):

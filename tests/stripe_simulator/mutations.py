@@ -1,4 +1,4 @@
-"""Changes to an account's objects, each of which is told by the events that Stripe has for it.
+"""Changes to an account's objects, each with the events that Stripe sends for it.
 
 Rules: https://docs.stripe.com/api and https://docs.stripe.com/api/events/types
 """
@@ -23,17 +23,17 @@ from tests.stripe_simulator.events import AUTOMATIC, Cause
 def create(
     account: Account, stream: str, fields: Mapping[str, Any], cause: Cause = AUTOMATIC
 ) -> Document:
-    """Makes an object, and answers it.
+    """Make an object, and return it.
 
     Args:
-        account: Whose it is.
-        stream: Where it is listed.
-        fields: What it is to be; everything else is made up.
-        cause: The request that asks for it.
+        account: Account of the object.
+        stream: Stream of the object.
+        fields: Values of some fields; all others have defaults.
+        cause: Request that creates the object.
 
     Raises:
-        Refusal: the id is taken, or what it refers to does not exist.
-        ValueError: there is no such stream.
+        Refusal: The id is taken, or an object to which the fields refer does not exist.
+        ValueError: The stream does not exist.
     """
     if stream == subscription_items.STREAM:
         subscription = _stored(account, "subscriptions", fields["subscription"])
@@ -66,10 +66,10 @@ def update(
     fields: Mapping[str, Any],
     cause: Cause = AUTOMATIC,
 ) -> Document:
-    """Changes an object, and answers it; what changes nothing is no event.
+    """Change an object, and return it; an update without any change makes no event.
 
     Raises:
-        Refusal: there is none of that id, or what it is to refer to does not exist.
+        Refusal: The object, or an object to which the fields refer, does not exist.
     """
     if stream == subscription_items.STREAM:
         subscription = subscription_items.subscription_of(account, object_id)
@@ -85,10 +85,10 @@ def update(
 
 
 def delete(account: Account, stream: str, object_id: str, cause: Cause = AUTOMATIC) -> Document:
-    """Deletes an object, and answers what is left of it; a subscription is canceled instead.
+    """Delete an object, and return its deleted form; cancel a subscription instead.
 
     Raises:
-        Refusal: there is none of that id, or it is an invoice that is no draft.
+        Refusal: The object does not exist, or is an invoice that is not a draft.
     """
     if stream == "subscriptions":
         return _cancel(account, object_id, cause)
@@ -108,9 +108,9 @@ def delete(account: Account, stream: str, object_id: str, cause: Cause = AUTOMAT
 
 
 def deleted_customer(account: Account, object_id: str) -> bytes | None:
-    """What retrieving a deleted customer answers (https://docs.stripe.com/api/customers/retrieve).
+    """Return a deleted customer's JSON (https://docs.stripe.com/api/customers/retrieve).
 
-    None when it is no deleted customer's id: of other objects nothing is left.
+    None when the id is not of a deleted customer: other deleted objects cannot be retrieved.
     """
     if object_id not in account.deleted_customers:
         return None

@@ -1,4 +1,4 @@
-"""Lists inside an object: the object carries the first ten, a list of their own carries all.
+"""Lists inside an object: the object contains the first ten items, the list's own URL all items.
 
 Rules: https://docs.stripe.com/api/subscription_items/list and /api/invoice-line-item/retrieve
 """
@@ -8,14 +8,14 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
+from engine_server.connectors.stripe.catalog.endpoints import ListEndpoint
 from tests.stripe_simulator import lists
 from tests.stripe_simulator.objects import ObjectList
 
-# How many items of a list its object holds.
+# Number of a list's items that its object contains.
 EMBEDDED = 10
 
-# The query parameters that name the object which a list is inside of.
+# Query parameters that name the object that contains a list.
 _Parent = frozenset[tuple[str, str]]
 
 
@@ -23,16 +23,17 @@ class NestedLists:
     """All lists inside objects, by the URL that the object names."""
 
     def __init__(self) -> None:
-        # By path, then by what the query must hold.
+        # By path, then by the query parameters that name the parent.
         self._lists: dict[str, dict[_Parent, ObjectList]] = {}
 
     def put(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Serves the documents, in this order, and answers the list to embed in their parent.
+        """Serve the documents in this order, and return the list to embed in their parent.
 
-        What the URL has served before is replaced.
+        Documents that the URL served before are replaced.
 
         Args:
-            url: e.g. ``/v1/invoices/in_1/lines`` or ``/v1/subscription_items?subscription=sub_1``.
+            url: URL of the list, e.g. ``/v1/invoices/in_1/lines`` or
+                ``/v1/subscription_items?subscription=sub_1``.
             documents: Objects that all have ``created``, newest first, or that all have none.
         """
         target = urlsplit(url)
@@ -44,21 +45,22 @@ class NestedLists:
         return {**exact_json.decode(page), "total_count": len(documents), "url": url}
 
     def documents(self, url: str) -> list[dict[str, Any]]:
-        """All that the URL lists, newest first; none when no object names it."""
+        """Return all documents at the URL, newest first; an empty list when no object names it."""
         target = urlsplit(url)
         objects = self._lists.get(target.path, {}).get(frozenset(parse_qsl(target.query)))
         return list(objects.documents())[::-1] if objects else []
 
     def page(self, path: str, query: Mapping[str, str]) -> bytes | None:
-        """One page of the list at that URL; None when no object names it.
+        """Return one page of the list at that URL; None when no object names it.
 
         Raises:
-            Refusal: a parameter is bad.
+            Refusal: A parameter is bad.
         """
         by_parent = self._lists.get(path)
         if by_parent is None:
             return None
-        # What names the parent is looked up as a whole: there may be many thousands.
+        # Look up all parameters that name the parent at once: there may be many thousands of
+        # parents.
         named = frozenset(pair for pair in query.items() if pair[0] not in lists.PAGING)
         for parent in (named, frozenset[tuple[str, str]]()):
             objects = by_parent.get(parent)
@@ -68,7 +70,7 @@ class NestedLists:
         return None
 
     def endpoint(self, path: str) -> str:
-        """What a list counts as for rate limits, whoever it is inside of."""
+        """Return the path by which rate limits count a list, the same for all its parents."""
         if frozenset() not in self._lists[path]:
             return path
         parent, _, name = path.rpartition("/")

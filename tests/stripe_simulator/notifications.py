@@ -1,4 +1,4 @@
-"""Who is told of events as they happen: webhook endpoints, and sessions of the CLI."""
+"""Notifications of new events, to webhook endpoints and to sessions of the CLI."""
 
 from functools import partial
 
@@ -10,11 +10,11 @@ from tests.stripe_simulator.webhook_endpoints import WebhookEndpoints
 
 
 class Notifications:
-    """All that is told of a platform and its connected accounts.
+    """All notifications of a platform and its connected accounts.
 
     Attributes:
-        deliveries: What goes out by webhook.
-        cli: What goes out by WebSocket.
+        deliveries: Deliveries by webhook.
+        cli: Sessions that receive events by WebSocket.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,12 @@ class Notifications:
         self._endpoints: dict[str, WebhookEndpoints] = {}
 
     def watch(self, account: Account, platform_id: str | None = None) -> None:
-        """Tells of an account's events, also to the platform that it is connected to."""
+        """Report an account's events, also to the platform that it is connected to."""
         self._endpoints[account.id] = WebhookEndpoints(account)
         account.events.listeners.append(partial(self._tell, account.id, platform_id))
 
     def endpoints_of(self, account: Account) -> WebhookEndpoints:
-        """Its webhook endpoints."""
+        """Return the account's webhook endpoints."""
         return self._endpoints[account.id]
 
     def _tell(self, account_id: str, platform_id: str | None, event: Event) -> None:

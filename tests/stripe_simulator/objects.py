@@ -1,4 +1,4 @@
-"""The objects of one list, kept in order so that a page costs no more than itself."""
+"""Objects of one list, kept in order so that a page costs no more than its own size."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from engine_server import exact_json
 
-# Creation second, then insertion number: what lists are ordered by.
+# Creation second, then insertion number: the sort key of lists.
 Key = tuple[int, int]
 
 
@@ -17,10 +17,10 @@ class StoredObject:
     """One object, encoded once.
 
     Attributes:
-        id: Unique in its list.
-        key: Its place in the order.
-        listed: Whether a list shows it without being asked for all.
-        body: Its JSON.
+        id: Id, unique in its list.
+        key: Sort key.
+        listed: Whether a list shows it without the parameter that asks for all objects.
+        body: JSON of the object.
     """
 
     id: str
@@ -30,8 +30,8 @@ class StoredObject:
 
 
 def encoded(value: Any) -> bytes:
-    """A value's JSON, which takes no more memory than it has bytes."""
-    # What orjson answers holds on to a buffer of eight kilobytes, however small it is.
+    """Return a value's JSON, in no more memory than its bytes need."""
+    # Even a small result of orjson holds on to a buffer of eight kilobytes.
     return bytes(memoryview(exact_json.encode(value)))
 
 
@@ -43,23 +43,26 @@ class ObjectOrder:
         self.objects: list[StoredObject] = []
 
     def insert(self, item: StoredObject) -> None:
-        """Puts an object in its place; the usual case, the newest, is the cheap one."""
+        """Insert an object in order; the usual case, the newest object, is cheap."""
         index = bisect_left(self.keys, item.key)
         self.keys.insert(index, item.key)
         self.objects.insert(index, item)
 
     def remove(self, key: Key) -> None:
-        """Takes out the object that is there."""
+        """Remove the object with that key."""
         index = bisect_left(self.keys, key)
         del self.keys[index], self.objects[index]
 
     def descending(self, low: Key, high: Key) -> Iterator[StoredObject]:
-        """The objects with low <= key < high, newest first."""
+        """Return the objects with low <= key < high, newest first."""
         first, last = bisect_left(self.keys, low), bisect_left(self.keys, high)
         return (self.objects[index] for index in range(last - 1, first - 1, -1))
 
     def page_before(self, low: Key, high: Key, limit: int) -> tuple[Sequence[StoredObject], bool]:
-        """The newest objects with low <= key < high, newest first; whether older remain."""
+        """Return the newest objects with low <= key < high, newest first.
+
+        The second value is whether older objects remain.
+        """
         first, last = bisect_left(self.keys, low), bisect_left(self.keys, high)
         start = max(first, last - limit)
         return self.objects[start:last][::-1], start > first
@@ -67,7 +70,10 @@ class ObjectOrder:
     def page_after(
         self, cursor: Key, low: Key, high: Key, limit: int
     ) -> tuple[Sequence[StoredObject], bool]:
-        """The oldest objects past the cursor in the window, newest first; whether newer remain."""
+        """Return the oldest objects past the cursor in the window, newest first.
+
+        The second value is whether newer objects remain.
+        """
         first = max(bisect_left(self.keys, low), bisect_right(self.keys, cursor))
         last = bisect_left(self.keys, high)
         stop = min(last, first + limit)
@@ -84,17 +90,17 @@ class ObjectList:
         self._inserted = 0
 
     def put(self, document: Mapping[str, Any], *, listed: bool = True) -> None:
-        """Adds an object, or replaces the one of the same id, which keeps its insertion number.
+        """Add an object, or replace the one of the same id, which keeps its insertion number.
 
         Args:
-            document: The object; ``created`` (or ``date``) in Unix seconds or ISO 8601 gives its
-                place, and without one it stands at the old end.
-            listed: False for what a list hides unless it is asked for all.
+            document: The object; its place follows from ``created`` (or ``date``) in Unix seconds
+                or ISO 8601, and without one it is the oldest.
+            listed: False for an object that a list hides unless it is asked for all.
         """
         self.put_encoded(document["id"], created_second(document), encoded(document), listed=listed)
 
     def take_number(self) -> int:
-        """Keeps a place for an object that is put later: behind all that are there by now."""
+        """Reserve an insertion number after all present objects, for an object put later."""
         self._inserted += 1
         return self._inserted
 
@@ -107,14 +113,14 @@ class ObjectList:
         listed: bool = True,
         number: int | None = None,
     ) -> None:
-        """The same for an object whose JSON is at hand.
+        """Add or replace an object whose JSON is at hand.
 
         Args:
-            object_id: Its id.
-            created: In Unix seconds.
-            body: Its JSON.
-            listed: As of ``put``.
-            number: The place among those of its second that was kept for it, if any was.
+            object_id: Id of the object.
+            created: Creation time in Unix seconds.
+            body: JSON of the object.
+            listed: As for ``put``.
+            number: Reserved insertion number among the objects of its second; None for a new one.
         """
         replaced = self._by_id.get(object_id)
         if replaced is not None:
@@ -134,22 +140,22 @@ class ObjectList:
             self.listed.insert(item)
 
     def delete(self, object_id: str) -> None:
-        """Removes an object; KeyError when there is none of that id."""
+        """Remove an object; raise KeyError when the id is unknown."""
         item = self._by_id.pop(object_id)
         self.everything.remove(item.key)
         if item.listed:
             self.listed.remove(item.key)
 
     def get(self, object_id: str) -> StoredObject | None:
-        """The object of that id, hidden or not."""
+        """Return the object of that id, hidden or not."""
         return self._by_id.get(object_id)
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """Every object, hidden ones included, oldest first."""
+        """Return all objects, including hidden ones, oldest first."""
         return (exact_json.decode(item.body) for item in self.everything.objects)
 
     def ids(self) -> set[str]:
-        """The id of every object, hidden ones included."""
+        """Return the ids of all objects, including hidden ones."""
         return set(self._by_id)
 
     def __len__(self) -> int:
@@ -157,7 +163,7 @@ class ObjectList:
 
 
 def created_second(document: Mapping[str, Any]) -> int:
-    """When an object says that it was made, in Unix seconds; 0 when it does not."""
+    """Return an object's creation time in Unix seconds; 0 when it has none."""
     value = document.get("created", document.get("date", 0))
     if isinstance(value, str):
         return int(datetime.fromisoformat(value).timestamp())

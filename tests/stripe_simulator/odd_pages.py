@@ -1,4 +1,4 @@
-"""Odd pages of lists on request: empty ones, and lists that insist on a parameter."""
+"""Odd pages of lists on request: empty pages, and lists that require a parameter."""
 
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -9,7 +9,7 @@ from aiohttp import web
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.faults import Fault, Serve
 
-# What a page token means that the simulator itself does not hand out.
+# Page tokens that the simulator itself does not issue.
 _END = "the_end"
 _MIDDLE = "middle:"
 
@@ -17,10 +17,10 @@ Query = Mapping[str, str]
 
 
 def empty_page(where: Callable[[Query], bool] = lambda _query: True) -> Fault:
-    """Answers with a page of a v1 list that promises more and holds nothing.
+    """Answer with an empty page of a v1 list that promises more.
 
     Args:
-        where: Which requests are answered so, by their query.
+        where: Predicate that selects requests by their query.
     """
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
@@ -34,7 +34,7 @@ def empty_page(where: Callable[[Query], bool] = lambda _query: True) -> Fault:
 
 
 def empty_last_page() -> Fault:
-    """Lets the last full page of a v2 list name one more, which is empty."""
+    """Make the last full page of a v2 list name one more page, which is empty."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         if request.query.get("page") == _END:
@@ -45,7 +45,7 @@ def empty_last_page() -> Fault:
 
 
 def empty_middle_pages() -> Fault:
-    """Puts an empty page between every two pages of a v2 list."""
+    """Put an empty page between every two pages of a v2 list."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         token = request.query.get("page", "")
@@ -57,7 +57,7 @@ def empty_middle_pages() -> Fault:
 
 
 def pages_without_end() -> Fault:
-    """Lets the last full page of a v2 list name an empty one, which names itself."""
+    """Make the last full page of a v2 list name an empty page, which names itself."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         if request.query.get("page") == _END:
@@ -68,7 +68,7 @@ def pages_without_end() -> Fault:
 
 
 def require(*params: str) -> Fault:
-    """Refuses requests that have none of the parameters."""
+    """Refuse requests that have none of the parameters."""
 
     async def fault(request: web.Request, serve: Serve) -> web.StreamResponse:
         if request.query.keys().isdisjoint(params):
@@ -81,7 +81,7 @@ def require(*params: str) -> Fault:
 async def _turned(
     request: web.Request, serve: Serve, turn: Callable[[str | None], str | None]
 ) -> web.StreamResponse:
-    """The answer to a v2 list request, with another token for the next page."""
+    """Return the answer to a v2 list request, with another token for the next page."""
     answer = await serve(request)
     assert isinstance(answer, web.Response)
     if answer.status != web.HTTPOk.status_code:

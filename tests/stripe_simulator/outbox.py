@@ -1,4 +1,4 @@
-"""What one webhook endpoint has yet to be sent, tried again and again until it is acknowledged.
+"""Pending deliveries of one webhook endpoint, each retried until it is acknowledged.
 
 Rules: https://docs.stripe.com/webhooks (delivery behaviours); only the delays are shorter.
 """
@@ -27,15 +27,15 @@ _MULTIPLE_CHOICES = 300
 
 @dataclass(slots=True, kw_only=True)
 class Receiver:
-    """What deliveries need to know of an endpoint; it changes with it.
+    """Delivery settings of an endpoint, updated together with the endpoint.
 
     Attributes:
-        url: Where it listens.
-        secret: What its deliveries are signed with.
-        api_version: What its events are rendered in.
-        enabled_events: Their types; ``*`` for all.
-        connect: Whether it gets the events of connected accounts rather than those of its own.
-        thin: Whether it gets the events of API v2, and no others.
+        url: URL of the endpoint.
+        secret: Signing secret of its deliveries.
+        api_version: API version in which its events are rendered.
+        enabled_events: Types of its events; ``*`` for all.
+        connect: Whether it receives the events of connected accounts rather than those of its own.
+        thin: Whether it receives the events of API v2, and no others.
         enabled: False once it is disabled or deleted.
     """
 
@@ -48,7 +48,7 @@ class Receiver:
     enabled: bool = True
 
     def wants(self, event: Event) -> bool:
-        """Whether the event is delivered; never to where another machine may listen."""
+        """Return whether to deliver the event; never to a URL where another machine may listen."""
         wanted = event.type in self.enabled_events or "*" in self.enabled_events
         wanted = wanted and event.thin == self.thin
         return self.enabled and wanted and _is_loopback(self.url)
@@ -56,12 +56,12 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One delivery that was tried.
+    """One attempted delivery.
 
     Attributes:
-        url: Where to.
-        event_id: Of what.
-        status: What was answered; 0 when nothing was.
+        url: URL of the endpoint.
+        event_id: Id of the event.
+        status: Status of the answer; 0 when there was none.
     """
 
     url: str
@@ -75,10 +75,10 @@ class Outbox:
     def __init__(self, receiver: Receiver, report: Callable[[Attempt], None]) -> None:
         self._receiver = receiver
         self._report = report
-        # By when each is due, with the delay after which it would be tried again.
+        # Due time of each delivery, with the delay before its next retry.
         self._due: list[tuple[float, int, Event, float]] = []
         self._numbers = itertools.count()
-        # How many deliveries of each event are yet to be acknowledged.
+        # Number of unacknowledged deliveries of each event.
         self._unacknowledged = Counter[str]()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._woken = asyncio.Event()
@@ -86,23 +86,23 @@ class Outbox:
         self._settled.set()
 
     def put(self, event: Event, delay: float) -> None:
-        """Lets an event be sent after so many seconds."""
+        """Send an event after ``delay`` seconds."""
         self._unacknowledged[event.id] += 1
         self._settled.clear()
         self._schedule(event, delay, _FIRST_DELAY)
 
     def give_up(self, event_id: str) -> None:
-        """Sends an event no more."""
+        """Stop sending an event."""
         self._unacknowledged.pop(event_id, None)
         if not self._unacknowledged:
             self._settled.set()
 
     async def settled(self) -> None:
-        """Waits until all is acknowledged or given up, or the endpoint is there no more."""
+        """Wait until all events are acknowledged or given up, or the endpoint is disabled."""
         await self._settled.wait()
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """Sends what is due until it is cancelled."""
+        """Send due deliveries until cancelled."""
         async with asyncio.TaskGroup() as sending:
             while True:
                 await self._slots.acquire()
@@ -153,7 +153,7 @@ class Outbox:
             ) as response:
                 status = response.status
         except (aiohttp.ClientError, OSError):
-            # TimeoutError is one of them.
+            # TimeoutError is a subclass of OSError.
             pass
         self._report(Attempt(url=url, event_id=event.id, status=status))
         return 0 < status < _MULTIPLE_CHOICES

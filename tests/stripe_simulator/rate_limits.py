@@ -1,4 +1,4 @@
-"""Rate limits as Stripe has them: one for the account, one for each endpoint.
+"""Rate limits like Stripe's: one for the account, one for each endpoint.
 
 Rules: https://docs.stripe.com/rate-limits
 """
@@ -11,12 +11,12 @@ from tests.stripe_simulator import errors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """How many requests a second are let through; a burst of one second's worth is.
+    """Requests a second to admit, with bursts of up to one second's worth.
 
     Attributes:
-        per_second: Of the whole account; None for no limit.
-        per_endpoint: Of each endpoint; None for no limit.
-        retry_after: Seconds that a 429 names in ``Retry-After``; None leaves the header out.
+        per_second: Limit of the whole account; None for no limit.
+        per_endpoint: Limit of each endpoint; None for no limit.
+        retry_after: Seconds in the ``Retry-After`` header of a 429; None omits the header.
     """
 
     per_second: float | None = None
@@ -42,7 +42,7 @@ class _TokenBucket:
 
 
 class Throttle:
-    """Lets requests through as the limits allow."""
+    """Admission of requests within the limits."""
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
@@ -50,7 +50,7 @@ class Throttle:
         self._endpoints: dict[str, _TokenBucket] = {}
 
     def admit(self, path: str) -> None:
-        """Takes one token for a request to ``path``.
+        """Take one token for a request to ``path``.
 
         Raises:
             Refusal: 429 with the limit that was hit.

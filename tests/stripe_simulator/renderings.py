@@ -1,4 +1,4 @@
-"""Objects as events of another API version tell them: the same ones, with other fields.
+"""Objects as events of older API versions show them: the same objects with other fields.
 
 Rules: https://docs.stripe.com/webhooks/versioning, and for the fields
 https://docs.stripe.com/changelog/basil/2025-03-31/adds-new-parent-field-to-invoicing-objects,
@@ -11,16 +11,16 @@ from typing import Any
 
 from tests.stripe_simulator.changes import Document
 
-# What the changelog calls the first version that has ``parent``, and periods in items.
+# According to the changelog, the first version that has ``parent``, and periods in items.
 _BASIL = "2025-03-31.basil"
 _BALANCE_SINCE = "2019-10-17"
 
 
 def rendered(about: Mapping[str, Any], version: str) -> Document:
-    """An object, or its previous attributes, as an API version tells it."""
+    """Return an object, or its previous attributes, as an API version shows it."""
     document = dict(about)
     render = _RENDERINGS.get(str(document.get("object")))
-    # Dates come first in the names of versions.
+    # Version names begin with their dates.
     if render is not None and version < _BASIL:
         render(document, version)
     return document

@@ -1,11 +1,11 @@
-"""What the simulator was asked, for tests to look at and to wait for."""
+"""Log of the requests to the simulator, which tests inspect and wait for."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-# Not of Stripe's API: whoever runs the simulator in another process learns here what it was asked.
+# Not part of Stripe's API: shows the requests when the simulator runs in another process.
 REQUESTS_PATH = "/_simulator/requests"
 
 
@@ -14,11 +14,11 @@ class SeenRequest:
     """One request.
 
     Attributes:
-        method: e.g. ``GET``.
-        path: e.g. ``/v1/customers``.
-        query: Its query parameters.
-        headers: Its headers, names in lower case.
-        status: The answer's; 0 while there is none.
+        method: HTTP method, e.g. ``GET``.
+        path: Path of the URL, e.g. ``/v1/customers``.
+        query: Query parameters.
+        headers: Request headers, names in lower case.
+        status: Status of the answer; 0 before there is one.
     """
 
     method: str
@@ -29,28 +29,28 @@ class SeenRequest:
 
 
 class RequestLog:
-    """All requests in the order in which they came in, whatever was answered."""
+    """All requests in the order of their arrival, with any answer."""
 
     def __init__(self) -> None:
         self._seen: list[SeenRequest] = []
         self._changed = asyncio.Event()
 
     def add(self, request: SeenRequest) -> None:
-        """Takes down a request that has just come in."""
+        """Record a request that has just arrived."""
         self._seen.append(request)
         self._changed.set()
         self._changed = asyncio.Event()
 
     def clear(self) -> None:
-        """Forgets those seen so far."""
+        """Forget all requests so far."""
         self._seen.clear()
 
     def of(self, path: str) -> list[SeenRequest]:
-        """Those to a path, or to a pattern such as ``/v1/*``."""
+        """Return the requests to a path, or to a pattern such as ``/v1/*``."""
         return [request for request in self._seen if fnmatchcase(request.path, path)]
 
     def statuses(self) -> dict[str, dict[int, int]]:
-        """How often each path was answered with which status; 0 counts those not answered yet."""
+        """Return the number of answers by path and status; 0 counts unanswered requests."""
         counts: dict[str, dict[int, int]] = {}
         for request in self._seen:
             of_path = counts.setdefault(request.path, {})
@@ -58,7 +58,7 @@ class RequestLog:
         return counts
 
     async def wait_for(self, path: str, count: int = 1) -> None:
-        """Waits until there are so many of them."""
+        """Wait until there are this many requests to a path or pattern."""
         while len(self.of(path)) < count:
             await self._changed.wait()
 

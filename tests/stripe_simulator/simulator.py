@@ -1,4 +1,4 @@
-"""The simulator: an HTTP server that answers as Stripe's API does, in process."""
+"""Simulator: an HTTP server in process that answers as Stripe's API does."""
 
 import asyncio
 import itertools
@@ -36,17 +36,16 @@ class StripeSimulator:
     ``simulator.base_url``.
 
     Attributes:
-        api_key: The secret key, which may read all.
-        account_id: The account's id.
-        account_created: When the account was made, Unix seconds.
-        base_url: Where it is reached, without a slash at the end; set once it is entered.
-        requests: What was asked so far.
-        faults: What goes wrong, and where.
-        clock: What time it is for objects, events and the header ``Date``; deliveries are signed in
-            real time.
-        deliveries: What goes out by webhook, to look at, to disturb and to wait for.
-        cli_sessions: The sessions of the Stripe CLI, to look at and to wait for.
-        cli_sockets: Their connections, to wait for and to cut.
+        api_key: Secret key, which may read all.
+        account_id: Id of the account.
+        account_created: Creation time of the account in Unix seconds.
+        base_url: URL of the server, without a slash at the end; set when the simulator is entered.
+        requests: Requests so far.
+        faults: Faults in force.
+        clock: Time of objects, events and the ``Date`` header; deliveries are signed in real time.
+        deliveries: Deliveries by webhook, to inspect, disturb and wait for.
+        cli_sessions: Sessions of the Stripe CLI, to inspect and wait for.
+        cli_sockets: Connections of these sessions, to wait for and to abort.
     """
 
     def __init__(
@@ -83,51 +82,51 @@ class StripeSimulator:
         _fill(self._api.account, plan)
 
     def objects(self, stream: str, *, account: str | None = None) -> ObjectList:
-        """The objects of a stream, to look at or to change: ``simulator.objects("customers")``.
+        """Return a stream's objects, to inspect or change: ``simulator.objects("customers")``.
 
         Args:
-            stream: Their stream.
-            account: The connected account that they belong to; None for the key's own.
+            stream: Stream of the objects.
+            account: Connected account of the objects; None for the key's own.
         """
         return self._account(account).objects(stream)
 
     def connect(self, account_id: str, plan: SeedPlan | None = None) -> None:
-        """Connects an account to the key's own, which makes that a Connect platform."""
+        """Connect an account to the key's own, which makes the latter a Connect platform."""
         plan = plan or SeedPlan()
         _fill(self._api.connect(account_id, plan.created_from), plan)
 
     def disconnect(self, account_id: str) -> None:
-        """Disconnects an account: requests for it, and for the account itself, answer 403."""
+        """Disconnect an account: requests for it, and for the account itself, answer 403."""
         self._api.disconnect(account_id)
 
     def create(
         self, stream: str, fields: Mapping[str, Any] | None = None, *, account: str | None = None
     ) -> dict[str, Any]:
-        """Makes an object, and the events that tell of it; see ``mutations.create``."""
+        """Make an object and its events; see ``mutations.create``."""
         return mutations.create(self._account(account), stream, fields or {})
 
     def update(
         self, stream: str, object_id: str, fields: Mapping[str, Any], *, account: str | None = None
     ) -> dict[str, Any]:
-        """Changes an object, and makes the events that tell of it; see ``mutations.update``."""
+        """Change an object, and make its events; see ``mutations.update``."""
         return mutations.update(self._account(account), stream, object_id, fields)
 
     def delete(self, stream: str, object_id: str, *, account: str | None = None) -> dict[str, Any]:
-        """Deletes an object, and makes the event that tells of it; see ``mutations.delete``."""
+        """Delete an object, and make its event; see ``mutations.delete``."""
         return mutations.delete(self._account(account), stream, object_id)
 
     def entitle(
         self, customer_id: str, lookup_keys: Sequence[str], *, account: str | None = None
     ) -> list[dict[str, Any]]:
-        """Entitles a customer to exactly these features; see ``entitlements.entitle``."""
+        """Entitle a customer to exactly these features; see ``entitlements.entitle``."""
         return entitlements.entitle(self._account(account), customer_id, lookup_keys)
 
     def publish(self, event: Mapping[str, Any], *, account: str | None = None) -> None:
-        """Lets an event of any shape happen, of which no object changes.
+        """Publish an event of any shape without a change to any object.
 
         Args:
             event: A snapshot event, or a thin one (``"object": "v2.core.event"``).
-            account: The connected account that it is of; None for the key's own.
+            account: Connected account of the event; None for the key's own.
         """
         self._account(account).events.publish(event)
 
@@ -139,35 +138,35 @@ class StripeSimulator:
         previous: Mapping[str, Any] | None = None,
         account: str | None = None,
     ) -> None:
-        """Makes an event of a change of which no list shows the object, such as that of a part.
+        """Make an event for a change to an object that is in no list, such as a part of another.
 
         Args:
-            event_type: e.g. ``customer.source.updated``.
-            about: The object of the event.
-            previous: What ``previous_attributes`` says; None leaves it out.
-            account: The connected account that it is of; None for the key's own.
+            event_type: Event type, e.g. ``customer.source.updated``.
+            about: Object of the event.
+            previous: Value of ``previous_attributes``; None omits it.
+            account: Connected account of the event; None for the key's own.
         """
         events = self._account(account).events
         events.record(event_type, orjson.dumps(about), previous, AUTOMATIC)
 
     def set_default_version(self, version: str, *, account: str | None = None) -> None:
-        """Gives an account another API version: further events are rendered in it.
+        """Change an account's API version: further events are rendered in it.
 
-        It is what requests without ``Stripe-Version`` are answered in. Lists show each event as it
-        was rendered when it was made.
+        Requests without ``Stripe-Version`` are answered in it, too. Lists show each event as it was
+        rendered at its creation.
         """
         self._account(account).events.default_version = version
 
     def on_event(self, listener: Callable[[Event], None], *, account: str | None = None) -> None:
-        """Calls the listener with each further event as it is made."""
+        """Call the listener with each further event when it is made."""
         self._account(account).events.listeners.append(listener)
 
     def delay_events(self, longest: float, *, seed: int) -> None:
-        """Lets further events show up in lists at random within so many seconds, out of order."""
+        """Delay further events in lists at random by up to ``longest`` seconds, out of order."""
         self._api.lag.spread(longest, seed=seed)
 
     def tell_bare_lists(self, *, account: str | None = None) -> None:
-        """Lets lists in ``previous_attributes`` hold the first items, and not say so."""
+        """Reduce lists in ``previous_attributes`` to their first items, unmarked."""
         self._account(account).tells_bare_lists = True
 
     def register_webhook(
@@ -178,9 +177,9 @@ class StripeSimulator:
         connect: bool = False,
         account: str | None = None,
     ) -> dict[str, Any]:
-        """Registers a webhook endpoint, and answers it with its secret.
+        """Register a webhook endpoint, and return it with its secret.
 
-        Only what listens on the loopback interface is delivered to.
+        Only endpoints on the loopback interface receive deliveries.
         """
         endpoints = self._api.notifications.endpoints_of(self._account(account))
         return endpoints.create(
@@ -188,35 +187,36 @@ class StripeSimulator:
         )
 
     def register_thin_webhook(self, url: str, *, account: str | None = None) -> str:
-        """Lets thin events be delivered to a URL, and answers what they are signed with."""
+        """Deliver thin events to a URL, and return their signing secret."""
         return self._api.notifications.endpoints_of(self._account(account)).add_thin(url)
 
     def restrict_key(
         self, key: str, *, may_read: Sequence[str], may_write: Sequence[str] = ()
     ) -> None:
-        """Lets a restricted key in, too, or changes what it may do.
+        """Accept a restricted key as well, or change its permissions.
 
         Args:
-            key: ``rk_test_...``.
-            may_read: Patterns of paths, such as ``/v1/issuing/*``.
-            may_write: The same.
+            key: Key of the form ``rk_test_...``.
+            may_read: Patterns of readable paths, such as ``/v1/issuing/*``.
+            may_write: Patterns of writable paths.
         """
         self._api.keys.restrict(key, may_read, may_write)
 
     def expire_key(self, key: str) -> None:
-        """Lets a key in no more."""
+        """Stop accepting a key."""
         self._api.keys.expire(key)
 
     def nest(self, url: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Serves a list inside an object, and answers what the object then carries of it.
+        """Serve a list inside an object, and return the list to embed in the object.
 
-        ``simulator.nest("/v1/subscription_items?subscription=sub_1", items)``: what it answers
-        carries the first ten and whether there are more; the URL lists all, in the order given.
+        ``simulator.nest("/v1/subscription_items?subscription=sub_1", items)``: the returned list
+        contains the first ten items and whether there are more; the URL lists all, in the given
+        order.
         """
         return self._api.account.nested.put(url, documents)
 
     def limit_rate(self, limits: RateLimits) -> None:
-        """Puts other rate limits in force, with full buckets."""
+        """Replace the rate limits, with full buckets."""
         self._api.throttle = Throttle(limits)
 
     async def __aenter__(self) -> Self:

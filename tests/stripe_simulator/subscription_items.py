@@ -1,4 +1,4 @@
-"""A subscription's items: objects of a list of their own, which the subscription carries.
+"""Items of a subscription: objects with a list of their own that the subscription also contains.
 
 Rules: https://docs.stripe.com/api/subscriptions/update and /api/subscription_items
 """
@@ -19,16 +19,16 @@ STREAM = "subscription_items"
 def embedded(
     account: Account, subscription: Mapping[str, Any], changes: Sequence[Mapping[str, Any]]
 ) -> Document:
-    """The list that the subscription carries after the changes; its own list tells all of it.
+    """Return the list to embed in the subscription after the changes; its own URL lists all items.
 
     Args:
-        account: Whose it is.
-        subscription: As it was.
-        changes: Of each item its ``id`` (none for a new one) and ``price``, ``quantity``,
+        account: Account of the subscription.
+        subscription: Subscription before the changes.
+        changes: For each item its ``id`` (none for a new one) and ``price``, ``quantity``,
             ``metadata``, or ``deleted``.
 
     Raises:
-        Refusal: it has no such item.
+        Refusal: The subscription has no such item.
     """
     items = {item["id"]: item for item in items_of(account, subscription)}
     for change in changes:
@@ -52,7 +52,7 @@ def embedded(
 
 
 def serve(account: Account, subscription: Mapping[str, Any]) -> None:
-    """Lists and retrieves the items that a subscription came with."""
+    """Serve the initial items of a subscription, in lists and by id."""
     items = subscription["items"]["data"]
     for item in items:
         account.objects(STREAM).put(item)
@@ -60,16 +60,16 @@ def serve(account: Account, subscription: Mapping[str, Any]) -> None:
 
 
 def items_of(account: Account, subscription: Mapping[str, Any]) -> list[Document]:
-    """All items, newest first."""
+    """Return all items, newest first."""
     url = _url(subscription["id"])
     return account.nested.documents(url) or list(subscription["items"]["data"])
 
 
 def subscription_of(account: Account, item_id: str) -> Document:
-    """The subscription that has the item.
+    """Return the subscription that has the item.
 
     Raises:
-        Refusal: there is no such item.
+        Refusal: The item does not exist.
     """
     item = account.objects(STREAM).get(item_id)
     if item is None:
@@ -91,7 +91,7 @@ def _new_item(account: Account, subscription_id: str, change: Mapping[str, Any])
 
 
 def _fields(account: Account, change: Mapping[str, Any]) -> Document:
-    """A change in the item's own terms: the whole price instead of its id."""
+    """Return a change as fields of the item: the whole price instead of its id."""
     fields = {name: value for name, value in change.items() if name not in ("id", "deleted")}
     if "quantity" in fields:
         fields["quantity"] = int(fields["quantity"])

@@ -1,7 +1,7 @@
-"""An account's webhook endpoints: where its events are delivered to, and which of them.
+"""Webhook endpoints of an account, and the events that each receives.
 
-Rules: https://docs.stripe.com/api/webhook_endpoints. That an account may have 16, and in which
-words it is told so, stands in what others match: https://github.com/getlago/lago-api.
+Rules: https://docs.stripe.com/api/webhook_endpoints. The limit of 16 endpoints an account, and the
+wording of its error, follow from a message that others match: https://github.com/getlago/lago-api.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.stripe_simulator import errors
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.changes import Document, merged
@@ -28,10 +28,10 @@ _UPDATE_PARAMS = frozenset({"description", "disabled", "enabled_events", "metada
 
 
 class WebhookEndpoints:
-    """Those of one account.
+    """Webhook endpoints of one account.
 
     Attributes:
-        receivers: What delivers to each, by its id.
+        receivers: Receiver of each endpoint's deliveries, by endpoint id.
     """
 
     def __init__(self, account: Account) -> None:
@@ -39,10 +39,10 @@ class WebhookEndpoints:
         self.receivers: dict[str, Receiver] = {}
 
     def answer(self, method: str, endpoint_id: str, fields: Fields) -> bytes:
-        """A write's answer; without an id it creates one.
+        """Return the answer to a write; create an endpoint when the id is empty.
 
         Raises:
-            Refusal: as Stripe would.
+            Refusal: Stripe would refuse the write.
         """
         match method, endpoint_id:
             case "POST", "":
@@ -55,10 +55,10 @@ class WebhookEndpoints:
                 raise errors.unknown_url(method, PATH)
 
     def create(self, fields: Fields) -> Document:
-        """Registers one; only this answer holds its secret.
+        """Register an endpoint; only this answer contains its secret.
 
         Raises:
-            Refusal: a parameter is missing or wrong, or there are as many as there may be.
+            Refusal: A parameter is missing or wrong, or the account has the maximum of endpoints.
         """
         _check(fields, _CREATE_PARAMS)
         for param in ("enabled_events", "url"):
@@ -92,9 +92,9 @@ class WebhookEndpoints:
         return {**document, "secret": secret}
 
     def add_thin(self, url: str) -> str:
-        """Lets a URL get the account's thin events, and answers what they are signed with.
+        """Deliver the account's thin events to a URL, and return their signing secret.
 
-        Stripe calls it an event destination, and lists it elsewhere
+        Stripe calls this an event destination, and lists it elsewhere
         (https://docs.stripe.com/api/v2/core/event_destinations).
         """
         number = next(self._account.numbers)
@@ -110,10 +110,10 @@ class WebhookEndpoints:
         return secret
 
     def update(self, endpoint_id: str, fields: Fields) -> Document:
-        """Changes one, and answers it without its secret.
+        """Change an endpoint, and return it without its secret.
 
         Raises:
-            Refusal: there is none of that id, or a parameter is wrong.
+            Refusal: The endpoint does not exist, or a parameter is wrong.
         """
         before = self._stored(endpoint_id)
         _check(fields, _UPDATE_PARAMS)
@@ -128,10 +128,10 @@ class WebhookEndpoints:
         return after
 
     def delete(self, endpoint_id: str) -> Document:
-        """Removes one; what it was not yet sent is not sent.
+        """Delete an endpoint; its pending deliveries are dropped.
 
         Raises:
-            Refusal: there is none of that id.
+            Refusal: The endpoint does not exist.
         """
         self._stored(endpoint_id)
         self._account.objects(STREAM).delete(endpoint_id)
@@ -139,11 +139,11 @@ class WebhookEndpoints:
         return {"id": endpoint_id, "object": "webhook_endpoint", "deleted": True}
 
     def wanting(self, event: Event, *, connect: bool) -> list[Receiver]:
-        """Those that an event is delivered to.
+        """Return the receivers of an event.
 
         Args:
-            event: Of the account itself or of one that is connected to it.
-            connect: Whether it is of a connected one.
+            event: Event of the account itself or of one that is connected to it.
+            connect: Whether the event is of a connected account.
         """
         return [
             receiver

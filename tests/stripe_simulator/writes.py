@@ -1,4 +1,4 @@
-"""The calls that change objects: which URL means which change, and that a retry changes nothing.
+"""Calls that change objects: the change for each URL, and retries that change nothing.
 
 Rules: https://docs.stripe.com/api, https://docs.stripe.com/api/idempotent_requests
 """
@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.catalog import stream_name
-from engine_server.connectors.stripe.catalog_endpoints import ListEndpoint
-from engine_server.connectors.stripe.catalog_schema import json_schema
+from engine_server.connectors.stripe.catalog.endpoints import ListEndpoint
+from engine_server.connectors.stripe.catalog.schema import json_schema
+from engine_server.connectors.stripe.catalog.streams import stream_name
 from tests.stripe_simulator import errors, mutations
 from tests.stripe_simulator.accounts import Account
 from tests.stripe_simulator.creation import new_document
 from tests.stripe_simulator.events import Cause
 from tests.stripe_simulator.forms import Fields, typed
 
-# What the stripe package's services have a ``delete`` for: a price, for one, has none.
+# Lists for which the stripe package's services have a ``delete``: prices, for one, have none.
 _DELETABLE = frozenset(
     {
         "/v1/coupons",
@@ -30,12 +30,12 @@ _DELETABLE = frozenset(
     }
 )
 _CANCELABLE = "/v1/subscriptions"
-# What tells how to answer, and is no field of any object.
+# Parameters that shape the answer, and are not fields of any object.
 _ABOUT_THE_ANSWER = frozenset({"expand"})
 
 
 class Answered:
-    """What writes with an idempotency key were answered, to be answered again."""
+    """Answers to writes with an idempotency key, kept for repeated requests."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, str], tuple[object, bytes]] = {}
@@ -43,10 +43,10 @@ class Answered:
     def once(
         self, account: Account, key: str | None, request: object, write: Callable[[], bytes]
     ) -> bytes:
-        """The first answer to a request with that key.
+        """Return the first answer to a request with that key.
 
         Raises:
-            Refusal: the key came before with another request, or the write is refused.
+            Refusal: The key was used before with another request, or the write is refused.
         """
         if key is None:
             return write()
@@ -54,17 +54,17 @@ class Answered:
             if known[0] != request:
                 raise errors.idempotency_key_reused(key)
             return known[1]
-        # See ``encoded`` for why a copy is kept.
+        # See ``encoded`` for the reason to keep a copy.
         answer = bytes(memoryview(write()))
         self._answers[account.id, key] = (request, answer)
         return answer
 
 
 def create(account: Account, endpoint: ListEndpoint, form: Fields, cause: Cause) -> bytes:
-    """``POST /v1/customers``.
+    """Answer ``POST /v1/customers``.
 
     Raises:
-        Refusal: as Stripe would.
+        Refusal: Stripe would refuse the write.
     """
     stream = stream_name(endpoint.path)
     if endpoint.path == "/v1/subscription_items" and "subscription" not in form:
@@ -77,10 +77,10 @@ def create(account: Account, endpoint: ListEndpoint, form: Fields, cause: Cause)
 def update(
     account: Account, endpoint: ListEndpoint, object_id: str, form: Fields, cause: Cause
 ) -> bytes:
-    """``POST /v1/customers/cus_1``.
+    """Answer ``POST /v1/customers/cus_1``.
 
     Raises:
-        Refusal: as Stripe would.
+        Refusal: Stripe would refuse the write.
     """
     stream = stream_name(endpoint.path)
     stored = account.objects(stream).get(object_id)
@@ -89,10 +89,10 @@ def update(
 
 
 def delete(account: Account, endpoint: ListEndpoint, object_id: str, cause: Cause) -> bytes:
-    """``DELETE /v1/customers/cus_1``.
+    """Answer ``DELETE /v1/customers/cus_1``.
 
     Raises:
-        Refusal: as Stripe would.
+        Refusal: Stripe would refuse the write.
     """
     if endpoint.path not in _DELETABLE and endpoint.path != _CANCELABLE:
         raise errors.unknown_url("DELETE", f"{endpoint.path}/{object_id}")

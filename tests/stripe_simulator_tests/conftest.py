@@ -1,4 +1,4 @@
-"""A simulator that a test fills, and a client that has its key."""
+"""Fixtures: a simulator for a test to fill, and a client with its key."""
 
 from collections.abc import AsyncIterator
 
@@ -10,14 +10,14 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[StripeSimulator]:
-    """An account that holds nothing."""
+    """Yield an empty account."""
     async with StripeSimulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of it, with its key."""
+    """Yield a client of the account, with its key."""
     async with aiohttp.ClientSession(
         simulator.base_url,
         headers={"Authorization": f"Bearer {simulator.api_key}"},

@@ -1,9 +1,9 @@
-"""Who may ask, and what single URLs answer."""
+"""Authentication, and answers of single URLs."""
 
 import aiohttp
 import pytest
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from tests.stripe_simulator.simulator import StripeSimulator
 
 Client = aiohttp.ClientSession

@@ -1,4 +1,4 @@
-"""The Stripe CLI's sessions and WebSockets."""
+"""Sessions and WebSockets of the Stripe CLI."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def acknowledge(socket: Socket, received: dict[str, Any]) -> None:
 
 
 async def refusal(client: Client, session: Session, **changes: str) -> tuple[int, str]:
-    """Status and message of the answer to an attempt to connect."""
+    """Return status and message of the answer to a refused connection."""
     details = {"feature": session["websocket_authorized_feature"], "protocol": SUBPROTOCOL}
     details |= {"id": session["websocket_id"]} | changes
     headers = {
@@ -205,7 +205,7 @@ async def test_a_session_that_has_expired_is_unknown(
     ("change", "message"),
     [
         ({"id": "cliws_other"}, "Unknown WebSocket ID."),
-        # What was asked for is not what was authorized.
+        # The requested feature differs from the authorized one.
         ({"feature": "webhooks"}, "The WebSocket feature is not authorized."),
         ({"protocol": "chat"}, "Unknown WebSocket subprotocol."),
     ],
@@ -258,7 +258,7 @@ async def test_a_thin_event_names_its_object(
         assert (received["type"], json.loads(received["payload"])) == ("v2_event", THIN)
         assert received["destination_id"]
         assert received["http_headers"]["Stripe-Signature"]
-        # It is of no conversation.
+        # A thin event has no conversation.
         acknowledgement = {"event_id": THIN["id"], "webhook_conversation_id": ""}
         await socket.send_json({"type": "event_ack", **acknowledgement})
         await simulator.cli_sessions.settled()

@@ -13,7 +13,10 @@ from tests.stripe_simulator.request_log import REQUESTS_PATH
 
 @asynccontextmanager
 async def command(*arguments: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of the command, which has to end well on SIGTERM after the block."""
+    """Yield a client of the command, and end the command after the block by SIGTERM.
+
+    The command has to exit with 0.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.stripe_simulator", "--api-key", "sk_1", *arguments),
         stdout=asyncio.subprocess.PIPE,

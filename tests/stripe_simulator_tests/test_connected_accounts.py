@@ -1,4 +1,4 @@
-"""Whose objects a request is about: the header Stripe-Account tells."""
+"""The account of a request, as chosen by the Stripe-Account header."""
 
 import aiohttp
 import pytest

@@ -1,4 +1,4 @@
-"""What customers are entitled to."""
+"""Entitlements of customers."""
 
 import aiohttp
 
@@ -19,7 +19,7 @@ async def test_a_summary_is_cut_and_the_list_of_the_customer_is_whole(
     assert "id" not in summary
     assert (summary["customer"], summary["entitlements"]["has_more"]) == ("cus_1", True)
     assert summary["entitlements"]["data"] == entitled[:10]
-    # What the summary names is no endpoint.
+    # The URL in the summary is no endpoint.
     async with client.get(summary["entitlements"]["url"]) as response:
         assert response.status == 404
     async with client.get(f"{ENTITLEMENTS}?customer=cus_1&limit=100") as response:

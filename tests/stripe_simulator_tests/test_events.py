@@ -1,11 +1,11 @@
-"""What changes make happen, and how it is listed."""
+"""Events of changes, and their lists."""
 
 from typing import Any
 
 import aiohttp
 import pytest
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.catalog.streams import api_version
 from tests.stripe_simulator.events import Event
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -14,7 +14,7 @@ NOW = 1_700_000_000
 
 
 async def listed(client: Client, query: str = "", **headers: str) -> list[dict[str, Any]]:
-    """The events on a page."""
+    """Return the events on a page."""
     async with client.get(f"/v1/events?{query}", headers=headers) as response:
         assert response.status == 200, await response.text()
         data: list[dict[str, Any]] = (await response.json())["data"]
@@ -22,7 +22,7 @@ async def listed(client: Client, query: str = "", **headers: str) -> list[dict[s
 
 
 async def types(client: Client, query: str = "") -> list[str]:
-    """Their types, newest first."""
+    """Return the types of the events on a page, newest first."""
     return [event["type"] for event in await listed(client, query)]
 
 
@@ -89,7 +89,7 @@ async def test_events_have_the_types_that_stripe_gives_them(
     simulator.update("invoices", invoice["id"], {"status": "paid"})
     simulator.create("charges", {"status": "succeeded"})
     intent = simulator.create("payment_intents", {"status": "requires_payment_method"})
-    # There is no payment_intent.updated.
+    # Stripe has no payment_intent.updated.
     simulator.update("payment_intents", intent["id"], {"metadata": {"a": "b"}})
     simulator.update("payment_intents", intent["id"], {"status": "succeeded"})
     simulator.create("tax_ids")
@@ -180,7 +180,7 @@ async def test_events_show_up_late_and_out_of_order(
     assert len(shown[0]) < 20
     assert len(shown[-1]) == 20
     late = [number for number, event_id in enumerate(shown[-1]) if event_id not in shown[0]]
-    # One came in before events that had been there.
+    # An event appeared before events that were already listed.
     assert late != list(range(len(late)))
     assert [event["created"] for event in await listed(client, "limit=100")] == list(
         range(NOW + 19, NOW - 1, -1)

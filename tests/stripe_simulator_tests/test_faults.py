@@ -13,7 +13,7 @@ Client = aiohttp.ClientSession
 
 
 async def status(client: Client, path: str = "/v1/customers") -> int:
-    """The status of an answer, read to its end."""
+    """Return the status of an answer that is read to its end."""
     async with client.get(path) as response:
         await response.read()
         return response.status
@@ -59,7 +59,7 @@ async def test_a_proxy_answers_in_html(simulator: StripeSimulator, client: Clien
 
 
 async def test_a_connection_is_reset(simulator: StripeSimulator, client: Client) -> None:
-    # aiohttp's client asks once more by itself.
+    # aiohttp's client retries once by itself.
     simulator.faults.add(faults.connection_reset(), times=2)
     with pytest.raises(aiohttp.ClientOSError):
         await status(client)

@@ -1,4 +1,4 @@
-"""How form-encoded parameters are read."""
+"""Decoding of form-encoded parameters."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Long pasts of one stream: their shapes, and what they are made of."""
+"""Long histories of one stream: their shapes and their contents."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import orjson
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from tests.stripe_simulator.seeds.histories import SHAPES, History
 from tests.stripe_simulator.seeds.plan import SEEDED_STREAMS
 

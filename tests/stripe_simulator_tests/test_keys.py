@@ -1,4 +1,4 @@
-"""Restricted keys, and keys that are let in no more."""
+"""Restricted keys and expired keys."""
 
 import aiohttp
 import pytest
@@ -9,7 +9,7 @@ RESTRICTED = "rk_test_restricted"
 
 
 async def get(simulator: StripeSimulator, key: str, path: str) -> tuple[int, dict[str, str]]:
-    """The status, and the error if there is one."""
+    """Return the status, and the error if there is one."""
     headers = {"Authorization": f"Bearer {key}"}
     async with (
         aiohttp.ClientSession(headers=headers) as client,

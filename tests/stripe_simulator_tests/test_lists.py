@@ -1,4 +1,4 @@
-"""How v1 lists answer."""
+"""Pages of v1 lists."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ Client = aiohttp.ClientSession
 
 
 def fill(simulator: StripeSimulator, seconds: Sequence[int], stream: str = "customers") -> None:
-    """Objects ``id_0``, ``id_1``, ... created at these seconds."""
+    """Put objects ``id_0``, ``id_1``, ..., created at these seconds."""
     for index, created in enumerate(seconds):
         simulator.objects(stream).put({"id": f"id_{index}", "created": created})
 
 
 async def ids(client: Client, path: str) -> tuple[list[str], bool]:
-    """The ids on a page, and its has_more."""
+    """Return the ids on a page, and its has_more."""
     async with client.get(path) as response:
         assert response.status == 200, await response.text()
         page = await response.json()
@@ -25,7 +25,7 @@ async def ids(client: Client, path: str) -> tuple[list[str], bool]:
 
 
 async def error(client: Client, path: str) -> tuple[int, str | None, str | None]:
-    """Status, code and param of an error answer."""
+    """Return status, code and param of an error answer."""
     async with client.get(path) as response:
         details = (await response.json())["error"]
     assert details["type"] == "invalid_request_error"

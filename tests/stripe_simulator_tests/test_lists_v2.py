@@ -1,4 +1,4 @@
-"""How v2 lists answer."""
+"""Pages of v2 lists."""
 
 import aiohttp
 import pytest
@@ -10,7 +10,7 @@ PATH = "/v2/core/accounts"
 
 
 def fill(simulator: StripeSimulator, count: int) -> None:
-    """Accounts ``acct_0``, ``acct_1``, ..., a day apart, with times as v2 writes them."""
+    """Put accounts ``acct_0``, ``acct_1``, ..., a day apart, with times in the format of v2."""
     for index in range(count):
         document = {"id": f"acct_{index}", "created": f"2026-01-{index + 1:02}T00:00:00.000Z"}
         simulator.objects("v2_core_accounts").put(document)

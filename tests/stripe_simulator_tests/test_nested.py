@@ -10,7 +10,7 @@ Client = aiohttp.ClientSession
 
 
 async def ids(client: Client, url: str) -> list[str]:
-    """The ids on the first page of a list."""
+    """Return the ids on the first page of a list."""
     async with client.get(url, params={"limit": "100"}) as response:
         assert response.status == 200, await response.text()
         return [item["id"] for item in (await response.json())["data"]]

@@ -20,7 +20,7 @@ async def page_at(client: Client, url: str) -> tuple[int, Any]:
 
 
 async def sizes(client: Client, url: str | None) -> list[int]:
-    """How many objects each page of a v2 list holds, of the first ten."""
+    """Return the number of objects on each of the first ten pages of a v2 list."""
     found: list[int] = []
     while url is not None and len(found) < 10:
         _, page = await page_at(client, url)

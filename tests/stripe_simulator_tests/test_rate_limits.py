@@ -1,4 +1,4 @@
-"""Rate limits, and what a request over them gets."""
+"""Rate limits, and answers to requests over the limits."""
 
 from collections import Counter
 
@@ -8,12 +8,12 @@ from tests.stripe_simulator.rate_limits import RateLimits
 from tests.stripe_simulator.simulator import StripeSimulator
 
 Client = aiohttp.ClientSession
-# So slow that no token comes back while a test runs.
+# Too slow for a token to come back while a test runs.
 SLOW = 0.001
 
 
 async def outcome(client: Client, path: str) -> str:
-    """``ok``, or which limit was hit."""
+    """Return ``ok``, or the limit that was hit."""
     async with client.get(path) as response:
         if response.status == 200:
             return "ok"

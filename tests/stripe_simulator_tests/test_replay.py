@@ -1,4 +1,4 @@
-"""What follows from the events alone is what the simulator holds."""
+"""Replay of the events, which alone reproduce the simulator's objects."""
 
 import random
 from typing import Any
@@ -20,7 +20,7 @@ STREAMS = {
 
 
 def mutate(simulator: StripeSimulator, generator: random.Random, count: int) -> None:
-    """Random changes, several of them in one second."""
+    """Make random changes, several of them in one second."""
     for number in range(count):
         stream = generator.choice(list(STREAMS.values()))
         ids = sorted(simulator.objects(stream).ids())

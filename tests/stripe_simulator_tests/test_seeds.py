@@ -1,11 +1,11 @@
-"""What a simulated account holds at first."""
+"""Initial contents of a simulated account."""
 
 from collections import Counter
 
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from tests.stripe_simulator.seeds.plan import SEEDED_STREAMS, SeedPlan
 
 EVERYTHING = SeedPlan(counts=dict.fromkeys(SEEDED_STREAMS, 20))

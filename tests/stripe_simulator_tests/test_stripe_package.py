@@ -1,4 +1,4 @@
-"""Stripe's own client finds the simulator to be Stripe."""
+"""Stripe's own client against the simulator."""
 
 from collections.abc import AsyncIterator
 
@@ -10,7 +10,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 @pytest.fixture
 async def package(simulator: StripeSimulator) -> AsyncIterator[stripe.StripeClient]:
-    """The client, which encodes parameters in its own way."""
+    """Return the client, which encodes parameters in its own way."""
     http_client = stripe.AIOHTTPClient()
     yield stripe.StripeClient(
         simulator.api_key,

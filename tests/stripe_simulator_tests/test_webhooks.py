@@ -1,4 +1,4 @@
-"""Webhook endpoints, and what is delivered to them."""
+"""Webhook endpoints and their deliveries."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ async def receiver() -> AsyncIterator[WebhookReceiver]:
 def register(
     simulator: StripeSimulator, receiver: WebhookReceiver, *events: str, **options: Any
 ) -> str:
-    """Registers the receiver, and answers its endpoint's id."""
+    """Register the receiver, and return its endpoint's id."""
     endpoint = simulator.register_webhook(receiver.url, events or ("*",), **options)
     receiver.secret = endpoint["secret"]
     endpoint_id: str = endpoint["id"]
@@ -37,7 +37,7 @@ def register(
 async def call(
     client: Client, method: str, path: str, form: dict[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """An answer's status and JSON."""
+    """Return the status and JSON of an answer."""
     async with client.request(method, path, data=form) as response:
         return response.status, await response.json()
 
@@ -193,7 +193,7 @@ async def test_a_disabled_endpoint_and_a_deleted_one_get_nothing(
     await call(client, "POST", f"{ENDPOINTS}/{endpoint_id}", {"disabled": "true"})
     simulator.create("coupons")
     await call(client, "POST", f"{ENDPOINTS}/{endpoint_id}", {"disabled": "false"})
-    # Of what waits to be tried again, nothing is sent any more, either.
+    # Deliveries that wait for a retry are dropped, too.
     receiver.answers = [500] * 100
     simulator.create("products")
     await simulator.deliveries.attempted()

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -15,7 +15,7 @@ Client = aiohttp.ClientSession
 async def call(
     client: Client, method: str, path: str, form: dict[str, str] | None = None, **headers: str
 ) -> tuple[int, dict[str, Any]]:
-    """An answer's status and JSON."""
+    """Return the status and JSON of an answer."""
     async with client.request(method, path, data=form, headers=headers) as response:
         return response.status, await response.json()
 
@@ -80,7 +80,7 @@ async def test_what_is_deleted_is_no_more(
     assert await call(client, "DELETE", path) == (200, gone)
     _, page = await call(client, "GET", f"/v1/{stream}")
     assert page["data"] == []
-    # Of a customer alone it is still told that it was deleted.
+    # Only a deleted customer can still be retrieved, as deleted.
     status, answer = await call(client, "GET", path)
     assert (status, answer) == (200, gone) if stream == "customers" else status == 404
     status, answer = await call(client, "DELETE", path)

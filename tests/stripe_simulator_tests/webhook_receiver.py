@@ -1,4 +1,4 @@
-"""A listener for webhooks, which answers as it is told."""
+"""Receiver of webhooks that answers as a test tells it to."""
 
 import asyncio
 from typing import Any, Self
@@ -10,13 +10,13 @@ from aiohttp.test_utils import TestServer
 
 
 class WebhookReceiver:
-    """A server that takes down what it is sent, and verifies it with the stripe package.
+    """A server that records its deliveries, and verifies them with the stripe package.
 
     Attributes:
-        secret: What deliveries have to be signed with.
-        events: What was acknowledged, in the order of its arrival.
-        answers: The statuses to answer next; 200 when there are none left.
-        statuses: What was answered so far.
+        secret: Secret with which deliveries have to be signed.
+        events: Acknowledged events, in the order of their arrival.
+        answers: Statuses of the next answers; 200 when there are none left.
+        statuses: Statuses of the answers so far.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class WebhookReceiver:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the URL of the receiver."""
         return str(self._server.make_url("/hook"))
 
     def ids(self) -> list[str]:
-        """The events' ids."""
+        """Return the ids of the acknowledged events."""
         return [event["id"] for event in self.events]
 
     async def __aenter__(self) -> Self:
@@ -49,7 +49,7 @@ class WebhookReceiver:
         stripe.WebhookSignature.verify_header(
             body, request.headers["Stripe-Signature"], self.secret, tolerance=300
         )
-        # Lets those that were sent side by side overtake each other.
+        # Let concurrent deliveries overtake each other.
         await asyncio.sleep(0)
         status = self.answers.pop(0) if self.answers else 200
         self.statuses.append(status)

@@ -28,20 +28,26 @@ class _SyncMode:
 class _SyncModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SYNC_MODE_UNSPECIFIED: _SyncMode.ValueType  # 0
+    """Full refresh."""
     SYNC_MODE_FULL_REFRESH: _SyncMode.ValueType  # 1
+    """Reads all records in each run."""
     SYNC_MODE_INCREMENTAL: _SyncMode.ValueType  # 2
+    """Reads records since the last checkpoint."""
 
 class SyncMode(_SyncMode, metaclass=_SyncModeEnumTypeWrapper):
     """How the source reads a stream."""
 
 SYNC_MODE_UNSPECIFIED: SyncMode.ValueType  # 0
+"""Full refresh."""
 SYNC_MODE_FULL_REFRESH: SyncMode.ValueType  # 1
+"""Reads all records in each run."""
 SYNC_MODE_INCREMENTAL: SyncMode.ValueType  # 2
+"""Reads records since the last checkpoint."""
 Global___SyncMode: _TypeAlias = SyncMode  # noqa: Y015
 
 @_typing.final
 class TimeRange(_message.Message):
-    """A half-open time interval [gte, lt). Either bound may be absent."""
+    """A half-open time interval [gte, lt). An absent bound means unbounded on that side."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,13 +77,15 @@ Global___TimeRange: _TypeAlias = TimeRange  # noqa: Y015
 
 @_typing.final
 class FieldPath(_message.Message):
-    """A path to a field inside a record, outermost segment first."""
+    """The path to a field inside a record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SEGMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def segments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Field names, outermost first."""
+
     def __init__(
         self,
         *,
@@ -93,7 +101,7 @@ Global___FieldPath: _TypeAlias = FieldPath  # noqa: Y015
 
 @_typing.final
 class Stream(_message.Message):
-    """A named collection of records that a source can read: a table, an API resource."""
+    """A named collection of records that a source can read, such as an API resource or a table."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -110,20 +118,18 @@ class Stream(_message.Message):
     name: _builtins.str
     """Unique within the source, e.g. "customers" or "checkout_sessions"."""
     newer_than_field: _builtins.str
-    """Record field (Unix seconds) that only grows; a destination skips a write older than what it holds."""
+    """Record field (Unix seconds) that only grows. A destination skips a write that is older than the stored row."""
     soft_delete_field: _builtins.str
-    """Record field that is true on a record deleted at the source; empty when the source never says so. Of records that
-    newer_than_field says are equally new, a deleted one is the last.
+    """Record field that is true on a record deleted at the source; empty when the source never reports deletions. Among
+    records with equal newer_than_field, a deleted record is the last.
     """
     supports_time_range: _builtins.bool
     """Whether the source can restrict a read of this stream to a TimeRange."""
     time_range_field: _builtins.str
-    """Record field (Unix seconds) that says when a record was made, which is what a TimeRange is about; empty when not
-    every record has one.
-    """
+    """Record field (Unix seconds) with the creation time, which a TimeRange applies to; empty when some records have none."""
     owner_field: _builtins.str
-    """Record field that names the object in whose list the record is an item, e.g. "subscription"; empty when there is
-    none. A destination may be asked for the records of an owner, so it should find them by this field.
+    """Record field that names the owner of the list that contains the record, e.g. "subscription"; empty when the stream
+    has no owner. Destinations are asked for the records of an owner and should index this field.
     """
     @_builtins.property
     def primary_key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]:
@@ -135,11 +141,11 @@ class Stream(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Facts that hold for every record of the stream, e.g. api_version, account_id, livemode."""
+        """Properties shared by all records of the stream, e.g. api_version, account_id, livemode."""
 
     @_builtins.property
     def reference_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Record fields that hold the id of another object, or that object, with its "id", where the source expanded it."""
+        """Record fields that hold either the id of another object or, where the source expands it, the object with its "id"."""
 
     def __init__(
         self,
@@ -171,7 +177,9 @@ class Catalog(_message.Message):
 
     STREAMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stream]: ...
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stream]:
+        """In the source's order."""
+
     def __init__(
         self,
         *,
@@ -187,7 +195,7 @@ Global___Catalog: _TypeAlias = Catalog  # noqa: Y015
 
 @_typing.final
 class StreamSelection(_message.Message):
-    """What a user says about one stream that a pipeline syncs."""
+    """One stream that a pipeline syncs, with the user's options."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -197,17 +205,18 @@ class StreamSelection(_message.Message):
     BACKFILL_LIMIT_FIELD_NUMBER: _builtins.int
     TIME_RANGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of a stream in the source's catalog."""
     sync_mode: Global___SyncMode.ValueType
     """Unspecified means full refresh."""
     backfill_limit: _builtins.int
-    """Stop the stream's backfill after this many records and call it complete. 0 means no limit."""
+    """Completes the stream's backfill after this many records. 0 means no limit."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Keep only these record fields (the primary key and the bookkeeping fields always stay). Empty keeps all."""
+        """Record fields to keep; the primary key and the bookkeeping fields are always kept. Empty keeps all."""
 
     @_builtins.property
     def time_range(self) -> Global___TimeRange:
-        """Restrict the backfill to this window."""
+        """Restricts the backfill to this interval."""
 
     def __init__(
         self,
@@ -228,16 +237,18 @@ Global___StreamSelection: _TypeAlias = StreamSelection  # noqa: Y015
 
 @_typing.final
 class Connector(_message.Message):
-    """A connector and its configuration, whose shape is the connector's own JSON Schema (see Spec)."""
+    """A connector with its configuration."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TYPE_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     type: _builtins.str
-    """e.g. "stripe" or "postgres"."""
+    """Connector type, e.g. "stripe" or "postgres"."""
     @_builtins.property
-    def config(self) -> _struct_pb2.Struct: ...
+    def config(self) -> _struct_pb2.Struct:
+        """Configuration, as described by the connector's Spec.config_schema."""
+
     def __init__(
         self,
         *,
@@ -254,7 +265,7 @@ Global___Connector: _TypeAlias = Connector  # noqa: Y015
 
 @_typing.final
 class PipelineConfig(_message.Message):
-    """All that one sync needs to know."""
+    """Source, destination and selected streams of a pipeline."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,12 +273,16 @@ class PipelineConfig(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def source(self) -> Global___Connector: ...
+    def source(self) -> Global___Connector:
+        """The connector that reads."""
+
     @_builtins.property
-    def destination(self) -> Global___Connector: ...
+    def destination(self) -> Global___Connector:
+        """The connector that writes."""
+
     @_builtins.property
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamSelection]:
-        """Empty means every stream that the source offers."""
+        """Selected streams. Empty selects every stream that the source offers."""
 
     def __init__(
         self,
@@ -286,7 +301,7 @@ Global___PipelineConfig: _TypeAlias = PipelineConfig  # noqa: Y015
 
 @_typing.final
 class Spec(_message.Message):
-    """A connector's own description."""
+    """A connector's description of itself."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -298,32 +313,35 @@ class Spec(_message.Message):
     SUPPORTS_RECONCILE_FIELD_NUMBER: _builtins.int
     FOLLOWS_EVENTS_FIELD_FIELD_NUMBER: _builtins.int
     soft_limit_fraction: _builtins.float
-    """Share of time_limit after which a sync into this destination stops reading, leaving the rest to
-    flush. 0 means the engine's default of 0.8.
+    """Share of time_limit after which a sync into this destination stops reading and flushes. 0 means the engine's
+    default, 0.8.
     """
     webhook_secret_field: _builtins.str
-    """The field of the configuration with the secret that webhooks are signed with in Stripe's way: several secrets are
-    separated by commas. Empty when the source takes no webhooks (sources only).
+    """Configuration field with the signing secrets of webhooks, separated by commas; the signature scheme is Stripe's.
+    Empty when the source takes no webhooks. Sources only.
     """
     supports_reconcile: _builtins.bool
-    """Whether a destination can tell what it holds, and a source compare that with what it reads: then pipelines of both
-    can be reconciled.
+    """Whether a destination can list the rows it stores, and a source compare them with the records it reads. A pipeline can
+    be reconciled when both its connectors support it.
     """
     follows_events_field: _builtins.str
-    """The boolean field of the configuration with which the source follows what happens after the history, so that
-    SyncOptions.events_only may be asked for. Empty when it cannot (sources only).
+    """Boolean configuration field that makes the source follow events after the backfill, which SyncOptions.events_only
+    requires. Empty when the source cannot follow events. Sources only.
     """
     @_builtins.property
     def config_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema of Connector.config."""
+        """JSON Schema of Connector.config. A "writeOnly" property holds a secret. Beside it the keyword "sentTo" lists the
+        top-level properties that determine where the secret is sent, or that weaken the connection. Without the keyword the
+        secret is bound to all other properties; an empty list binds it to none.
+        """
 
     @_builtins.property
     def stream_state_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema of one stream's checkpoint (sources only)."""
+        """JSON Schema of one stream's checkpoint. Sources only."""
 
     @_builtins.property
     def source_input_schema(self) -> _struct_pb2.Struct:
-        """JSON Schema of one SourceInput (sources only)."""
+        """JSON Schema of one SourceInput. Sources only."""
 
     def __init__(
         self,

@@ -30,21 +30,27 @@ class _ConnectorSide:
 class _ConnectorSideEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConnectorSide.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CONNECTOR_SIDE_UNSPECIFIED: _ConnectorSide.ValueType  # 0
-    """Both."""
+    """Both sides."""
     CONNECTOR_SIDE_SOURCE: _ConnectorSide.ValueType  # 1
+    """The source."""
     CONNECTOR_SIDE_DESTINATION: _ConnectorSide.ValueType  # 2
+    """The destination."""
 
 class ConnectorSide(_ConnectorSide, metaclass=_ConnectorSideEnumTypeWrapper):
-    """Which connector of a pipeline an operation touches."""
+    """One side of a pipeline."""
 
 CONNECTOR_SIDE_UNSPECIFIED: ConnectorSide.ValueType  # 0
-"""Both."""
+"""Both sides."""
 CONNECTOR_SIDE_SOURCE: ConnectorSide.ValueType  # 1
+"""The source."""
 CONNECTOR_SIDE_DESTINATION: ConnectorSide.ValueType  # 2
+"""The destination."""
 Global___ConnectorSide: _TypeAlias = ConnectorSide  # noqa: Y015
 
 @_typing.final
 class ConnectorInfo(_message.Message):
+    """A connector of the engine."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIDE_FIELD_NUMBER: _builtins.int
@@ -53,8 +59,11 @@ class ConnectorInfo(_message.Message):
     side: Global___ConnectorSide.ValueType
     """SOURCE or DESTINATION."""
     type: _builtins.str
+    """Connector type, e.g. "stripe"."""
     @_builtins.property
-    def spec(self) -> _catalog_pb2.Spec: ...
+    def spec(self) -> _catalog_pb2.Spec:
+        """The connector's description."""
+
     def __init__(
         self,
         *,
@@ -72,6 +81,8 @@ Global___ConnectorInfo: _TypeAlias = ConnectorInfo  # noqa: Y015
 
 @_typing.final
 class ListConnectorsRequest(_message.Message):
+    """Request of ListConnectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIDE_FIELD_NUMBER: _builtins.int
@@ -92,11 +103,15 @@ Global___ListConnectorsRequest: _TypeAlias = ListConnectorsRequest  # noqa: Y015
 
 @_typing.final
 class ListConnectorsResponse(_message.Message):
+    """Response of ListConnectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def connectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectorInfo]: ...
+    def connectors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConnectorInfo]:
+        """Sources first, then by type."""
+
     def __init__(
         self,
         *,
@@ -112,12 +127,16 @@ Global___ListConnectorsResponse: _TypeAlias = ListConnectorsResponse  # noqa: Y0
 
 @_typing.final
 class GetConnectorRequest(_message.Message):
+    """Request of GetConnector."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIDE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     side: Global___ConnectorSide.ValueType
+    """SOURCE or DESTINATION."""
     type: _builtins.str
+    """Connector type, e.g. "stripe"."""
     def __init__(
         self,
         *,
@@ -134,11 +153,15 @@ Global___GetConnectorRequest: _TypeAlias = GetConnectorRequest  # noqa: Y015
 
 @_typing.final
 class GetConnectorResponse(_message.Message):
+    """Response of GetConnector."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTOR_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def connector(self) -> Global___ConnectorInfo: ...
+    def connector(self) -> Global___ConnectorInfo:
+        """The connector."""
+
     def __init__(
         self,
         *,
@@ -154,11 +177,15 @@ Global___GetConnectorResponse: _TypeAlias = GetConnectorResponse  # noqa: Y015
 
 @_typing.final
 class SourceDiscoverRequest(_message.Message):
+    """Request of SourceDiscover."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def source(self) -> _catalog_pb2.Connector: ...
+    def source(self) -> _catalog_pb2.Connector:
+        """The source to discover."""
+
     def __init__(
         self,
         *,
@@ -174,11 +201,15 @@ Global___SourceDiscoverRequest: _TypeAlias = SourceDiscoverRequest  # noqa: Y015
 
 @_typing.final
 class SourceDiscoverResponse(_message.Message):
+    """Response of SourceDiscover."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A catalog or a log event."""
+
     def __init__(
         self,
         *,
@@ -194,28 +225,33 @@ Global___SourceDiscoverResponse: _TypeAlias = SourceDiscoverResponse  # noqa: Y0
 
 @_typing.final
 class PipelineCheckRequest(_message.Message):
+    """Request of PipelineCheck."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
-    only: Global___ConnectorSide.ValueType
+    side: Global___ConnectorSide.ValueType
+    """Side to check. Unspecified checks both."""
     validate_only: _builtins.bool
-    """Check the configuration and the streams alone, without reaching for anything: no messages, or
-    INVALID_ARGUMENT naming every bad field.
+    """Validates the configuration and the streams without a connection: no messages, or INVALID_ARGUMENT naming every
+    invalid field.
     """
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to check."""
+
     def __init__(
         self,
         *,
         pipeline: _catalog_pb2.PipelineConfig | None = ...,
-        only: Global___ConnectorSide.ValueType = ...,
+        side: Global___ConnectorSide.ValueType = ...,
         validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["only", b"only", "pipeline", b"pipeline", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "side", b"side", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,11 +259,15 @@ Global___PipelineCheckRequest: _TypeAlias = PipelineCheckRequest  # noqa: Y015
 
 @_typing.final
 class PipelineCheckResponse(_message.Message):
+    """Response of PipelineCheck."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A connection status or a log event."""
+
     def __init__(
         self,
         *,
@@ -243,22 +283,27 @@ Global___PipelineCheckResponse: _TypeAlias = PipelineCheckResponse  # noqa: Y015
 
 @_typing.final
 class PipelineSetupRequest(_message.Message):
+    """Request of PipelineSetup."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
-    only: Global___ConnectorSide.ValueType
+    SIDE_FIELD_NUMBER: _builtins.int
+    side: Global___ConnectorSide.ValueType
+    """Side to set up. Unspecified sets up both."""
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to set up."""
+
     def __init__(
         self,
         *,
         pipeline: _catalog_pb2.PipelineConfig | None = ...,
-        only: Global___ConnectorSide.ValueType = ...,
+        side: Global___ConnectorSide.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["only", b"only", "pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,11 +311,15 @@ Global___PipelineSetupRequest: _TypeAlias = PipelineSetupRequest  # noqa: Y015
 
 @_typing.final
 class PipelineSetupResponse(_message.Message):
+    """Response of PipelineSetup."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A control message or a log event."""
+
     def __init__(
         self,
         *,
@@ -286,22 +335,27 @@ Global___PipelineSetupResponse: _TypeAlias = PipelineSetupResponse  # noqa: Y015
 
 @_typing.final
 class PipelineTeardownRequest(_message.Message):
+    """Request of PipelineTeardown."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
-    only: Global___ConnectorSide.ValueType
+    SIDE_FIELD_NUMBER: _builtins.int
+    side: Global___ConnectorSide.ValueType
+    """Side to tear down. Unspecified tears down both."""
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to tear down."""
+
     def __init__(
         self,
         *,
         pipeline: _catalog_pb2.PipelineConfig | None = ...,
-        only: Global___ConnectorSide.ValueType = ...,
+        side: Global___ConnectorSide.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["only", b"only", "pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,11 +363,15 @@ Global___PipelineTeardownRequest: _TypeAlias = PipelineTeardownRequest  # noqa: 
 
 @_typing.final
 class PipelineTeardownResponse(_message.Message):
+    """Response of PipelineTeardown."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A log event."""
+
     def __init__(
         self,
         *,
@@ -328,8 +386,60 @@ class PipelineTeardownResponse(_message.Message):
 Global___PipelineTeardownResponse: _TypeAlias = PipelineTeardownResponse  # noqa: Y015
 
 @_typing.final
+class PipelinePlanTeardownRequest(_message.Message):
+    """Request of PipelinePlanTeardown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPELINE_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    side: Global___ConnectorSide.ValueType
+    """Side to plan for. Unspecified plans for both."""
+    @_builtins.property
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to plan for."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: _catalog_pb2.PipelineConfig | None = ...,
+        side: Global___ConnectorSide.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "side", b"side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelinePlanTeardownRequest: _TypeAlias = PipelinePlanTeardownRequest  # noqa: Y015
+
+@_typing.final
+class PipelinePlanTeardownResponse(_message.Message):
+    """Response of PipelinePlanTeardown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """A planned removal or a log event."""
+
+    def __init__(
+        self,
+        *,
+        message: _message_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PipelinePlanTeardownResponse: _TypeAlias = PipelinePlanTeardownResponse  # noqa: Y015
+
+@_typing.final
 class SyncOptions(_message.Message):
-    """Where a sync starts and when it stops. A gRPC deadline counts as a time_limit that ends a little before it."""
+    """Where a sync starts and when it stops. A gRPC deadline acts as a time_limit that ends slightly before it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -343,48 +453,46 @@ class SyncOptions(_message.Message):
     REREAD_OUTDATED_FIELD_NUMBER: _builtins.int
     REPLAYABLE_INPUTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Names a finite run. The same id as in state continues that run; another one starts a new run. A request
-    without an id is a run of its own, but continues one without an id that was cut short: calling again
-    while has_more is true always comes to an end.
+    """Names a finite run. The run_id in state continues that run; another one starts a new run. A request without an id is a
+    run of its own, but continues an unfinished run without an id: calling again while has_more is true always completes.
     """
     state_limit: _builtins.int
-    """Stop after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1000."""
+    """Stops after this many checkpoints, the last one included. 0 means no limit; in PipelineSyncBatch 1,000."""
     events_only: _builtins.bool
-    """Read no history: only what happened since the checkpoint that all streams share, e.g. an events cursor. Like
-    inputs, this belongs to no run: state.sync_run is handed back as it came, but for its empty_request_count, and for
-    streams that went back (Resumption), which are unfinished then.
+    """Skips the history and reads events since the checkpoint shared by all streams, e.g. an events cursor. Like inputs, such
+    a request belongs to no run: state.sync_run is returned unchanged, except for empty_request_count and for rewound
+    streams (see Resumption), which are then unfinished.
     """
     reconcile: _builtins.bool
-    """Of a request that begins a run: read every stream whole again, and have what the destination holds compared with
-    it, so that what is gone at the source is deleted. The run's later requests do so whatever they say here, and so does
-    the next run where it was not finished.
-    FAILED_PRECONDITION when a connector cannot.
+    """On a request that begins a run: reads every stream completely, compares it with the destination, and deletes rows that
+    are missing at the source. Later requests of the run do the same whatever this field is, and the next run completes an
+    unfinished reconcile. FAILED_PRECONDITION when a connector does not support it.
     """
     reread_outdated: _builtins.bool
-    """Of a request that begins a run: read the streams again from the start that have fields which their history was not
-    read with (Eof.outdated_streams), without comparing anything. For connectors that cannot reconcile.
+    """On a request that begins a run: rereads streams with fields that their history was not read with
+    (Eof.outdated_streams), without a comparison. For connectors that do not support reconcile.
     """
     @_builtins.property
     def state(self) -> _state_pb2.SyncState:
-        """The previous request's ending_state; absent starts from nothing."""
+        """ending_state of the previous request. Absent starts from the beginning."""
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """Stop after this long, with has_more. Absent means no limit. A limit that leaves no time for one page ends the run
-        FAILED with the third request in a row that commits nothing (Eof.limit_message).
+        """Stops after this duration, with has_more. Absent means no limit. When the limit is too short for one page, the third
+        consecutive request that commits nothing ends FAILED (see Eof.limit_message).
         """
 
     @_builtins.property
     def soft_time_limit(self) -> _duration_pb2.Duration:
-        """Stop reading the source after this long, leaving the rest of time_limit to the destination: at least the time that
-        its flushes take, up to half of time_limit. Absent means soft_limit_fraction of time_limit, or less where flushes
-        take longer; of a time_limit below 2 s, all but the time that a flush takes.
+        """Stops reading after this duration and leaves the rest of time_limit to the destination: at least the duration of its
+        flushes, up to half of time_limit. Absent means soft_limit_fraction of time_limit, less where flushes take longer; for a
+        time_limit under 2 s, time_limit less the duration of one flush.
         """
 
     @_builtins.property
     def replayable_inputs(self) -> _state_pb2.CheckpointPosition:
-        """The caller keeps all inputs with a position behind this one, and sends them again when Resumption.lost_inputs says so.
-        Absent when it keeps none: should the destination have lost some, the streams are read from the start.
+        """Position after which the caller keeps all inputs, and sends them again when Resumption.lost_inputs requires it. Absent
+        when it keeps none: if the destination lost some, the streams are read from the start.
         """
 
     def __init__(
@@ -410,18 +518,24 @@ Global___SyncOptions: _TypeAlias = SyncOptions  # noqa: Y015
 
 @_typing.final
 class PipelineReadRequest(_message.Message):
+    """Request of PipelineRead."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to read; its destination is ignored."""
+
     @_builtins.property
-    def options(self) -> Global___SyncOptions: ...
+    def options(self) -> Global___SyncOptions:
+        """Where the read starts and when it stops."""
+
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.SourceInput]:
-        """When present the source handles these instead of reading its history."""
+        """Inputs that the source processes instead of its history. Empty reads the history."""
 
     def __init__(
         self,
@@ -440,11 +554,15 @@ Global___PipelineReadRequest: _TypeAlias = PipelineReadRequest  # noqa: Y015
 
 @_typing.final
 class PipelineReadResponse(_message.Message):
+    """Response of PipelineRead."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A message of the source, or eof."""
+
     def __init__(
         self,
         *,
@@ -460,6 +578,8 @@ Global___PipelineReadResponse: _TypeAlias = PipelineReadResponse  # noqa: Y015
 
 @_typing.final
 class PipelineWriteRequest(_message.Message):
+    """Request of PipelineWrite."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
@@ -470,7 +590,7 @@ class PipelineWriteRequest(_message.Message):
 
     @_builtins.property
     def message(self) -> _message_pb2.Message:
-        """Every later one. Without a source in the pipeline, the first message is the catalog of what follows."""
+        """Every later request. For a pipeline without a source, the first message is the catalog of the following ones."""
 
     def __init__(
         self,
@@ -490,11 +610,15 @@ Global___PipelineWriteRequest: _TypeAlias = PipelineWriteRequest  # noqa: Y015
 
 @_typing.final
 class PipelineWriteResponse(_message.Message):
+    """Response of PipelineWrite."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A committed checkpoint, a status, row counts or a log event."""
+
     def __init__(
         self,
         *,
@@ -510,18 +634,24 @@ Global___PipelineWriteResponse: _TypeAlias = PipelineWriteResponse  # noqa: Y015
 
 @_typing.final
 class PipelineSyncRequest(_message.Message):
+    """Request of PipelineSync."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to sync."""
+
     @_builtins.property
-    def options(self) -> Global___SyncOptions: ...
+    def options(self) -> Global___SyncOptions:
+        """Where the sync starts and when it stops."""
+
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.SourceInput]:
-        """When present the source handles these instead of reading its history."""
+        """Inputs that the source processes instead of its history. Empty reads the history."""
 
     def __init__(
         self,
@@ -540,11 +670,15 @@ Global___PipelineSyncRequest: _TypeAlias = PipelineSyncRequest  # noqa: Y015
 
 @_typing.final
 class PipelineSyncResponse(_message.Message):
+    """Response of PipelineSync."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A message of the sync; the last one is eof."""
+
     def __init__(
         self,
         *,
@@ -560,18 +694,24 @@ Global___PipelineSyncResponse: _TypeAlias = PipelineSyncResponse  # noqa: Y015
 
 @_typing.final
 class PipelineSyncBatchRequest(_message.Message):
+    """Request of PipelineSyncBatch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline to sync."""
+
     @_builtins.property
-    def options(self) -> Global___SyncOptions: ...
+    def options(self) -> Global___SyncOptions:
+        """Where the sync starts and when it stops."""
+
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.SourceInput]:
-        """When present the source handles these instead of reading its history."""
+        """Inputs that the source processes instead of its history. Empty reads the history."""
 
     def __init__(
         self,
@@ -590,11 +730,15 @@ Global___PipelineSyncBatchRequest: _TypeAlias = PipelineSyncBatchRequest  # noqa
 
 @_typing.final
 class PipelineSyncBatchResponse(_message.Message):
+    """Response of PipelineSyncBatch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EOF_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def eof(self) -> _state_pb2.Eof: ...
+    def eof(self) -> _state_pb2.Eof:
+        """How the request ended."""
+
     def __init__(
         self,
         *,
@@ -610,11 +754,15 @@ Global___PipelineSyncBatchResponse: _TypeAlias = PipelineSyncBatchResponse  # no
 
 @_typing.final
 class PipelineRetryRejectedRequest(_message.Message):
+    """Request of PipelineRetryRejected."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> _catalog_pb2.PipelineConfig: ...
+    def pipeline(self) -> _catalog_pb2.PipelineConfig:
+        """The pipeline whose rejected records are retried."""
+
     def __init__(
         self,
         *,
@@ -630,9 +778,7 @@ Global___PipelineRetryRejectedRequest: _TypeAlias = PipelineRetryRejectedRequest
 
 @_typing.final
 class PipelineRetryRejectedResponse(_message.Message):
-    """How many rejected records there were, and how many are left. A record that is neither written nor left was outdated
-    by a newer one.
-    """
+    """Response of PipelineRetryRejected. A retried record that is neither written nor rejected was outdated by a newer one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -640,11 +786,11 @@ class PipelineRetryRejectedResponse(_message.Message):
     WRITTEN_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     retried_record_count: _builtins.int
-    """Records that were tried."""
+    """Records retried."""
     written_record_count: _builtins.int
-    """Those of them that are in their table now."""
+    """Retried records that are now in their table."""
     rejected_record_count: _builtins.int
-    """Those that the destination still rejects."""
+    """Retried records that the destination still rejects."""
     def __init__(
         self,
         *,

@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class EngineServiceStub:
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back.
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
     """
 
     def __init__(self, channel):
@@ -65,6 +70,11 @@ class EngineServiceStub:
                 request_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownRequest.SerializeToString,
                 response_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownResponse.FromString,
                 _registered_method=True)
+        self.PipelinePlanTeardown = channel.unary_stream(
+                '/pipesync.v1.EngineService/PipelinePlanTeardown',
+                request_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownRequest.SerializeToString,
+                response_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownResponse.FromString,
+                _registered_method=True)
         self.PipelineRead = channel.unary_stream(
                 '/pipesync.v1.EngineService/PipelineRead',
                 request_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineReadRequest.SerializeToString,
@@ -93,83 +103,99 @@ class EngineServiceStub:
 
 
 class EngineServiceServicer:
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back.
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
     """
 
     def ListConnectors(self, request, context):
-        """The connectors that this engine has, with their specs.
+        """Lists the engine's connectors with their specs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConnector(self, request, context):
-        """One connector's spec. NOT_FOUND for an unknown type.
+        """Returns one connector's spec. NOT_FOUND for an unknown type.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SourceDiscover(self, request, context):
-        """The streams that a source offers: one catalog message, and logs.
+        """Discovers the streams that a source offers: one catalog message, and logs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineCheck(self, request, context):
-        """Whether the connectors can be reached with their configuration, and which of the selected streams the source
-        cannot read: connection_status messages, and logs.
+        """Checks that the connectors can be reached with their configuration, and which selected streams cannot be read:
+        connection_status messages, and logs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineSetup(self, request, context):
-        """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat.
+        """Creates the external resources of a sync, such as tables and webhook endpoints: control messages, and logs. Safe to
+        repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineTeardown(self, request, context):
-        """Removes what setup made: logs.
+        """Removes the resources that setup created: logs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PipelinePlanTeardown(self, request, context):
+        """Reports the resources that PipelineTeardown would remove: planned_removal messages, and logs. Removes nothing. This is a
+        separate RPC because an older engine would ignore an unknown field of PipelineTeardownRequest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineRead(self, request, context):
-        """The source's messages alone, ending with eof.
+        """Reads the source without a destination: the source's messages, ending with eof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineWrite(self, request_iterator, context):
-        """Writes the messages that follow the first request, and answers with what the destination committed: its
-        checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
+        """Writes the messages that follow the first request. Returns the committed checkpoints, statuses and row counts, without
+        records. A call that ends OK has committed all records of selected streams. Records of other streams are dropped; a
+        final log message of level WARN counts them by stream. INVALID_ARGUMENT for a record that is no JSON object; records of
+        earlier requests may be committed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineSync(self, request, context):
-        """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof.
+        """Syncs source to destination: checkpoints, statuses, row counts, logs and progress as they occur, ending with eof.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineSyncBatch(self, request, context):
-        """The same as one call: runs up to state_limit checkpoints and answers how it ended.
+        """Syncs up to state_limit checkpoints in one call and returns how the request ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PipelineRetryRejected(self, request, context):
-        """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none.
+        """Retries the records that the destination rejected and keeps. FAILED_PRECONDITION when the destination keeps none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +234,11 @@ def add_EngineServiceServicer_to_server(servicer, server):
                     request_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownRequest.FromString,
                     response_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownResponse.SerializeToString,
             ),
+            'PipelinePlanTeardown': grpc.unary_stream_rpc_method_handler(
+                    servicer.PipelinePlanTeardown,
+                    request_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownRequest.FromString,
+                    response_serializer=pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownResponse.SerializeToString,
+            ),
             'PipelineRead': grpc.unary_stream_rpc_method_handler(
                     servicer.PipelineRead,
                     request_deserializer=pipesync_dot_v1_dot_engine__service__pb2.PipelineReadRequest.FromString,
@@ -242,7 +273,12 @@ def add_EngineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EngineService:
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back.
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
     """
 
     @staticmethod
@@ -397,6 +433,33 @@ class EngineService:
             '/pipesync.v1.EngineService/PipelineTeardown',
             pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownRequest.SerializeToString,
             pipesync_dot_v1_dot_engine__service__pb2.PipelineTeardownResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PipelinePlanTeardown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/pipesync.v1.EngineService/PipelinePlanTeardown',
+            pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownRequest.SerializeToString,
+            pipesync_dot_v1_dot_engine__service__pb2.PipelinePlanTeardownResponse.FromString,
             options,
             channel_credentials,
             insecure,

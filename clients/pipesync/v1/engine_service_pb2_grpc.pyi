@@ -27,73 +27,107 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EngineServiceStub:
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back."""
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineServiceAsyncStub: ...
     ListConnectors: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.ListConnectorsRequest, _engine_service_pb2.ListConnectorsResponse]
-    """The connectors that this engine has, with their specs."""
+    """Lists the engine's connectors with their specs."""
     GetConnector: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.GetConnectorRequest, _engine_service_pb2.GetConnectorResponse]
-    """One connector's spec. NOT_FOUND for an unknown type."""
+    """Returns one connector's spec. NOT_FOUND for an unknown type."""
     SourceDiscover: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.SourceDiscoverRequest, _engine_service_pb2.SourceDiscoverResponse]
-    """The streams that a source offers: one catalog message, and logs."""
+    """Discovers the streams that a source offers: one catalog message, and logs."""
     PipelineCheck: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineCheckRequest, _engine_service_pb2.PipelineCheckResponse]
-    """Whether the connectors can be reached with their configuration, and which of the selected streams the source
-    cannot read: connection_status messages, and logs.
+    """Checks that the connectors can be reached with their configuration, and which selected streams cannot be read:
+    connection_status messages, and logs.
     """
     PipelineSetup: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSetupRequest, _engine_service_pb2.PipelineSetupResponse]
-    """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat."""
+    """Creates the external resources of a sync, such as tables and webhook endpoints: control messages, and logs. Safe to
+    repeat.
+    """
     PipelineTeardown: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineTeardownRequest, _engine_service_pb2.PipelineTeardownResponse]
-    """Removes what setup made: logs."""
+    """Removes the resources that setup created: logs."""
+    PipelinePlanTeardown: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelinePlanTeardownRequest, _engine_service_pb2.PipelinePlanTeardownResponse]
+    """Reports the resources that PipelineTeardown would remove: planned_removal messages, and logs. Removes nothing. This is a
+    separate RPC because an older engine would ignore an unknown field of PipelineTeardownRequest.
+    """
     PipelineRead: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineReadRequest, _engine_service_pb2.PipelineReadResponse]
-    """The source's messages alone, ending with eof."""
+    """Reads the source without a destination: the source's messages, ending with eof."""
     PipelineWrite: _grpc.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]
-    """Writes the messages that follow the first request, and answers with what the destination committed: its
-    checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
+    """Writes the messages that follow the first request. Returns the committed checkpoints, statuses and row counts, without
+    records. A call that ends OK has committed all records of selected streams. Records of other streams are dropped; a
+    final log message of level WARN counts them by stream. INVALID_ARGUMENT for a record that is no JSON object; records of
+    earlier requests may be committed then.
     """
     PipelineSync: _grpc.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]
-    """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
+    """Syncs source to destination: checkpoints, statuses, row counts, logs and progress as they occur, ending with eof."""
     PipelineSyncBatch: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]
-    """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+    """Syncs up to state_limit checkpoints in one call and returns how the request ended."""
     PipelineRetryRejected: _grpc.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineRetryRejectedRequest, _engine_service_pb2.PipelineRetryRejectedResponse]
-    """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
+    """Retries the records that the destination rejected and keeps. FAILED_PRECONDITION when the destination keeps none."""
 
 @_typing.type_check_only
 class EngineServiceAsyncStub(EngineServiceStub):
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back."""
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListConnectors: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.ListConnectorsRequest, _engine_service_pb2.ListConnectorsResponse]  # type: ignore[assignment]
-    """The connectors that this engine has, with their specs."""
+    """Lists the engine's connectors with their specs."""
     GetConnector: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.GetConnectorRequest, _engine_service_pb2.GetConnectorResponse]  # type: ignore[assignment]
-    """One connector's spec. NOT_FOUND for an unknown type."""
+    """Returns one connector's spec. NOT_FOUND for an unknown type."""
     SourceDiscover: _aio.UnaryStreamMultiCallable[_engine_service_pb2.SourceDiscoverRequest, _engine_service_pb2.SourceDiscoverResponse]  # type: ignore[assignment]
-    """The streams that a source offers: one catalog message, and logs."""
+    """Discovers the streams that a source offers: one catalog message, and logs."""
     PipelineCheck: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineCheckRequest, _engine_service_pb2.PipelineCheckResponse]  # type: ignore[assignment]
-    """Whether the connectors can be reached with their configuration, and which of the selected streams the source
-    cannot read: connection_status messages, and logs.
+    """Checks that the connectors can be reached with their configuration, and which selected streams cannot be read:
+    connection_status messages, and logs.
     """
     PipelineSetup: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSetupRequest, _engine_service_pb2.PipelineSetupResponse]  # type: ignore[assignment]
-    """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat."""
+    """Creates the external resources of a sync, such as tables and webhook endpoints: control messages, and logs. Safe to
+    repeat.
+    """
     PipelineTeardown: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineTeardownRequest, _engine_service_pb2.PipelineTeardownResponse]  # type: ignore[assignment]
-    """Removes what setup made: logs."""
+    """Removes the resources that setup created: logs."""
+    PipelinePlanTeardown: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelinePlanTeardownRequest, _engine_service_pb2.PipelinePlanTeardownResponse]  # type: ignore[assignment]
+    """Reports the resources that PipelineTeardown would remove: planned_removal messages, and logs. Removes nothing. This is a
+    separate RPC because an older engine would ignore an unknown field of PipelineTeardownRequest.
+    """
     PipelineRead: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineReadRequest, _engine_service_pb2.PipelineReadResponse]  # type: ignore[assignment]
-    """The source's messages alone, ending with eof."""
+    """Reads the source without a destination: the source's messages, ending with eof."""
     PipelineWrite: _aio.StreamStreamMultiCallable[_engine_service_pb2.PipelineWriteRequest, _engine_service_pb2.PipelineWriteResponse]  # type: ignore[assignment]
-    """Writes the messages that follow the first request, and answers with what the destination committed: its
-    checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
+    """Writes the messages that follow the first request. Returns the committed checkpoints, statuses and row counts, without
+    records. A call that ends OK has committed all records of selected streams. Records of other streams are dropped; a
+    final log message of level WARN counts them by stream. INVALID_ARGUMENT for a record that is no JSON object; records of
+    earlier requests may be committed then.
     """
     PipelineSync: _aio.UnaryStreamMultiCallable[_engine_service_pb2.PipelineSyncRequest, _engine_service_pb2.PipelineSyncResponse]  # type: ignore[assignment]
-    """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
+    """Syncs source to destination: checkpoints, statuses, row counts, logs and progress as they occur, ending with eof."""
     PipelineSyncBatch: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineSyncBatchRequest, _engine_service_pb2.PipelineSyncBatchResponse]  # type: ignore[assignment]
-    """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+    """Syncs up to state_limit checkpoints in one call and returns how the request ended."""
     PipelineRetryRejected: _aio.UnaryUnaryMultiCallable[_engine_service_pb2.PipelineRetryRejectedRequest, _engine_service_pb2.PipelineRetryRejectedResponse]  # type: ignore[assignment]
-    """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
+    """Retries the records that the destination rejected and keeps. FAILED_PRECONDITION when the destination keeps none."""
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Runs pipelines. Stateless: a caller hands in the configuration and the state, and gets the state back."""
+    """Runs pipelines. The engine is stateless: the caller passes the configuration and the state, and receives the new state.
+
+    Both services validate a request completely before any work starts. INVALID_ARGUMENT names all invalid fields, up to a
+    hundred. Limits: names and ids 255 characters without control characters, other single-line texts 1,024; 1,000 streams
+    with 10,000 selected fields in a pipeline; 1 MiB and 10,000 values in a connector's configuration; 1,000 inputs in a
+    request; 10,000 items in any other list or map.
+    """
 
     @_abc_1.abstractmethod
     def ListConnectors(
@@ -101,7 +135,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.ListConnectorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.ListConnectorsResponse, _abc.Awaitable[_engine_service_pb2.ListConnectorsResponse]]:
-        """The connectors that this engine has, with their specs."""
+        """Lists the engine's connectors with their specs."""
 
     @_abc_1.abstractmethod
     def GetConnector(
@@ -109,7 +143,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.GetConnectorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.GetConnectorResponse, _abc.Awaitable[_engine_service_pb2.GetConnectorResponse]]:
-        """One connector's spec. NOT_FOUND for an unknown type."""
+        """Returns one connector's spec. NOT_FOUND for an unknown type."""
 
     @_abc_1.abstractmethod
     def SourceDiscover(
@@ -117,7 +151,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.SourceDiscoverRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.SourceDiscoverResponse], _abc.AsyncIterator[_engine_service_pb2.SourceDiscoverResponse]]:
-        """The streams that a source offers: one catalog message, and logs."""
+        """Discovers the streams that a source offers: one catalog message, and logs."""
 
     @_abc_1.abstractmethod
     def PipelineCheck(
@@ -125,8 +159,8 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineCheckRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineCheckResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineCheckResponse]]:
-        """Whether the connectors can be reached with their configuration, and which of the selected streams the source
-        cannot read: connection_status messages, and logs.
+        """Checks that the connectors can be reached with their configuration, and which selected streams cannot be read:
+        connection_status messages, and logs.
         """
 
     @_abc_1.abstractmethod
@@ -135,7 +169,9 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineSetupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineSetupResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineSetupResponse]]:
-        """Makes what a sync needs outside (tables, webhook endpoints): control messages, and logs. Safe to repeat."""
+        """Creates the external resources of a sync, such as tables and webhook endpoints: control messages, and logs. Safe to
+        repeat.
+        """
 
     @_abc_1.abstractmethod
     def PipelineTeardown(
@@ -143,7 +179,17 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineTeardownRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineTeardownResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineTeardownResponse]]:
-        """Removes what setup made: logs."""
+        """Removes the resources that setup created: logs."""
+
+    @_abc_1.abstractmethod
+    def PipelinePlanTeardown(
+        self,
+        request: _engine_service_pb2.PipelinePlanTeardownRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelinePlanTeardownResponse], _abc.AsyncIterator[_engine_service_pb2.PipelinePlanTeardownResponse]]:
+        """Reports the resources that PipelineTeardown would remove: planned_removal messages, and logs. Removes nothing. This is a
+        separate RPC because an older engine would ignore an unknown field of PipelineTeardownRequest.
+        """
 
     @_abc_1.abstractmethod
     def PipelineRead(
@@ -151,7 +197,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineReadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineReadResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineReadResponse]]:
-        """The source's messages alone, ending with eof."""
+        """Reads the source without a destination: the source's messages, ending with eof."""
 
     @_abc_1.abstractmethod
     def PipelineWrite(
@@ -159,8 +205,10 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_engine_service_pb2.PipelineWriteRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineWriteResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineWriteResponse]]:
-        """Writes the messages that follow the first request, and answers with what the destination committed: its
-        checkpoints, statuses and counts of rows, without the records. All records are committed when the call ends well.
+        """Writes the messages that follow the first request. Returns the committed checkpoints, statuses and row counts, without
+        records. A call that ends OK has committed all records of selected streams. Records of other streams are dropped; a
+        final log message of level WARN counts them by stream. INVALID_ARGUMENT for a record that is no JSON object; records of
+        earlier requests may be committed then.
         """
 
     @_abc_1.abstractmethod
@@ -169,7 +217,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_engine_service_pb2.PipelineSyncResponse], _abc.AsyncIterator[_engine_service_pb2.PipelineSyncResponse]]:
-        """Source to destination: checkpoints, statuses, counts of rows, logs and progress as they happen, ending with eof."""
+        """Syncs source to destination: checkpoints, statuses, row counts, logs and progress as they occur, ending with eof."""
 
     @_abc_1.abstractmethod
     def PipelineSyncBatch(
@@ -177,7 +225,7 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineSyncBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.PipelineSyncBatchResponse, _abc.Awaitable[_engine_service_pb2.PipelineSyncBatchResponse]]:
-        """The same as one call: runs up to state_limit checkpoints and answers how it ended."""
+        """Syncs up to state_limit checkpoints in one call and returns how the request ended."""
 
     @_abc_1.abstractmethod
     def PipelineRetryRejected(
@@ -185,6 +233,6 @@ class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _engine_service_pb2.PipelineRetryRejectedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_engine_service_pb2.PipelineRetryRejectedResponse, _abc.Awaitable[_engine_service_pb2.PipelineRetryRejectedResponse]]:
-        """Writes the records that the destination rejected and keeps once more. FAILED_PRECONDITION when the destination keeps none."""
+        """Retries the records that the destination rejected and keeps. FAILED_PRECONDITION when the destination keeps none."""
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

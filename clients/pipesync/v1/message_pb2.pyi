@@ -26,37 +26,39 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RecordBatch(_message.Message):
-    """Records of one stream, in the order in which the source produced them."""
+    """Records of one stream, in the source's order."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     STREAM_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
     EMITTED_AT_FIELD_NUMBER: _builtins.int
-    ARE_CHANGES_FIELD_NUMBER: _builtins.int
+    ARE_CHANGE_EVENTS_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
-    are_changes: _builtins.bool
-    """Whether each record tells of a change at the time that it is stamped with, and not just how things are. The
-    destination then takes that time on even where nothing else in the row is new: what changed before it, and comes
-    later, must not undo it.
+    """Stream name."""
+    are_change_events: _builtins.bool
+    """Whether each record reports a change at its annotated time instead of a current state. The destination then advances
+    the row's time even when no other column changes, so that an older change that arrives later cannot undo this one.
     """
     @_builtins.property
     def records(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """One JSON object each, UTF-8, byte for byte as the source encoded it."""
 
     @_builtins.property
-    def emitted_at(self) -> _timestamp_pb2.Timestamp: ...
+    def emitted_at(self) -> _timestamp_pb2.Timestamp:
+        """When the source emitted the batch."""
+
     def __init__(
         self,
         *,
         stream: _builtins.str = ...,
         records: _abc.Iterable[_builtins.bytes] | None = ...,
         emitted_at: _timestamp_pb2.Timestamp | None = ...,
-        are_changes: _builtins.bool = ...,
+        are_change_events: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["emitted_at", b"emitted_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["are_changes", b"are_changes", "emitted_at", b"emitted_at", "records", b"records", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["are_change_events", b"are_change_events", "emitted_at", b"emitted_at", "records", b"records", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -64,7 +66,7 @@ Global___RecordBatch: _TypeAlias = RecordBatch  # noqa: Y015
 
 @_typing.final
 class StateCheckpoint(_message.Message):
-    """A checkpoint: all records before it on the wire are safe once it leaves the destination."""
+    """A checkpoint. All records before it are committed when it leaves the destination."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -74,22 +76,22 @@ class StateCheckpoint(_message.Message):
     STREAM_SCHEMA_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
-    """Empty for a checkpoint shared by all streams."""
+    """Stream name; empty for the checkpoint shared by all streams."""
     data: _builtins.str
     """One JSON object."""
     stream_schema: _builtins.str
-    """Set by the engine on a stream's first checkpoint of a request, and stored with it: what SyncState.stream_schemas then
-    holds of the stream. Empty leaves what is stored.
+    """Value for SyncState.stream_schemas, stored together with data. Set by the engine on a stream's first checkpoint of a
+    request; empty leaves the stored value.
     """
     @_builtins.property
     def excluded_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only of a checkpoint shared by all streams: those that it does not account for. It is dropped when a stream that
-        is not among them has been refused.
+        """Streams that a shared checkpoint does not cover. The engine drops a shared checkpoint when a stream that it covers has
+        been refused.
         """
 
     @_builtins.property
     def position(self) -> _state_pb2.CheckpointPosition:
-        """Set by a destination that records checkpoints: stored with data, as SyncState.positions."""
+        """Value for SyncState.positions, stored together with data. Set by a destination that records checkpoints."""
 
     def __init__(
         self,
@@ -110,15 +112,17 @@ Global___StateCheckpoint: _TypeAlias = StateCheckpoint  # noqa: Y015
 
 @_typing.final
 class InputsEnd(_message.Message):
-    """Marks the end of the inputs of a request. It leaves the destination only after every record before it, with the
-    position that the destination has recorded for it. It ends in the engine; a caller never sees it.
+    """End of a request's inputs. Leaves the destination after every record before it, with the recorded position. Never
+    leaves the engine.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     POSITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def position(self) -> _state_pb2.CheckpointPosition: ...
+    def position(self) -> _state_pb2.CheckpointPosition:
+        """Position that the destination recorded for the inputs."""
+
     def __init__(
         self,
         *,
@@ -134,15 +138,15 @@ Global___InputsEnd: _TypeAlias = InputsEnd  # noqa: Y015
 
 @_typing.final
 class Barrier(_message.Message):
-    """A source puts it behind records to learn when they are committed: it leaves the destination only after every record
-    before it. It ends in the engine; a caller never sees it.
+    """Marker that a source emits after records to learn when they are committed. Leaves the destination after every record
+    before it. Never leaves the engine.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """Names it within its read. 0 is the engine's own, which has a destination commit before a limit is reached."""
+    """Identifies the barrier within its read. 0 is the engine's own, which makes a destination commit before a limit."""
     def __init__(
         self,
         *,
@@ -158,9 +162,7 @@ Global___Barrier: _TypeAlias = Barrier  # noqa: Y015
 
 @_typing.final
 class RowsWritten(_message.Message):
-    """A destination tells what became of records of one stream that it committed and passed on before this message, each
-    counted once.
-    """
+    """Effect of committed records of one stream. Each record is counted once, after it was committed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -168,10 +170,13 @@ class RowsWritten(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
+    """Stream name."""
     replaced_record_count: _builtins.int
-    """How many of these records held characters that the destination cannot store, each replaced by U+FFFD."""
+    """Records in which characters that the destination cannot store were replaced by U+FFFD."""
     @_builtins.property
-    def rows(self) -> _progress_pb2.RowCounts: ...
+    def rows(self) -> _progress_pb2.RowCounts:
+        """Effect of the records."""
+
     def __init__(
         self,
         *,
@@ -189,15 +194,15 @@ Global___RowsWritten: _TypeAlias = RowsWritten  # noqa: Y015
 
 @_typing.final
 class RejectedRecords(_message.Message):
-    """Reports how many records a destination has rejected and keeps for a retry. Sent once, at the end of a write, by a
-    destination that keeps them.
+    """Records that a destination rejected and keeps for a retry. Sent once, at the end of a write, by a destination that
+    keeps them.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HELD_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     held_record_count: _builtins.int
-    """Records of the pipeline's selected streams that are kept now, from this request or an earlier one."""
+    """Kept records of the selected streams, from this request or an earlier one."""
     def __init__(
         self,
         *,
@@ -213,18 +218,20 @@ Global___RejectedRecords: _TypeAlias = RejectedRecords  # noqa: Y015
 
 @_typing.final
 class StreamStatus(_message.Message):
-    """A turn in one stream's life."""
+    """A change in the state of one stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Started(_message.Message):
+        """The source started reading the stream."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         TIME_RANGE_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def time_range(self) -> _catalog_pb2.TimeRange:
-            """The whole span of the backfill, where it has one."""
+            """Interval that the backfill covers; absent when the stream has no time ranges."""
 
         def __init__(
             self,
@@ -239,11 +246,15 @@ class StreamStatus(_message.Message):
 
     @_typing.final
     class RangeCompleted(_message.Message):
+        """The source read one interval of the backfill."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         RANGE_FIELD_NUMBER: _builtins.int
         @_builtins.property
-        def range(self) -> _catalog_pb2.TimeRange: ...
+        def range(self) -> _catalog_pb2.TimeRange:
+            """The completed interval."""
+
         def __init__(
             self,
             *,
@@ -257,6 +268,8 @@ class StreamStatus(_message.Message):
 
     @_typing.final
     class Completed(_message.Message):
+        """The source read the whole stream."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         def __init__(
@@ -270,10 +283,13 @@ class StreamStatus(_message.Message):
 
     @_typing.final
     class Skipped(_message.Message):
+        """The source does not offer the stream to this account."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         REASON_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
+        """Why, in one sentence."""
         def __init__(
             self,
             *,
@@ -287,10 +303,13 @@ class StreamStatus(_message.Message):
 
     @_typing.final
     class Errored(_message.Message):
+        """Reading or writing the stream failed."""
+
         DESCRIPTOR: _descriptor.Descriptor
 
         ERROR_FIELD_NUMBER: _builtins.int
         error: _builtins.str
+        """Why, in one sentence."""
         def __init__(
             self,
             *,
@@ -309,16 +328,27 @@ class StreamStatus(_message.Message):
     SKIPPED_FIELD_NUMBER: _builtins.int
     ERRORED_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
+    """Stream name."""
     @_builtins.property
-    def started(self) -> Global___StreamStatus.Started: ...
+    def started(self) -> Global___StreamStatus.Started:
+        """Reading started."""
+
     @_builtins.property
-    def range_completed(self) -> Global___StreamStatus.RangeCompleted: ...
+    def range_completed(self) -> Global___StreamStatus.RangeCompleted:
+        """One interval was read."""
+
     @_builtins.property
-    def completed(self) -> Global___StreamStatus.Completed: ...
+    def completed(self) -> Global___StreamStatus.Completed:
+        """The stream was read."""
+
     @_builtins.property
-    def skipped(self) -> Global___StreamStatus.Skipped: ...
+    def skipped(self) -> Global___StreamStatus.Skipped:
+        """The stream was skipped."""
+
     @_builtins.property
-    def errored(self) -> Global___StreamStatus.Errored: ...
+    def errored(self) -> Global___StreamStatus.Errored:
+        """The stream failed."""
+
     def __init__(
         self,
         *,
@@ -341,6 +371,8 @@ Global___StreamStatus: _TypeAlias = StreamStatus  # noqa: Y015
 
 @_typing.final
 class Log(_message.Message):
+    """A log event for the caller."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     class _Level:
@@ -350,25 +382,41 @@ class Log(_message.Message):
     class _LevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Log._Level.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         LEVEL_UNSPECIFIED: Log._Level.ValueType  # 0
+        """Unknown."""
         LEVEL_DEBUG: Log._Level.ValueType  # 1
+        """Detail for debugging."""
         LEVEL_INFO: Log._Level.ValueType  # 2
+        """Normal operation."""
         LEVEL_WARN: Log._Level.ValueType  # 3
+        """A problem that the sync continues after."""
         LEVEL_ERROR: Log._Level.ValueType  # 4
+        """A failure."""
 
-    class Level(_Level, metaclass=_LevelEnumTypeWrapper): ...
+    class Level(_Level, metaclass=_LevelEnumTypeWrapper):
+        """Severity of a log event."""
+
     LEVEL_UNSPECIFIED: Log.Level.ValueType  # 0
+    """Unknown."""
     LEVEL_DEBUG: Log.Level.ValueType  # 1
+    """Detail for debugging."""
     LEVEL_INFO: Log.Level.ValueType  # 2
+    """Normal operation."""
     LEVEL_WARN: Log.Level.ValueType  # 3
+    """A problem that the sync continues after."""
     LEVEL_ERROR: Log.Level.ValueType  # 4
+    """A failure."""
 
     LEVEL_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     level: Global___Log.Level.ValueType
+    """Severity."""
     message: _builtins.str
+    """One sentence."""
     @_builtins.property
-    def data(self) -> _struct_pb2.Struct: ...
+    def data(self) -> _struct_pb2.Struct:
+        """Fields of the event."""
+
     def __init__(
         self,
         *,
@@ -386,16 +434,22 @@ Global___Log: _TypeAlias = Log  # noqa: Y015
 
 @_typing.final
 class Control(_message.Message):
-    """A connector asks whoever stores its configuration to replace it, whole."""
+    """A connector's complete configuration, as called with, plus the fields that the connector filled in. The caller stores the
+    fields that differ, unless the stored configuration has since been pointed at another place or given other credentials.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_CONFIG_FIELD_NUMBER: _builtins.int
     DESTINATION_CONFIG_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def source_config(self) -> _struct_pb2.Struct: ...
+    def source_config(self) -> _struct_pb2.Struct:
+        """The source's configuration."""
+
     @_builtins.property
-    def destination_config(self) -> _struct_pb2.Struct: ...
+    def destination_config(self) -> _struct_pb2.Struct:
+        """The destination's configuration."""
+
     def __init__(
         self,
         *,
@@ -414,7 +468,7 @@ Global___Control: _TypeAlias = Control  # noqa: Y015
 
 @_typing.final
 class SourceInput(_message.Message):
-    """What a source handles instead of its history: for Stripe an event, a raw webhook delivery, or recent events."""
+    """An input that a source processes instead of its history. For Stripe: an event, a webhook delivery, or recent events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -423,20 +477,18 @@ class SourceInput(_message.Message):
     RECENT_EVENTS_FIELD_NUMBER: _builtins.int
     EVENT_JSON_FIELD_NUMBER: _builtins.int
     event_json: _builtins.bytes
-    """An event whose origin is already trusted, as JSON, byte for byte as it came in: unlike a Struct it keeps whole
-    numbers of any size.
-    """
+    """An event from a trusted origin, as JSON, byte for byte as it arrived. Unlike a Struct it keeps integers of any size."""
     @_builtins.property
     def event(self) -> _struct_pb2.Struct:
-        """An event whose origin is already trusted."""
+        """An event from a trusted origin."""
 
     @_builtins.property
     def webhook(self) -> Global___WebhookDelivery:
-        """A delivery whose signature the source still has to verify."""
+        """A delivery whose signature the source verifies."""
 
     @_builtins.property
     def recent_events(self) -> Global___RecentEvents:
-        """The source fetches these itself."""
+        """Events that the source fetches."""
 
     def __init__(
         self,
@@ -458,17 +510,17 @@ Global___SourceInput: _TypeAlias = SourceInput  # noqa: Y015
 
 @_typing.final
 class RecentEvents(_message.Message):
-    """Events that a source's far side still has, oldest first."""
+    """Events that the source's API still lists, oldest first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """At most so many, the newest ones; 0 means all."""
+    """Maximum number of events, newest first. 0 means all."""
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
-        """Those made at this time or later; absent for all there are."""
+        """Earliest creation time, inclusive. Absent includes all listed events."""
 
     def __init__(
         self,
@@ -486,7 +538,7 @@ Global___RecentEvents: _TypeAlias = RecentEvents  # noqa: Y015
 
 @_typing.final
 class WebhookDelivery(_message.Message):
-    """An HTTP webhook request as it came in."""
+    """A webhook request as received over HTTP."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -513,10 +565,10 @@ class WebhookDelivery(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
-    """The body, byte for byte: the signature is over it."""
+    """Request body, byte for byte, which the signature covers."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Header names in lower case."""
+        """Request headers, with names in lower case."""
 
     def __init__(
         self,
@@ -533,8 +585,75 @@ class WebhookDelivery(_message.Message):
 Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
 
 @_typing.final
+class PlannedRemoval(_message.Message):
+    """One thing that a teardown would remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PlannedRemoval._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: PlannedRemoval._Kind.ValueType  # 0
+        """Described by its name alone."""
+        KIND_SCHEMA: PlannedRemoval._Kind.ValueType  # 1
+        """A database schema that the teardown leaves empty."""
+        KIND_TABLE: PlannedRemoval._Kind.ValueType  # 2
+        """A table."""
+        KIND_ROWS: PlannedRemoval._Kind.ValueType  # 3
+        """Rows of a table that remains, because it holds rows of other accounts."""
+        KIND_WEBHOOK_ENDPOINT: PlannedRemoval._Kind.ValueType  # 4
+        """A webhook endpoint at the source."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """Kind of the thing."""
+
+    KIND_UNSPECIFIED: PlannedRemoval.Kind.ValueType  # 0
+    """Described by its name alone."""
+    KIND_SCHEMA: PlannedRemoval.Kind.ValueType  # 1
+    """A database schema that the teardown leaves empty."""
+    KIND_TABLE: PlannedRemoval.Kind.ValueType  # 2
+    """A table."""
+    KIND_ROWS: PlannedRemoval.Kind.ValueType  # 3
+    """Rows of a table that remains, because it holds rows of other accounts."""
+    KIND_WEBHOOK_ENDPOINT: PlannedRemoval.Kind.ValueType  # 4
+    """A webhook endpoint at the source."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ESTIMATED_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    kind: Global___PlannedRemoval.Kind.ValueType
+    """Kind of the thing."""
+    name: _builtins.str
+    """Name in the remote system, e.g. "stripe"."customers" or we_1234."""
+    estimated_row_count: _builtins.int
+    """Rows that would be removed, as estimated by the database; exact for small tables. Absent for things without rows."""
+    note: _builtins.str
+    """Additional information for a person; usually empty."""
+    def __init__(
+        self,
+        *,
+        kind: Global___PlannedRemoval.Kind.ValueType = ...,
+        name: _builtins.str = ...,
+        estimated_row_count: _builtins.int | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimated_row_count", b"_estimated_row_count", "estimated_row_count", b"estimated_row_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimated_row_count", b"_estimated_row_count", "estimated_row_count", b"estimated_row_count", "kind", b"kind", "name", b"name", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimated_row_count: _TypeAlias = _typing.Literal["estimated_row_count"]  # noqa: Y015
+    _WhichOneofArgType__estimated_row_count: _TypeAlias = _typing.Literal["_estimated_row_count", b"_estimated_row_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_row_count) -> _WhichOneofReturnType__estimated_row_count | None: ...
+
+Global___PlannedRemoval: _TypeAlias = PlannedRemoval  # noqa: Y015
+
+@_typing.final
 class Message(_message.Message):
-    """The one envelope that sources, stages, destinations and clients exchange."""
+    """The envelope that sources, stages, destinations and clients exchange."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -557,54 +676,87 @@ class Message(_message.Message):
     REJECTED_RECORDS_FIELD_NUMBER: _builtins.int
     RESUMPTION_FIELD_NUMBER: _builtins.int
     INPUTS_END_FIELD_NUMBER: _builtins.int
+    PLANNED_REMOVAL_FIELD_NUMBER: _builtins.int
     emitted_by: _builtins.str
-    """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for what the service says itself."""
+    """"source/<type>", "destination/<type>" or "engine", set by the engine; "service" for messages of the service."""
     @_builtins.property
     def ts(self) -> _timestamp_pb2.Timestamp:
-        """When the engine saw the message."""
+        """When the engine received the message."""
 
     @_builtins.property
-    def record_batch(self) -> Global___RecordBatch: ...
+    def record_batch(self) -> Global___RecordBatch:
+        """Records of one stream."""
+
     @_builtins.property
-    def source_state(self) -> Global___StateCheckpoint: ...
+    def source_state(self) -> Global___StateCheckpoint:
+        """A checkpoint of the source."""
+
     @_builtins.property
-    def stream_status(self) -> Global___StreamStatus: ...
+    def stream_status(self) -> Global___StreamStatus:
+        """A change in the state of a stream."""
+
     @_builtins.property
-    def connection_status(self) -> _progress_pb2.ConnectionStatus: ...
+    def connection_status(self) -> _progress_pb2.ConnectionStatus:
+        """Outcome of a connection check."""
+
     @_builtins.property
-    def log(self) -> Global___Log: ...
+    def log(self) -> Global___Log:
+        """A log event."""
+
     @_builtins.property
-    def control(self) -> Global___Control: ...
+    def control(self) -> Global___Control:
+        """Configuration fields that a connector filled in."""
+
     @_builtins.property
-    def catalog(self) -> _catalog_pb2.Catalog: ...
+    def catalog(self) -> _catalog_pb2.Catalog:
+        """Streams that the source offers."""
+
     @_builtins.property
-    def spec(self) -> _catalog_pb2.Spec: ...
+    def spec(self) -> _catalog_pb2.Spec:
+        """A connector's description."""
+
     @_builtins.property
-    def progress(self) -> _progress_pb2.Progress: ...
+    def progress(self) -> _progress_pb2.Progress:
+        """Progress of the run."""
+
     @_builtins.property
-    def eof(self) -> _state_pb2.Eof: ...
+    def eof(self) -> _state_pb2.Eof:
+        """End of the request."""
+
     @_builtins.property
     def sync_run(self) -> _state_pb2.SyncRun:
-        """A sync's first message: the run that it belongs to, once it is known where it goes on from. Whoever stores checkpoints as they pass stores
-        this beside them, with the latest progress in it, and so can go on with the run after a crash.
+        """First message of a sync: the run that the request belongs to. A caller that stores checkpoints as they pass stores
+        sync_run beside them, with the latest progress in it, and can then resume the run after a crash.
         """
 
     @_builtins.property
     def rows_written(self) -> Global___RowsWritten:
-        """From destinations that can tell, about once a commit and stream."""
+        """Effect of committed records, about once for each commit and stream."""
 
     @_builtins.property
-    def barrier(self) -> Global___Barrier: ...
+    def barrier(self) -> Global___Barrier:
+        """Marker that follows records to the destination."""
+
     @_builtins.property
-    def dead_letter(self) -> _state_pb2.DeadLetter: ...
+    def dead_letter(self) -> _state_pb2.DeadLetter:
+        """An event that was dead-lettered."""
+
     @_builtins.property
-    def rejected_records(self) -> Global___RejectedRecords: ...
+    def rejected_records(self) -> Global___RejectedRecords:
+        """Records kept for a retry."""
+
     @_builtins.property
     def resumption(self) -> _state_pb2.Resumption:
-        """A caller that stores checkpoints as they pass stores the state in it first."""
+        """Where the request resumes. A caller that stores checkpoints as they pass stores its state first."""
 
     @_builtins.property
-    def inputs_end(self) -> Global___InputsEnd: ...
+    def inputs_end(self) -> Global___InputsEnd:
+        """End of a request's inputs."""
+
+    @_builtins.property
+    def planned_removal(self) -> Global___PlannedRemoval:
+        """One thing that a planned teardown would remove."""
+
     def __init__(
         self,
         *,
@@ -627,12 +779,13 @@ class Message(_message.Message):
         rejected_records: Global___RejectedRecords | None = ...,
         resumption: _state_pb2.Resumption | None = ...,
         inputs_end: Global___InputsEnd | None = ...,
+        planned_removal: Global___PlannedRemoval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "planned_removal", b"planned_removal", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "emitted_by", b"emitted_by", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["barrier", b"barrier", "catalog", b"catalog", "connection_status", b"connection_status", "control", b"control", "dead_letter", b"dead_letter", "emitted_by", b"emitted_by", "eof", b"eof", "inputs_end", b"inputs_end", "log", b"log", "payload", b"payload", "planned_removal", b"planned_removal", "progress", b"progress", "record_batch", b"record_batch", "rejected_records", b"rejected_records", "resumption", b"resumption", "rows_written", b"rows_written", "source_state", b"source_state", "spec", b"spec", "stream_status", b"stream_status", "sync_run", b"sync_run", "ts", b"ts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier", "dead_letter", "rejected_records", "resumption", "inputs_end"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["record_batch", "source_state", "stream_status", "connection_status", "log", "control", "catalog", "spec", "progress", "eof", "sync_run", "rows_written", "barrier", "dead_letter", "rejected_records", "resumption", "inputs_end", "planned_removal"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

@@ -34,19 +34,29 @@ class _DesiredStatus:
 class _DesiredStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DesiredStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DESIRED_STATUS_UNSPECIFIED: _DesiredStatus.ValueType  # 0
+    """Not set."""
     DESIRED_STATUS_ACTIVE: _DesiredStatus.ValueType  # 1
+    """The pipeline may sync."""
     DESIRED_STATUS_PAUSED: _DesiredStatus.ValueType  # 2
+    """The pipeline does not sync."""
     DESIRED_STATUS_DELETED: _DesiredStatus.ValueType  # 3
-    """Output only: DeletePipeline is at it, or was cut off. Then call it again, or set ACTIVE to keep the pipeline."""
+    """Output only: DeletePipeline is in progress or was interrupted. After an interruption call DeletePipeline again, or set
+    ACTIVE to keep the pipeline; setting ACTIVE is refused (FAILED_PRECONDITION) while DeletePipeline removes it.
+    """
 
 class DesiredStatus(_DesiredStatus, metaclass=_DesiredStatusEnumTypeWrapper):
-    """What the user wants."""
+    """The status that the user requests."""
 
 DESIRED_STATUS_UNSPECIFIED: DesiredStatus.ValueType  # 0
+"""Not set."""
 DESIRED_STATUS_ACTIVE: DesiredStatus.ValueType  # 1
+"""The pipeline may sync."""
 DESIRED_STATUS_PAUSED: DesiredStatus.ValueType  # 2
+"""The pipeline does not sync."""
 DESIRED_STATUS_DELETED: DesiredStatus.ValueType  # 3
-"""Output only: DeletePipeline is at it, or was cut off. Then call it again, or set ACTIVE to keep the pipeline."""
+"""Output only: DeletePipeline is in progress or was interrupted. After an interruption call DeletePipeline again, or set
+ACTIVE to keep the pipeline; setting ACTIVE is refused (FAILED_PRECONDITION) while DeletePipeline removes it.
+"""
 Global___DesiredStatus: _TypeAlias = DesiredStatus  # noqa: Y015
 
 class _PipelineStatus:
@@ -56,23 +66,37 @@ class _PipelineStatus:
 class _PipelineStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PipelineStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PIPELINE_STATUS_UNSPECIFIED: _PipelineStatus.ValueType  # 0
+    """Unknown."""
     PIPELINE_STATUS_SETUP: _PipelineStatus.ValueType  # 1
+    """Not set up, or being set up."""
     PIPELINE_STATUS_BACKFILL: _PipelineStatus.ValueType  # 2
+    """Reading the history."""
     PIPELINE_STATUS_READY: _PipelineStatus.ValueType  # 3
+    """The history has been read."""
     PIPELINE_STATUS_PAUSED: _PipelineStatus.ValueType  # 4
+    """Paused by the user."""
     PIPELINE_STATUS_TEARDOWN: _PipelineStatus.ValueType  # 5
+    """Being deleted."""
     PIPELINE_STATUS_ERROR: _PipelineStatus.ValueType  # 6
+    """Failing; see status_message."""
 
 class PipelineStatus(_PipelineStatus, metaclass=_PipelineStatusEnumTypeWrapper):
-    """What the pipeline is doing."""
+    """The current status of a pipeline."""
 
 PIPELINE_STATUS_UNSPECIFIED: PipelineStatus.ValueType  # 0
+"""Unknown."""
 PIPELINE_STATUS_SETUP: PipelineStatus.ValueType  # 1
+"""Not set up, or being set up."""
 PIPELINE_STATUS_BACKFILL: PipelineStatus.ValueType  # 2
+"""Reading the history."""
 PIPELINE_STATUS_READY: PipelineStatus.ValueType  # 3
+"""The history has been read."""
 PIPELINE_STATUS_PAUSED: PipelineStatus.ValueType  # 4
+"""Paused by the user."""
 PIPELINE_STATUS_TEARDOWN: PipelineStatus.ValueType  # 5
+"""Being deleted."""
 PIPELINE_STATUS_ERROR: PipelineStatus.ValueType  # 6
+"""Failing; see status_message."""
 Global___PipelineStatus: _TypeAlias = PipelineStatus  # noqa: Y015
 
 class _SyncPolicy:
@@ -82,19 +106,21 @@ class _SyncPolicy:
 class _SyncPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SYNC_POLICY_UNSPECIFIED: _SyncPolicy.ValueType  # 0
-    """Only when an RPC asks for it."""
+    """MANUAL."""
     SYNC_POLICY_MANUAL: _SyncPolicy.ValueType  # 1
+    """Syncs only when an RPC requests it."""
     SYNC_POLICY_CONTINUOUS: _SyncPolicy.ValueType  # 2
-    """Set up, backfilled, and then kept current from events."""
+    """Continuous: the service sets the pipeline up, backfills it, and keeps it current from events."""
 
 class SyncPolicy(_SyncPolicy, metaclass=_SyncPolicyEnumTypeWrapper):
-    """Whether the service keeps a pipeline in sync by itself."""
+    """Whether the service syncs a pipeline continuously."""
 
 SYNC_POLICY_UNSPECIFIED: SyncPolicy.ValueType  # 0
-"""Only when an RPC asks for it."""
+"""MANUAL."""
 SYNC_POLICY_MANUAL: SyncPolicy.ValueType  # 1
+"""Syncs only when an RPC requests it."""
 SYNC_POLICY_CONTINUOUS: SyncPolicy.ValueType  # 2
-"""Set up, backfilled, and then kept current from events."""
+"""Continuous: the service sets the pipeline up, backfills it, and keeps it current from events."""
 Global___SyncPolicy: _TypeAlias = SyncPolicy  # noqa: Y015
 
 class _PipelineView:
@@ -104,16 +130,21 @@ class _PipelineView:
 class _PipelineViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PipelineView.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PIPELINE_VIEW_UNSPECIFIED: _PipelineView.ValueType  # 0
+    """BASIC."""
     PIPELINE_VIEW_BASIC: _PipelineView.ValueType  # 1
     """Without sync_state."""
     PIPELINE_VIEW_FULL: _PipelineView.ValueType  # 2
+    """All fields."""
 
-class PipelineView(_PipelineView, metaclass=_PipelineViewEnumTypeWrapper): ...
+class PipelineView(_PipelineView, metaclass=_PipelineViewEnumTypeWrapper):
+    """The parts of a pipeline to return."""
 
 PIPELINE_VIEW_UNSPECIFIED: PipelineView.ValueType  # 0
+"""BASIC."""
 PIPELINE_VIEW_BASIC: PipelineView.ValueType  # 1
 """Without sync_state."""
 PIPELINE_VIEW_FULL: PipelineView.ValueType  # 2
+"""All fields."""
 Global___PipelineView: _TypeAlias = PipelineView  # noqa: Y015
 
 class _WebhookEventStatus:
@@ -123,25 +154,31 @@ class _WebhookEventStatus:
 class _WebhookEventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WebhookEventStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     WEBHOOK_EVENT_STATUS_UNSPECIFIED: _WebhookEventStatus.ValueType  # 0
+    """Unknown."""
     WEBHOOK_EVENT_STATUS_PENDING: _WebhookEventStatus.ValueType  # 1
-    """To be applied."""
+    """Not applied yet."""
     WEBHOOK_EVENT_STATUS_APPLIED: _WebhookEventStatus.ValueType  # 2
-    WEBHOOK_EVENT_STATUS_SET_ASIDE: _WebhookEventStatus.ValueType  # 3
-    """Failed as often as the service tries; the events after it went on. ReplayWebhookEvents tries again."""
+    """Applied."""
+    WEBHOOK_EVENT_STATUS_DEAD_LETTERED: _WebhookEventStatus.ValueType  # 3
+    """Failed as often as the service retries; later events were applied. ReplayWebhookEvents tries again."""
 
 class WebhookEventStatus(_WebhookEventStatus, metaclass=_WebhookEventStatusEnumTypeWrapper):
-    """What became of a webhook event that was taken in."""
+    """Status of an accepted webhook event."""
 
 WEBHOOK_EVENT_STATUS_UNSPECIFIED: WebhookEventStatus.ValueType  # 0
+"""Unknown."""
 WEBHOOK_EVENT_STATUS_PENDING: WebhookEventStatus.ValueType  # 1
-"""To be applied."""
+"""Not applied yet."""
 WEBHOOK_EVENT_STATUS_APPLIED: WebhookEventStatus.ValueType  # 2
-WEBHOOK_EVENT_STATUS_SET_ASIDE: WebhookEventStatus.ValueType  # 3
-"""Failed as often as the service tries; the events after it went on. ReplayWebhookEvents tries again."""
+"""Applied."""
+WEBHOOK_EVENT_STATUS_DEAD_LETTERED: WebhookEventStatus.ValueType  # 3
+"""Failed as often as the service retries; later events were applied. ReplayWebhookEvents tries again."""
 Global___WebhookEventStatus: _TypeAlias = WebhookEventStatus  # noqa: Y015
 
 @_typing.final
 class Pipeline(_message.Message):
+    """A stored pipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -158,16 +195,21 @@ class Pipeline(_message.Message):
     id: _builtins.str
     """3 to 64 characters: a letter, then letters, digits, '_' or '-'. Output only after creation."""
     desired_status: Global___DesiredStatus.ValueType
+    """The status that the user requests."""
     status: Global___PipelineStatus.ValueType
-    """Output only."""
+    """The current status. Output only."""
     status_message: _builtins.str
-    """Why status is ERROR: what failed how often, and when it is tried again. Output only."""
+    """Why status is ERROR: the failure, how often it occurred, and when the next attempt is. Output only."""
     sync_policy: Global___SyncPolicy.ValueType
+    """Whether the service syncs the pipeline continuously."""
     etag: _builtins.str
-    """Changes with every change of the configuration or desired_status."""
+    """Changes with every change of the configuration or desired_status, but not with a failed deletion."""
     @_builtins.property
     def config(self) -> _catalog_pb2.PipelineConfig:
-        """Secrets are never returned: a secret field reads "********"."""
+        """Source, destination and streams. Secrets are never returned: a secret field reads "********". Writing the mask back keeps
+        the stored secret, unless the connector's type or a field that the secret is bound to (Spec.config_schema, "sentTo")
+        changed: INVALID_ARGUMENT then names both fields, and the secret must be provided again.
+        """
 
     @_builtins.property
     def sync_state(self) -> _state_pb2.SyncState:
@@ -175,15 +217,15 @@ class Pipeline(_message.Message):
 
     @_builtins.property
     def progress(self) -> _progress_pb2.Progress:
-        """The latest run's progress. Output only."""
+        """Progress of the latest run. Output only."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """When the pipeline was created. Output only."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """Output only."""
+        """When the configuration, desired_status or sync_policy was last changed. Output only."""
 
     def __init__(
         self,
@@ -210,7 +252,7 @@ Global___Pipeline: _TypeAlias = Pipeline  # noqa: Y015
 
 @_typing.final
 class Run(_message.Message):
-    """One finite run, as many requests as it took."""
+    """One finite run: all requests with its run_id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,17 +264,25 @@ class Run(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     FAILURE_MESSAGE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
+    """The run's id within its pipeline."""
     pipeline_id: _builtins.str
+    """The run's pipeline."""
     status: _progress_pb2.RunStatus.ValueType
+    """State of the run."""
     failure_message: _builtins.str
+    """Why the run failed; empty otherwise."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Absent while the run goes on."""
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the run's first request began."""
 
     @_builtins.property
-    def progress(self) -> _progress_pb2.Progress: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the run ended; absent while it is unfinished."""
+
+    @_builtins.property
+    def progress(self) -> _progress_pb2.Progress:
+        """Progress over all requests of the run."""
+
     def __init__(
         self,
         *,
@@ -254,6 +304,8 @@ Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
 class ListPipelineConnectorsRequest(_message.Message):
+    """Request of ListPipelineConnectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SIDE_FIELD_NUMBER: _builtins.int
@@ -274,11 +326,15 @@ Global___ListPipelineConnectorsRequest: _TypeAlias = ListPipelineConnectorsReque
 
 @_typing.final
 class ListPipelineConnectorsResponse(_message.Message):
+    """Response of ListPipelineConnectors."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONNECTORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def connectors(self) -> _containers.RepeatedCompositeFieldContainer[_engine_service_pb2.ConnectorInfo]: ...
+    def connectors(self) -> _containers.RepeatedCompositeFieldContainer[_engine_service_pb2.ConnectorInfo]:
+        """Sources first, then by type."""
+
     def __init__(
         self,
         *,
@@ -294,15 +350,17 @@ Global___ListPipelineConnectorsResponse: _TypeAlias = ListPipelineConnectorsResp
 
 @_typing.final
 class DiscoverSourceRequest(_message.Message):
+    """Request of DiscoverSource."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
-    """A stored pipeline, whose source is asked."""
+    """A stored pipeline, whose source is discovered."""
     @_builtins.property
     def source(self) -> _catalog_pb2.Connector:
-        """A source that no pipeline has yet."""
+        """A source without a pipeline. Needs the scope admin."""
 
     def __init__(
         self,
@@ -322,11 +380,15 @@ Global___DiscoverSourceRequest: _TypeAlias = DiscoverSourceRequest  # noqa: Y015
 
 @_typing.final
 class DiscoverSourceResponse(_message.Message):
+    """Response of DiscoverSource."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A catalog or a log event."""
+
     def __init__(
         self,
         *,
@@ -342,15 +404,17 @@ Global___DiscoverSourceResponse: _TypeAlias = DiscoverSourceResponse  # noqa: Y0
 
 @_typing.final
 class CreatePipelineRequest(_message.Message):
+    """Request of CreatePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     SKIP_CHECK_FIELD_NUMBER: _builtins.int
     skip_check: _builtins.bool
-    """Do not try to reach the connectors first."""
+    """Skips the connection check."""
     @_builtins.property
     def pipeline(self) -> Global___Pipeline:
-        """id may be empty: the service makes one."""
+        """The pipeline to create. The service generates an id when it is empty."""
 
     def __init__(
         self,
@@ -368,20 +432,24 @@ Global___CreatePipelineRequest: _TypeAlias = CreatePipelineRequest  # noqa: Y015
 
 @_typing.final
 class CreatePipelineResponse(_message.Message):
+    """Response of CreatePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
     NOTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> Global___Pipeline: ...
+    def pipeline(self) -> Global___Pipeline:
+        """The created pipeline."""
+
     @_builtins.property
     def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[_progress_pb2.UnreadableStream]:
-        """The selected streams that the check could not read; the pipeline is created all the same."""
+        """Selected streams that the check could not read. The pipeline was created nevertheless."""
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the check found that a user should know and that is no failure, one sentence each."""
+        """Findings of the check that are no failure, one sentence each."""
 
     def __init__(
         self,
@@ -400,21 +468,25 @@ Global___CreatePipelineResponse: _TypeAlias = CreatePipelineResponse  # noqa: Y0
 
 @_typing.final
 class GetPipelineRequest(_message.Message):
+    """Request of GetPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    pipeline_id: _builtins.str
+    """The pipeline to return."""
     view: Global___PipelineView.ValueType
+    """Parts to return. Unspecified means BASIC."""
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
         view: Global___PipelineView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline_id", b"pipeline_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,11 +494,15 @@ Global___GetPipelineRequest: _TypeAlias = GetPipelineRequest  # noqa: Y015
 
 @_typing.final
 class GetPipelineResponse(_message.Message):
+    """Response of GetPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> Global___Pipeline: ...
+    def pipeline(self) -> Global___Pipeline:
+        """The pipeline."""
+
     def __init__(
         self,
         *,
@@ -442,13 +518,16 @@ Global___GetPipelineResponse: _TypeAlias = GetPipelineResponse  # noqa: Y015
 
 @_typing.final
 class ListPipelinesRequest(_message.Message):
+    """Request of ListPipelines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most 1000; 0 means 50."""
+    """Pipelines per page, at most 1,000; 0 means 50. A page holds fewer when the response would exceed 4 MiB."""
     page_token: _builtins.str
+    """next_page_token of the previous page. Empty returns the first page."""
     def __init__(
         self,
         *,
@@ -465,6 +544,8 @@ Global___ListPipelinesRequest: _TypeAlias = ListPipelinesRequest  # noqa: Y015
 
 @_typing.final
 class ListPipelinesResponse(_message.Message):
+    """Response of ListPipelines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINES_FIELD_NUMBER: _builtins.int
@@ -472,7 +553,9 @@ class ListPipelinesResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
-    def pipelines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pipeline]: ...
+    def pipelines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pipeline]:
+        """One page of pipelines."""
+
     def __init__(
         self,
         *,
@@ -489,27 +572,33 @@ Global___ListPipelinesResponse: _TypeAlias = ListPipelinesResponse  # noqa: Y015
 
 @_typing.final
 class UpdatePipelineRequest(_message.Message):
+    """Request of UpdatePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    SKIP_CHECK_FIELD_NUMBER: _builtins.int
+    skip_check: _builtins.bool
+    """Skips the connection check. Otherwise a changed source or destination is checked, and both when streams change."""
     @_builtins.property
     def pipeline(self) -> Global___Pipeline:
-        """id names the pipeline."""
+        """The new values; its id names the pipeline."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Of config.source, config.destination, config.streams, desired_status, sync_policy."""
+        """Fields to update: config.source, config.destination, config.streams, desired_status, sync_policy."""
 
     def __init__(
         self,
         *,
         pipeline: Global___Pipeline | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        skip_check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline", "skip_check", b"skip_check", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,19 +606,35 @@ Global___UpdatePipelineRequest: _TypeAlias = UpdatePipelineRequest  # noqa: Y015
 
 @_typing.final
 class UpdatePipelineResponse(_message.Message):
+    """Response of UpdatePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
+    UNREADABLE_STREAMS_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> Global___Pipeline: ...
+    def pipeline(self) -> Global___Pipeline:
+        """The updated pipeline."""
+
+    @_builtins.property
+    def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[_progress_pb2.UnreadableStream]:
+        """Selected streams that the check could not read. The pipeline was updated nevertheless."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Findings of the check that are no failure, one sentence each."""
+
     def __init__(
         self,
         *,
         pipeline: Global___Pipeline | None = ...,
+        unreadable_streams: _abc.Iterable[_progress_pb2.UnreadableStream] | None = ...,
+        notices: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline", b"pipeline"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["notices", b"notices", "pipeline", b"pipeline", "unreadable_streams", b"unreadable_streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,22 +642,37 @@ Global___UpdatePipelineResponse: _TypeAlias = UpdatePipelineResponse  # noqa: Y0
 
 @_typing.final
 class DeletePipelineRequest(_message.Message):
+    """Request of DeletePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
     SKIP_TEARDOWN_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    """The pipeline to delete."""
     skip_teardown: _builtins.bool
-    """Leave what setup made (tables, webhook endpoints) in place."""
+    """Keeps the resources that setup created, such as tables and webhook endpoints."""
+    validate_only: _builtins.bool
+    """Reports what would be removed and removes nothing. A service of an earlier release ignores this field and deletes the
+    pipeline.
+    """
+    etag: _builtins.str
+    """Requires this to be the pipeline's current etag, e.g. from a response with validate_only; ABORTED otherwise. Empty skips
+    the comparison. A service of an earlier release ignores this field and deletes the pipeline.
+    """
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
         skip_teardown: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "skip_teardown", b"skip_teardown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "pipeline_id", b"pipeline_id", "skip_teardown", b"skip_teardown", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,21 +680,29 @@ Global___DeletePipelineRequest: _TypeAlias = DeletePipelineRequest  # noqa: Y015
 
 @_typing.final
 class DeletePipelineResponse(_message.Message):
+    """Response of DeletePipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """With validate_only, the etag of the examined configuration. Empty otherwise."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """What the teardown logged: what was removed, and what was left in place and why."""
+        """Log events of the teardown: what was removed, and what was kept and why. With validate_only one planned_removal for each
+        resource that would be removed, and logs of those that would be kept; empty with skip_teardown.
+        """
 
     def __init__(
         self,
         *,
         messages: _abc.Iterable[_message_pb2.Message] | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "messages", b"messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,21 +710,25 @@ Global___DeletePipelineResponse: _TypeAlias = DeletePipelineResponse  # noqa: Y0
 
 @_typing.final
 class CheckPipelineRequest(_message.Message):
+    """Request of CheckPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    only: _engine_service_pb2.ConnectorSide.ValueType
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    """The pipeline to check."""
+    side: _engine_service_pb2.ConnectorSide.ValueType
+    """Side to check. Unspecified checks both."""
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
-        only: _engine_service_pb2.ConnectorSide.ValueType = ...,
+        pipeline_id: _builtins.str = ...,
+        side: _engine_service_pb2.ConnectorSide.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "only", b"only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline_id", b"pipeline_id", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,11 +736,15 @@ Global___CheckPipelineRequest: _TypeAlias = CheckPipelineRequest  # noqa: Y015
 
 @_typing.final
 class CheckPipelineResponse(_message.Message):
+    """Response of CheckPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A connection status or a log event."""
+
     def __init__(
         self,
         *,
@@ -624,21 +760,25 @@ Global___CheckPipelineResponse: _TypeAlias = CheckPipelineResponse  # noqa: Y015
 
 @_typing.final
 class SetupPipelineRequest(_message.Message):
+    """Request of SetupPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    only: _engine_service_pb2.ConnectorSide.ValueType
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    """The pipeline to set up."""
+    side: _engine_service_pb2.ConnectorSide.ValueType
+    """Side to set up. Unspecified sets up both."""
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
-        only: _engine_service_pb2.ConnectorSide.ValueType = ...,
+        pipeline_id: _builtins.str = ...,
+        side: _engine_service_pb2.ConnectorSide.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "only", b"only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline_id", b"pipeline_id", "side", b"side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,11 +786,15 @@ Global___SetupPipelineRequest: _TypeAlias = SetupPipelineRequest  # noqa: Y015
 
 @_typing.final
 class SetupPipelineResponse(_message.Message):
+    """Response of SetupPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A control message, with secrets masked, or a log event."""
+
     def __init__(
         self,
         *,
@@ -666,21 +810,38 @@ Global___SetupPipelineResponse: _TypeAlias = SetupPipelineResponse  # noqa: Y015
 
 @_typing.final
 class TeardownPipelineRequest(_message.Message):
+    """Request of TeardownPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
-    ONLY_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
-    only: _engine_service_pb2.ConnectorSide.ValueType
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    """The pipeline to tear down."""
+    side: _engine_service_pb2.ConnectorSide.ValueType
+    """Side to tear down. Unspecified tears down both."""
+    validate_only: _builtins.bool
+    """Reports what would be removed, by planned_removal messages, and what would be kept, by logs. Removes nothing, and keeps
+    the state. Fails where the teardown would. A service of an earlier release ignores this field and tears the pipeline
+    down.
+    """
+    etag: _builtins.str
+    """Requires this to be the pipeline's current etag, e.g. from a response with validate_only; ABORTED otherwise. Empty skips
+    the comparison. A service of an earlier release ignores this field and tears the pipeline down.
+    """
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
-        only: _engine_service_pb2.ConnectorSide.ValueType = ...,
+        pipeline_id: _builtins.str = ...,
+        side: _engine_service_pb2.ConnectorSide.ValueType = ...,
+        validate_only: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "only", b"only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "pipeline_id", b"pipeline_id", "side", b"side", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,19 +849,27 @@ Global___TeardownPipelineRequest: _TypeAlias = TeardownPipelineRequest  # noqa: 
 
 @_typing.final
 class TeardownPipelineResponse(_message.Message):
+    """Response of TeardownPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """With validate_only, the etag of the examined configuration, in every response. Empty otherwise."""
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A log event or a planned removal. With validate_only and nothing to remove, the only response has no message."""
+
     def __init__(
         self,
         *,
         message: _message_pb2.Message | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -708,12 +877,13 @@ Global___TeardownPipelineResponse: _TypeAlias = TeardownPipelineResponse  # noqa
 
 @_typing.final
 class SyncOverrides(_message.Message):
-    """What one sync of a stored pipeline may change for itself. Where source or destination lead to another account or another
-    database than the pipeline's own, the sync leaves the pipeline's stored state, status and webhook events alone: its state
-    is in the eof. What leads elsewhere is told by the fields that the connector's JSON Schema marks with x-pipesync-target,
-    and by Resumption.account_id. A source with other secrets than the pipeline's own (but for that of webhooks) counts as
-    another account's unless it is known to read the same: the account of the stored state is known once a sync of the
-    pipeline's own source has stored it, or when the configuration of that source names it, as setup has it do.
+    """Changes to a stored pipeline for one sync. "********" keeps a stored secret as in Pipeline.config. When source or
+    destination refer to another account or database than the pipeline's own, the sync leaves the stored state, status and
+    webhook events unchanged, and returns its state in eof only. The connector's JSON Schema marks the fields that decide this
+    with x-pipesync-target; Resumption.account_id decides, too. A source with other secrets than the pipeline's own, except
+    for webhook secrets, counts as another account unless both accounts are known to be equal: the stored state's account is
+    known once a sync of the pipeline's own source has stored it, or when that source's configuration names it, as setup
+    makes it do.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -723,14 +893,20 @@ class SyncOverrides(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def source(self) -> _catalog_pb2.Connector: ...
+    def source(self) -> _catalog_pb2.Connector:
+        """Replaces the source."""
+
     @_builtins.property
-    def destination(self) -> _catalog_pb2.Connector: ...
+    def destination(self) -> _catalog_pb2.Connector:
+        """Replaces the destination."""
+
     @_builtins.property
-    def streams(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.StreamSelection]: ...
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.StreamSelection]:
+        """Replaces the selected streams. Empty keeps them."""
+
     @_builtins.property
     def state(self) -> _state_pb2.SyncState:
-        """Start from this instead of the stored state."""
+        """Replaces the stored state."""
 
     def __init__(
         self,
@@ -750,34 +926,43 @@ Global___SyncOverrides: _TypeAlias = SyncOverrides  # noqa: Y015
 
 @_typing.final
 class SyncPipelineRequest(_message.Message):
+    """Request of SyncPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     RESET_STATE_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
     RECONCILE_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    pipeline_id: _builtins.str
+    """The pipeline to sync."""
     run_id: _builtins.str
+    """Names a finite run; see SyncOptions.run_id."""
     state_limit: _builtins.int
+    """Stops after this many checkpoints. 0 means no limit."""
     reset_state: _builtins.bool
-    """Forget the stored state first, and start from nothing. The ending state is stored all the same, unless the overrides
-    lead elsewhere (see SyncOverrides): then the stored state stays.
+    """Discards the stored state and starts from the beginning. The ending state is stored, unless the overrides refer to
+    another account or database (see SyncOverrides): then the stored state remains. Needs the scope admin.
     """
     reconcile: _builtins.bool
-    """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
-    connector cannot.
+    """Begins a run that reads every stream completely and deletes rows that are missing at the source. FAILED_PRECONDITION when
+    a connector does not support it.
     """
     @_builtins.property
-    def time_limit(self) -> _duration_pb2.Duration: ...
+    def time_limit(self) -> _duration_pb2.Duration:
+        """Stops after this duration; see SyncOptions.time_limit."""
+
     @_builtins.property
-    def overrides(self) -> Global___SyncOverrides: ...
+    def overrides(self) -> Global___SyncOverrides:
+        """Changes for this sync only. Needs the scope admin."""
+
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
         time_limit: _duration_pb2.Duration | None = ...,
         state_limit: _builtins.int = ...,
@@ -787,7 +972,7 @@ class SyncPipelineRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "pipeline_id", b"pipeline_id", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -795,11 +980,15 @@ Global___SyncPipelineRequest: _TypeAlias = SyncPipelineRequest  # noqa: Y015
 
 @_typing.final
 class SyncPipelineResponse(_message.Message):
+    """Response of SyncPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A message of the sync; the last one is eof."""
+
     def __init__(
         self,
         *,
@@ -815,35 +1004,43 @@ Global___SyncPipelineResponse: _TypeAlias = SyncPipelineResponse  # noqa: Y015
 
 @_typing.final
 class SyncPipelineBatchRequest(_message.Message):
+    """Request of SyncPipelineBatch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     STATE_LIMIT_FIELD_NUMBER: _builtins.int
     RESET_STATE_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
     RECONCILE_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    pipeline_id: _builtins.str
+    """The pipeline to sync."""
     run_id: _builtins.str
+    """Names a finite run; see SyncOptions.run_id."""
     state_limit: _builtins.int
-    """0 means 1000."""
+    """Stops after this many checkpoints. 0 means 1,000."""
     reset_state: _builtins.bool
-    """Forget the stored state first, and start from nothing. The ending state is stored all the same, unless the overrides
-    lead elsewhere (see SyncOverrides): then the stored state stays.
+    """Discards the stored state and starts from the beginning. The ending state is stored, unless the overrides refer to
+    another account or database (see SyncOverrides): then the stored state remains. Needs the scope admin.
     """
     reconcile: _builtins.bool
-    """Begins a run that reads every stream whole again and deletes what is gone at the source. FAILED_PRECONDITION when a
-    connector cannot.
+    """Begins a run that reads every stream completely and deletes rows that are missing at the source. FAILED_PRECONDITION when
+    a connector does not support it.
     """
     @_builtins.property
-    def time_limit(self) -> _duration_pb2.Duration: ...
+    def time_limit(self) -> _duration_pb2.Duration:
+        """Stops after this duration; see SyncOptions.time_limit."""
+
     @_builtins.property
-    def overrides(self) -> Global___SyncOverrides: ...
+    def overrides(self) -> Global___SyncOverrides:
+        """Changes for this sync only. Needs the scope admin."""
+
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
         time_limit: _duration_pb2.Duration | None = ...,
         state_limit: _builtins.int = ...,
@@ -853,7 +1050,7 @@ class SyncPipelineBatchRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "time_limit", b"time_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "overrides", b"overrides", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides", "pipeline_id", b"pipeline_id", "reconcile", b"reconcile", "reset_state", b"reset_state", "run_id", b"run_id", "state_limit", b"state_limit", "time_limit", b"time_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -861,11 +1058,15 @@ Global___SyncPipelineBatchRequest: _TypeAlias = SyncPipelineBatchRequest  # noqa
 
 @_typing.final
 class SyncPipelineBatchResponse(_message.Message):
+    """Response of SyncPipelineBatch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EOF_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def eof(self) -> _state_pb2.Eof: ...
+    def eof(self) -> _state_pb2.Eof:
+        """How the request ended."""
+
     def __init__(
         self,
         *,
@@ -881,28 +1082,31 @@ Global___SyncPipelineBatchResponse: _TypeAlias = SyncPipelineBatchResponse  # no
 
 @_typing.final
 class SimulateWebhookSyncRequest(_message.Message):
+    """Request of SimulateWebhookSync."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    pipeline_id: _builtins.str
+    """The pipeline to sync."""
     limit: _builtins.int
-    """0 means all."""
+    """Maximum number of events, newest first. 0 means all."""
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
-        """Absent means 24 hours ago."""
+        """Earliest creation time of events. Absent means 24 hours ago."""
 
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
         created_after: _timestamp_pb2.Timestamp | None = ...,
         limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "id", b"id", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "limit", b"limit", "pipeline_id", b"pipeline_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -910,11 +1114,15 @@ Global___SimulateWebhookSyncRequest: _TypeAlias = SimulateWebhookSyncRequest  # 
 
 @_typing.final
 class SimulateWebhookSyncResponse(_message.Message):
+    """Response of SimulateWebhookSync."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def message(self) -> _message_pb2.Message: ...
+    def message(self) -> _message_pb2.Message:
+        """A message of the sync; the last one is eof."""
+
     def __init__(
         self,
         *,
@@ -930,13 +1138,18 @@ Global___SimulateWebhookSyncResponse: _TypeAlias = SimulateWebhookSyncResponse  
 
 @_typing.final
 class PushWebhookRequest(_message.Message):
+    """Request of PushWebhook."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
+    """The pipeline that the delivery is for."""
     @_builtins.property
-    def delivery(self) -> _message_pb2.WebhookDelivery: ...
+    def delivery(self) -> _message_pb2.WebhookDelivery:
+        """The delivery."""
+
     def __init__(
         self,
         *,
@@ -953,13 +1166,16 @@ Global___PushWebhookRequest: _TypeAlias = PushWebhookRequest  # noqa: Y015
 
 @_typing.final
 class PushWebhookResponse(_message.Message):
+    """Response of PushWebhook."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_ID_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
+    """Id of the accepted event."""
     duplicate: _builtins.bool
-    """The event had been taken in before."""
+    """Whether the event had been accepted before."""
     def __init__(
         self,
         *,
@@ -976,7 +1192,7 @@ Global___PushWebhookResponse: _TypeAlias = PushWebhookResponse  # noqa: Y015
 
 @_typing.final
 class WebhookEvent(_message.Message):
-    """An event that came in by webhook."""
+    """An event that was delivered by webhook."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -986,26 +1202,29 @@ class WebhookEvent(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     RECEIVE_TIME_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
-    FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Event id at the source."""
     type: _builtins.str
+    """Event type at the source, e.g. "customer.updated"."""
     status: Global___WebhookEventStatus.ValueType
-    failed_attempts: _builtins.int
-    """How often it failed to be applied by itself, since it was taken in or last replayed."""
+    """Status of the event."""
+    failed_attempt_count: _builtins.int
+    """Failed attempts to apply the event, since it was accepted or last replayed."""
     last_error: _builtins.str
-    """Why, the last time."""
+    """Why the last attempt failed; its first 4,096 characters."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the event was made, as it says itself."""
+        """Creation time according to the event."""
 
     @_builtins.property
     def receive_time(self) -> _timestamp_pb2.Timestamp:
-        """When the service took it in."""
+        """When the service accepted the event."""
 
     @_builtins.property
     def finish_time(self) -> _timestamp_pb2.Timestamp:
-        """When it got its status; absent while it is pending."""
+        """When the event reached its status; absent while it is pending."""
 
     def __init__(
         self,
@@ -1016,12 +1235,12 @@ class WebhookEvent(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         receive_time: _timestamp_pb2.Timestamp | None = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
-        failed_attempts: _builtins.int = ...,
+        failed_attempt_count: _builtins.int = ...,
         last_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "finish_time", b"finish_time", "receive_time", b"receive_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failed_attempts", b"failed_attempts", "finish_time", b"finish_time", "id", b"id", "last_error", b"last_error", "receive_time", b"receive_time", "status", b"status", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failed_attempt_count", b"failed_attempt_count", "finish_time", b"finish_time", "id", b"id", "last_error", b"last_error", "receive_time", b"receive_time", "status", b"status", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1029,6 +1248,8 @@ Global___WebhookEvent: _TypeAlias = WebhookEvent  # noqa: Y015
 
 @_typing.final
 class ListWebhookEventsRequest(_message.Message):
+    """Request of ListWebhookEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
@@ -1036,11 +1257,13 @@ class ListWebhookEventsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
+    """The pipeline whose events are listed."""
     status: Global___WebhookEventStatus.ValueType
     """Unspecified lists all."""
     page_size: _builtins.int
-    """At most 1000; 0 means 50."""
+    """Events per page, at most 1,000; 0 means 50. A page holds fewer when the response would exceed 4 MiB."""
     page_token: _builtins.str
+    """next_page_token of the previous page. Empty returns the first page."""
     def __init__(
         self,
         *,
@@ -1059,6 +1282,8 @@ Global___ListWebhookEventsRequest: _TypeAlias = ListWebhookEventsRequest  # noqa
 
 @_typing.final
 class ListWebhookEventsResponse(_message.Message):
+    """Response of ListWebhookEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
@@ -1066,7 +1291,9 @@ class ListWebhookEventsResponse(_message.Message):
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookEvent]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookEvent]:
+        """One page of events."""
+
     def __init__(
         self,
         *,
@@ -1083,28 +1310,31 @@ Global___ListWebhookEventsResponse: _TypeAlias = ListWebhookEventsResponse  # no
 
 @_typing.final
 class ReplayWebhookEventsRequest(_message.Message):
+    """Request of ReplayWebhookEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
     EVENT_IDS_FIELD_NUMBER: _builtins.int
-    ALL_SET_ASIDE_FIELD_NUMBER: _builtins.int
+    ALL_DEAD_LETTERED_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
-    all_set_aside: _builtins.bool
-    """All that are set aside, instead of event_ids."""
+    """The pipeline whose events are replayed."""
+    all_dead_lettered: _builtins.bool
+    """Replays all dead-lettered events, instead of event_ids."""
     @_builtins.property
     def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Which ones, whatever their status, at most 1000."""
+        """Events to replay, of any status, at most 1,000."""
 
     def __init__(
         self,
         *,
         pipeline_id: _builtins.str = ...,
         event_ids: _abc.Iterable[_builtins.str] | None = ...,
-        all_set_aside: _builtins.bool = ...,
+        all_dead_lettered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_set_aside", b"all_set_aside", "event_ids", b"event_ids", "pipeline_id", b"pipeline_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_dead_lettered", b"all_dead_lettered", "event_ids", b"event_ids", "pipeline_id", b"pipeline_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1112,11 +1342,13 @@ Global___ReplayWebhookEventsRequest: _TypeAlias = ReplayWebhookEventsRequest  # 
 
 @_typing.final
 class ReplayWebhookEventsResponse(_message.Message):
+    """Response of ReplayWebhookEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLAYED_COUNT_FIELD_NUMBER: _builtins.int
     replayed_count: _builtins.int
-    """How many events are to be applied again."""
+    """Events that will be applied again."""
     def __init__(
         self,
         *,
@@ -1132,15 +1364,19 @@ Global___ReplayWebhookEventsResponse: _TypeAlias = ReplayWebhookEventsResponse  
 
 @_typing.final
 class ListRunsRequest(_message.Message):
+    """Request of ListRuns."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
+    """The pipeline whose runs are listed."""
     page_size: _builtins.int
-    """At most 1000; 0 means 50."""
+    """Runs per page, at most 1,000; 0 means 50. A page holds fewer when the response would exceed 4 MiB."""
     page_token: _builtins.str
+    """next_page_token of the previous page. Empty returns the first page."""
     def __init__(
         self,
         *,
@@ -1158,13 +1394,18 @@ Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunsResponse(_message.Message):
+    """Response of ListRuns."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
-    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]: ...
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
+        """One page of runs."""
+
     def __init__(
         self,
         *,
@@ -1181,18 +1422,21 @@ Global___ListRunsResponse: _TypeAlias = ListRunsResponse  # noqa: Y015
 
 @_typing.final
 class WatchPipelineRequest(_message.Message):
+    """Request of WatchPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
-    ID_FIELD_NUMBER: _builtins.int
-    id: _builtins.str
+    PIPELINE_ID_FIELD_NUMBER: _builtins.int
+    pipeline_id: _builtins.str
+    """The pipeline to watch."""
     def __init__(
         self,
         *,
-        id: _builtins.str = ...,
+        pipeline_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pipeline_id", b"pipeline_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1200,11 +1444,15 @@ Global___WatchPipelineRequest: _TypeAlias = WatchPipelineRequest  # noqa: Y015
 
 @_typing.final
 class WatchPipelineResponse(_message.Message):
+    """Response of WatchPipeline."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def pipeline(self) -> Global___Pipeline: ...
+    def pipeline(self) -> Global___Pipeline:
+        """The current pipeline, without sync_state."""
+
     def __init__(
         self,
         *,
@@ -1220,10 +1468,13 @@ Global___WatchPipelineResponse: _TypeAlias = WatchPipelineResponse  # noqa: Y015
 
 @_typing.final
 class RetryRejectedRecordsRequest(_message.Message):
+    """Request of RetryRejectedRecords."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PIPELINE_ID_FIELD_NUMBER: _builtins.int
     pipeline_id: _builtins.str
+    """The pipeline whose rejected records are retried."""
     def __init__(
         self,
         *,
@@ -1239,9 +1490,7 @@ Global___RetryRejectedRecordsRequest: _TypeAlias = RetryRejectedRecordsRequest  
 
 @_typing.final
 class RetryRejectedRecordsResponse(_message.Message):
-    """How many rejected records there were, and how many are left. A record that is neither written nor left was outdated
-    by a newer one.
-    """
+    """Response of RetryRejectedRecords. A retried record that is neither written nor rejected was outdated by a newer one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1249,11 +1498,11 @@ class RetryRejectedRecordsResponse(_message.Message):
     WRITTEN_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     retried_record_count: _builtins.int
-    """Records that were tried."""
+    """Records retried."""
     written_record_count: _builtins.int
-    """Those of them that are in their table now."""
+    """Retried records that are now in their table."""
     rejected_record_count: _builtins.int
-    """Those that the destination still rejects."""
+    """Retried records that the destination still rejects."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PipelineServiceStub:
-    """Keeps pipelines and their state, and has the engine run them.
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them.
     """
 
     def __init__(self, channel):
@@ -133,146 +133,157 @@ class PipelineServiceStub:
 
 
 class PipelineServiceServicer:
-    """Keeps pipelines and their state, and has the engine run them.
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them.
     """
 
     def ListPipelineConnectors(self, request, context):
-        """The connectors that the engine has, with their specs.
+        """Lists the engine's connectors with their specs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DiscoverSource(self, request, context):
-        """The streams that a source offers: one catalog message, and logs.
+        """Discovers the streams that a source offers: one catalog message, and logs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreatePipeline(self, request, context):
-        """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-        FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
-        set.
+        """Creates a pipeline. ALREADY_EXISTS for an id in use; INVALID_ARGUMENT, naming the fields, for an invalid
+        configuration; FAILED_PRECONDITION, unless skip_check is set, when a connector is unavailable or no selected stream can
+        be read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetPipeline(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns one pipeline. NOT_FOUND for an unknown id.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPipelines(self, request, context):
-        """Ordered by id.
+        """Lists pipelines, ordered by id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePipeline(self, request, context):
-        """Changes the fields in update_mask. ABORTED when etag is set and no longer current.
+        """Updates the fields in update_mask. ABORTED when etag is set and outdated. A change of source, destination or streams
+        checks the connectors as CreatePipeline does, unless skip_check is set: FAILED_PRECONDITION when one is unavailable or no
+        selected stream can be read, and nothing is changed. FAILED_PRECONDITION, too, while DeletePipeline removes the pipeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePipeline(self, request, context):
-        """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-        its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
-        itself is waited for; ABORTED when that takes too long, or another sync is under way.
+        """Tears the pipeline down and deletes it. FAILED_PRECONDITION when the destination is unavailable, unless skip_teardown is
+        set: the pipeline and its state remain, and it continues as before. Waits for the current step of a continuous pipeline.
+        ABORTED when that takes too long, when a sync, a setup or another deletion is in progress, or when etag is set and
+        outdated: nothing is removed, and the pipeline is unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckPipeline(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Checks that the connectors can be reached, and which selected streams cannot be read.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetupPipeline(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Creates the external resources of a sync, such as tables and webhook endpoints, and stores the configuration fields that
+        connectors fill in. Concurrent updates are kept. ABORTED when source or destination changed so that the filled-in fields
+        no longer apply: they are not stored, a newly registered webhook endpoint is removed, and setup must be repeated. ABORTED,
+        too, while a sync, a teardown or a deletion is in progress. Waits for the current step of a continuous pipeline.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TeardownPipeline(self, request, context):
-        """FAILED_PRECONDITION when the pipeline runs by itself and is not paused.
+        """Removes the resources that setup created. FAILED_PRECONDITION when the pipeline is continuous and not paused. ABORTED,
+        before anything is removed, while a sync, a setup or a deletion is in progress, or when etag is set and outdated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SyncPipeline(self, request, context):
-        """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
-        pipeline is paused, ABORTED when another sync of it is under way.
+        """Syncs from the stored state and stores each checkpoint as it passes. FAILED_PRECONDITION when the pipeline is paused,
+        ABORTED when another sync of it is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SyncPipelineBatch(self, request, context):
-        """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended.
+        """Syncs up to state_limit checkpoints in one call, stores the ending state, and returns how the request ended. Errors as
+        for SyncPipeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SimulateWebhookSync(self, request, context):
-        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-        leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
-        way.
+        """Fetches recent events from the Stripe API and syncs them as if delivered by webhook. Belongs to no run, and leaves the
+        stored state unchanged unless the destination lacks data (see Resumption). FAILED_PRECONDITION when the pipeline is
+        paused, ABORTED when a sync of it is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PushWebhook(self, request, context):
-        """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
-        bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
-        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+        """Accepts one webhook delivery: verifies it, stores it durably, and returns; the event is applied later. UNAUTHENTICATED
+        for an invalid signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for a body over 1 MiB,
+        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no signing secret.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListWebhookEvents(self, request, context):
-        """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately.
+        """Lists a pipeline's webhook events, latest arrival first: pending, dead-lettered and recently applied ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplayWebhookEvents(self, request, context):
-        """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
-        there: then none is.
+        """Applies webhook events again, regardless of earlier failures. NOT_FOUND, naming the missing ids, when one does not exist:
+        no event is replayed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryRejectedRecords(self, request, context):
-        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
-        tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
+        """Retries the records that the destination rejected. FAILED_PRECONDITION when the pipeline is paused, its tables were
+        removed, or its destination keeps no rejected records; ABORTED when a sync of it is in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """A pipeline's runs, newest first.
+        """Lists a pipeline's runs, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchPipeline(self, request, context):
-        """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
-        second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+        """Streams the pipeline now and after each change except of its state: always the latest version, at most five times a
+        second. Ends with NOT_FOUND when the pipeline is deleted and with UNAVAILABLE when the service stops; watch again then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -385,7 +396,7 @@ def add_PipelineServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PipelineService:
-    """Keeps pipelines and their state, and has the engine run them.
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them.
     """
 
     @staticmethod

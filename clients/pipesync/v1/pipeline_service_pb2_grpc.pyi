@@ -27,131 +27,161 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PipelineServiceStub:
-    """Keeps pipelines and their state, and has the engine run them."""
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PipelineServiceAsyncStub: ...
     ListPipelineConnectors: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelineConnectorsRequest, _pipeline_service_pb2.ListPipelineConnectorsResponse]
-    """The connectors that the engine has, with their specs."""
+    """Lists the engine's connectors with their specs."""
     DiscoverSource: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.DiscoverSourceRequest, _pipeline_service_pb2.DiscoverSourceResponse]
-    """The streams that a source offers: one catalog message, and logs."""
+    """Discovers the streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]
-    """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-    FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
-    set.
+    """Creates a pipeline. ALREADY_EXISTS for an id in use; INVALID_ARGUMENT, naming the fields, for an invalid
+    configuration; FAILED_PRECONDITION, unless skip_check is set, when a connector is unavailable or no selected stream can
+    be read.
     """
     GetPipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetPipelineRequest, _pipeline_service_pb2.GetPipelineResponse]
+    """Returns one pipeline. NOT_FOUND for an unknown id."""
     ListPipelines: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelinesRequest, _pipeline_service_pb2.ListPipelinesResponse]
-    """Ordered by id."""
+    """Lists pipelines, ordered by id."""
     UpdatePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.UpdatePipelineRequest, _pipeline_service_pb2.UpdatePipelineResponse]
-    """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
+    """Updates the fields in update_mask. ABORTED when etag is set and outdated. A change of source, destination or streams
+    checks the connectors as CreatePipeline does, unless skip_check is set: FAILED_PRECONDITION when one is unavailable or no
+    selected stream can be read, and nothing is changed. FAILED_PRECONDITION, too, while DeletePipeline removes the pipeline.
+    """
     DeletePipeline: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]
-    """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-    its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
-    itself is waited for; ABORTED when that takes too long, or another sync is under way.
+    """Tears the pipeline down and deletes it. FAILED_PRECONDITION when the destination is unavailable, unless skip_teardown is
+    set: the pipeline and its state remain, and it continues as before. Waits for the current step of a continuous pipeline.
+    ABORTED when that takes too long, when a sync, a setup or another deletion is in progress, or when etag is set and
+    outdated: nothing is removed, and the pipeline is unchanged.
     """
     CheckPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]
+    """Checks that the connectors can be reached, and which selected streams cannot be read."""
     SetupPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]
+    """Creates the external resources of a sync, such as tables and webhook endpoints, and stores the configuration fields that
+    connectors fill in. Concurrent updates are kept. ABORTED when source or destination changed so that the filled-in fields
+    no longer apply: they are not stored, a newly registered webhook endpoint is removed, and setup must be repeated. ABORTED,
+    too, while a sync, a teardown or a deletion is in progress. Waits for the current step of a continuous pipeline.
+    """
     TeardownPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]
-    """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
+    """Removes the resources that setup created. FAILED_PRECONDITION when the pipeline is continuous and not paused. ABORTED,
+    before anything is removed, while a sync, a setup or a deletion is in progress, or when etag is set and outdated.
+    """
     SyncPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SyncPipelineRequest, _pipeline_service_pb2.SyncPipelineResponse]
-    """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
-    pipeline is paused, ABORTED when another sync of it is under way.
+    """Syncs from the stored state and stores each checkpoint as it passes. FAILED_PRECONDITION when the pipeline is paused,
+    ABORTED when another sync of it is in progress.
     """
     SyncPipelineBatch: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.SyncPipelineBatchRequest, _pipeline_service_pb2.SyncPipelineBatchResponse]
-    """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
+    """Syncs up to state_limit checkpoints in one call, stores the ending state, and returns how the request ended. Errors as
+    for SyncPipeline.
+    """
     SimulateWebhookSync: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]
-    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-    leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
-    way.
+    """Fetches recent events from the Stripe API and syncs them as if delivered by webhook. Belongs to no run, and leaves the
+    stored state unchanged unless the destination lacks data (see Resumption). FAILED_PRECONDITION when the pipeline is
+    paused, ABORTED when a sync of it is in progress.
     """
     PushWebhook: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]
-    """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
-    bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
-    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+    """Accepts one webhook delivery: verifies it, stores it durably, and returns; the event is applied later. UNAUTHENTICATED
+    for an invalid signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for a body over 1 MiB,
+    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no signing secret.
     """
     ListWebhookEvents: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListWebhookEventsRequest, _pipeline_service_pb2.ListWebhookEventsResponse]
-    """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+    """Lists a pipeline's webhook events, latest arrival first: pending, dead-lettered and recently applied ones."""
     ReplayWebhookEvents: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ReplayWebhookEventsRequest, _pipeline_service_pb2.ReplayWebhookEventsResponse]
-    """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
-    there: then none is.
+    """Applies webhook events again, regardless of earlier failures. NOT_FOUND, naming the missing ids, when one does not exist:
+    no event is replayed then.
     """
     RetryRejectedRecords: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]
-    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
-    tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
+    """Retries the records that the destination rejected. FAILED_PRECONDITION when the pipeline is paused, its tables were
+    removed, or its destination keeps no rejected records; ABORTED when a sync of it is in progress.
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]
-    """A pipeline's runs, newest first."""
+    """Lists a pipeline's runs, newest first."""
     WatchPipeline: _grpc.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]
-    """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
-    second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+    """Streams the pipeline now and after each change except of its state: always the latest version, at most five times a
+    second. Ends with NOT_FOUND when the pipeline is deleted and with UNAVAILABLE when the service stops; watch again then.
     """
 
 @_typing.type_check_only
 class PipelineServiceAsyncStub(PipelineServiceStub):
-    """Keeps pipelines and their state, and has the engine run them."""
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPipelineConnectors: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelineConnectorsRequest, _pipeline_service_pb2.ListPipelineConnectorsResponse]  # type: ignore[assignment]
-    """The connectors that the engine has, with their specs."""
+    """Lists the engine's connectors with their specs."""
     DiscoverSource: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.DiscoverSourceRequest, _pipeline_service_pb2.DiscoverSourceResponse]  # type: ignore[assignment]
-    """The streams that a source offers: one catalog message, and logs."""
+    """Discovers the streams that a source offers: one catalog message, and logs."""
     CreatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.CreatePipelineRequest, _pipeline_service_pb2.CreatePipelineResponse]  # type: ignore[assignment]
-    """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-    FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
-    set.
+    """Creates a pipeline. ALREADY_EXISTS for an id in use; INVALID_ARGUMENT, naming the fields, for an invalid
+    configuration; FAILED_PRECONDITION, unless skip_check is set, when a connector is unavailable or no selected stream can
+    be read.
     """
     GetPipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.GetPipelineRequest, _pipeline_service_pb2.GetPipelineResponse]  # type: ignore[assignment]
+    """Returns one pipeline. NOT_FOUND for an unknown id."""
     ListPipelines: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListPipelinesRequest, _pipeline_service_pb2.ListPipelinesResponse]  # type: ignore[assignment]
-    """Ordered by id."""
+    """Lists pipelines, ordered by id."""
     UpdatePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.UpdatePipelineRequest, _pipeline_service_pb2.UpdatePipelineResponse]  # type: ignore[assignment]
-    """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
+    """Updates the fields in update_mask. ABORTED when etag is set and outdated. A change of source, destination or streams
+    checks the connectors as CreatePipeline does, unless skip_check is set: FAILED_PRECONDITION when one is unavailable or no
+    selected stream can be read, and nothing is changed. FAILED_PRECONDITION, too, while DeletePipeline removes the pipeline.
+    """
     DeletePipeline: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.DeletePipelineRequest, _pipeline_service_pb2.DeletePipelineResponse]  # type: ignore[assignment]
-    """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-    its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
-    itself is waited for; ABORTED when that takes too long, or another sync is under way.
+    """Tears the pipeline down and deletes it. FAILED_PRECONDITION when the destination is unavailable, unless skip_teardown is
+    set: the pipeline and its state remain, and it continues as before. Waits for the current step of a continuous pipeline.
+    ABORTED when that takes too long, when a sync, a setup or another deletion is in progress, or when etag is set and
+    outdated: nothing is removed, and the pipeline is unchanged.
     """
     CheckPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.CheckPipelineRequest, _pipeline_service_pb2.CheckPipelineResponse]  # type: ignore[assignment]
+    """Checks that the connectors can be reached, and which selected streams cannot be read."""
     SetupPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SetupPipelineRequest, _pipeline_service_pb2.SetupPipelineResponse]  # type: ignore[assignment]
+    """Creates the external resources of a sync, such as tables and webhook endpoints, and stores the configuration fields that
+    connectors fill in. Concurrent updates are kept. ABORTED when source or destination changed so that the filled-in fields
+    no longer apply: they are not stored, a newly registered webhook endpoint is removed, and setup must be repeated. ABORTED,
+    too, while a sync, a teardown or a deletion is in progress. Waits for the current step of a continuous pipeline.
+    """
     TeardownPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.TeardownPipelineRequest, _pipeline_service_pb2.TeardownPipelineResponse]  # type: ignore[assignment]
-    """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
+    """Removes the resources that setup created. FAILED_PRECONDITION when the pipeline is continuous and not paused. ABORTED,
+    before anything is removed, while a sync, a setup or a deletion is in progress, or when etag is set and outdated.
+    """
     SyncPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SyncPipelineRequest, _pipeline_service_pb2.SyncPipelineResponse]  # type: ignore[assignment]
-    """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
-    pipeline is paused, ABORTED when another sync of it is under way.
+    """Syncs from the stored state and stores each checkpoint as it passes. FAILED_PRECONDITION when the pipeline is paused,
+    ABORTED when another sync of it is in progress.
     """
     SyncPipelineBatch: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.SyncPipelineBatchRequest, _pipeline_service_pb2.SyncPipelineBatchResponse]  # type: ignore[assignment]
-    """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
+    """Syncs up to state_limit checkpoints in one call, stores the ending state, and returns how the request ended. Errors as
+    for SyncPipeline.
+    """
     SimulateWebhookSync: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.SimulateWebhookSyncRequest, _pipeline_service_pb2.SimulateWebhookSyncResponse]  # type: ignore[assignment]
-    """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-    leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
-    way.
+    """Fetches recent events from the Stripe API and syncs them as if delivered by webhook. Belongs to no run, and leaves the
+    stored state unchanged unless the destination lacks data (see Resumption). FAILED_PRECONDITION when the pipeline is
+    paused, ABORTED when a sync of it is in progress.
     """
     PushWebhook: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.PushWebhookRequest, _pipeline_service_pb2.PushWebhookResponse]  # type: ignore[assignment]
-    """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
-    bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
-    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+    """Accepts one webhook delivery: verifies it, stores it durably, and returns; the event is applied later. UNAUTHENTICATED
+    for an invalid signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for a body over 1 MiB,
+    FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no signing secret.
     """
     ListWebhookEvents: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListWebhookEventsRequest, _pipeline_service_pb2.ListWebhookEventsResponse]  # type: ignore[assignment]
-    """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+    """Lists a pipeline's webhook events, latest arrival first: pending, dead-lettered and recently applied ones."""
     ReplayWebhookEvents: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ReplayWebhookEventsRequest, _pipeline_service_pb2.ReplayWebhookEventsResponse]  # type: ignore[assignment]
-    """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
-    there: then none is.
+    """Applies webhook events again, regardless of earlier failures. NOT_FOUND, naming the missing ids, when one does not exist:
+    no event is replayed then.
     """
     RetryRejectedRecords: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.RetryRejectedRecordsRequest, _pipeline_service_pb2.RetryRejectedRecordsResponse]  # type: ignore[assignment]
-    """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
-    tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
+    """Retries the records that the destination rejected. FAILED_PRECONDITION when the pipeline is paused, its tables were
+    removed, or its destination keeps no rejected records; ABORTED when a sync of it is in progress.
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_pipeline_service_pb2.ListRunsRequest, _pipeline_service_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """A pipeline's runs, newest first."""
+    """Lists a pipeline's runs, newest first."""
     WatchPipeline: _aio.UnaryStreamMultiCallable[_pipeline_service_pb2.WatchPipelineRequest, _pipeline_service_pb2.WatchPipelineResponse]  # type: ignore[assignment]
-    """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
-    second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+    """Streams the pipeline now and after each change except of its state: always the latest version, at most five times a
+    second. Ends with NOT_FOUND when the pipeline is deleted and with UNAVAILABLE when the service stops; watch again then.
     """
 
 class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps pipelines and their state, and has the engine run them."""
+    """Stores pipelines with their secrets and checkpoints, and calls the engine to run them."""
 
     @_abc_1.abstractmethod
     def ListPipelineConnectors(
@@ -159,7 +189,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ListPipelineConnectorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ListPipelineConnectorsResponse, _abc.Awaitable[_pipeline_service_pb2.ListPipelineConnectorsResponse]]:
-        """The connectors that the engine has, with their specs."""
+        """Lists the engine's connectors with their specs."""
 
     @_abc_1.abstractmethod
     def DiscoverSource(
@@ -167,7 +197,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.DiscoverSourceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.DiscoverSourceResponse], _abc.AsyncIterator[_pipeline_service_pb2.DiscoverSourceResponse]]:
-        """The streams that a source offers: one catalog message, and logs."""
+        """Discovers the streams that a source offers: one catalog message, and logs."""
 
     @_abc_1.abstractmethod
     def CreatePipeline(
@@ -175,9 +205,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.CreatePipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.CreatePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.CreatePipelineResponse]]:
-        """ALREADY_EXISTS for a taken id; INVALID_ARGUMENT, naming the fields, for a bad configuration;
-        FAILED_PRECONDITION when a connector cannot be reached, or no selected stream can be read, unless skip_check is
-        set.
+        """Creates a pipeline. ALREADY_EXISTS for an id in use; INVALID_ARGUMENT, naming the fields, for an invalid
+        configuration; FAILED_PRECONDITION, unless skip_check is set, when a connector is unavailable or no selected stream can
+        be read.
         """
 
     @_abc_1.abstractmethod
@@ -185,7 +215,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _pipeline_service_pb2.GetPipelineRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_pipeline_service_pb2.GetPipelineResponse, _abc.Awaitable[_pipeline_service_pb2.GetPipelineResponse]]: ...
+    ) -> _typing.Union[_pipeline_service_pb2.GetPipelineResponse, _abc.Awaitable[_pipeline_service_pb2.GetPipelineResponse]]:
+        """Returns one pipeline. NOT_FOUND for an unknown id."""
 
     @_abc_1.abstractmethod
     def ListPipelines(
@@ -193,7 +224,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ListPipelinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ListPipelinesResponse, _abc.Awaitable[_pipeline_service_pb2.ListPipelinesResponse]]:
-        """Ordered by id."""
+        """Lists pipelines, ordered by id."""
 
     @_abc_1.abstractmethod
     def UpdatePipeline(
@@ -201,7 +232,10 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.UpdatePipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.UpdatePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.UpdatePipelineResponse]]:
-        """Changes the fields in update_mask. ABORTED when etag is set and no longer current."""
+        """Updates the fields in update_mask. ABORTED when etag is set and outdated. A change of source, destination or streams
+        checks the connectors as CreatePipeline does, unless skip_check is set: FAILED_PRECONDITION when one is unavailable or no
+        selected stream can be read, and nothing is changed. FAILED_PRECONDITION, too, while DeletePipeline removes the pipeline.
+        """
 
     @_abc_1.abstractmethod
     def DeletePipeline(
@@ -209,9 +243,10 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.DeletePipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.DeletePipelineResponse, _abc.Awaitable[_pipeline_service_pb2.DeletePipelineResponse]]:
-        """Tears the pipeline down and forgets it. FAILED_PRECONDITION when the destination cannot be reached: the pipeline and
-        its state stay, and it goes on as before, unless skip_teardown is set. The step under way of a pipeline that runs by
-        itself is waited for; ABORTED when that takes too long, or another sync is under way.
+        """Tears the pipeline down and deletes it. FAILED_PRECONDITION when the destination is unavailable, unless skip_teardown is
+        set: the pipeline and its state remain, and it continues as before. Waits for the current step of a continuous pipeline.
+        ABORTED when that takes too long, when a sync, a setup or another deletion is in progress, or when etag is set and
+        outdated: nothing is removed, and the pipeline is unchanged.
         """
 
     @_abc_1.abstractmethod
@@ -219,14 +254,20 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _pipeline_service_pb2.CheckPipelineRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.CheckPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.CheckPipelineResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.CheckPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.CheckPipelineResponse]]:
+        """Checks that the connectors can be reached, and which selected streams cannot be read."""
 
     @_abc_1.abstractmethod
     def SetupPipeline(
         self,
         request: _pipeline_service_pb2.SetupPipelineRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SetupPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.SetupPipelineResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SetupPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.SetupPipelineResponse]]:
+        """Creates the external resources of a sync, such as tables and webhook endpoints, and stores the configuration fields that
+        connectors fill in. Concurrent updates are kept. ABORTED when source or destination changed so that the filled-in fields
+        no longer apply: they are not stored, a newly registered webhook endpoint is removed, and setup must be repeated. ABORTED,
+        too, while a sync, a teardown or a deletion is in progress. Waits for the current step of a continuous pipeline.
+        """
 
     @_abc_1.abstractmethod
     def TeardownPipeline(
@@ -234,7 +275,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.TeardownPipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.TeardownPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.TeardownPipelineResponse]]:
-        """FAILED_PRECONDITION when the pipeline runs by itself and is not paused."""
+        """Removes the resources that setup created. FAILED_PRECONDITION when the pipeline is continuous and not paused. ABORTED,
+        before anything is removed, while a sync, a setup or a deletion is in progress, or when etag is set and outdated.
+        """
 
     @_abc_1.abstractmethod
     def SyncPipeline(
@@ -242,8 +285,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.SyncPipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SyncPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.SyncPipelineResponse]]:
-        """Syncs from the stored state, storing every checkpoint as it passes. FAILED_PRECONDITION when the
-        pipeline is paused, ABORTED when another sync of it is under way.
+        """Syncs from the stored state and stores each checkpoint as it passes. FAILED_PRECONDITION when the pipeline is paused,
+        ABORTED when another sync of it is in progress.
         """
 
     @_abc_1.abstractmethod
@@ -252,7 +295,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.SyncPipelineBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.SyncPipelineBatchResponse, _abc.Awaitable[_pipeline_service_pb2.SyncPipelineBatchResponse]]:
-        """The same as one call: runs up to state_limit checkpoints, stores the ending state, answers how it ended."""
+        """Syncs up to state_limit checkpoints in one call, stores the ending state, and returns how the request ended. Errors as
+        for SyncPipeline.
+        """
 
     @_abc_1.abstractmethod
     def SimulateWebhookSync(
@@ -260,9 +305,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.SimulateWebhookSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.SimulateWebhookSyncResponse], _abc.AsyncIterator[_pipeline_service_pb2.SimulateWebhookSyncResponse]]:
-        """Fetches recent events from the Stripe API and syncs them as if they had come in by webhook. Belongs to no run, and
-        leaves the stored state as it is, unless the destination turns out to lack data (Resumption). FAILED_PRECONDITION when the pipeline is paused, ABORTED when a sync of it is under
-        way.
+        """Fetches recent events from the Stripe API and syncs them as if delivered by webhook. Belongs to no run, and leaves the
+        stored state unchanged unless the destination lacks data (see Resumption). FAILED_PRECONDITION when the pipeline is
+        paused, ABORTED when a sync of it is in progress.
         """
 
     @_abc_1.abstractmethod
@@ -271,9 +316,9 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.PushWebhookRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.PushWebhookResponse, _abc.Awaitable[_pipeline_service_pb2.PushWebhookResponse]]:
-        """Takes in one webhook delivery: verifies it, stores it durably, answers; it is applied later. UNAUTHENTICATED for a
-        bad signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for one of more than 1 MiB,
-        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no secret for them.
+        """Accepts one webhook delivery: verifies it, stores it durably, and returns; the event is applied later. UNAUTHENTICATED
+        for an invalid signature, INVALID_ARGUMENT for a body that is no event, RESOURCE_EXHAUSTED for a body over 1 MiB,
+        FAILED_PRECONDITION when the pipeline's source takes no webhooks or has no signing secret.
         """
 
     @_abc_1.abstractmethod
@@ -282,7 +327,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ListWebhookEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ListWebhookEventsResponse, _abc.Awaitable[_pipeline_service_pb2.ListWebhookEventsResponse]]:
-        """A pipeline's webhook events, the latest arrival first: those to be applied, those set aside, and those applied lately."""
+        """Lists a pipeline's webhook events, latest arrival first: pending, dead-lettered and recently applied ones."""
 
     @_abc_1.abstractmethod
     def ReplayWebhookEvents(
@@ -290,8 +335,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ReplayWebhookEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ReplayWebhookEventsResponse, _abc.Awaitable[_pipeline_service_pb2.ReplayWebhookEventsResponse]]:
-        """Has webhook events applied again, however often that failed before. NOT_FOUND, naming them, when one of the ids is not
-        there: then none is.
+        """Applies webhook events again, regardless of earlier failures. NOT_FOUND, naming the missing ids, when one does not exist:
+        no event is replayed then.
         """
 
     @_abc_1.abstractmethod
@@ -300,8 +345,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.RetryRejectedRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.RetryRejectedRecordsResponse, _abc.Awaitable[_pipeline_service_pb2.RetryRejectedRecordsResponse]]:
-        """Writes the records that the destination rejected once more. FAILED_PRECONDITION when the pipeline is paused, its
-        tables were removed or its destination keeps no rejected records, ABORTED when a sync of it is under way.
+        """Retries the records that the destination rejected. FAILED_PRECONDITION when the pipeline is paused, its tables were
+        removed, or its destination keeps no rejected records; ABORTED when a sync of it is in progress.
         """
 
     @_abc_1.abstractmethod
@@ -310,7 +355,7 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pipeline_service_pb2.ListRunsResponse, _abc.Awaitable[_pipeline_service_pb2.ListRunsResponse]]:
-        """A pipeline's runs, newest first."""
+        """Lists a pipeline's runs, newest first."""
 
     @_abc_1.abstractmethod
     def WatchPipeline(
@@ -318,8 +363,8 @@ class PipelineServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pipeline_service_pb2.WatchPipelineRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_pipeline_service_pb2.WatchPipelineResponse], _abc.AsyncIterator[_pipeline_service_pb2.WatchPipelineResponse]]:
-        """The pipeline now, and again whenever anything of it but its state changes: always the latest, at most five times a
-        second. Ends with NOT_FOUND when the pipeline is deleted, with UNAVAILABLE when the service stops: watch again then.
+        """Streams the pipeline now and after each change except of its state: always the latest version, at most five times a
+        second. Ends with NOT_FOUND when the pipeline is deleted and with UNAVAILABLE when the service stops; watch again then.
         """
 
 def add_PipelineServiceServicer_to_server(servicer: PipelineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

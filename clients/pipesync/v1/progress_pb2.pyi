@@ -29,22 +29,25 @@ class _RunStatus:
 class _RunStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RUN_STATUS_UNSPECIFIED: _RunStatus.ValueType  # 0
+    """Unknown."""
     RUN_STATUS_STARTED: _RunStatus.ValueType  # 1
-    """At least one stream is still to be finished."""
+    """At least one stream is unfinished."""
     RUN_STATUS_SUCCEEDED: _RunStatus.ValueType  # 2
-    """Every stream completed or was skipped."""
+    """Every stream is completed or skipped."""
     RUN_STATUS_FAILED: _RunStatus.ValueType  # 3
-    """The connection failed, or a stream errored and none is left to finish."""
+    """The connection failed, or a stream errored and no other stream is unfinished."""
 
-class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper): ...
+class RunStatus(_RunStatus, metaclass=_RunStatusEnumTypeWrapper):
+    """State of a run."""
 
 RUN_STATUS_UNSPECIFIED: RunStatus.ValueType  # 0
+"""Unknown."""
 RUN_STATUS_STARTED: RunStatus.ValueType  # 1
-"""At least one stream is still to be finished."""
+"""At least one stream is unfinished."""
 RUN_STATUS_SUCCEEDED: RunStatus.ValueType  # 2
-"""Every stream completed or was skipped."""
+"""Every stream is completed or skipped."""
 RUN_STATUS_FAILED: RunStatus.ValueType  # 3
-"""The connection failed, or a stream errored and none is left to finish."""
+"""The connection failed, or a stream errored and no other stream is unfinished."""
 Global___RunStatus: _TypeAlias = RunStatus  # noqa: Y015
 
 @_typing.final
@@ -56,8 +59,9 @@ class UnreadableStream(_message.Message):
     STREAM_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
+    """Stream name."""
     reason: _builtins.str
-    """Why, in words for a person."""
+    """Why, in one sentence."""
     def __init__(
         self,
         *,
@@ -85,13 +89,21 @@ class ConnectionStatus(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ConnectionStatus._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: ConnectionStatus._Status.ValueType  # 0
+        """Unknown."""
         STATUS_SUCCEEDED: ConnectionStatus._Status.ValueType  # 1
+        """The connector is ready to sync."""
         STATUS_FAILED: ConnectionStatus._Status.ValueType  # 2
+        """The connector cannot sync; see message."""
 
-    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Result of the check."""
+
     STATUS_UNSPECIFIED: ConnectionStatus.Status.ValueType  # 0
+    """Unknown."""
     STATUS_SUCCEEDED: ConnectionStatus.Status.ValueType  # 1
+    """The connector is ready to sync."""
     STATUS_FAILED: ConnectionStatus.Status.ValueType  # 2
+    """The connector cannot sync; see message."""
 
     STATUS_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
@@ -100,27 +112,26 @@ class ConnectionStatus(_message.Message):
     NOTICES_FIELD_NUMBER: _builtins.int
     REACHED_FIELD_NUMBER: _builtins.int
     status: Global___ConnectionStatus.Status.ValueType
+    """Result of the check."""
     message: _builtins.str
-    """Why, in words for a person."""
+    """Why, in one sentence."""
     reached: _builtins.bool
-    """Whether the connector's other end answered, let the engine in, and is not read-only. A check that fails although it
-    did found something else that is in a sync's way, such as a missing right. False where the connector does not say.
+    """Whether the remote system answered, accepted the credentials, and is writable. A check with reached set can still fail
+    for another reason, such as a missing privilege. False when the connector does not report it.
     """
     @_builtins.property
     def unreadable_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadableStream]:
-        """The selected streams that a check could not read, in the order of the selection: a sync would skip them, or
-        fail on them. As long as any other can be read, the check succeeds.
+        """Selected streams that the check could not read, in the order of the selection. A sync skips them or fails on them. The
+        check succeeds while at least one stream can be read.
         """
 
     @_builtins.property
     def clock_skew(self) -> _duration_pb2.Duration:
-        """How far the engine's clock is ahead of the source's; negative when it is behind. Absent when it is not known, or too
-        little to matter.
-        """
+        """How far the engine's clock is ahead of the source's; negative when behind. Absent when unknown or negligible."""
 
     @_builtins.property
     def notices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Facts a user should know that are no failure, one sentence each, e.g. the API version that events arrive in."""
+        """Findings that are no failure, one sentence each, e.g. the API version of delivered events."""
 
     def __init__(
         self,
@@ -142,8 +153,8 @@ Global___ConnectionStatus: _TypeAlias = ConnectionStatus  # noqa: Y015
 
 @_typing.final
 class RowCounts(_message.Message):
-    """What writing records did to the rows at the destination. A record changes one row or none, or is rejected, so the five add up to the
-    records that the destination took.
+    """How written records changed the rows of the destination. Each record counts once, so the fields add up to the records
+    that the destination processed.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -154,13 +165,15 @@ class RowCounts(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     REJECTED_FIELD_NUMBER: _builtins.int
     inserted: _builtins.int
+    """Rows inserted."""
     updated: _builtins.int
+    """Rows updated."""
     unchanged: _builtins.int
-    """Records that changed nothing: the row was equal or newer, or another record took their place in the same commit."""
+    """Records without effect: the row was equal or newer, or another record of the same commit replaced them."""
     deleted: _builtins.int
-    """Rows that were removed, or marked as deleted."""
+    """Rows removed, or marked as deleted."""
     rejected: _builtins.int
-    """Records that the destination refused and keeps aside for a retry."""
+    """Records that the destination rejected and keeps for a retry."""
     def __init__(
         self,
         *,
@@ -180,7 +193,7 @@ Global___RowCounts: _TypeAlias = RowCounts  # noqa: Y015
 
 @_typing.final
 class StreamProgress(_message.Message):
-    """How far one stream has come in this run."""
+    """Progress of one stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -191,19 +204,33 @@ class StreamProgress(_message.Message):
     class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[StreamProgress._Status.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATUS_UNSPECIFIED: StreamProgress._Status.ValueType  # 0
+        """Unknown."""
         STATUS_NOT_STARTED: StreamProgress._Status.ValueType  # 1
+        """No record has been read."""
         STATUS_STARTED: StreamProgress._Status.ValueType  # 2
+        """Records are being read."""
         STATUS_COMPLETED: StreamProgress._Status.ValueType  # 3
+        """All records have been read and committed."""
         STATUS_SKIPPED: StreamProgress._Status.ValueType  # 4
+        """The source does not offer the stream to this account; see message."""
         STATUS_ERRORED: StreamProgress._Status.ValueType  # 5
+        """Reading or writing failed; see message."""
 
-    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """State of a stream in a run."""
+
     STATUS_UNSPECIFIED: StreamProgress.Status.ValueType  # 0
+    """Unknown."""
     STATUS_NOT_STARTED: StreamProgress.Status.ValueType  # 1
+    """No record has been read."""
     STATUS_STARTED: StreamProgress.Status.ValueType  # 2
+    """Records are being read."""
     STATUS_COMPLETED: StreamProgress.Status.ValueType  # 3
+    """All records have been read and committed."""
     STATUS_SKIPPED: StreamProgress.Status.ValueType  # 4
+    """The source does not offer the stream to this account; see message."""
     STATUS_ERRORED: StreamProgress.Status.ValueType  # 5
+    """Reading or writing failed; see message."""
 
     STATUS_FIELD_NUMBER: _builtins.int
     STATE_COUNT_FIELD_NUMBER: _builtins.int
@@ -216,29 +243,30 @@ class StreamProgress(_message.Message):
     REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
     REWOUND_REASON_FIELD_NUMBER: _builtins.int
     status: Global___StreamProgress.Status.ValueType
+    """State of the stream."""
     state_count: _builtins.int
-    """Checkpoints seen for this stream."""
+    """Checkpoints of this stream."""
     record_count: _builtins.int
     """Records written for this stream."""
     message: _builtins.str
     """Why the stream was skipped or errored."""
     rejected_record_count: _builtins.int
-    """Records that the destination refused and keeps aside for a retry: part of record_count."""
+    """Records that the destination rejected and keeps for a retry; included in record_count."""
     replaced_record_count: _builtins.int
     """Records in which characters that the destination cannot store were replaced by U+FFFD."""
     rewound_reason: _builtins.str
-    """Why the stream went back during this run, in one sentence; empty when it did not. See Resumption."""
+    """Why the stream was rewound during this run, in one sentence; empty when it was not. See Resumption."""
     @_builtins.property
     def total_range(self) -> _catalog_pb2.TimeRange:
-        """The whole span that the backfill covers."""
+        """Interval that the backfill covers."""
 
     @_builtins.property
     def completed_ranges(self) -> _containers.RepeatedCompositeFieldContainer[_catalog_pb2.TimeRange]:
-        """The parts of total_range that are done, merged and in order."""
+        """Completed parts of total_range, merged and sorted."""
 
     @_builtins.property
     def rows(self) -> Global___RowCounts:
-        """What became of the records in record_count. Absent where the destination does not tell."""
+        """Effect of the records in record_count. Absent when the destination does not report it."""
 
     def __init__(
         self,
@@ -264,13 +292,13 @@ Global___StreamProgress: _TypeAlias = StreamProgress  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """A snapshot of a run; each one replaces the one before."""
+    """A snapshot of a run. Each snapshot replaces the previous one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
     class Derived(_message.Message):
-        """Figures that follow from the rest."""
+        """Values derived from the other fields."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -283,9 +311,11 @@ class Progress(_message.Message):
         TOTAL_REJECTED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
         TOTAL_REPLACED_RECORD_COUNT_FIELD_NUMBER: _builtins.int
         status: Global___RunStatus.ValueType
+        """State of the run."""
         records_per_second: _builtins.float
+        """Records written per second."""
         states_per_second: _builtins.float
-        """Global and per-stream checkpoints together."""
+        """Checkpoints per second, those shared by all streams included."""
         total_record_count: _builtins.int
         """Sum of record_count over the streams."""
         total_state_count: _builtins.int
@@ -296,7 +326,7 @@ class Progress(_message.Message):
         """Sum of replaced_record_count over the streams."""
         @_builtins.property
         def total_rows(self) -> Global___RowCounts:
-            """Sum of rows over the streams. Absent where the destination does not tell."""
+            """Sum of rows over the streams. Absent when the destination does not report them."""
 
         def __init__(
             self,
@@ -344,20 +374,25 @@ class Progress(_message.Message):
     DERIVED_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     elapsed_ms: _builtins.int
+    """Milliseconds since started_at."""
     global_state_count: _builtins.int
-    """Checkpoints that belong to no single stream."""
+    """Checkpoints shared by all streams."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """The time of the first data message, so that start-up does not count."""
+        """Time of the first record or checkpoint; start-up is not included."""
 
     @_builtins.property
     def connection_status(self) -> Global___ConnectionStatus:
-        """Set once a connector reported one."""
+        """Last connection status reported by a connector."""
 
     @_builtins.property
-    def derived(self) -> Global___Progress.Derived: ...
+    def derived(self) -> Global___Progress.Derived:
+        """Values derived from the other fields."""
+
     @_builtins.property
-    def streams(self) -> _containers.MessageMap[_builtins.str, Global___StreamProgress]: ...
+    def streams(self) -> _containers.MessageMap[_builtins.str, Global___StreamProgress]:
+        """Progress by stream name."""
+
     def __init__(
         self,
         *,

@@ -22,8 +22,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SourceState(_message.Message):
-    """The source's checkpoints. Only the source knows what is in them: everyone else carries the JSON text on,
-    character for character.
+    """The source's checkpoints. Their content is private to the source; the engine, the service and the caller store and
+    return the JSON text unchanged.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -49,19 +49,22 @@ class SourceState(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     STREAMS_FIELD_NUMBER: _builtins.int
-    GLOBAL_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
+    shared: _builtins.str
+    """Checkpoint shared by all streams, one JSON object, e.g. an events cursor. Empty when there is none."""
     @_builtins.property
     def streams(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """By stream name, one JSON object each."""
+        """Checkpoint by stream name, one JSON object each."""
 
     def __init__(
         self,
         *,
         streams: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        shared: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["global", b"global", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shared", b"shared", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,7 +72,7 @@ Global___SourceState: _TypeAlias = SourceState  # noqa: Y015
 
 @_typing.final
 class SyncRun(_message.Message):
-    """What the engine itself remembers of a run between requests."""
+    """The engine's record of a run between its requests."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -82,18 +85,18 @@ class SyncRun(_message.Message):
     run_id: _builtins.str
     """Empty when the caller named no run."""
     finished: _builtins.bool
-    """Nothing of the run is left to do."""
+    """Whether the run is complete."""
     reconcile: _builtins.bool
-    """The run compares what the destination holds with what it reads. The engine sets it itself where rows may stay that
-    were deleted at the source (Resumption). What a run leaves of it is gone on with by the run that begins next.
+    """Whether the run deletes rows that are missing at the source. The engine sets it by itself where deleted rows may remain
+    in the destination (see Resumption). The next run takes over an unfinished reconcile.
     """
     empty_request_count: _builtins.int
-    """How many requests of the run, the latest ones in a row, ended at a time limit before anything was committed. The
-    third of them ends FAILED; the count then begins anew. Requests that belong to no run (inputs, events_only) count, too.
+    """Consecutive requests, up to the latest, that reached a time limit before committing anything, requests with inputs or
+    events_only included. The third ends FAILED and resets the count.
     """
     @_builtins.property
     def time_ceiling(self) -> _timestamp_pb2.Timestamp:
-        """Upper bound of the run's time ranges, frozen by its first request."""
+        """Upper bound of the run's time ranges, set by the run's first request."""
 
     @_builtins.property
     def progress(self) -> _progress_pb2.Progress:
@@ -119,18 +122,18 @@ Global___SyncRun: _TypeAlias = SyncRun  # noqa: Y015
 
 @_typing.final
 class CheckpointPosition(_message.Message):
-    """The place of a checkpoint among those that a destination has recorded."""
+    """Position of a checkpoint among those recorded by a destination."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EPOCH_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     epoch: _builtins.str
-    """Random text that names one uninterrupted series of checkpoints. A destination that goes on from anything but the
-    last of them begins another.
+    """Random text that names one uninterrupted series of checkpoints. A destination that resumes from any checkpoint but the
+    last of a series starts another one.
     """
     number: _builtins.int
-    """Counts up within the epoch; no number is given twice."""
+    """Increases within the epoch; never assigned twice."""
     def __init__(
         self,
         *,
@@ -147,7 +150,7 @@ Global___CheckpointPosition: _TypeAlias = CheckpointPosition  # noqa: Y015
 
 @_typing.final
 class SyncState(_message.Message):
-    """Everything needed to go on where a request ended. Hand it back unchanged."""
+    """Everything that a request needs to continue from an earlier one. Callers return it unchanged."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -199,28 +202,31 @@ class SyncState(_message.Message):
     POSITIONS_FIELD_NUMBER: _builtins.int
     INPUTS_POSITION_FIELD_NUMBER: _builtins.int
     destination: _builtins.str
-    """The destination's own checkpoint, one JSON object. Empty when there is none."""
+    """The destination's checkpoint, one JSON object. Empty when there is none."""
     @_builtins.property
-    def source(self) -> Global___SourceState: ...
+    def source(self) -> Global___SourceState:
+        """The source's checkpoints."""
+
     @_builtins.property
-    def sync_run(self) -> Global___SyncRun: ...
+    def sync_run(self) -> Global___SyncRun:
+        """The current run."""
+
     @_builtins.property
     def stream_schemas(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """By stream name, a fingerprint of the fields that the stream had when its history was read, and of those that it is
-        being read with. Only the engine knows what is in it. A stream without an entry counts as read with the current
-        fields.
+        """By stream name, a fingerprint of the stream's fields when its history was read, and of those it is being read with.
+        Private to the engine. A stream without an entry counts as read with the current fields.
         """
 
     @_builtins.property
     def positions(self) -> _containers.MessageMap[_builtins.str, Global___CheckpointPosition]:
-        """By stream name, the position of the stream's checkpoint in source, where the destination records checkpoints: it
-        finds out by it whether it still holds the data before that checkpoint. The empty name stands for source.global. A
-        checkpoint that is stored without a position takes the entry away.
+        """By stream name, the position of the stream's checkpoint in source, for destinations that record checkpoints. The
+        destination uses it to verify that it still holds the data before the checkpoint. The empty name stands for
+        source.shared. Storing a checkpoint without a position removes the entry.
         """
 
     @_builtins.property
     def inputs_position(self) -> Global___CheckpointPosition:
-        """The position of the last SourceInputs that the destination has committed. Absent when it has recorded none."""
+        """Position of the last SourceInputs that the destination committed. Absent when it has recorded none."""
 
     def __init__(
         self,
@@ -242,8 +248,8 @@ Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
 
 @_typing.final
 class RewoundStream(_message.Message):
-    """A stream that goes on from an earlier checkpoint than the caller's state says, as the destination does not hold the
-    data up to that one: its table was dropped or emptied, say, or an older backup of it was restored.
+    """A stream that resumes from an earlier checkpoint than the caller's, because the destination lacks data before that one,
+    e.g. after its table was dropped or an older backup was restored.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -252,9 +258,9 @@ class RewoundStream(_message.Message):
     FROM_START_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     stream: _builtins.str
-    """Empty for the checkpoint that all streams share."""
+    """Stream name; empty for the checkpoint shared by all streams."""
     from_start: _builtins.bool
-    """True when it is read from the start; false when it goes on from the checkpoint that the destination has recorded."""
+    """Whether the stream is read from the start instead of from the checkpoint recorded by the destination."""
     reason: _builtins.str
     """Why, in one sentence."""
     def __init__(
@@ -274,19 +280,19 @@ Global___RewoundStream: _TypeAlias = RewoundStream  # noqa: Y015
 
 @_typing.final
 class LostInputs(_message.Message):
-    """Inputs that were committed once, and that the destination does not hold any more."""
+    """Inputs that were committed but are no longer in the destination."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     HELD_FIELD_NUMBER: _builtins.int
     COVERED_BY_REREAD_FIELD_NUMBER: _builtins.int
     covered_by_reread: _builtins.bool
-    """False when the caller is expected to send all inputs with a position behind that one again; true when it cannot,
-    by SyncOptions.replayable_inputs, and the streams are read from the start instead.
+    """Whether the streams are read from the start instead, because the caller did not keep the inputs (see
+    SyncOptions.replayable_inputs). When false, the caller must send all inputs after held again.
     """
     @_builtins.property
     def held(self) -> Global___CheckpointPosition:
-        """The last position that it still holds. Absent when it holds none, or none that it knows."""
+        """Last position that the destination still holds. Absent when it holds none, or an unknown one."""
 
     def __init__(
         self,
@@ -304,9 +310,9 @@ Global___LostInputs: _TypeAlias = LostInputs  # noqa: Y015
 
 @_typing.final
 class Resumption(_message.Message):
-    """Where a request goes on from, once the destination has compared its records with the caller's state. Sent once, ahead
-    of all data and right behind sync_run where there is one, by an engine whose destination records checkpoints. Not sent
-    by a request that ended before it was known.
+    """Where a request resumes, after the destination compared its recorded checkpoints with the caller's state. Sent once,
+    before all data and after sync_run, by an engine whose destination records checkpoints. A request that ends earlier
+    does not send it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -316,18 +322,18 @@ class Resumption(_message.Message):
     LOST_INPUTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
-    """The account at the source whose data this is; empty when the source does not say."""
+    """The source account that the data belongs to; empty when the source does not report one."""
     @_builtins.property
     def state(self) -> Global___SyncState:
-        """The state that the request goes on with: store it in the place of the one that was handed in."""
+        """State that the request resumes from. It replaces the state that the caller sent."""
 
     @_builtins.property
     def rewound_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewoundStream]:
-        """Streams that go back: the checkpoint of all streams first, then in the order of the selection; empty for most requests."""
+        """Rewound streams: the checkpoint shared by all streams first, then in the order of the selection. Usually empty."""
 
     @_builtins.property
     def lost_inputs(self) -> Global___LostInputs:
-        """Absent when none were lost."""
+        """Absent when no inputs were lost."""
 
     def __init__(
         self,
@@ -347,8 +353,8 @@ Global___Resumption: _TypeAlias = Resumption  # noqa: Y015
 
 @_typing.final
 class DeadLetter(_message.Message):
-    """An event that a source gives up: it failed as often as the source tries, and the events behind it go on. Sent ahead
-    of the checkpoint that passes the event.
+    """An event that the source dead-lettered: processing failed as often as the source retries, and later events proceed.
+    Sent before the checkpoint that passes the event.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -360,16 +366,18 @@ class DeadLetter(_message.Message):
     ATTEMPT_COUNT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
+    """Event id at the source."""
     event_type: _builtins.str
+    """Event type at the source, e.g. "customer.updated"."""
     event_json: _builtins.bytes
-    """The whole event as JSON, byte for byte as it arrived: accepted by SourceInput.event_json."""
+    """The event as JSON, byte for byte as it arrived. SourceInput.event_json accepts it."""
     attempt_count: _builtins.int
-    """How many times it was tried."""
+    """Attempts to process the event."""
     reason: _builtins.str
     """Why the last attempt failed, in one sentence."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the event was made, as it says itself."""
+        """Creation time according to the event."""
 
     def __init__(
         self,
@@ -412,64 +420,68 @@ class Eof(_message.Message):
     COMPARED_EVENT_IDS_FIELD_NUMBER: _builtins.int
     BEGINNING_INPUTS_POSITION_FIELD_NUMBER: _builtins.int
     status: _progress_pb2.RunStatus.ValueType
+    """State of the run."""
     has_more: _builtins.bool
-    """True when a limit, a deadline or a shutdown cut the request short: call again with ending_state."""
+    """Whether a limit, a deadline or a shutdown ended the request early. Call again with ending_state."""
     failure_message: _builtins.str
-    """What went wrong, when status is FAILED for a reason that no stream and no connection_status bears."""
+    """Why status is FAILED when neither a stream nor connection_status carries the reason."""
     limit_message: _builtins.str
-    """Why a limit cut the request before anything was committed, naming the limit and how long the source took; empty
+    """Why a limit ended the request before anything was committed, with the limit and the time that the source took. Empty
     otherwise.
     """
     held_rejected_record_count: _builtins.int
-    """Records that the destination rejected and keeps for a retry, of this request or an earlier one."""
+    """Records that the destination rejected and keeps for a retry, from this request or an earlier one."""
     account_id: _builtins.str
-    """The account at the source whose data this is; empty when the source does not say, or was not asked."""
+    """The source account that the data belongs to; empty when the source does not report one or was not asked."""
     @_builtins.property
-    def ending_state(self) -> Global___SyncState: ...
+    def ending_state(self) -> Global___SyncState:
+        """State to continue from."""
+
     @_builtins.property
     def run_progress(self) -> _progress_pb2.Progress:
         """Progress over all requests of this run."""
 
     @_builtins.property
     def request_progress(self) -> _progress_pb2.Progress:
-        """Progress of this request alone."""
+        """Progress of this request."""
 
     @_builtins.property
     def dead_letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetter]:
-        """Events that were given up during this request."""
+        """Events that were dead-lettered during this request."""
 
     @_builtins.property
     def outdated_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Selected streams that have fields which their history was not read with, in the order of the selection: their older
-        rows lack these until a run with SyncOptions.reconcile or reread_outdated has read them again. Empty for a request
-        that belongs to no run.
+        """Selected streams with fields that their history was not read with, in the order of the selection. Older rows lack
+        these fields until a run with SyncOptions.reconcile or reread_outdated completes. Empty for a request that belongs to no
+        run.
         """
 
     @_builtins.property
     def renewed_streams(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Streams whose history this request finished reading again, with fields that it was not read with before: the
-        destination has a place for these once setup has run with the same catalog.
+        """Streams whose history this request finished rereading with fields it lacked before. The destination stores these fields
+        once setup has run with the same catalog.
         """
 
     @_builtins.property
     def rewound_streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewoundStream]:
-        """Streams that went back as the request began: see Resumption."""
+        """Streams that were rewound when the request began. See Resumption."""
 
     @_builtins.property
     def lost_inputs(self) -> Global___LostInputs:
-        """Inputs that the destination turned out to lack as the request began: see Resumption. Absent when none were lost."""
+        """Inputs that the destination lacked when the request began; absent when none. See Resumption."""
 
     @_builtins.property
     def compared_event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Pushed events whose records depend on what the destination held, as items that it holds and that are no longer at
-        the source become deletions. Rows that a sync beside this request had read before, and not committed yet, were not
-        among those: a caller that lets both run applies these events once more when that sync has ended.
+        """Pushed events whose records depend on the rows in the destination, e.g. items that are stored there but missing at the
+        source become deletions. Rows that a concurrent sync had read but not yet committed are not compared: a caller that
+        allows concurrent syncs must push these events again when that sync has ended.
         """
 
     @_builtins.property
     def beginning_inputs_position(self) -> Global___CheckpointPosition:
-        """The position of pushed inputs that the destination held as the request began: see Resumption. That of ending_state
-        is another one once the destination has recorded this request's own. Absent when it holds none, or does not say.
+        """Position of pushed inputs that the destination held when the request began (see Resumption). The position in
+        ending_state is a later one once the destination records this request's inputs. Absent when it holds none or does not
+        report it.
         """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Tests that every connector has to pass: its author subclasses them in a test module.
+"""Conformance tests for connectors, to be subclassed in a test module of the connector.
 
 They need pytest, pytest-asyncio and jsonschema, which the engine itself does not: nothing else in
-the engine imports this package. ``engine_server/connectors/README.md`` says how to use it.
+the engine imports this package. See ``engine_server/connectors/README.md`` for an example.
 """
 
 try:
@@ -13,7 +13,7 @@ except ImportError as error:
         f"the conformance tests need {error.name}: pip install 'pipesync[conformance]'"
     ) from error
 
-# Only then does a failed assert of theirs show what was compared.
+# pytest shows the compared values of a failed assert only in modules that it has rewritten.
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
@@ -21,7 +21,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from engine_server.connectors.conformance.destination import DestinationConformance  # noqa: E402 - the rewriting comes first
+from engine_server.connectors.conformance.destination import DestinationConformance  # noqa: E402 - assertions are rewritten first
 from engine_server.connectors.conformance.source import SourceConformance  # noqa: E402 - the same
 from engine_server.connectors.conformance.subject import (  # noqa: E402 - the same
     DestinationSubject,

@@ -1,4 +1,4 @@
-"""The rules for a destination that records checkpoints."""
+"""Conformance tests for destinations that record checkpoints."""
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -11,27 +11,27 @@ from engine_server.connectors.conformance.leftovers import nothing_left_behind
 from engine_server.connectors.conformance.subject import DestinationSubject, parsed
 from engine_server.connectors.conformance.writing import (
     STREAMS,
-    a_sync,
-    as_given,
     batch,
     checkpoint,
     inputs_end,
-    invisible,
+    missing_records,
     new_record,
+    ordered_messages,
     sent,
+    sync_messages,
     written_streams,
 )
-from engine_server.connectors.protocols import CheckpointKeeper, Resumed, ResumeRequest
+from engine_server.connectors.protocols import CheckpointKeeper, ResumeRequest, ResumeResult
 from engine_server.errors import CheckpointsMoved
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
 
-# JSON text that a careless statement, or a decoder, would change.
+# JSON text that an unescaped statement, or a decoder, would change.
 _TEXT = '{"a":  "it\'s \\\\ \\u0000 $1 {} %s -- \\"b\\"", "n": 1.50, "é": "日本"}'
 
 
 class CheckpointConformance:
-    """Every destination keeps these rules that records checkpoints."""
+    """Rules for every destination that is a ``CheckpointKeeper``."""
 
     @pytest.fixture
     def pipeline(self, subject: DestinationSubject) -> "Pipeline":
@@ -39,17 +39,19 @@ class CheckpointConformance:
             pytest.skip("the destination records no checkpoints")
         return Pipeline(subject, subject.connector)
 
-    async def test_a_resumed_write_passes_every_message_on_in_order(
+    async def test_a_resumed_write_yields_every_message_in_order(
         self, subject: DestinationSubject, pipeline: "Pipeline"
     ) -> None:
-        given = a_sync()
+        given = sync_messages()
         async with nothing_left_behind():
             passed_on = await pipeline.sync(given)
-        assert [_unplaced(message) for message in as_given(passed_on)] == as_given(given)
-        assert not await invisible(subject, given)
+        assert [
+            _without_position(message) for message in ordered_messages(passed_on)
+        ] == ordered_messages(given)
+        assert not await missing_records(subject, given)
 
-    async def test_checkpoints_have_positions_that_count_up(self, pipeline: "Pipeline") -> None:
-        passed_on = await pipeline.sync(a_sync())
+    async def test_checkpoint_positions_increase(self, pipeline: "Pipeline") -> None:
+        passed_on = await pipeline.sync(sync_messages())
         for stream in (*STREAMS, ""):
             positions = [
                 message.source_state.position
@@ -61,30 +63,28 @@ class CheckpointConformance:
             assert len({position.epoch for position in positions}) == 1
             assert all(position.epoch for position in positions)
 
-    async def test_a_state_that_was_handed_back_goes_on(self, pipeline: "Pipeline") -> None:
+    async def test_an_up_to_date_state_is_not_rewound(self, pipeline: "Pipeline") -> None:
         first = await pipeline.resume()
-        await pipeline.write(first, a_sync())
+        await pipeline.write(first, sync_messages())
         stored = pipeline.copied().source
         for _ in range(3):
             again = await pipeline.resume()
             assert not again.rewinds
-            assert again.destination == first.destination, "a lineage stays"
+            assert again.destination == first.destination, "the lineage stays the same"
             assert pipeline.state.source == stored
         assert again.positions.keys() == {*STREAMS, ""}
 
-    async def test_what_left_it_is_recorded_wherever_the_write_ended(
+    async def test_every_yielded_checkpoint_is_recorded_wherever_the_write_ends(
         self, pipeline: "Pipeline"
     ) -> None:
-        for count in range(1, len(a_sync())):
+        for count in range(1, len(sync_messages())):
             resumed = await pipeline.resume()
-            await pipeline.write(resumed, a_sync(), count=count)
+            await pipeline.write(resumed, sync_messages(), count=count)
             stored = pipeline.copied().source
             assert not (await pipeline.resume()).rewinds, f"after {count} messages"
             assert pipeline.state.source == stored
 
-    async def test_an_older_state_of_the_lineage_goes_on_from_where_it_is(
-        self, pipeline: "Pipeline"
-    ) -> None:
+    async def test_an_older_state_of_the_lineage_is_not_rewound(self, pipeline: "Pipeline") -> None:
         await pipeline.sync([batch(STREAMS[0], new_record()), checkpoint(STREAMS[0], 1)])
         older = pipeline.copied()
         await pipeline.sync([batch(STREAMS[0], new_record()), checkpoint(STREAMS[0], 2)])
@@ -92,7 +92,7 @@ class CheckpointConformance:
         assert not (await pipeline.resume()).rewinds
         assert pipeline.state.source.streams[STREAMS[0]] == older.source.streams[STREAMS[0]]
 
-    async def test_a_state_ahead_of_it_goes_back_to_what_is_recorded(
+    async def test_a_state_ahead_is_rewound_to_the_recorded_checkpoint(
         self, pipeline: "Pipeline"
     ) -> None:
         recorded = Message()
@@ -112,10 +112,10 @@ class CheckpointConformance:
         await pipeline.write(resumed, [batch(STREAMS[0], new_record()), checkpoint(STREAMS[0], 2)])
         assert not (await pipeline.resume()).rewinds
 
-    async def test_streams_whose_tables_are_gone_are_read_from_the_start(
+    async def test_streams_with_removed_tables_are_read_from_the_start(
         self, subject: DestinationSubject, pipeline: "Pipeline"
     ) -> None:
-        await pipeline.sync(a_sync())
+        await pipeline.sync(sync_messages())
         config = parsed(subject.connector, subject.config)
         await listed(subject.connector.teardown(config, written_streams()))
         resumed = await pipeline.resume()
@@ -125,13 +125,13 @@ class CheckpointConformance:
             assert rewound[stream].checkpoint is None
             assert rewound[stream].is_empty
         assert not resumed.positions.keys() & set(STREAMS)
-        await pipeline.write(resumed, a_sync())
+        await pipeline.write(resumed, sync_messages())
         assert not (await pipeline.resume()).rewinds
 
-    async def test_the_later_of_two_requests_fences_the_earlier_off(
+    async def test_a_later_request_fences_off_an_earlier_one(
         self, subject: DestinationSubject, pipeline: "Pipeline"
     ) -> None:
-        await pipeline.sync(a_sync())
+        await pipeline.sync(sync_messages())
         earlier, later = await pipeline.resume(), await pipeline.resume()
         with pytest.raises(CheckpointsMoved):
             await pipeline.write(
@@ -139,28 +139,28 @@ class CheckpointConformance:
             )
         given = [batch(STREAMS[0], new_record()), checkpoint(STREAMS[0], 9)]
         await pipeline.write(later, given)
-        assert not await invisible(subject, given)
+        assert not await missing_records(subject, given)
         assert not (await pipeline.resume()).rewinds
 
-    async def test_a_request_beside_a_sync_moves_no_checkpoint_of_it(
+    async def test_pushed_inputs_do_not_move_the_checkpoints_of_a_sync(
         self, pipeline: "Pipeline"
     ) -> None:
         sync = await pipeline.resume()
         await pipeline.push([batch(STREAMS[1], new_record())])
-        await pipeline.write(sync, a_sync())
+        await pipeline.write(sync, sync_messages())
         assert not (await pipeline.resume()).rewinds
 
-    async def test_a_new_state_begins_a_lineage_of_its_own(self, pipeline: "Pipeline") -> None:
-        await pipeline.sync(a_sync())
+    async def test_a_new_state_starts_its_own_lineage(self, pipeline: "Pipeline") -> None:
+        await pipeline.sync(sync_messages())
         former = pipeline.copied()
         pipeline.state = SyncState()
         resumed = await pipeline.resume()
         assert not resumed.rewinds
         assert resumed.destination not in ("", former.destination)
         pipeline.state = former
-        assert not (await pipeline.resume()).rewinds, "its lines are its own"
+        assert not (await pipeline.resume()).rewinds, "each lineage has its own checkpoints"
 
-    async def test_a_state_of_an_older_version_goes_on_where_there_are_records(
+    async def test_a_state_of_an_older_version_resumes_streams_with_records(
         self, pipeline: "Pipeline"
     ) -> None:
         await pipeline.sync([batch(STREAMS[0], new_record()), checkpoint(STREAMS[0], 1)])
@@ -172,7 +172,7 @@ class CheckpointConformance:
         assert resumed.rewinds[0].checkpoint is None
         assert not (await pipeline.resume()).rewinds
 
-    async def test_the_end_of_inputs_has_a_position_that_is_compared(
+    async def test_lost_inputs_are_detected_by_the_position_of_their_end(
         self, pipeline: "Pipeline"
     ) -> None:
         first = await pipeline.push([batch(STREAMS[0], new_record())])
@@ -198,10 +198,10 @@ class CheckpointConformance:
 
 
 class Pipeline:
-    """A caller of a destination under test, which stores what leaves it.
+    """Caller of a destination under test, which stores the state as a service does.
 
     Attributes:
-        state: What it stores.
+        state: The stored state.
     """
 
     def __init__(self, subject: DestinationSubject, connector: CheckpointKeeper[Any]) -> None:
@@ -210,32 +210,32 @@ class Pipeline:
         self.state = SyncState()
 
     def copied(self) -> SyncState:
-        """A copy of the state."""
+        """Return a copy of the state."""
         copy = SyncState()
         copy.CopyFrom(self.state)
         return copy
 
-    async def resume(self, *, pushes: bool = False, **request: Any) -> Resumed:
-        """Compares the state, and takes the outcome over."""
+    async def resume(self, *, pushes: bool = False, **request: Any) -> ResumeResult:
+        """Compare the state with the recorded checkpoints, and apply the outcome to it."""
         resumed = await self._connector.resume(
             self._config,
             written_streams(),
             ResumeRequest(
                 account_id="acct_1",
                 state=self.copied(),
-                reads=() if pushes else STREAMS,
-                moves_global=not pushes,
+                advanced_streams=() if pushes else STREAMS,
+                advances_shared_checkpoint=not pushes,
                 pushes_inputs=pushes,
                 **request,
             ),
         )
-        self._take_over(resumed)
+        self._apply(resumed)
         return resumed
 
     async def write(
-        self, resumed: Resumed, given: Iterable[Message], *, count: int | None = None
+        self, resumed: ResumeResult, given: Iterable[Message], *, count: int | None = None
     ) -> Sequence[Message]:
-        """Writes, up to so many messages that leave, and stores what leaves."""
+        """Write ``given``, store the yielded checkpoints, and stop after ``count`` messages."""
         seen: list[Message] = []
         async with (
             aclosing(sent(given)) as source,
@@ -250,21 +250,21 @@ class Pipeline:
         return seen
 
     async def sync(self, given: Iterable[Message]) -> Sequence[Message]:
-        """One request."""
+        """Resume and write, as one request does."""
         return await self.write(await self.resume(), given)
 
     async def push(self, given: Sequence[Message]) -> CheckpointPosition:
-        """Writes inputs beside the runs. Answers the position of their end."""
+        """Write inputs outside a run, and return the position of their end."""
         seen = await self.write(await self.resume(pushes=True), [*given, inputs_end()])
         [end] = [message.inputs_end for message in seen if message.HasField("inputs_end")]
         return end.position
 
     def _written(
-        self, source: AsyncGenerator[Message, None], resumed: Resumed
+        self, source: AsyncGenerator[Message, None], resumed: ResumeResult
     ) -> AsyncGenerator[Message, None]:
         return self._connector.write_resumed(self._config, written_streams(), source, resumed)
 
-    def _take_over(self, resumed: Resumed) -> None:
+    def _apply(self, resumed: ResumeResult) -> None:
         state = self.state
         state.destination = resumed.destination
         state.positions.clear()
@@ -275,7 +275,7 @@ class Pipeline:
             state.inputs_position.CopyFrom(resumed.inputs_position)
         for rewind in resumed.rewinds:
             if not rewind.stream:
-                setattr(state.source, "global", rewind.checkpoint or "")
+                state.source.shared = rewind.checkpoint or ""
             elif rewind.checkpoint is not None:
                 state.source.streams[rewind.stream] = rewind.checkpoint
             else:
@@ -286,16 +286,16 @@ class Pipeline:
             self.state.inputs_position.CopyFrom(message.inputs_end.position)
         if not message.HasField("source_state"):
             return
-        left = message.source_state
-        if left.stream:
-            self.state.source.streams[left.stream] = left.data
+        recorded = message.source_state
+        if recorded.stream:
+            self.state.source.streams[recorded.stream] = recorded.data
         else:
-            setattr(self.state.source, "global", left.data)
-        self.state.positions[left.stream].CopyFrom(left.position)
+            self.state.source.shared = recorded.data
+        self.state.positions[recorded.stream].CopyFrom(recorded.position)
 
 
-def _unplaced(message: Message) -> Message:
-    """The message as it was sent: without a position."""
+def _without_position(message: Message) -> Message:
+    """Return the message as it was sent: without a position."""
     copy = Message()
     copy.CopyFrom(message)
     if copy.HasField("source_state"):

@@ -1,4 +1,4 @@
-"""The rules for a destination."""
+"""Conformance tests for destinations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,24 +8,24 @@ import pytest
 
 from engine_server.connectors.conformance.checkpoints import CheckpointConformance
 from engine_server.connectors.conformance.connector import assert_no_secret, listed
-from engine_server.connectors.conformance.inventory import InventoryConformance
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
 from engine_server.connectors.conformance.steps import (
+    awaited_in_tasks,
     cancelled_after,
     closed_after,
-    stepped_in_tasks,
 )
+from engine_server.connectors.conformance.stored_rows import StoredRowsConformance
 from engine_server.connectors.conformance.subject import Config, DestinationSubject, parsed
 from engine_server.connectors.conformance.writing import (
     STREAMS,
-    a_sync,
-    as_given,
     batch,
     checkpoint,
-    invisible,
+    missing_records,
     new_record,
+    ordered_messages,
     records_of,
     sent,
+    sync_messages,
     written_streams,
 )
 from engine_server.connectors.protocols import (
@@ -35,35 +35,38 @@ from engine_server.connectors.protocols import (
     SelectedStream,
 )
 from engine_server.errors import ConnectionFailed
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message, RecordBatch
 
 
-class DestinationConformance(CheckpointConformance, InventoryConformance):
-    """Every destination keeps these rules.
+class DestinationConformance(CheckpointConformance, StoredRowsConformance):
+    """Rules for every destination.
 
     Subclass it as ``class TestMyDestination(DestinationConformance)`` in a test module, with a
-    fixture ``subject`` that answers a ``DestinationSubject`` of a far side made for one test.
+    fixture ``subject`` that returns a ``DestinationSubject`` whose external system is created for
+    one test.
     """
 
     async def selected(self, subject: DestinationSubject) -> list[SelectedStream]:
-        """The streams that the tests write."""
+        """Return the streams that the tests write."""
         return written_streams()
 
-    async def test_every_message_is_passed_on_in_order(self, subject: DestinationSubject) -> None:
+    async def test_every_message_is_yielded_in_order(self, subject: DestinationSubject) -> None:
         await _set_up(subject)
-        given = a_sync()
+        given = sync_messages()
         async with nothing_left_behind():
             passed_on = await listed(_write(subject, sent(given)))
-        assert as_given(passed_on) == as_given(given), "not what was sent, or not in order"
+        assert ordered_messages(passed_on) == ordered_messages(given), (
+            "messages differ from the input, or are out of order"
+        )
         logs = [message for message in given if message.HasField("log")]
         assert all(message in passed_on for message in logs), "a log of the source was lost"
 
-    async def test_counts_of_rows_come_behind_the_records_and_add_up_to_them(
+    async def test_row_counts_follow_their_records_and_add_up(
         self, subject: DestinationSubject
     ) -> None:
         await _set_up(subject)
-        given = a_sync()
+        given = sync_messages()
         yielded = await listed(_write(subject, sent(given)))
         if not any(message.HasField("rows_written") for message in yielded):
             pytest.skip("the destination does not count rows")
@@ -85,39 +88,37 @@ class DestinationConformance(CheckpointConformance, InventoryConformance):
                 assert uncounted[stream] >= 0, f"rows of {stream} before their records: {counts}"
             elif message.stream_status.HasField("completed"):
                 assert not uncounted[stream], f"{stream} completed before its rows are counted"
-        assert not any(uncounted.values()), f"records that no count has: {uncounted}"
+        assert not any(uncounted.values()), f"records that no count includes: {uncounted}"
 
-    async def test_a_message_is_passed_on_only_when_all_records_before_it_are_visible(
+    async def test_a_message_is_yielded_only_once_all_records_before_it_are_visible(
         self, subject: DestinationSubject
     ) -> None:
         await _set_up(subject)
-        given = a_sync()
-        in_order = as_given(given)
+        given = sync_messages()
+        in_order = ordered_messages(given)
         number = 0
         async with aclosing(_write(subject, sent(given))) as passed_on:
             async for message in passed_on:
-                if not as_given([message]):
+                if not ordered_messages([message]):
                     continue
                 number += 1
-                missing = await invisible(subject, in_order[:number])
+                missing = await missing_records(subject, in_order[:number])
                 assert not missing, f"{message.WhichOneof('payload')} {number} before {missing}"
-        # No checkpoint follows the last of them: the end of the input has them written.
-        missing = await invisible(subject, given)
-        assert not missing, f"held when the input ended, and never written: {missing}"
+        # No checkpoint follows the last records: the end of the input makes them written.
+        missing = await missing_records(subject, given)
+        assert not missing, f"pending when the input ended, and never written: {missing}"
 
-    async def test_writing_the_same_records_twice_is_the_same_as_once(
-        self, subject: DestinationSubject
-    ) -> None:
+    async def test_writing_is_idempotent(self, subject: DestinationSubject) -> None:
         await _set_up(subject)
-        given = a_sync()
+        given = sync_messages()
         for _ in range(2):
             await listed(_write(subject, sent(given)))
-            assert not await invisible(subject, given)
+            assert not await missing_records(subject, given)
             for stream in STREAMS:
                 rows = list(await subject.rows(stream))
-                assert len(rows) == len(records_of(given, stream)), "a record is there twice"
+                assert len(rows) == len(records_of(given, stream)), "a record is stored twice"
 
-    async def test_a_record_takes_the_place_of_the_one_with_its_key(
+    async def test_a_record_replaces_the_record_with_its_key(
         self, subject: DestinationSubject
     ) -> None:
         await _set_up(subject)
@@ -129,26 +130,26 @@ class DestinationConformance(CheckpointConformance, InventoryConformance):
         assert [row["name"] for row in await subject.rows(stream)] == ["changed"]
 
     @pytest.mark.parametrize("leave", [closed_after, cancelled_after], ids=["closed", "cancelled"])
-    async def test_left_after_any_message_it_leaves_nothing_behind_and_no_checkpoint_unbacked(
+    async def test_leaving_a_write_after_any_message_leaves_nothing_open_and_loses_no_record(
         self,
         subject: DestinationSubject,
         leave: Callable[[int, Messages], Awaitable[list[Message]]],
     ) -> None:
         await _set_up(subject)
-        for count in range(len(a_sync())):
-            # New records each time, so that none is there from before.
-            given = a_sync()
+        for count in range(len(sync_messages())):
+            # Records of an earlier round must not hide that this round's are missing.
+            given = sync_messages()
             async with nothing_left_behind(), aclosing(sent(given)) as source:
                 seen = await leave(count, _write(subject, source))
-            passed_on = as_given(seen)
-            missing = await invisible(subject, as_given(given)[: len(passed_on)])
-            assert not missing, f"passed on, and not written: {missing}"
+            passed_on = ordered_messages(seen)
+            missing = await missing_records(subject, ordered_messages(given)[: len(passed_on)])
+            assert not missing, f"yielded but not written: {missing}"
 
-    async def test_left_while_its_source_waits_it_leaves_nothing_behind(
+    async def test_cancelling_a_write_while_its_source_waits_leaves_nothing_open(
         self, subject: DestinationSubject
     ) -> None:
         await _set_up(subject)
-        given = a_sync()
+        given = sync_messages()
         waiting = asyncio.Event()
         seen: list[Message] = []
 
@@ -176,72 +177,76 @@ class DestinationConformance(CheckpointConformance, InventoryConformance):
             consuming.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await consuming
-        assert not await invisible(subject, as_given(given)[: len(as_given(seen))])
+        assert not await missing_records(
+            subject, ordered_messages(given)[: len(ordered_messages(seen))]
+        )
 
     async def test_each_message_may_be_awaited_in_another_task(
         self, subject: DestinationSubject
     ) -> None:
         await _set_up(subject)
-        given = a_sync()
+        given = sync_messages()
         async with nothing_left_behind():
-            passed_on = await listed(stepped_in_tasks(_write(subject, sent(given))))
-        assert as_given(passed_on) == as_given(given)
+            passed_on = await listed(awaited_in_tasks(_write(subject, sent(given))))
+        assert ordered_messages(passed_on) == ordered_messages(given)
 
-    async def test_requests_at_once_do_not_mix(self, subject: DestinationSubject) -> None:
+    async def test_concurrent_writes_are_independent(self, subject: DestinationSubject) -> None:
         await _set_up(subject)
-        syncs = [a_sync(), a_sync()]
+        syncs = [sync_messages(), sync_messages()]
         written = await asyncio.gather(*(listed(_write(subject, sent(one))) for one in syncs))
         for given, passed_on in zip(syncs, written, strict=True):
-            assert as_given(passed_on) == as_given(given)
-            assert not await invisible(subject, given)
+            assert ordered_messages(passed_on) == ordered_messages(given)
+            assert not await missing_records(subject, given)
 
-    async def test_a_stream_whose_records_are_refused_is_told_of_once_and_the_others_go_on(
+    async def test_a_refused_stream_is_reported_once_and_others_continue(
         self, subject: DestinationSubject
     ) -> None:
         if subject.refused_record is None:
             pytest.skip("no record ends its stream")
         await _set_up(subject)
         [refused, *_] = STREAMS
-        poison = RecordBatch(stream=refused, records=[subject.refused_record])
-        given = a_sync()
-        given[3:3] = [Message(record_batch=poison), checkpoint(refused, 0)]
+        refused_batch = RecordBatch(stream=refused, records=[subject.refused_record])
+        given = sync_messages()
+        given[3:3] = [Message(record_batch=refused_batch), checkpoint(refused, 0)]
         passed_on = await listed(_write(subject, sent(given)))
-        turns = [message for message in passed_on if stream_name(message) == refused]
-        errors = [message for message in turns if message.stream_status.HasField("errored")]
-        assert len(errors) == 1, "a refused stream is told of once"
-        assert turns[-1] == errors[0], "messages of a refused stream after it was refused"
+        of_refused = [message for message in passed_on if stream_name(message) == refused]
+        errors = [message for message in of_refused if message.stream_status.HasField("errored")]
+        assert len(errors) == 1, "a refused stream is reported once"
+        assert of_refused[-1] == errors[0], "messages of a stream after it was refused"
         assert errors[0].stream_status.errored.error, "say why it was refused"
-        assert not await invisible(subject, as_given(turns))
-        rest = [message for message in as_given(given) if stream_name(message) != refused]
-        assert [m for m in as_given(passed_on) if stream_name(m) != refused] == rest
-        assert not await invisible(subject, rest)
+        assert not await missing_records(subject, ordered_messages(of_refused))
+        rest = [message for message in ordered_messages(given) if stream_name(message) != refused]
+        assert [m for m in ordered_messages(passed_on) if stream_name(m) != refused] == rest
+        assert not await missing_records(subject, rest)
 
-    async def test_a_record_that_is_rejected_and_kept_stops_nothing(
+    async def test_a_rejected_record_is_kept_and_others_are_written(
         self, subject: DestinationSubject
     ) -> None:
         if subject.rejected_record is None:
             pytest.skip("the destination keeps no rejected records")
         await _set_up(subject)
         [stream, *_] = STREAMS
-        given = a_sync()
+        given = sync_messages()
         rejected = RecordBatch(stream=stream, records=[subject.rejected_record])
         with_rejected = [*given[:3], Message(record_batch=rejected), *given[3:]]
         passed_on = await listed(_write(subject, sent(with_rejected)))
-        assert as_given(passed_on) == as_given(with_rejected), "not what was sent, or not in order"
-        assert not await invisible(subject, given), "others were not written"
+        assert ordered_messages(passed_on) == ordered_messages(with_rejected), (
+            "messages differ from the input, or are out of order"
+        )
+        assert not await missing_records(subject, given), "others were not written"
         counts = [message.rows_written.rows.rejected for message in passed_on]
         assert sum(counts) == 1, "one record was rejected"
         held = [message for message in passed_on if message.HasField("rejected_records")]
-        assert held == passed_on[-1:], "say at the end how many records are kept"
+        assert held == passed_on[-1:], "the last message counts the records that are kept"
         assert held[0].rejected_records.held_record_count == 1
-        assert isinstance(subject.connector, RejectedRecordKeeper), "they cannot be tried again"
+        assert isinstance(subject.connector, RejectedRecordKeeper), "kept records cannot be retried"
         config = parsed(subject.connector, subject.config)
         result = await subject.connector.retry_rejected(config, written_streams())
         assert result == RetryResult(retried=1, written=0, rejected=1)
 
-    async def test_teardown_removes_what_was_written(self, subject: DestinationSubject) -> None:
+    async def test_teardown_removes_written_records(self, subject: DestinationSubject) -> None:
         await _set_up(subject)
-        await listed(_write(subject, sent(a_sync())))
+        await listed(_write(subject, sent(sync_messages())))
         config = parsed(subject.connector, subject.config)
         await listed(subject.connector.teardown(config, written_streams()))
         for stream in STREAMS:
@@ -252,7 +257,7 @@ class DestinationConformance(CheckpointConformance, InventoryConformance):
     ) -> None:
         async with nothing_left_behind():
             with pytest.raises(ConnectionFailed) as caught:
-                await listed(_write(subject, sent(a_sync()), subject.unreachable))
+                await listed(_write(subject, sent(sync_messages()), subject.unreachable))
         assert_no_secret(subject, subject.unreachable, caught.value.message)
 
 

@@ -1,4 +1,4 @@
-"""What a connector leaves behind: tasks that go on, files and sockets that stay open."""
+"""Detection of tasks, files and sockets that a connector leaves open."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-# Closing a socket takes the event loop a turn, and a far side in this process a few more.
+# Closing a socket takes one iteration of the event loop, and a server in this process a few more.
 CLOSE_TIMEOUT = 1.0
 
 _DESCRIPTORS = Path("/dev/fd")
@@ -18,14 +18,14 @@ _is_watched: ContextVar[bool] = ContextVar("is_watched", default=False)
 
 @asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """Fails when the block leaves something behind.
+    """Fail if the block leaves tasks, files or sockets open.
 
-    Tasks started by the block, or by what it started, must be done at its end. Files and sockets
-    must be closed a second later (not looked at where there is no ``/dev/fd``, as on Windows).
-    A far side that serves from this process is not meant: its tasks are its own.
+    Tasks started by the block, or by these tasks, must be done at its end. Files and sockets must
+    be closed within a second; systems without ``/dev/fd``, such as Windows, skip that check.
+    Tasks of a server in the same process are ignored.
 
     Raises:
-        AssertionError: names what is left.
+        AssertionError: Something is left open; the message names it.
     """
     loop = asyncio.get_running_loop()
     factory = loop.get_task_factory()
@@ -43,9 +43,9 @@ async def nothing_left_behind() -> AsyncIterator[None]:
     try:
         yield
         if running := [task for task in tasks if not task.done()]:
-            raise AssertionError(f"tasks were not ended: {running}")
+            raise AssertionError(f"tasks were left running: {running}")
         ended = len(tasks)
-        # The event loop closes a generator that was dropped instead of closed, in a task.
+        # The event loop closes a generator that was dropped instead of closed in a new task.
         await asyncio.sleep(0)
         if late := tasks[ended:]:
             raise AssertionError(f"generators were not closed, or tasks started late: {late}")
@@ -71,13 +71,13 @@ async def _left_open(before: frozenset[tuple[int, int, int]]) -> list[str]:
 
 
 def _open_descriptors() -> frozenset[tuple[int, int, int]]:
-    """Each with its device and inode, which tell it from a later one of the same number."""
+    """Return the open descriptors with device and inode, because numbers are reused."""
     found = set()
     for entry in list(_DESCRIPTORS.iterdir()) if _DESCRIPTORS.is_dir() else ():
         try:
             status = os.fstat(int(entry.name))
         except OSError:
-            # The one that listed them is closed by now.
+            # The descriptor of the listing itself is closed by now.
             continue
         found.add((int(entry.name), status.st_dev, status.st_ino))
     return frozenset(found)

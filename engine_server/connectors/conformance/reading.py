@@ -1,11 +1,10 @@
-"""Reads a source as the engine does, and checks the order of what comes."""
+"""Reader of sources under test, and checks of the order of their messages."""
 
 import dataclasses
 import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +17,13 @@ from engine_server.connectors.config import ConnectorConfig
 from engine_server.connectors.conformance.connector import listed
 from engine_server.connectors.conformance.subject import SourceSubject, parsed
 from engine_server.connectors.protocols import Messages, ReadRequest, SelectedStream, Source
-from engine_server.stream_name import stream_name
+from engine_server.errored_streams import ErroredStreams
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, StreamSelection
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import SourceState
 
-# What a read may yield.
+# Payloads that a read may yield.
 _READ_KINDS = frozenset(
     {"record_batch", "source_state", "stream_status", "log", "control", "barrier", "dead_letter"}
 )
@@ -32,13 +32,13 @@ _FINAL_STATUSES = frozenset({"completed", "skipped", "errored"})
 
 @dataclass(kw_only=True)
 class Reading:
-    """What a read brought.
+    """Messages of a read, and facts derived from them.
 
     Attributes:
-        messages: All of them, in order.
-        keys: The primary keys of the records, by stream, as JSON.
-        state: The last checkpoints: those it began with, and those that came.
-        checkpoints: How many came, by stream; the global ones under the empty name.
+        messages: All messages, in order.
+        keys: Primary keys of the records by stream, as JSON.
+        state: Initial state of the read, updated by the checkpoints that were yielded.
+        checkpoints: Number of checkpoints by stream; shared ones under the empty name.
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -46,17 +46,17 @@ class Reading:
     state: SourceState = field(default_factory=SourceState)
     checkpoints: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def turns(self, stream: str) -> list[str]:
-        """The statuses of a stream in order, but for the ranges."""
-        turns = [
+    def statuses(self, stream: str) -> list[str]:
+        """Return the statuses of a stream in order, without completed ranges."""
+        statuses = [
             message.stream_status.WhichOneof("status") or ""
             for message in self.messages
             if message.HasField("stream_status") and message.stream_status.stream == stream
         ]
-        return [turn for turn in turns if turn != "range_completed"]
+        return [status for status in statuses if status != "range_completed"]
 
     def add(self, message: Message, streams: Sequence[SelectedStream]) -> None:
-        """Takes one message in."""
+        """Add one message."""
         self.messages.append(message)
         name = stream_name(message)
         if message.HasField("record_batch"):
@@ -69,12 +69,12 @@ class Reading:
             if name:
                 self.state.streams[name] = message.source_state.data
             else:
-                setattr(self.state, "global", message.source_state.data)
+                self.state.shared = message.source_state.data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads streams of one source; every read of it is of the same run."""
+    """Reader of streams of one source; all its reads belong to the same run."""
 
     source: Source[Any]
     config: ConnectorConfig
@@ -82,7 +82,7 @@ class Reader:
 
     @classmethod
     async def of(cls, subject: SourceSubject) -> "Reader":
-        """A reader of the streams that the far side is said to hold."""
+        """Return a reader of the streams in ``subject.holds``."""
         return cls(
             source=subject.connector,
             config=parsed(subject.connector, subject.config),
@@ -90,7 +90,7 @@ class Reader:
         )
 
     def each_alone(self) -> list["Reader"]:
-        """For each of its streams a reader of that one alone."""
+        """Return a reader per stream."""
         return [dataclasses.replace(self, streams=[stream]) for stream in self.streams]
 
     def open(
@@ -98,15 +98,15 @@ class Reader:
         *,
         state: SourceState | None = None,
         state_limit: int | None = None,
-        refused_streams: AbstractSet[str] = frozenset(),
+        errored_streams: ErroredStreams | None = None,
         barriers: Barriers | None = None,
     ) -> Messages:
-        """The messages of a read, for the caller to close."""
+        """Start a read; the caller closes it."""
         request = ReadRequest(
             streams=self.streams,
             state=state or SourceState(),
             state_limit=state_limit,
-            refused_streams=refused_streams,
+            errored_streams=errored_streams or ErroredStreams(),
             barriers=barriers or Barriers(),
         )
         return self.source.read(self.config, request)
@@ -118,13 +118,13 @@ class Reader:
         stop_after: int | None = None,
         **request: Any,
     ) -> Reading:
-        """Reads to the end, or up to the checkpoint of that number and closes."""
+        """Read to the end, or close the read after ``stop_after`` checkpoints."""
         reading = Reading()
         reading.state.CopyFrom(state or SourceState())
         barriers = Barriers()
         async with aclosing(self.open(state=state, barriers=barriers, **request)) as messages:
             async for message in messages:
-                # Whatever it reads counts as committed at once.
+                # Records count as committed at once.
                 barriers.passed(message.barrier)
                 reading.add(message, self.streams)
                 if stop_after is not None and sum(reading.checkpoints.values()) == stop_after:
@@ -133,7 +133,7 @@ class Reader:
 
 
 async def discovered(subject: SourceSubject) -> Catalog:
-    """The source's catalog, which may come after logs and comes last."""
+    """Return the source's catalog, which follows any logs."""
     config = parsed(subject.connector, subject.config)
     *logs, last = await listed(subject.connector.discover(config))
     assert all(message.HasField("log") for message in logs), "one catalog, after logs if any"
@@ -142,11 +142,11 @@ async def discovered(subject: SourceSubject) -> Catalog:
 
 
 async def selected_streams(subject: SourceSubject) -> list[SelectedStream]:
-    """The streams that the far side is said to hold, as the engine hands them to a read."""
+    """Return the streams in ``subject.holds``, as the engine passes them to a read."""
     offered = {stream.name: stream for stream in (await discovered(subject)).streams}
     missing = subject.holds.keys() - offered.keys()
     assert not missing, f"the source does not offer {sorted(missing)}"
-    # The second that has begun is part of a run.
+    # A run includes the current second.
     ceiling = int(time.time()) + 1
     streams = []
     for name in subject.holds:
@@ -158,7 +158,7 @@ async def selected_streams(subject: SourceSubject) -> list[SelectedStream]:
 
 
 def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStream]) -> None:
-    """Fails unless a whole read came in the order that ``Source.read`` promises."""
+    """Fail unless the messages of a complete read have the order that ``Source.read`` requires."""
     left = {stream.name: "started" for stream in streams}
     unaccounted: set[str] = set()
     for message in messages:
@@ -171,7 +171,7 @@ def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStrea
             if not name:
                 unaccounted.clear()
                 continue
-        assert name in left, f"{kind} of {name!r}: not asked for, or already at its end"
+        assert name in left, f"{kind} of {name!r}: not requested, or already final"
         if kind == "stream_status":
             status = message.stream_status.WhichOneof("status")
             assert (status == "started") == (left[name] == "started"), f"{name}: started once"
@@ -183,11 +183,11 @@ def assert_in_order(messages: Sequence[Message], streams: Sequence[SelectedStrea
         assert left[name] == "completed", f"{kind} of {name} before it started"
         if kind == "record_batch":
             unaccounted.add(name)
-    assert not left, f"streams that came to no end: {sorted(left)}"
+    assert not left, f"streams without a final status: {sorted(left)}"
 
 
 def assert_checkpoints_are_valid(subject: SourceSubject, messages: Sequence[Message]) -> None:
-    """Fails unless every checkpoint is a JSON object, of the shape that the spec says."""
+    """Fail unless every checkpoint is a JSON object that matches the schema in the spec."""
     schema = MessageToDict(subject.connector.spec().stream_state_schema)
     for message in messages:
         if message.HasField("source_state"):

@@ -1,4 +1,4 @@
-"""The rules for a source."""
+"""Conformance tests for sources."""
 
 import asyncio
 from contextlib import aclosing
@@ -23,25 +23,26 @@ from engine_server.connectors.conformance.reading import (
     selected_streams,
 )
 from engine_server.connectors.conformance.steps import (
+    awaited_in_tasks,
     cancelled_after,
     closed_after,
-    stepped_in_tasks,
 )
 from engine_server.connectors.conformance.subject import SourceSubject, parsed
 from engine_server.connectors.protocols import ReadRequest, SelectedStream, StreamLookup
+from engine_server.errored_streams import ErroredStreams
 from engine_server.errors import ConnectionFailed
 from pipesync.v1.state_pb2 import SourceState
 
 
 class SourceConformance(ConnectorConformance):
-    """Every source keeps these rules.
+    """Rules for every source.
 
     Subclass it as ``class TestMySource(SourceConformance)`` in a test module, with a fixture
-    ``subject`` that answers a ``SourceSubject`` of a far side made for one test.
+    ``subject`` that returns a ``SourceSubject`` whose external system is created for one test.
     """
 
     async def selected(self, subject: SourceSubject) -> list[SelectedStream]:
-        """The streams that the far side is said to hold."""
+        """Return the streams in ``subject.holds``."""
         return await selected_streams(subject)
 
     async def test_discover_yields_one_catalog_of_streams_with_keys_and_schemas(
@@ -58,12 +59,10 @@ class SourceConformance(ConnectorConformance):
             assert all(path.segments for path in stream.primary_key), stream.name
             assert_valid_schema(stream.json_schema)
 
-    async def test_streams_that_are_looked_up_are_those_of_the_catalog(
-        self, subject: SourceSubject
-    ) -> None:
+    async def test_look_up_returns_the_streams_of_the_catalog(self, subject: SourceSubject) -> None:
         connector = subject.connector
         if not isinstance(connector, StreamLookup):
-            pytest.skip("it does not look streams up")
+            pytest.skip("the source does not look up streams")
         config = parsed(connector, subject.config)
         offered = {stream.name: stream for stream in (await discovered(subject)).streams}
         unknown = "-".join(offered)
@@ -74,19 +73,25 @@ class SourceConformance(ConnectorConformance):
             assert found == {name: offered[name] for name in names & offered.keys()}
             assert len(found) == len(streams), "a stream was found twice"
 
-    async def test_a_whole_read_brings_every_record_in_order(self, subject: SourceSubject) -> None:
+    async def test_a_complete_read_yields_every_record_in_order(
+        self, subject: SourceSubject
+    ) -> None:
         reader = await Reader.of(subject)
         async with nothing_left_behind():
             reading = await reader.read()
         assert_in_order(reading.messages, reader.streams)
         assert_checkpoints_are_valid(subject, reading.messages)
-        assert {name: reading.turns(name)[-1] for name in subject.holds} == dict.fromkeys(
+        assert {name: reading.statuses(name)[-1] for name in subject.holds} == dict.fromkeys(
             subject.holds, "completed"
         )
         read = {name: len(reading.keys[name]) for name in subject.holds}
-        assert read == dict(subject.holds), "not as many records as the far side holds"
+        assert read == dict(subject.holds), (
+            "another number of records than the external system holds"
+        )
 
-    async def test_a_resume_from_any_checkpoint_loses_nothing(self, subject: SourceSubject) -> None:
+    async def test_resuming_from_any_checkpoint_loses_no_record(
+        self, subject: SourceSubject
+    ) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
         for stop_after in count(1):
@@ -99,30 +104,30 @@ class SourceConformance(ConnectorConformance):
                 lost = whole.keys[name] - before.keys[name] - after.keys[name]
                 assert not lost, (
                     f"stopped at checkpoint {stop_after} ({before.messages[-1].source_state}), "
-                    f"{len(lost)} records of {name} never came: that checkpoint, or one before it, "
-                    f"accounts for records that come later, or the resume skips some"
+                    f"{len(lost)} records of {name} are missing: that checkpoint, or an earlier "
+                    f"one, covers records that come later, or the resume skips records"
                 )
         assert stop_after > 1, "a read without checkpoints"
 
-    async def test_what_is_complete_is_read_no_more(self, subject: SourceSubject) -> None:
+    async def test_a_completed_stream_is_not_read_again(self, subject: SourceSubject) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
         fetched = _fetches(subject)
         again = await reader.read(state=whole.state)
         assert_in_order(again.messages, reader.streams)
         for name in whole.state.streams:
-            assert again.turns(name) == ["started", "completed"]
-            assert not again.keys[name], f"{name} was complete, and read again"
+            assert again.statuses(name) == ["started", "completed"]
+            assert not again.keys[name], f"{name} was complete but read again"
         if whole.state.streams.keys() >= subject.holds.keys():
-            assert _fetches(subject) - fetched <= 1, "fetches, though nothing is left to read"
+            assert _fetches(subject) - fetched <= 1, "fetches although nothing is left to read"
 
-    async def test_reading_checkpoint_by_checkpoint_comes_to_an_end_with_every_record(
+    async def test_reading_one_checkpoint_at_a_time_yields_every_record(
         self, subject: SourceSubject
     ) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
         seen = Reading()
-        # Ranges may be cut otherwise than in a whole read, but not without end.
+        # Ranges may be split differently than in one read, but must come to an end.
         for _ in range(10 * sum(whole.checkpoints.values()) + len(subject.holds)):
             part = await reader.read(state=seen.state, state_limit=1, stop_after=1)
             for message in part.messages:
@@ -130,22 +135,20 @@ class SourceConformance(ConnectorConformance):
             if not part.checkpoints:
                 break
         else:
-            raise AssertionError("read checkpoint by checkpoint, it comes to no end")
+            raise AssertionError("reading one checkpoint at a time never ends")
         assert seen.keys == whole.keys
 
-    async def test_no_more_is_fetched_than_a_state_limit_lets_through(
-        self, subject: SourceSubject
-    ) -> None:
+    async def test_a_state_limit_bounds_the_fetches(self, subject: SourceSubject) -> None:
         if subject.fetches is None:
-            pytest.skip("fetches cannot be told")
+            pytest.skip("fetches are not counted")
         reader = await Reader.of(subject)
         for limit in (1, 2):
             fetched = _fetches(subject)
             await reader.read(state_limit=limit, stop_after=limit)
-            # One for each checkpoint, as many that brought none, and one to find out who it is.
+            # One per checkpoint, as many without a checkpoint, and one for the account.
             assert _fetches(subject) - fetched <= 2 * limit + 1, f"state_limit={limit}"
 
-    async def test_closing_it_after_any_message_leaves_nothing_behind(
+    async def test_closing_a_read_after_any_message_leaves_nothing_open(
         self, subject: SourceSubject
     ) -> None:
         reader = await Reader.of(subject)
@@ -154,7 +157,7 @@ class SourceConformance(ConnectorConformance):
             async with nothing_left_behind():
                 await closed_after(number, reader.open())
 
-    async def test_cancelling_it_after_any_message_leaves_nothing_behind(
+    async def test_cancelling_a_read_after_any_message_leaves_nothing_open(
         self, subject: SourceSubject
     ) -> None:
         reader = await Reader.of(subject)
@@ -169,13 +172,11 @@ class SourceConformance(ConnectorConformance):
         reader = await Reader.of(subject)
         whole, seen = await reader.read(), Reading()
         async with nothing_left_behind():
-            for message in await listed(stepped_in_tasks(reader.open())):
+            for message in await listed(awaited_in_tasks(reader.open())):
                 seen.add(message, reader.streams)
         assert seen.keys == whole.keys
 
-    async def test_requests_at_once_read_each_their_own_streams(
-        self, subject: SourceSubject
-    ) -> None:
+    async def test_concurrent_reads_are_independent(self, subject: SourceSubject) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
         readers = reader.each_alone()
@@ -190,27 +191,29 @@ class SourceConformance(ConnectorConformance):
     ) -> None:
         reader = await Reader.of(subject)
         fetched = _fetches(subject)
-        reading = await reader.read(refused_streams=set(subject.holds))
+        reading = await reader.read(errored_streams=ErroredStreams(subject.holds))
         assert not any(reading.keys.values()), "records of streams that the destination refused"
         assert _fetches(subject) - fetched <= 1, "fetches of streams that the destination refused"
 
-    async def test_a_stream_refused_meanwhile_is_read_no_further(
+    async def test_a_stream_refused_during_the_read_is_read_no_further(
         self, subject: SourceSubject
     ) -> None:
         reader = await Reader.of(subject)
         whole = await reader.read()
         name = _longest(whole)
-        refused: set[str] = set()
+        errored = ErroredStreams()
         reading, barriers = Reading(), Barriers()
-        async with aclosing(reader.open(refused_streams=refused, barriers=barriers)) as messages:
+        async with aclosing(reader.open(errored_streams=errored, barriers=barriers)) as messages:
             async for message in messages:
                 barriers.passed(message.barrier)
                 reading.add(message, reader.streams)
                 if reading.checkpoints[name]:
-                    refused.add(name)
-        assert reading.keys[name] < whole.keys[name], f"{name} was read on, though it was refused"
-        assert "completed" not in reading.turns(name), f"{name} was refused, and completed"
-        for other in subject.holds.keys() - refused:
+                    errored.add(name)
+        assert reading.keys[name] < whole.keys[name], (
+            f"{name} was read further after it was refused"
+        )
+        assert "completed" not in reading.statuses(name), f"{name} was refused but completed"
+        for other in subject.holds.keys() - {name}:
             assert reading.keys[other] == whole.keys[other]
 
     async def test_a_read_that_cannot_connect_raises_connection_failed(
@@ -229,7 +232,7 @@ def _fetches(subject: SourceSubject) -> int:
 
 
 def _longest(whole: Reading) -> str:
-    """The stream with the most checkpoints."""
+    """Return the stream with the most checkpoints."""
     name = max(whole.checkpoints, key=lambda name: whole.checkpoints[name])
     assert whole.checkpoints[name] >= 3, "give a stream that takes three checkpoints or more"
     return name

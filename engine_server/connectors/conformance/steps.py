@@ -1,4 +1,4 @@
-"""The ways in which the engine awaits a connector's messages."""
+"""Ways in which the engine awaits and closes a connector's messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,29 +7,29 @@ from contextlib import aclosing, asynccontextmanager
 from engine_server.connectors.protocols import Messages
 from pipesync.v1.message_pb2 import Message
 
-# Half a second is what the engine waits; the rest is for a busy machine.
+# The engine waits half a second; the rest allows for a busy machine.
 CLOSE_TIMEOUT = 2.0
 
 
-async def stepped_in_tasks(messages: Messages) -> Messages:
-    """The messages, each awaited in a task of its own."""
+async def awaited_in_tasks(messages: Messages) -> Messages:
+    """Yield the messages, each awaited in its own task."""
     async with aclosing(messages):
         while (message := await asyncio.create_task(_next(messages))) is not None:
             yield message
 
 
 async def closed_after(count: int, messages: Messages) -> list[Message]:
-    """The first ``count`` messages; then all is closed."""
+    """Return the first ``count`` messages, and close the rest."""
     async with closing_promptly(messages):
         return await _first(count, messages)
 
 
 async def cancelled_after(count: int, messages: Messages) -> list[Message]:
-    """The first ``count`` messages; then the wait for the next one is cancelled, and all closed."""
+    """Return the first ``count`` messages, cancel the wait for the next one, and close the rest."""
     async with closing_promptly(messages):
         seen = await _first(count, messages)
         waiting = asyncio.create_task(_next(messages))
-        # It gets some way, another one each time, towards what it has to wait for.
+        # Cancel at another point of the wait for each count.
         for _ in range(1 + 7 * (count % 5)):
             await asyncio.sleep(0)
         waiting.cancel()
@@ -39,7 +39,7 @@ async def cancelled_after(count: int, messages: Messages) -> list[Message]:
 
 @asynccontextmanager
 async def closing_promptly(messages: Messages) -> AsyncIterator[None]:
-    """Closes the messages after the block, and fails when that takes long."""
+    """Close the messages after the block, and fail if that takes over ``CLOSE_TIMEOUT`` seconds."""
     clock = asyncio.get_running_loop().time
     async with aclosing(messages):
         yield

@@ -1,4 +1,4 @@
-"""What an author tells the conformance tests of a connector and of its far side."""
+"""Descriptions of the connector under test and of its external system."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -11,24 +11,24 @@ from google.protobuf.struct_pb2 import Struct
 from engine_server.connectors.config import ConnectorConfig, parse_config
 from engine_server.connectors.protocols import Destination, Source
 
-# A configuration as a user writes it: JSON values by field.
+# Configuration as a user writes it: JSON values by field.
 Config = Mapping[str, Any]
-# Where a configuration stands in the request that the tests make up.
+# Path of the configuration in error messages.
 CONFIG_PATH = "config"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectorSubject:
-    """What is told of either side.
+    """Description of a source or destination under test.
 
     Attributes:
-        config: A configuration that reaches the far side.
-        unreachable: A valid one that leads nowhere.
-        bad_configs: Invalid ones by the one field that is wrong in each: ``{"port": {"port": 0}}``.
-        secrets: The names of the fields that hold a secret.
+        config: Configuration that reaches the external system.
+        unreachable: Valid configuration whose target cannot be reached.
+        bad_configs: Invalid configurations by their one invalid field: ``{"port": {"port": 0}}``.
+        secrets: Names of the fields that hold a secret.
     """
 
-    # Not shown when a test fails: they hold secrets.
+    # Hidden in test output, because configurations hold secrets.
     config: Config = field(repr=False)
     unreachable: Config = field(repr=False)
     bad_configs: Mapping[str, Config] = field(repr=False)
@@ -37,14 +37,14 @@ class ConnectorSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSubject(ConnectorSubject):
-    """A source, and what its far side holds. Nobody changes it during a test.
+    """Source under test, and the contents of its external system, constant during a test.
 
     Attributes:
         connector: The source.
-        holds: The streams to read, and how many records each has. One of them at least must take
-            three checkpoints or more; an empty one is worth having.
-        fetches: Answers how often the far side was asked for something so far; None when that
-            cannot be told, and is not tested then.
+        holds: Number of records by name of each stream to read. At least one stream must take
+            three checkpoints or more; include an empty stream as well.
+        fetches: Returns the number of requests to the external system so far; None skips the tests
+            that count requests.
     """
 
     connector: Source[Any]
@@ -54,17 +54,17 @@ class SourceSubject(ConnectorSubject):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSubject(ConnectorSubject):
-    """A destination, and a way to look at its far side, which is empty at first.
+    """Destination under test, and access to its external system, which is initially empty.
 
     Attributes:
-        connector: The destination. Its configuration should have it commit every few records,
-            else the tests see little of what it holds back.
-        rows: Answers what of a stream is visible at the far side to anyone else: the records as
-            decoded JSON, in any order, none while there is no such stream.
-        refused_record: A record that the far side never takes, and that ends its stream; None when
-            there is none.
-        rejected_record: A record that the far side never takes, and that the destination keeps for
-            a retry while its stream goes on; None when the destination keeps none.
+        connector: The destination. Its configuration should make it commit every few records:
+            with larger commits the tests observe few intermediate states.
+        rows: Returns the committed records of a stream, as other clients of the external system
+            see them: decoded JSON in any order, empty while the stream does not exist.
+        refused_record: Record that the external system never accepts and that makes its stream
+            errored; None if there is none.
+        rejected_record: Record that the external system never accepts and that the destination
+            keeps for a retry while its stream continues; None if the destination keeps none.
     """
 
     connector: Destination[Any]
@@ -74,10 +74,10 @@ class DestinationSubject(ConnectorSubject):
 
 
 def parsed(connector: Source[Any] | Destination[Any], config: Config) -> ConnectorConfig:
-    """The configuration, checked as the engine checks it.
+    """Return the configuration, validated as the engine does.
 
     Raises:
-        InvalidRequest: names every bad field.
+        InvalidRequest: A field is invalid; the error names every invalid field.
     """
     model: type[ConnectorConfig] = connector.config_model
     return parse_config(model, ParseDict(dict(config), Struct()), CONFIG_PATH)

@@ -1,4 +1,4 @@
-"""What is written to a destination under test, and how its far side is looked at."""
+"""Messages for a destination under test, and checks of the records that it wrote."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from pipesync.v1.message_pb2 import (
 )
 from pipesync.v1.state_pb2 import DeadLetter
 
-# Long names make for long identifiers at the far side.
+# A long name tests the length limit of identifiers.
 STREAMS = ("conformance_people", "conformance_places_and_whatever_else_bears_a_name_of_length")
 
 _SCHEMA = {
@@ -39,7 +39,7 @@ Record = Mapping[str, Any]
 
 
 def written_streams() -> list[SelectedStream]:
-    """The streams that are written."""
+    """Return the streams that the tests write."""
     return [
         SelectedStream(
             stream=Stream(
@@ -54,7 +54,7 @@ def written_streams() -> list[SelectedStream]:
 
 
 def new_record() -> Record:
-    """A record that no test wrote before."""
+    """Return a record that no test has written before."""
     number = next(_numbers)
     return {
         "id": f"id_{number}",
@@ -65,34 +65,34 @@ def new_record() -> Record:
 
 
 def batch(stream: str, *records: Record) -> Message:
-    """A batch of one stream."""
+    """Return a record batch of one stream."""
     encoded = [json.dumps(record).encode() for record in records]
     return Message(record_batch=RecordBatch(stream=stream, records=encoded))
 
 
 def checkpoint(stream: str, pages: int) -> Message:
-    """A checkpoint of one stream, or the global one of an empty name."""
+    """Return a checkpoint of one stream, or a shared one for an empty name."""
     return Message(source_state=StateCheckpoint(stream=stream, data=f'{{"pages":  {pages}}}'))
 
 
 def dead_letter(event_id: str) -> Message:
-    """An event that the source gave up."""
+    """Return a dead letter."""
     body = json.dumps({"id": event_id}).encode()
     return Message(dead_letter=DeadLetter(event_id=event_id, event_json=body))
 
 
 def inputs_end() -> Message:
-    """The end of pushed inputs."""
+    """Return the message that ends pushed inputs."""
     return Message(inputs_end=InputsEnd())
 
 
-def status(stream: str, **turn: Any) -> Message:
-    """A turn of one stream."""
-    return Message(stream_status=StreamStatus(stream=stream, **turn))
+def status(stream: str, **fields: Any) -> Message:
+    """Return a status of one stream, e.g. ``completed=StreamStatus.Completed()``."""
+    return Message(stream_status=StreamStatus(stream=stream, **fields))
 
 
-def a_sync() -> list[Message]:
-    """What a source may send of two streams; its last record has no checkpoint."""
+def sync_messages() -> list[Message]:
+    """Return the messages of a source with two streams; no checkpoint follows the last records."""
     one, two = STREAMS
     return [
         status(one, started=StreamStatus.Started()),
@@ -118,7 +118,7 @@ def a_sync() -> list[Message]:
 
 
 async def sent(messages: Iterable[Message]) -> AsyncGenerator[Message, None]:
-    """The messages as a source sends them: whoever changes one changes a copy."""
+    """Yield a copy of each message, so that a destination may change it."""
     for message in messages:
         copy = Message()
         copy.CopyFrom(message)
@@ -126,7 +126,7 @@ async def sent(messages: Iterable[Message]) -> AsyncGenerator[Message, None]:
 
 
 def records_of(messages: Iterable[Message], stream: str) -> list[Record]:
-    """The records of one stream among messages."""
+    """Return the records of one stream among messages."""
     return [
         json.loads(record)
         for message in messages
@@ -135,14 +135,14 @@ def records_of(messages: Iterable[Message], stream: str) -> list[Record]:
     ]
 
 
-def as_given(messages: Iterable[Message]) -> list[Message]:
-    """The messages that keep their order: no logs, and none that a destination adds."""
+def ordered_messages(messages: Iterable[Message]) -> list[Message]:
+    """Return the messages whose order is fixed: no logs, and none that a destination adds."""
     added = ("log", "rows_written", "rejected_records")
     return [message for message in messages if message.WhichOneof("payload") not in added]
 
 
-async def invisible(subject: DestinationSubject, messages: Sequence[Message]) -> list[Record]:
-    """The records of ``messages`` that nobody else sees at the far side, as they are."""
+async def missing_records(subject: DestinationSubject, messages: Sequence[Message]) -> list[Record]:
+    """Return the records of ``messages`` that are not visible unchanged to other clients."""
     missing = []
     for stream in STREAMS:
         if records := records_of(messages, stream):

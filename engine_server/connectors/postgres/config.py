@@ -1,6 +1,5 @@
-"""What a user says about the Postgres to write to."""
+"""Configuration of the Postgres destination."""
 
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self, cast
 
@@ -14,31 +13,44 @@ from pydantic import (
     model_validator,
 )
 
-from engine_server.connectors.config import PASSWORD_COMMANDS, ConnectorConfig, names_target
-from engine_server.connectors.files import allowed_file
+from engine_server.connectors.config import (
+    PASSWORD_COMMANDS,
+    ConnectorConfig,
+    names_target,
+    of_one_line,
+    sent_to,
+)
+from engine_server.connectors.postgres.config_rules import (
+    check_ca_pem,
+    check_host,
+    check_password_file,
+    check_url,
+    fits_an_identifier,
+)
+from engine_server.connectors.reach import OPEN, REACH, Reach
 from pipesync_postgres.parameters import (
-    FILES,
     SslMode,
-    check_parameters,
-    check_transport,
     effective_ssl_mode,
 )
 from pipesync_postgres.password_command import PasswordCommand, PasswordCommands
-from pipesync_postgres.url import DEFAULT_PORT, Host, PostgresUrl, parse_url
+from pipesync_postgres.url import (
+    DEFAULT_PORT,
+    MOST_URL,
+    Host,
+    PostgresUrl,
+    parse_url,
+)
 
-# Postgres cuts longer identifiers off.
-MAX_IDENTIFIER_BYTES = 63
-_PARTS = ("host", "port", "database", "user", "password")
-
-
-def _fits_an_identifier(value: str) -> str:
-    if len(value.encode()) > MAX_IDENTIFIER_BYTES:
-        raise ValueError(f"must be at most {MAX_IDENTIFIER_BYTES} bytes long")
-    return value
+# Characters. The certificate bundle of all regions of a cloud has 165,000.
+MOST_PEM = 256 * 1024
+_TLS_FIELDS = ("ssl_mode", "ssl_ca_pem")
+# A pooler may choose the server by database and role, and a server its authentication method:
+# https://www.postgresql.org/docs/current/auth-pg-hba-conf.html
+_PASSWORD_SENT_TO = ("host", "port", "database", "user", "url", *_TLS_FIELDS)
 
 
 class PostgresConfig(ConnectorConfig):
-    """Where the tables live and how they are kept. Give ``url``, or ``host`` and its companions."""
+    """The connection and the layout of the tables. Give ``url``, or ``host`` and its companions."""
 
     host: str | None = Field(
         None,
@@ -50,7 +62,7 @@ class PostgresConfig(ConnectorConfig):
         None,
         ge=1,
         le=65535,
-        json_schema_extra=names_target("port", default="5432"),
+        json_schema_extra={**names_target("port", default="5432"), "default": DEFAULT_PORT},
         description="TCP port. 5432 when absent.",
     )
     database: str | None = Field(
@@ -65,16 +77,25 @@ class PostgresConfig(ConnectorConfig):
         json_schema_extra=names_target("user"),
         description="Role to connect as. The operating system's user when absent.",
     )
-    password: SecretStr | None = Field(None, description="The role's password.")
+    password: SecretStr | None = Field(
+        None,
+        # The token of a cloud may have several kilobytes.
+        max_length=MOST_URL,
+        json_schema_extra=sent_to(*_PASSWORD_SENT_TO),
+        description="The role's password.",
+    )
     password_file: str | None = Field(
         None,
         min_length=1,
+        repr=False,
+        # The content of the file is sent as a password is.
+        json_schema_extra={"writeOnly": True, **sent_to(*_PASSWORD_SENT_TO)},
         description="Absolute path of a file on the engine's machine that holds the password, in "
         "place of password; it must lie in the engine's secrets directory. It is read for each new "
         "connection, so the password may be changed while the engine runs.",
     )
-    # "schema" itself is taken by pydantic.
-    schema_name: Annotated[str, AfterValidator(_fits_an_identifier)] = Field(
+    # pydantic reserves the name "schema".
+    schema_name: Annotated[str, AfterValidator(fits_an_identifier)] = Field(
         "stripe",
         alias="schema",
         min_length=1,
@@ -110,6 +131,7 @@ class PostgresConfig(ConnectorConfig):
     )
     ssl_ca_pem: str | None = Field(
         None,
+        max_length=MOST_PEM,
         description="PEM certificates of the authorities to trust. The server's certificate must "
         "then be of one of them and for its host name; the name is not looked at with verify-ca. "
         "When absent, verify-ca and verify-full go by sslrootcert in the url, or else trust the "
@@ -130,59 +152,35 @@ class PostgresConfig(ConnectorConfig):
         "but wait no longer for a lock.",
     )
     _password_commands: dict[Host, PasswordCommand] = PrivateAttr(default_factory=dict)
-    # After all that its validator looks at.
+    _reach: Reach = PrivateAttr(default=OPEN)
+    # Declared behind all fields that its validator reads.
     url: SecretStr | None = Field(
         None,
+        max_length=MOST_URL,
         validate_default=True,
-        json_schema_extra=names_target("url"),
+        json_schema_extra={**names_target("url"), **sent_to(*_TLS_FIELDS)},
         description="postgresql://user:password@host:port/database?sslmode=..., in place of host, "
         "port, database, user and password. A Unix socket is named by ?host=/its/directory. Of "
-        "libpq's parameters, application_name, connect_timeout (10 s when absent), options, "
-        "target_session_attrs and those of TLS are honoured, whose files must lie in the engine's "
-        "secrets directory; those that change nothing here (keepalives, pgbouncer, ...) are "
-        "ignored, and others refused. Several hosts are tried in turn, each for as long as "
+        "libpq's parameters, application_name, connect_timeout (10 s when absent, at most 60 s), "
+        "options, target_session_attrs and those of TLS are honoured, whose files must lie in the "
+        "engine's secrets directory; those that change nothing here (keepalives, pgbouncer, ...) "
+        "are ignored, and others refused. Several hosts are tried in turn, each for as long as "
         "connect_timeout says. With channel_binding=require the server must prove itself by its "
         "certificate, as with verify-full.",
     )
 
-    @field_validator("password_file")
-    @classmethod
-    def _is_the_only_password(cls, path: str | None, info: ValidationInfo) -> str | None:
-        if path is not None:
-            if info.data.get("password") is not None:
-                raise ValueError("cannot be given together with password: give one or other")
-            allowed_file(path, info)
-        return path
+    _are_of_one_line = field_validator(
+        "host", "database", "user", "schema_name", "application_name"
+    )(of_one_line)
+    _check_host = field_validator("host")(check_host)
+    _check_password_file = field_validator("password_file")(check_password_file)
+    _check_ca_pem = field_validator("ssl_ca_pem")(check_ca_pem)
+    _check_url = field_validator("url")(check_url)
 
-    @field_validator("ssl_ca_pem")
-    @classmethod
-    def _is_a_certificate(cls, pem: str | None, info: ValidationInfo) -> str | None:
-        if pem is not None:
-            try:
-                ssl.create_default_context(cadata=pem)
-            except (ssl.SSLError, ValueError):
-                raise ValueError("must be one or more certificates in PEM form") from None
-            mode = info.data.get("ssl_mode")
-            if mode is not None and not mode.startswith("verify-"):
-                raise ValueError(f"is of no use with ssl_mode {mode}: choose verify-full")
-        return pem
-
-    @field_validator("url")
-    @classmethod
-    def _exactly_one_way(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        given = [name for name in _PARTS if info.data.get(name) is not None]
-        if url is None:
-            if info.data.get("host") is None and "host" in info.data:
-                raise ValueError("is required, unless host, database and user say where to connect")
-            return None
-        if given:
-            raise ValueError(f"cannot be given together with {', '.join(given)}: give one or other")
-        parts = parse_url(url.get_secret_value())
-        if info.data.get("password_file") is not None and parts.password:
-            raise ValueError("has a password already: give that or password_file")
-        check_parameters(parts.parameters)
-        _check_tls(parts, info)
-        return url
+    @model_validator(mode="after")
+    def _keep_reach(self, info: ValidationInfo) -> Self:
+        self._reach = (info.context or {}).get(REACH, OPEN)
+        return self
 
     @model_validator(mode="after")
     def _find_password_commands(self, info: ValidationInfo) -> Self:
@@ -197,10 +195,10 @@ class PostgresConfig(ConnectorConfig):
         return self
 
     def _refuse_unsafe(self, host: Host) -> None:
-        """Refuse to send a password of the operator's where another server could read it.
+        """Refuse to send a password of the operator where another server could read it.
 
-        The authority is the operator's choice, too: whoever makes a pipeline could sign a
-        certificate for any host by one of their own.
+        The operator chooses the authority, too: with an authority of their own, the author of a
+        pipeline could sign a certificate for any host.
         """
         if host.is_local:
             return
@@ -213,21 +211,26 @@ class PostgresConfig(ConnectorConfig):
             )
 
     @property
-    def deletes_for_good(self) -> bool:
-        """Whether the rows of deleted objects go."""
+    def hard_deletes(self) -> bool:
+        """Whether the rows of deleted objects are deleted."""
         return self.delete_mode == "hard"
 
     @property
     def url_parameters(self) -> Mapping[str, str]:
-        """What the url says besides where to and as whom, by name; nothing without a url."""
+        """The query parameters of the url, by name; empty without a url."""
         return self._url.parameters if self._url is not None else {}
 
     @property
     def hosts(self) -> Sequence[Host]:
-        """The servers, in the order in which they are tried; none for the driver's default."""
+        """The servers in the order of connection attempts; empty for the driver's default."""
         if self._url is not None:
             return self._url.hosts
         return [Host(name=self.host, port=self.port or DEFAULT_PORT)] if self.host else []
+
+    @property
+    def reach(self) -> Reach:
+        """The addresses that the engine may connect to."""
+        return self._reach
 
     @property
     def role(self) -> str | None:
@@ -236,7 +239,7 @@ class PostgresConfig(ConnectorConfig):
 
     @property
     def database_name(self) -> str | None:
-        """The database; None for the one that is called as the role is."""
+        """The database; None for the one named like the role."""
         return self._url.database or None if self._url is not None else self.database
 
     @property
@@ -248,7 +251,7 @@ class PostgresConfig(ConnectorConfig):
 
     @property
     def effective_ssl_mode(self) -> SslMode:
-        """The mode that all that is said of TLS amounts to."""
+        """The TLS mode that results from all settings."""
         return effective_ssl_mode(
             self.ssl_mode or cast("SslMode | None", self.url_parameters.get("sslmode")),
             self.url_parameters,
@@ -262,22 +265,3 @@ class PostgresConfig(ConnectorConfig):
     @property
     def _url(self) -> PostgresUrl | None:
         return parse_url(self.url.get_secret_value()) if self.url is not None else None
-
-
-def _check_tls(url: PostgresUrl, info: ValidationInfo) -> None:
-    """Refuses what a url says of TLS where it cannot be met, or contradicts the other fields."""
-    said = url.parameters
-    for name in FILES:
-        if name in said and said[name] != "system":
-            try:
-                allowed_file(said[name], info)
-            except ValueError as error:
-                raise ValueError(f"{name} {error}") from None
-    if "sslmode" in said and info.data.get("ssl_mode") is not None:
-        raise ValueError("sslmode cannot be given together with ssl_mode: give one or other")
-    mode = effective_ssl_mode(
-        info.data.get("ssl_mode") or cast("SslMode | None", said.get("sslmode")),
-        said,
-        has_own_authority=info.data.get("ssl_ca_pem") is not None,
-    )
-    check_transport(url, mode)

@@ -1,1 +1,1 @@
-"""The Stripe source: what an account holds, listed and kept current."""
+"""The Stripe source: an account's objects, listed and kept current."""

@@ -1,30 +1,31 @@
-"""The account that is read: the key's own, or one that is connected to it."""
+"""The account being read: the key's own, or one connected to it."""
 
 import re
 from dataclasses import dataclass, field
 
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.errors import ConnectionFailed
+from engine_server.text import is_storable
 
-# With the header Stripe-Account it answers the connected account.
+# With the header Stripe-Account it returns the connected account.
 _ACCOUNT_PATH = "/v1/account"
-# A restricted key that may not see its account is told on which one it may not, quoted or not
-# (https://github.com/stripe/stripe-node/issues/2246). An id that is partly hidden, as in
-# acct_1*****3, names no account.
+# A restricted key that may not read its account gets an error that names the account, quoted or not
+# (https://github.com/stripe/stripe-node/issues/2246). A partly hidden id, as in acct_1*****3, names
+# no account.
 _NAMED_ACCOUNT = re.compile(r"\bacct_[A-Za-z0-9_]++(?!\*|\.\.|…)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What is known of the account.
+    """The account being read.
 
     Attributes:
         id: ``acct_...``.
-        created: When it was made, in Unix seconds; None when it is not known.
-        default_version: The API version of requests that name none, in which its events are
-            rendered; empty when it is not known.
+        created: The creation time in Unix seconds; None if unknown.
+        default_version: The API version of requests without a version, and of the account's events;
+            empty if unknown.
     """
 
     id: str
@@ -33,10 +34,10 @@ class Account:
 
 
 async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
-    """The account that the configuration gives, else the one that Stripe shows or names.
+    """Return the configured account, else the one that Stripe returns or names.
 
     Raises:
-        ConnectionFailed: the API cannot be reached, refuses the key, or does not show the account.
+        ConnectionFailed: The API cannot be reached, refuses the key, or does not show the account.
     """
     if config.known_account_id is not None:
         return Account(id=config.known_account_id, created=config.account_created)
@@ -54,13 +55,13 @@ async def fetch_account(client: StripeClient, config: StripeConfig) -> Account:
 
 
 async def confirm_account(client: StripeClient, config: StripeConfig) -> Account:
-    """The same, but Stripe is asked in any case whether it is the right one.
+    """Return the account like ``fetch_account``, after comparing it with Stripe's answer.
 
-    Every record carries the id, so a wrong one would mix the account's rows with another's. A fake
-    of Stripe that has no account to show contradicts nothing.
+    Every record carries the account id, so a wrong one would mix the rows of two accounts. A server
+    other than Stripe's that shows no account contradicts nothing.
 
     Raises:
-        ConnectionFailed: see ``fetch_account``; and the key reads another account.
+        ConnectionFailed: See ``fetch_account``; or the key reads another account.
         RequestFailed: Stripe keeps failing.
     """
     known = config.known_account_id
@@ -71,7 +72,7 @@ async def confirm_account(client: StripeClient, config: StripeConfig) -> Account
     except RequestFailed as error:
         if error.status is None or error.status == 429 or error.status >= 500:
             raise
-        # Of a connected account it is not known which of the two would be named.
+        # An error for a connected account may name either of the two accounts.
         shown = None if config.stripe_account else _named_account(error)
     if shown is None:
         return Account(id=known, created=config.account_created)
@@ -92,8 +93,8 @@ _REMEDIES = {
 
 
 def _named_account(error: RequestFailed) -> Account | None:
-    """The account that a refusal names as the key's; None when it names none, or several."""
-    # An account that the key has no access to is another one.
+    """Return the account that a refusal names as the key's; None if it names none, or several."""
+    # This error names the account that was denied, not the key's.
     if error.status not in (401, 403) or error.stripe_code == "account_invalid":
         return None
     named = set(_NAMED_ACCOUNT.findall(error.stripe_message))
@@ -101,12 +102,13 @@ def _named_account(error: RequestFailed) -> Account | None:
 
 
 async def _shown_account(client: StripeClient) -> Account | None:
-    """The account that the API shows; None when what it answers is none."""
-    # What is read of it is the same in every version.
+    """Return the account that the API shows; None if the response is no account."""
+    # The fields read here are the same in every version.
     answer = await client.get_in_default_version(_ACCOUNT_PATH, {})
     fields = answer.body if isinstance(answer.body, dict) else {}
     account_id, created = fields.get("id"), fields.get("created")
-    if not isinstance(account_id, str):
+    # Every record carries the id, so it must be storable.
+    if not isinstance(account_id, str) or not is_storable(account_id):
         return None
     return Account(
         id=account_id,

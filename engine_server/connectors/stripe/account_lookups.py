@@ -1,34 +1,34 @@
-"""Lookups of accounts, shared by those who ask for the same configuration."""
+"""Lookups of accounts, shared by callers with the same configuration."""
 
 import asyncio
 import weakref
 from dataclasses import dataclass, field
 
 from engine_server.connectors.stripe.account import Account, fetch_account
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
 from engine_server.errors import ConnectionFailed
 
 
 @dataclass(slots=True)
 class _Lookup:
-    """One account that is asked for, or was found."""
+    """A running or finished lookup of one account."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     outcome: Account | ConnectionFailed | None = None
 
 
 class AccountLookups:
-    """Remembers what was found for a configuration object as long as that object is in use.
+    """Caches the account of a configuration object for the lifetime of that object.
 
-    A request has one of its own, so each request asks Stripe once.
+    Each request has its own configuration object, and so asks Stripe once.
     """
 
     def __init__(self) -> None:
         self._lookups: dict[int, _Lookup] = {}
 
     async def find(self, client: StripeClient, config: StripeConfig) -> Account:
-        """Return the account, as ``fetch_account`` does; a second caller waits for the first.
+        """Return the account like ``fetch_account``; a second caller waits for the first.
 
         Raises:
             ConnectionFailed: See ``fetch_account``.

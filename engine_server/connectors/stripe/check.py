@@ -1,4 +1,4 @@
-"""What a key can be used for: which account it reads, and which of the selected streams."""
+"""Check of a key: which account it reads, and which of the selected streams."""
 
 import asyncio
 import dataclasses
@@ -7,55 +7,57 @@ from collections.abc import Sequence
 
 from engine_server.connectors.protocols import SelectedStream
 from engine_server.connectors.stripe.account import confirm_account
-from engine_server.connectors.stripe.catalog import Resource, load_resources
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.clock import CLOCKS, NOTABLE_SKEW, skew_sentence
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.clock import NOTABLE_SKEW, skew_sentence
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.catalog.streams import Resource, load_resources
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.events.polling import confirm_readable
-from engine_server.connectors.stripe.range_reader import RangeReader
-from engine_server.connectors.stripe.ranges import Range
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.events.polling.event_pages import confirm_readable
+from engine_server.connectors.stripe.lists.range_reader import RangeReader
+from engine_server.connectors.stripe.lists.ranges import Range
 from engine_server.connectors.stripe.version_notice import default_version, version_notice
 from engine_server.errors import ConnectorError
 from pipesync.v1.progress_pb2 import ConnectionStatus, UnreadableStream
 
-# Somebody waits for the answer, so an API that fails is not given as long as in a sync.
+# A user waits for the result, so a failing API is retried less than in a sync.
 _ATTEMPTS = 3
 _RATE_LIMITED_ATTEMPTS = 6
 _TIMEOUT = 10.0
+_RETRY_AFTER = 3.0
 
-# Enough for each of the wordings that are known.
+# Longer than any known message.
 _LONGEST_REASON = 400
 
 
 async def check(
-    config: StripeConfig, policy: RetryPolicy, streams: Sequence[SelectedStream]
+    api: StripeApi, config: StripeConfig, streams: Sequence[SelectedStream]
 ) -> ConnectionStatus:
-    """Asks for the account, and for one object of each selected stream.
+    """Check the account, and one object of each selected stream.
 
     Args:
-        config: Which account, with which key.
-        policy: How patient a sync is: this is no more patient.
-        streams: What a sync would read.
+        api: Creates the client, which retries no more than a sync does.
+        config: The account and the key.
+        streams: The selected streams.
 
     Returns:
-        SUCCEEDED when the key is good, may read at least one of the streams, and may read events if
-        they are to be polled.
+        SUCCEEDED if the key is valid, may read at least one of the streams, and may read events if
+        they are polled.
     """
-    patience = dataclasses.replace(
-        policy,
-        attempts=min(policy.attempts, _ATTEMPTS),
-        rate_limited_attempts=min(policy.rate_limited_attempts, _RATE_LIMITED_ATTEMPTS),
-        timeout=min(policy.timeout, _TIMEOUT),
+    short_policy = dataclasses.replace(
+        api.policy,
+        attempts=min(api.policy.attempts, _ATTEMPTS),
+        rate_limited_attempts=min(api.policy.rate_limited_attempts, _RATE_LIMITED_ATTEMPTS),
+        timeout=min(api.policy.timeout, _TIMEOUT),
+        longest_retry_after=min(api.policy.longest_retry_after, _RETRY_AFTER),
     )
     try:
-        async with StripeClient(config, patience) as client:
-            # First, so that a bad key is refused once and not for every stream.
+        async with api.client(config, short_policy) as client:
+            # First, so that a bad key is refused once instead of for every stream.
             account = await confirm_account(client, config)
             unreadable = await _unreadable(client, streams, config.max_concurrency)
             if config.poll_events:
-                # A sync would end before its first page, so this is a failure as a whole.
+                # A sync would fail before its first page, so the check fails as a whole.
                 await confirm_readable(client)
             notice = version_notice(config, await default_version(client, config, account))
     except ConnectorError as error:
@@ -63,12 +65,12 @@ async def check(
     else:
         status = _status(f"reached account {account.id}", len(streams), unreadable)
         status.notices.extend(filter(None, [notice]))
-    _add_skew(status, CLOCKS.of(config.base_url).skew())
+    _add_skew(status, api.clock(config.base_url).skew())
     return status
 
 
 def _add_skew(status: ConnectionStatus, skew: float | None) -> None:
-    """Tell of a difference between the clocks, if it is more than answers can be wrong by."""
+    """Add a notice about the difference between the clocks, if it exceeds the estimate's error."""
     if skew is not None and abs(skew) > NOTABLE_SKEW:
         status.clock_skew.FromMilliseconds(round(skew * 1_000))
         status.notices.append(skew_sentence(skew))
@@ -98,14 +100,14 @@ def _status(
 async def _unreadable(
     client: StripeClient, streams: Sequence[SelectedStream], max_concurrency: int
 ) -> list[UnreadableStream]:
-    """The streams that cannot be read, in their order.
+    """Return the streams that cannot be read, in their order.
 
     Raises:
-        ConnectionFailed: the API cannot be reached, or refuses the key.
+        ConnectionFailed: The API cannot be reached or refuses the key.
     """
     resources = await asyncio.to_thread(load_resources)
     paths = {selected.name: resources[selected.name].path for selected in streams}
-    # By path: what lies inside another stream's objects is read from that one's list.
+    # By path, because items inside another stream's objects are read from the same list.
     lists = {paths[name]: resources[name] for name in paths if resources[name].has_history}
     reasons: dict[str, str] = {}
     room = asyncio.Semaphore(max_concurrency)
@@ -114,7 +116,7 @@ async def _unreadable(
     async def try_list(resource: Resource) -> None:
         async with room:
             try:
-                # As a sync reads it, so that the list is readable where a sync can read it.
+                # Reads the list as a sync does, so that the results agree.
                 await RangeReader(resource, window).next_page(client, window, 1)
             except RequestFailed as error:
                 reasons[resource.path] = _reason(error)
@@ -133,6 +135,6 @@ async def _unreadable(
 
 
 def _reason(error: RequestFailed) -> str:
-    """Stripe's words when it says that this may not be read, else all that is known."""
+    """Return Stripe's message if it denies access, else the whole error, truncated."""
     reason = error.stripe_message if error.is_unlistable else error.message
     return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 3]}..."

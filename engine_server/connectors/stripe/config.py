@@ -1,32 +1,44 @@
-"""The Stripe source's configuration."""
+"""Configuration of the Stripe source."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from typing import Literal
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from engine_server.connectors.config import ConnectorConfig, names_target
-from engine_server.connectors.stripe.events.object_types import object_types
-from engine_server.connectors.stripe.version_name import is_version_name
-from engine_server.suggestion import did_you_mean
+from engine_server.connectors.config import ConnectorConfig, names_target, of_one_line, sent_to
+from engine_server.connectors.reach import OPEN, REACH, Reach
+from engine_server.connectors.stripe.config_rules import (
+    check_api_key,
+    check_api_version,
+    check_base_url,
+    check_object_types,
+    check_webhook_secrets,
+    check_webhook_url,
+    require_webhook_secret,
+    secrets_of,
+)
+from pipesync_server.webhook_signature import MOST_SECRET, MOST_SECRETS
 
 STRIPE_URL = "https://api.stripe.com"
-_EXAMPLES = "types are named like customer or checkout.session"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredEndpoint:
-    """A webhook endpoint that setup registered.
+    """A webhook endpoint registered by setup.
 
     Attributes:
         id: ``we_...``
-        secret: What its deliveries are signed with, which Stripe only tells when it is made; None
-            when it is the stored one.
+        secret: The secret that signs its deliveries, which Stripe returns only at its creation;
+            None if it is the stored one.
     """
 
     id: str
@@ -34,239 +46,172 @@ class RegisteredEndpoint:
 
 
 class StripeConfig(ConnectorConfig):
-    """Which account is read, and how hard."""
+    """The account to read, the streams' limits, and the ways to receive events."""
 
     api_key: SecretStr = Field(
-        description="A secret key (sk_...) or, better, a restricted key (rk_...) that may read. It "
-        "is a key of one account: organization keys (sk_org_...) are refused."
+        json_schema_extra=sent_to("base_url"),
+        description="A secret key (sk_...) or, better, a restricted key (rk_...) with read "
+        "permissions. It must be a key of one account: organization keys (sk_org_...) are "
+        "refused.",
     )
     account_id: str | None = Field(
         default=None,
         pattern="^acct_",
-        description="The account that the key belongs to (acct_...). Looked up when absent: Stripe "
-        "names it to a restricted key, too, that may not read it. Every record carries it, so a "
-        "check refuses another account's. Of no effect beside stripe_account.",
+        description="The account that the key belongs to (acct_...). Looked up if absent, even "
+        "with a restricted key that may not read it, because Stripe's refusal names it. Every "
+        "record carries the id, so the check refuses a key of another account. Ignored if "
+        "stripe_account is set.",
     )
     account_created: int | None = Field(
         default=None,
         ge=0,
-        description="When that account was made, in Unix seconds. Looked up by setup. It only "
-        "helps to guess how much there is to read: nothing older is left out.",
+        description="The creation time of that account in Unix seconds. Looked up by setup. It "
+        "only improves the estimate of the amount to read: older objects are read, too.",
     )
     api_version: str | None = Field(
         default=None,
         description="The Stripe API version to read in, such as 2024-06-20 or 2025-03-31.basil. "
-        "Defaults to the version of the installed stripe package, which the catalog is made from. "
-        "Rows hold the objects as another version renders them; the typed columns stay those of "
-        "the catalog.",
+        "Defaults to the version of the installed stripe package, from which the catalog is "
+        "made. With another version, rows hold the objects as that version renders them; the "
+        "typed columns stay those of the catalog.",
     )
     base_url: str = Field(
         default=STRIPE_URL,
+        validate_default=True,
         json_schema_extra=names_target("url"),
-        description="Where the API is. Another address, such as a test server's, has no rate limit "
-        "unless rate_limit gives one.",
+        description="The address of the API. Any address but Stripe's, such as a test server's, "
+        "has no rate limit unless rate_limit sets one. The engine's operator may restrict the "
+        "allowed hosts.",
     )
     stripe_account: str | None = Field(
         default=None,
         json_schema_extra=names_target("account"),
         pattern="^acct_",
-        description="A connected account (acct_...) to read instead of the key's own: every record "
-        "carries its id.",
+        description="A connected account (acct_...) to read instead of the key's own. Every "
+        "record carries its id.",
     )
     rate_limit: float | None = Field(
         default=None,
         gt=0,
         description="The most requests a second with this key, by all pipelines of one engine "
         "process together; the pipeline that started last decides. After a rest, a tenth of a "
-        "second's worth goes at once. Defaults to 80 for a live key and 20 for a test key: below "
-        "what Stripe allows, so that others may use the account, too. No endpoint of Stripe itself "
-        "is asked more than 20 times a second whatever is said here. While Stripe answers that "
-        "this is too much, it is less.",
+        "second's worth may be sent at once. Defaults to 80 for a live key and 20 for a test "
+        "key, which is below Stripe's limits and leaves room for other users of the account. An "
+        "endpoint of Stripe itself gets at most 20 requests a second, regardless of this "
+        "setting. The rate is lower while Stripe responds with rate limit errors.",
     )
     max_concurrency: int = Field(
         default=32,
         ge=1,
         le=100,
-        description="The most requests under way at once in one sync. It is a ceiling: only as "
-        "many are as the rate limit can use, given how long Stripe takes to answer.",
+        description="The most concurrent requests in one sync. This is an upper limit: the sync "
+        "uses only as many as the rate limit allows at Stripe's current latency.",
     )
     backfill_limit: int | None = Field(
         default=None,
         ge=1,
-        description="Stop each stream's backfill after this many records, the newest ones, and "
-        "call it complete; what is made later is read all the same. A stream's own backfill_limit "
-        "wins. No limit by default.",
+        description="Stop each stream's backfill after this many records, newest first, and "
+        "report it as complete. Objects created later are still read. A stream's own "
+        "backfill_limit takes precedence. No limit by default.",
     )
     revalidate_objects: list[str] | Literal["all"] = Field(
         default=[],
         description="The types of object (customer, invoice, checkout.session), or all, that are "
-        "fetched again when an event brings one, unless its state is final. An event holds its "
-        "object as it was: what is fetched is of now, and costs a request. An object in another "
-        "API version than the rows is fetched whatever is said here.",
+        "fetched again when an event contains one, unless its state is final. An event contains "
+        "its object as it was; fetching the current one costs a request. An object in another "
+        "API version than the rows is always fetched.",
     )
 
     poll_events: bool = Field(
         default=False,
-        description="Ask Stripe for the events since the last time, once the backfill is done: "
-        "updates and deletes then reach the tables without webhooks. A restricted key needs "
-        "permission to read events.",
+        description="Poll Stripe for new events once the backfill is done: updates and deletions "
+        "then reach the tables without webhooks. A restricted key needs permission to read "
+        "events.",
     )
     websocket: bool = Field(
         default=False,
-        description="Take events over the Stripe CLI's WebSocket while a sync is streamed: no "
-        "public address is needed. Meant for development.",
+        description="Receive events over the Stripe CLI's WebSocket while a sync is streamed, "
+        "without a public address. Meant for development.",
     )
     webhook_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="Take webhooks on this port of the loopback interface while a sync is "
-        "streamed; something in front of it has to bring them there. Needs webhook_secret.",
+        description="Receive webhooks on this port of the loopback interface while a sync is "
+        "streamed; a proxy in front has to forward them. Needs webhook_secret.",
     )
     webhook_url: str | None = Field(
         default=None,
         max_length=2048,
-        description="Where Stripe is to send webhooks (https://...). Setup registers an endpoint "
-        "for it at Stripe, and teardown removes that. A restricted key needs permission to write "
-        "webhook endpoints.",
+        description="The URL that Stripe sends webhooks to (https://...). Setup registers an "
+        "endpoint for it at Stripe, and teardown removes it. A restricted key needs permission "
+        "to write webhook endpoints.",
     )
     webhook_endpoint_id: str | None = Field(
         default=None,
         pattern="^we_",
-        description="The endpoint that setup registered for webhook_url (we_...). Filled in by "
-        "setup, which replaces that endpoint when webhook_url is changed. Only ever taken for our "
-        "own together with webhook_secret.",
+        description="The endpoint that setup registered for webhook_url (we_...). Set by setup, "
+        "which replaces the endpoint when webhook_url changes. An endpoint counts as the "
+        "pipeline's own only together with webhook_secret.",
     )
     webhook_secret: SecretStr | None = Field(
         default=None,
         validate_default=True,
-        description="What webhooks are signed with (whsec_...). While it is changed, several, "
-        "separated by commas. Filled in by setup where it registers the endpoint.",
+        max_length=4096,
+        # The secret verifies deliveries and is never sent.
+        json_schema_extra=sent_to(),
+        description="The secret that signs webhooks (whsec_...). During a rotation, several "
+        f"separated by commas: at most {MOST_SECRETS}, of {MOST_SECRET} characters each. Set by "
+        "setup if it registers the endpoint.",
     )
 
-    @field_validator("api_key")
-    @classmethod
-    def _is_secret_key(cls, api_key: SecretStr) -> SecretStr:
-        key = api_key.get_secret_value()
-        if not key.startswith(("sk_", "rk_")):
-            raise PydanticCustomError(
-                "api_key", "must be a secret key (sk_...) or a restricted key (rk_...)"
-            )
-        # https://docs.stripe.com/keys/organization-api-keys
-        if key.startswith(("sk_org", "rk_org")):
-            raise PydanticCustomError(
-                "api_key",
-                "is an organization key (sk_org_...), which needs a Stripe-Context header that "
-                "pipesync does not send; use a secret key (sk_...) or a restricted key (rk_...) of "
-                "the account itself",
-            )
-        # It travels in a header: anything else there would fail far from here.
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise PydanticCustomError(
-                "api_key", "must hold no white space, line ends or letters beyond ASCII"
-            )
-        return api_key
+    _reach: Reach = PrivateAttr(default=OPEN)
 
-    @field_validator("api_version")
-    @classmethod
-    def _is_version_name(cls, api_version: str | None) -> str | None:
-        if api_version is not None and not is_version_name(api_version):
-            raise PydanticCustomError(
-                "api_version",
-                "must be the name of a Stripe API version: a date and, after 2024-06-20, a release,"
-                " such as 2024-06-20 or 2025-03-31.basil",
-            )
-        return api_version
+    _check_api_key = field_validator("api_key")(check_api_key)
+    _are_of_one_line = field_validator(
+        "account_id", "base_url", "stripe_account", "webhook_url", "webhook_endpoint_id"
+    )(of_one_line)
+    _check_api_version = field_validator("api_version")(check_api_version)
+    _check_object_types = field_validator("revalidate_objects", mode="before")(check_object_types)
+    _check_base_url = field_validator("base_url")(check_base_url)
+    _check_webhook_secrets = field_validator("webhook_secret")(check_webhook_secrets)
+    _require_webhook_secret = field_validator("webhook_secret")(require_webhook_secret)
+    _check_webhook_url = field_validator("webhook_url")(check_webhook_url)
 
-    @field_validator("revalidate_objects", mode="before")
-    @classmethod
-    def _are_object_types(cls, wanted: object) -> object:
-        if wanted == "all":
-            return wanted
-        if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
-            raise PydanticCustomError(
-                "revalidate_objects", "must be a list of object types, or all"
-            )
-        for name in wanted:
-            # The catalog is only looked into where there is a name to look up.
-            if name not in (known := object_types()):
-                raise PydanticCustomError(
-                    "revalidate_objects",
-                    "no stream has objects of type {name}; {hint}",
-                    {"name": name, "hint": did_you_mean(name, known, otherwise=_EXAMPLES)},
-                )
-        return wanted
+    @model_validator(mode="after")
+    def _keep_reach(self, info: ValidationInfo) -> Self:
+        self._reach = (info.context or {}).get(REACH, OPEN)
+        return self
 
-    @field_validator("base_url")
-    @classmethod
-    def _is_http_url(cls, base_url: str) -> str:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-            raise PydanticCustomError(
-                "base_url", "must be an http or https URL, such as https://api.stripe.com"
-            )
-        if url.username or url.password:
-            raise PydanticCustomError("base_url", "must hold no user name or password")
-        return base_url.rstrip("/")
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _is_there_for_webhook_port(
-        cls, webhook_secret: SecretStr | None, info: ValidationInfo
-    ) -> SecretStr | None:
-        is_filled_in = info.data.get("webhook_url") is not None
-        is_needed = info.data.get("webhook_port") is not None and not is_filled_in
-        if is_needed and not _secrets(webhook_secret):
-            raise PydanticCustomError(
-                "webhook_secret", "is required where webhook_port is set (whsec_...)"
-            )
-        return webhook_secret
-
-    @field_validator("webhook_url")
-    @classmethod
-    def _is_webhook_url(cls, webhook_url: str | None) -> str | None:
-        if webhook_url is None:
-            return None
-        try:
-            url = urlsplit(webhook_url)
-            host = url.hostname
-        except ValueError:
-            host = None
-        if not host or not (url.scheme == "https" or (url.scheme == "http" and _is_local(host))):
-            raise PydanticCustomError(
-                "webhook_url",
-                "must be an https URL that Stripe can reach, such as https://example.com/webhooks",
-            )
-        if url.username is not None or url.password is not None:
-            raise PydanticCustomError("webhook_url", "must hold no user name or password")
-        if url.fragment:
-            raise PydanticCustomError("webhook_url", "must hold no fragment: it is never sent")
-        return webhook_url
+    @property
+    def reach(self) -> Reach:
+        """The hosts that may be connected to."""
+        return self._reach
 
     @property
     def own_endpoint_id(self) -> str | None:
-        """The webhook endpoint that setup registered; None when its secret is not known."""
+        """The webhook endpoint registered by setup; None if its secret is unknown."""
         return self.webhook_endpoint_id if self.webhook_secrets else None
 
     @property
     def webhook_secrets(self) -> tuple[str, ...]:
-        """Each of the secrets that webhooks may be signed with; empty when there is none."""
-        return _secrets(self.webhook_secret)
+        """The secrets that webhooks may be signed with; empty if there are none."""
+        return secrets_of(self.webhook_secret)
 
     @property
     def known_account_id(self) -> str | None:
-        """The account that is read, as far as it is configured."""
+        """The account being read, if it is configured."""
         return self.stripe_account or self.account_id
 
     def with_account(
         self, account_id: str, created: int | None, endpoint: RegisteredEndpoint | None = None
     ) -> Struct:
-        """The configuration to store, whole and with its secrets, once the account is known.
+        """Return the complete configuration to store, with its secrets, for a known account.
 
         Args:
             account_id: The account's id.
-            created: When it was made; None when that is not known.
-            endpoint: The webhook endpoint that there is now; None when there is none of ours.
+            created: The creation time of the account; None if unknown.
+            endpoint: The current webhook endpoint; None without one of the pipeline's.
         """
         fields = self.model_dump(exclude_unset=True, exclude_none=True)
         fields["api_key"] = self.api_key.get_secret_value()
@@ -280,21 +225,6 @@ class StripeConfig(ConnectorConfig):
         if endpoint is not None:
             fields["webhook_endpoint_id"] = endpoint.id
             if endpoint.secret is not None:
-                # Deliveries that are under way to the endpoint before it are signed with the first.
+                # Deliveries in flight to the previous endpoint are signed with its secret.
                 fields["webhook_secret"] = ",".join((endpoint.secret, *self.webhook_secrets[:1]))
         return ParseDict(fields, Struct())
-
-
-def _secrets(joined: SecretStr | None) -> tuple[str, ...]:
-    if joined is None:
-        return ()
-    secrets = (secret.strip() for secret in joined.get_secret_value().split(","))
-    return tuple(secret for secret in secrets if secret)
-
-
-def _is_local(host: str) -> bool:
-    """Whether nobody but this machine is reached by it: TLS guards nothing there."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

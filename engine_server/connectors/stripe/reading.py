@@ -1,19 +1,19 @@
-"""One read of an account: its history, the events around it, and those that come afterwards."""
+"""One read of an account: its history, the polled events, and the events that arrive."""
 
 from contextlib import aclosing
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
-from engine_server.connectors.stripe.backfill import backfill, is_guess, whole_seconds
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.clock import ServerClock
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.clock import ServerClock
+from engine_server.connectors.stripe.backfill.backfill import backfill, is_guess, whole_seconds
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.events.listen import listen
-from engine_server.connectors.stripe.events.pace import ListeningPace
-from engine_server.connectors.stripe.events.polling import Poller
+from engine_server.connectors.stripe.events.ingress.listen import listen
+from engine_server.connectors.stripe.events.intervals import ListeningIntervals
+from engine_server.connectors.stripe.events.polling.poll import Poller
 from engine_server.errors import ConnectorError
 
-# Seconds that a clock may be behind before it is first compared with Stripe's.
+# The most seconds that a clock may be behind before it is compared with Stripe's.
 _UNKNOWN_SKEW = 86_400
 
 
@@ -23,20 +23,20 @@ def read_and_follow(
     request: ReadRequest,
     account: Account,
     *,
-    pace: ListeningPace,
+    intervals: ListeningIntervals,
 ) -> Messages:
-    """Yields the history, then the events that ``poll_events`` asks for, then those that come.
+    """Yield the history, then the polled events, then the events that arrive.
 
     Args:
-        client: The way to Stripe.
-        config: How to follow it.
-        request: What is read; it has no inputs.
-        account: Whose objects.
-        pace: How often and how long things are tried while it listens.
+        client: Sends the requests.
+        config: The ways to receive events.
+        request: The read, without inputs.
+        account: The account to read.
+        intervals: Intervals and timeouts of listening.
 
     Raises:
-        ConnectionFailed: see ``StripeClient.get``.
-        ConnectorError: a checkpoint is not one of this source, or events cannot be followed.
+        ConnectionFailed: See ``StripeClient.get``.
+        ConnectorError: A checkpoint is not one of this source, or events cannot be read.
     """
     poller = Poller(client, config, request, account) if config.poll_events else None
     history = _history(client, config, request, account, poller)
@@ -47,7 +47,7 @@ def read_and_follow(
             "webhook_secret is not known yet: setup registers webhook_url at Stripe, and stores it"
         )
     poll = poller.poll if poller is not None else None
-    return listen(client, config, request, account, history=history, poll=poll, pace=pace)
+    return listen(client, config, request, account, history=history, poll=poll, intervals=intervals)
 
 
 async def _history(
@@ -57,7 +57,7 @@ async def _history(
     account: Account,
     poller: Poller | None,
 ) -> Messages:
-    """Yields the history, and around it what ``poll_events`` asks for."""
+    """Yield the history, with the polled events if ``poll_events`` is set."""
     if poller is None:
         if request.events_only:
             raise ConnectorError("to read events alone, poll_events must be on")
@@ -70,7 +70,7 @@ async def _history(
             yield message
     async with aclosing(backfill(client, config, poller.history, account)) as messages:
         async for message in messages:
-            poller.note(message)
+            poller.observe(message)
             yield message
     async with aclosing(poller.poll(_end(request, client.clock))) as messages:
         async for message in messages:
@@ -78,11 +78,11 @@ async def _history(
 
 
 def _end(request: ReadRequest, clock: ServerClock) -> int:
-    """The Unix second up to which events count, exclusive."""
+    """Return the end of the polled events in Unix seconds, exclusive."""
     if request.until is None:
         return clock.second() + 1
     end = whole_seconds(request.until)
     if not is_guess(request.until, clock):
         return end
-    # By a clock that is behind, none of the events since the last poll would count, for ever.
+    # With a clock that is behind, no event since the last poll would ever be read.
     return max(end, clock.second() + 1) if clock.is_known else end + _UNKNOWN_SKEW

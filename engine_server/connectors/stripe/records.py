@@ -1,17 +1,20 @@
-"""Stripe's objects as records: stamped with where they are from and how new they are."""
+"""Records of Stripe's objects, listed or in events, with metadata on their origin and age."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.listed import ListedObject
+from engine_server.connectors.stripe.lists.list_page import ListedObject
+
+# The name of a stream, and a record of it as UTF-8 JSON.
+StreamRecord: TypeAlias = tuple[str, bytes]
 
 
-class Stamps:
-    """What the records of one answer are stamped with.
+class RecordMetadata:
+    """Metadata of the records of one response.
 
-    ``_account_id`` is the account that they are from, ``_updated_at`` the last Unix second whose
-    changes are all in the answer, whatever an object says of its own last update. An event that the
-    answer may have missed, as it was on its way, is then newer than the record.
+    ``_account_id`` is the account of the records. ``_updated_at`` is the last Unix second whose
+    changes are all in the response, regardless of an object's own time of update. An event that the
+    response may have missed is then newer than the record.
     """
 
     def __init__(self, *, account_id: str, known_until: int) -> None:
@@ -22,16 +25,32 @@ class Stamps:
             known_until,
         )
 
-    def on_text(self, listed: ListedObject) -> bytes:
-        """The record of an object as it was sent: UTF-8 JSON."""
+    def add_to_text(self, listed: ListedObject) -> bytes:
+        """Return the record of an object from its JSON text, as UTF-8 JSON."""
         text = memoryview(listed.text)
         if listed.head.id is None and not bytes(text[1:-1]).strip():
             return self._text.replace(b",", b"{", 1)
-        # The stamps end the object in place of its own bracket.
+        # The metadata replace the closing bracket of the object.
         return b"".join((text[:-1], self._text))
 
-    def on_object(self, record: dict[str, Any]) -> bytes:
-        """The same of an object that was read; the stamps are added to it."""
+    def add_to_object(self, record: dict[str, Any]) -> bytes:
+        """Return the record of a decoded object, to which the metadata are added."""
         record["_account_id"] = self._account_id
         record["_updated_at"] = self._known_until
         return exact_json.encode(record)
+
+
+def record_of(fields: dict[str, Any], *, account_id: str, created: int) -> bytes:
+    """Return the record of an event's object, with the same metadata as a listed object.
+
+    ``_updated_at`` is the second of the event, regardless of the object's own time of update. This
+    also holds for an object that was fetched because of the event and may be newer: the changes
+    since then have events of their own, which the destination would skip if the record had a later
+    time.
+
+    Args:
+        fields: The object; it is not changed.
+        account_id: The account of the object.
+        created: The creation time of the event in Unix seconds.
+    """
+    return exact_json.encode({**fields, "_account_id": account_id, "_updated_at": created})

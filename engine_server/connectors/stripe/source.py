@@ -1,4 +1,4 @@
-"""The Stripe source, as the engine sees it."""
+"""The Stripe source, as the engine's source interface."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -13,47 +13,47 @@ from engine_server.connectors.protocols import (
     ReadRequest,
     SelectedStream,
 )
-from engine_server.connectors.stripe import check, endpoint
+from engine_server.connectors.stripe import check
 from engine_server.connectors.stripe.account import Account, confirm_account, fetch_account
 from engine_server.connectors.stripe.account_lookups import AccountLookups
-from engine_server.connectors.stripe.catalog import left_out_streams, load_resources
-from engine_server.connectors.stripe.checkpoint import checkpoint_schema
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.clock import CLOCKS
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.backfill.checkpoint import checkpoint_schema
+from engine_server.connectors.stripe.catalog.streams import load_resources, unavailable_streams
 from engine_server.connectors.stripe.config import RegisteredEndpoint, StripeConfig
-from engine_server.connectors.stripe.events.deliveries import check_deliveries
-from engine_server.connectors.stripe.events.inputs import apply_inputs, input_schema
-from engine_server.connectors.stripe.events.pace import ListeningPace
+from engine_server.connectors.stripe.events.ingress.deliveries import check_deliveries
+from engine_server.connectors.stripe.events.ingress.inputs import apply_inputs, input_schema
+from engine_server.connectors.stripe.events.intervals import ListeningIntervals
 from engine_server.connectors.stripe.reading import read_and_follow
-from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.version_notice import default_version, version_notice
+from engine_server.connectors.stripe.webhook_endpoint import setup as endpoint
 from pipesync.v1.catalog_pb2 import Spec, Stream
-from pipesync.v1.message_pb2 import Control, Log, Message, SourceInput
+from pipesync.v1.message_pb2 import Control, Log, Message, PlannedRemoval, SourceInput
 
 
 class StripeSource:
-    """Reads the objects of one Stripe account, list by list."""
+    """Reads the objects of Stripe accounts; all pipelines of one object share its rate limiters."""
 
     def __init__(
-        self, policy: RetryPolicy | None = None, pace: ListeningPace | None = None
+        self, policy: RetryPolicy | None = None, intervals: ListeningIntervals | None = None
     ) -> None:
-        """Reads nothing yet.
+        """Store the arguments; nothing is read yet.
 
         Args:
-            policy: How patient it is with a failing API.
-            pace: How often and how long things are tried while it listens.
+            policy: The retries of failed requests.
+            intervals: Intervals and timeouts of listening.
         """
-        self._policy = policy or RetryPolicy()
-        self._pace = pace or ListeningPace()
+        self._api = StripeApi(policy)
+        self._intervals = intervals or ListeningIntervals()
         self._accounts = AccountLookups()
 
     @property
     def config_model(self) -> type[StripeConfig]:
-        """The model that its configuration is checked against."""
+        """The model of its configuration."""
         return StripeConfig
 
     def spec(self) -> Spec:
-        """Its own description: no network, no configuration needed."""
+        """Return the source's spec, without network or configuration."""
         return Spec(
             config_schema=config_schema(StripeConfig),
             stream_state_schema=checkpoint_schema(),
@@ -64,13 +64,13 @@ class StripeSource:
         )
 
     async def check(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Yields one connection_status: which account is read, and which streams cannot be."""
-        yield Message(connection_status=await check.check(config, self._policy, streams))
+        """Yield one connection_status: the account, and the streams that cannot be read."""
+        yield Message(connection_status=await check.check(self._api, config, streams))
 
     async def discover(self, config: StripeConfig) -> Messages:
-        """Yields the catalog of the installed ``stripe`` package, without the network.
+        """Yield the catalog of the installed ``stripe`` package, without network access.
 
-        Its metadata name the account when the configuration does.
+        Its metadata name the account if the configuration does.
         """
         resources = await asyncio.to_thread(load_resources)
         message = Message()
@@ -79,7 +79,7 @@ class StripeSource:
         yield message
 
     async def look_up(self, config: StripeConfig, names: AbstractSet[str]) -> Sequence[Stream]:
-        """Some streams of the catalog: a copy of all of it may be most of a call's work."""
+        """Return some streams of the catalog, because copying all of it would dominate a call."""
         resources = await asyncio.to_thread(load_resources)
         streams: list[Stream] = []
         for name in names & resources.keys():
@@ -89,79 +89,83 @@ class StripeSource:
         _name_account(streams, config)
         return streams
 
-    def left_out_streams(self) -> Mapping[str, str]:
-        """Why each stream is missing that the installed package has in a form unknown here."""
-        return left_out_streams()
+    def unavailable_streams(self) -> Mapping[str, str]:
+        """Return the streams missing because of an unsupported form in the package."""
+        return unavailable_streams()
 
     @asynccontextmanager
-    async def kept_open(self) -> AsyncIterator[None]:
-        """Has loaded the catalog when it begins, so that no call has to wait for that."""
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Load the catalog at the start, so that no call has to wait for it."""
         await asyncio.to_thread(load_resources)
         yield
 
-    def now(self, config: StripeConfig) -> int | None:
-        """Stripe's time in Unix nanoseconds, as recent answers show it; None before the first."""
-        clock = CLOCKS.of(config.base_url)
+    def source_time(self, config: StripeConfig) -> int | None:
+        """Return Stripe's time in Unix nanoseconds; None before the first response."""
+        clock = self._api.clock(config.base_url)
         return int(clock.latest() * 1_000_000_000) if clock.is_known else None
 
     def check_inputs(
         self, config: StripeConfig, inputs: Sequence[SourceInput]
     ) -> Sequence[InputFault]:
-        """Verifies the webhook deliveries among the inputs.
+        """Verify the webhook deliveries among the inputs.
 
         Raises:
-            SettingMissing: there is no secret to verify them with.
+            SettingMissing: There is no secret to verify them with.
         """
         return check_deliveries(config, inputs)
 
     async def account_id(self, config: StripeConfig) -> str:
-        """Return the account that the configuration gives, else the one that Stripe shows.
+        """Return the configured account, else the one that Stripe shows.
 
         Raises:
-            ConnectionFailed: the API cannot be reached, refuses the key, or does not show the
+            ConnectionFailed: The API cannot be reached, refuses the key, or does not show the
                 account.
         """
         if config.known_account_id is not None:
             return config.known_account_id
-        async with StripeClient(config, self._policy) as client:
+        async with self._api.client(config) as client:
             return (await self._accounts.find(client, config)).id
 
     async def read(self, config: StripeConfig, request: ReadRequest) -> Messages:
-        """Yields the records of the streams, from their checkpoints on; see ``Source.read``.
+        """Yield the records of the streams from their checkpoints; see ``Source.read``.
 
-        Those of events that are pushed into it, or that it listens for, come without checkpoints.
+        Records of events that are given as inputs or arrive while listening have no checkpoints.
 
         Raises:
-            InputsNotSupported: something is pushed into it that it does not know.
-            ConnectionFailed: the API cannot be reached, or refuses the key.
-            ConnectorError: a checkpoint is not its own, or the account cannot be told.
+            InputsNotSupported: An input is of an unknown kind.
+            ConnectionFailed: The API cannot be reached or refuses the key.
+            ConnectorError: A checkpoint is not one of this source, or the account is unknown.
         """
-        async with StripeClient(config, self._policy) as client:
-            # What another account does not have is not gone.
+        async with self._api.client(config) as client:
+            # Objects that another account lacks are not deleted.
             of = confirm_account if request.reconcile else self._accounts.find
             account = await of(client, config)
-            read = apply_inputs if request.inputs else partial(read_and_follow, pace=self._pace)
+            read = (
+                apply_inputs
+                if request.inputs
+                else partial(read_and_follow, intervals=self._intervals)
+            )
             async with aclosing(read(client, config, request, account)) as messages:
                 async for message in messages:
                     yield message
 
     async def setup(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Looks the account up, and keeps a webhook endpoint for ``webhook_url``.
+        """Look up the account, and register a webhook endpoint for ``webhook_url``.
 
-        Asks to store what was not configured of both, in one message. An endpoint that is replaced
-        is removed after that. Last, it says what the account's API version means for polling.
+        Asks to store the values of both that were not configured, in one message. A replaced
+        endpoint is removed after that. A notice about the account's API version comes last.
 
         Raises:
-            ConnectionFailed: the API cannot be reached, refuses the key, or the key reads another
-                account than the one that is configured.
-            ConnectorError: the account cannot be told, or the endpoint cannot be made.
+            ConnectionFailed: The API cannot be reached, refuses the key, or the key reads another
+                account than the configured one.
+            ConnectorError: The account is unknown, or the endpoint cannot be created.
         """
-        async with StripeClient(config, self._policy) as client:
+        async with self._api.client(config) as client:
             account = await confirm_account(client, config)
             notice = version_notice(config, await default_version(client, config, account))
-        async with endpoint.platform_client(config, self._policy) as client:
+        async with endpoint.platform_client(self._api, config) as client:
             names = [selected.name for selected in streams]
-            made = endpoint.SetUp()
+            made = endpoint.SetupResult()
             if config.webhook_url is not None or config.own_endpoint_id is not None:
                 made = await endpoint.set_up(client, config, account.id, names)
             if _is_to_be_stored(config, account, made.endpoint):
@@ -173,26 +177,42 @@ class StripeSource:
                 yield _log(notice)
 
     async def teardown(self, config: StripeConfig, streams: Sequence[SelectedStream]) -> Messages:
-        """Removes the webhook endpoint that setup made.
+        """Remove the webhook endpoint that setup registered.
 
         Raises:
-            ConnectionFailed: the API cannot be reached, or refuses the key.
-            ConnectorError: the account cannot be told, or the endpoint cannot be removed.
+            ConnectionFailed: The API cannot be reached or refuses the key.
+            ConnectorError: The account is unknown, or the endpoint cannot be removed.
         """
         if config.webhook_url is None and config.own_endpoint_id is None:
             return
-        async with StripeClient(config, self._policy) as client:
+        async with self._api.client(config) as client:
             account = await fetch_account(client, config)
-        async with endpoint.platform_client(config, self._policy) as client:
+        async with endpoint.platform_client(self._api, config) as client:
             done = await endpoint.tear_down(client, config, account.id)
         for sentence in done:
             yield _log(sentence)
+
+    async def plan_teardown(
+        self, config: StripeConfig, streams: Sequence[SelectedStream]
+    ) -> Messages:
+        """Yield the webhook endpoint that teardown would remove; raises like ``teardown``."""
+        if config.webhook_url is None and config.own_endpoint_id is None:
+            return
+        async with self._api.client(config) as client:
+            account = await fetch_account(client, config)
+        async with endpoint.platform_client(self._api, config) as client:
+            planned = await endpoint.plan_teardown(client, config, account.id)
+        for found in planned:
+            removal = PlannedRemoval(
+                kind=PlannedRemoval.KIND_WEBHOOK_ENDPOINT, name=found.id, note=f"for {found.url}"
+            )
+            yield Message(planned_removal=removal)
 
 
 def _is_to_be_stored(
     config: StripeConfig, account: Account, registered: RegisteredEndpoint | None
 ) -> bool:
-    """Whether the configuration lacks what setup found out."""
+    """Return whether the configuration lacks values that setup found."""
     if registered is None:
         is_endpoint_known = config.webhook_endpoint_id is None
     else:
@@ -207,7 +227,7 @@ def _log(sentence: str) -> Message:
 
 
 def _name_account(streams: Iterable[Stream], config: StripeConfig) -> None:
-    """Says whose streams they are, where the configuration does."""
+    """Add the account to the streams' metadata, if the configuration names it."""
     if config.known_account_id is not None:
         for stream in streams:
             stream.metadata["account_id"] = config.known_account_id

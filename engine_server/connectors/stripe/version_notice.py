@@ -1,41 +1,41 @@
 """Notices about the account's default API version, in which polled events are rendered."""
 
 from engine_server.connectors.stripe.account import Account
-from engine_server.connectors.stripe.catalog import api_version
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.catalog.streams import api_version
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.errors import RequestFailed
 from engine_server.connectors.stripe.events.api_version import is_safe
 
 
 async def default_version(client: StripeClient, config: StripeConfig, account: Account) -> str:
-    """Return the API version in which ``/v1/events`` renders events; empty when it is not known.
+    """Return the API version in which ``/v1/events`` renders events; empty if unknown.
 
     Args:
-        client: The way to Stripe.
-        config: Of the pipeline.
-        account: As Stripe showed it: the version came with it. A key that may not see the account
-            may read events, if it is to poll them.
+        client: Sends the requests.
+        config: The configuration of the pipeline.
+        account: The account, with its version if Stripe showed it. A key that may not read the
+            account may still read events, if it is to poll them.
 
     Raises:
-        ConnectionFailed: see ``StripeClient.get``.
+        ConnectionFailed: See ``StripeClient.get``.
     """
     if account.default_version or not config.poll_events:
         return account.default_version
     try:
         answer = await client.get_in_default_version("/v1/events", {"limit": "1"})
     except RequestFailed:
-        # Nothing but a notice depends on it.
+        # Only a notice depends on it.
         return ""
     return answer.stripe_version
 
 
 def version_notice(config: StripeConfig, account_version: str) -> str:
-    """Return a sentence for a user; empty when there is nothing to know.
+    """Return a notice for the user; empty if there is none.
 
     Args:
-        config: Of the pipeline.
-        account_version: What ``default_version`` answers.
+        config: The configuration of the pipeline.
+        account_version: The result of ``default_version``.
     """
     rows = config.api_version or api_version()
     if not account_version:
@@ -48,7 +48,7 @@ def version_notice(config: StripeConfig, account_version: str) -> str:
             "which agrees with the rows: they need no look-ups"
         )
     if config.webhook_url is not None and not config.poll_events:
-        # What comes to the endpoint is in the version that it is pinned to.
+        # Events sent to the endpoint are in the version that it is pinned to.
         return ""
     cost = (
         "polled events are rendered in the former, so each costs a look-up of its object"

@@ -1,6 +1,5 @@
 -- name: acquire
--- Null while the lease is held, or one of another kind that is to be alone. The commit waits for the disk, as that of the
--- other kinds does.
+-- Returns null while this lease or an exclusive one is held. The commit waits for the disk, as for the other kinds.
 SELECT pipesync.acquire_applier_lease($1, $2, $3)
 WHERE (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
     ELSE current_setting('synchronous_commit') END, true)) <> 'off';
@@ -25,13 +24,13 @@ WHERE pipeline_id = $1 AND token = $2
 RETURNING true;
 
 -- name: lock
--- As for the lease of a sync.
+-- As in leases.sql.
 SELECT true
 FROM pipesync.applier_leases
 WHERE pipeline_id = $1 AND token = $2
 FOR SHARE;
 
 -- name: release
--- As for the lease of a sync.
+-- As in leases.sql.
 DELETE FROM pipesync.applier_leases
 WHERE pipeline_id = $1 AND token = $2 AND set_config('synchronous_commit', 'off', true) = 'off';

@@ -1,7 +1,7 @@
 -- name: insert
--- Rows are numbered as they came and inserted in the order of their key, so that two services that store the same events
--- at once wait for each other and never both. Locking the pipelines keeps each there until its events are. Events that
--- are stored are acknowledged, so the commit waits for the disk, whatever the role's settings say.
+-- Numbers events in the order of their arrival, but inserts them in the order of their key, so that two services that
+-- store the same events at once do not deadlock. Locks the pipelines, so that none is deleted before its events are
+-- stored. The commit waits for the disk under every setting of the role, because stored events are acknowledged.
 WITH arrived AS MATERIALIZED (
     SELECT nextval('pipesync.webhook_arrivals') AS arrival, sent.*
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bytea[])
@@ -29,7 +29,7 @@ stored AS (
 SELECT
     known.id IS NOT NULL AS is_current,
     stored.event_id IS NOT NULL AS is_new,
-    known.sync_policy = $7 AS runs_by_itself,
+    known.sync_policy = $7 AS is_continuous,
     CASE
         WHEN stored.event_id IS NOT NULL
         THEN pg_notify('pipesync_webhook_events', arrived.pipeline_id)
@@ -40,14 +40,14 @@ LEFT JOIN stored USING (pipeline_id, event_id)
 ORDER BY arrival;
 
 -- name: wake
--- Has pipelines that run by themselves apply what came in. It outlives a crash, as by insert.
+-- Makes continuous pipelines apply new events. The commit waits for the disk, as in insert.
 SELECT pipesync.wake(id)
 FROM (SELECT DISTINCT id FROM unnest($1::text[]) AS ids (id) ORDER BY id) AS with_news
 WHERE (SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local'
     ELSE current_setting('synchronous_commit') END, true)) <> 'off';
 
 -- name: store_dead_letters
--- Inserted in the order of their key, as by insert. An event that is to be applied, or was, stays as it is.
+-- Inserts in the order of the key, as insert does. Pending and applied events stay unchanged.
 WITH sent AS MATERIALIZED (
     SELECT *
     FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::integer[], $6::text[], $7::bytea[])
@@ -78,7 +78,7 @@ ORDER BY arrival DESC
 LIMIT 1;
 
 -- name: oldest_pending
--- At most so many events, and so many bytes unless the first one alone has more.
+-- $3: maximum number of events. $4: maximum number of bytes, unless the first event alone is larger.
 SELECT arrival, event_id, event_type, failed_attempts, event
 FROM (
     SELECT
@@ -117,7 +117,7 @@ ON CONFLICT (pipeline_id, event_id) DO UPDATE SET lease_token = excluded.lease_t
 SELECT true FROM pipesync.events_to_repeat ORDER BY pipeline_id, event_id LIMIT 1;
 
 -- name: requeue_repeats
--- Two services that look at the same time take them once. What else is done about an event, e.g. a replay, stays.
+-- Two services that run this at once requeue each event once. Another change of an event, such as a replay, stays.
 WITH due AS MATERIALIZED (
     SELECT pipeline_id, event_id
     FROM pipesync.events_to_repeat AS again
@@ -158,7 +158,7 @@ WHERE pipeline_id = $1 AND event_id = $2 AND status = 1
 RETURNING status = 3;
 
 -- name: waiting_pipelines
--- Jumps from pipeline to pipeline along the index of pending events, however many each has.
+-- Skips from pipeline to pipeline along the index of pending events, regardless of their number.
 WITH RECURSIVE waiting AS (
     (
         SELECT pipeline_id
@@ -187,7 +187,7 @@ WHERE pipeline.desired_status = $1
         pipeline.sync_policy = $2
         OR (
             pipeline.sync_policy <> $2
-            -- As lifecycle.machine.may_apply_inbox.
+            -- The same condition as in lifecycle.machine.may_apply_inbox.
             AND EXISTS (
                 SELECT
                 FROM pipesync.lifecycles AS lifecycle
@@ -225,12 +225,12 @@ WITH RECURSIVE oldest AS (
 )
 SELECT
     (SELECT count(*) FROM pipesync.webhook_events WHERE status = 1) AS pending,
-    (SELECT count(*) FROM pipesync.webhook_events WHERE status = 3) AS set_aside,
+    (SELECT count(*) FROM pipesync.webhook_events WHERE status = 3) AS dead_lettered,
     (SELECT greatest(clock_timestamp() - min(receive_time), interval '0') FROM oldest) AS lag;
 
 -- name: list
 SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
-    failed_attempts, last_error
+    failed_attempts, left(last_error, 4096) AS last_error
 FROM pipesync.webhook_events
 WHERE pipeline_id = $1 AND arrival < $2
 ORDER BY arrival DESC
@@ -238,7 +238,7 @@ LIMIT $3;
 
 -- name: list_pending
 SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
-    failed_attempts, last_error
+    failed_attempts, left(last_error, 4096) AS last_error
 FROM pipesync.webhook_events
 WHERE pipeline_id = $1 AND arrival < $2 AND status = 1
 ORDER BY arrival DESC
@@ -246,15 +246,15 @@ LIMIT $3;
 
 -- name: list_applied
 SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
-    failed_attempts, last_error
+    failed_attempts, left(last_error, 4096) AS last_error
 FROM pipesync.webhook_events
 WHERE pipeline_id = $1 AND arrival < $2 AND status = 2
 ORDER BY arrival DESC
 LIMIT $3;
 
--- name: list_set_aside
+-- name: list_dead_lettered
 SELECT arrival, event_id, event_type, status, create_time, receive_time, finish_time,
-    failed_attempts, last_error
+    failed_attempts, left(last_error, 4096) AS last_error
 FROM pipesync.webhook_events
 WHERE pipeline_id = $1 AND arrival < $2 AND status = 3
 ORDER BY arrival DESC
@@ -278,7 +278,7 @@ WITH replayed AS (
 )
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 
--- name: replay_set_aside
+-- name: replay_dead_lettered
 WITH replayed AS (
     UPDATE pipesync.webhook_events
     SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
@@ -288,7 +288,7 @@ WITH replayed AS (
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 
 -- name: replay_behind
--- Those that were applied with a later position of the series, but for those that are held.
+-- $3: replays events with a later number of the series, except ($4, $5) those of this epoch up to this number.
 WITH replayed AS (
     UPDATE pipesync.webhook_events
     SET status = 1, finish_time = NULL, failed_attempts = 0, last_error = ''
@@ -299,7 +299,7 @@ WITH replayed AS (
 SELECT count(*), pg_notify('pipesync_webhook_events', $1) FROM replayed;
 
 -- name: prune
--- Events that are forgotten cannot be applied again: only those behind the last of them can.
+-- Deleted events cannot be replayed, so the replayable position advances to the last of them.
 WITH pruned AS (
     DELETE FROM pipesync.webhook_events
     WHERE ctid = ANY(ARRAY(
@@ -326,7 +326,7 @@ last_pruned AS (
     ORDER BY pipeline_id, inputs_series, inputs_number DESC
 ),
 outdated AS MATERIALIZED (
-    -- In the order of their key, so that two services that prune at once wait for each other and never both.
+    -- Locks in the order of the key, so that two services that prune at once do not deadlock.
     SELECT inputs.pipeline_id, last_pruned.inputs_epoch, last_pruned.inputs_number
     FROM pipesync.inputs
     JOIN last_pruned

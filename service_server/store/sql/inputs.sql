@@ -1,5 +1,5 @@
 -- name: move
--- Only from the series and the position that the caller knows, and only while all events behind $10 are kept.
+-- $2 to $4: the expected series and position. $10: number after which all events have to be kept; null for any.
 INSERT INTO pipesync.inputs AS kept
     (pipeline_id, series, epoch, number, replayable_epoch, replayable_number)
 SELECT $1::text, $5::bigint, $6::text, $7::bigint, $8::text, $9::bigint

@@ -14,13 +14,22 @@ DELETE FROM pipesync.lifecycles WHERE pipeline_id = $1;
 SELECT pipesync.wake($1);
 
 -- name: claim
--- Whoever claims at the same time gets others.
+-- Concurrent claims return different pipelines.
 UPDATE pipesync.lifecycles AS lifecycle
 SET due_time = now() + $2
 FROM (
     SELECT pipeline_id
     FROM pipesync.lifecycles
     WHERE due_time <= now()
+        AND NOT EXISTS (
+            SELECT FROM unnest($3::text[]) AS excluded WHERE starts_with(pipeline_id, excluded)
+        )
+        AND (
+            $4::text[] IS NULL
+            OR EXISTS (
+                SELECT FROM unnest($4::text[]) AS required WHERE starts_with(pipeline_id, required)
+            )
+        )
     ORDER BY due_time
     LIMIT $1
     FOR UPDATE SKIP LOCKED
@@ -32,7 +41,7 @@ RETURNING lifecycle.pipeline_id, lifecycle.wakes;
 SELECT memory, clock_timestamp() AS time FROM pipesync.lifecycles WHERE pipeline_id = $1;
 
 -- name: put
--- What happened since the claim, or after it lapsed, is looked at by a step of its own, at once.
+-- After a wake since the claim, or if the claim has lapsed, the next step is due at once.
 UPDATE pipesync.lifecycles
 SET memory = $2,
     due_time = CASE
@@ -48,9 +57,18 @@ SET due_time = clock_timestamp() + $2
 WHERE pipeline_id = $1 AND due_time > clock_timestamp();
 
 -- name: time_to_next
--- No row when none is.
+-- Returns no row if none is due without a wake.
 SELECT greatest(due_time - now(), interval '0')
 FROM pipesync.lifecycles
 WHERE due_time < timestamptz 'infinity'
+    AND NOT EXISTS (
+        SELECT FROM unnest($1::text[]) AS excluded WHERE starts_with(pipeline_id, excluded)
+    )
+    AND (
+        $2::text[] IS NULL
+        OR EXISTS (
+            SELECT FROM unnest($2::text[]) AS required WHERE starts_with(pipeline_id, required)
+        )
+    )
 ORDER BY due_time
 LIMIT 1;

@@ -1,4 +1,4 @@
--- What is encrypted, place by place: NAME_list and NAME_replace make a place.
+-- Encrypted values, place by place: a place has the queries NAME_list and NAME_replace.
 
 -- name: configs_list
 SELECT id AS key, id AS pipeline_id, sealed_config AS envelope
@@ -15,5 +15,5 @@ WHERE pipeline.id = change.key AND pipeline.sealed_config = change.envelope
 RETURNING true;
 
 -- name: lock
--- Two that replace the same rows in another order would wait for each other.
+-- Prevents deadlocks between processes that replace the same rows in different orders.
 SELECT pg_advisory_xact_lock($1);

@@ -1,4 +1,4 @@
-"""The example of the connectors' README is a real connector, in every word of it."""
+"""The example in the connectors' README is a working connector."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_ser
 from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 from tests.messages import struct
 
 README = Path(registry.__file__).with_name("README.md")
@@ -31,13 +31,13 @@ MODULE = "pipesync_jsonlines"
 
 
 def blocks(language: str) -> list[str]:
-    """The code blocks of a language in the README, in order."""
+    """Return the README's code blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The directory where the example is installed as the README says, with its tests beside it."""
+    """Yield a directory with the example installed as in the README, and its tests."""
     example, tests = blocks("python")
     [project] = blocks("toml")
     [(group, points)] = tomllib.loads(project)["project"]["entry-points"].items()
@@ -54,9 +54,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     sys.modules.pop(MODULE, None)
 
 
-async def test_it_passes_the_conformance_tests_by_plain_pytest(
-    installed: Path, tmp_path: Path
-) -> None:
+async def test_the_example_passes_the_conformance_tests(installed: Path, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
         f"--basetemp={tmp_path / 'its own'}",
@@ -68,12 +66,12 @@ async def test_it_passes_the_conformance_tests_by_plain_pytest(
     output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     rules = [name for name in dir(SourceConformance) if name.startswith("test_")]
-    # It does not tell how often it reads its files, nor look streams up.
-    assert f"{len(rules) - 2} passed, 2 skipped" in output.decode()
+    # The example neither counts fetches, looks up streams nor plans a teardown.
+    assert f"{len(rules) - 3} passed, 3 skipped" in output.decode()
 
 
 @pytest.mark.usefixtures("installed")
-async def test_it_syncs_into_postgres_and_goes_on_where_it_stopped(
+async def test_the_example_syncs_into_postgres_and_resumes(
     tmp_path: Path, database_url: str
 ) -> None:
     people = tmp_path / "people.jsonl"
@@ -91,7 +89,7 @@ async def test_it_syncs_into_postgres_and_goes_on_where_it_stopped(
             listen="127.0.0.1:0",
             register=partial(add_EngineServiceServicer_to_server, servicer),
             service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
-            on_drain=servicer.end_softly,
+            on_drain=servicer.request_shutdown,
             grace=1.0,
         ) as server,
         EngineClient(server.address) as client,
@@ -129,7 +127,7 @@ async def ids(database_url: str, table: str) -> set[object]:
     return {json.loads(row[0])["id"] for row in rows}
 
 
-async def test_the_engine_runs_without_what_its_conformance_tests_need() -> None:
+async def test_the_engine_runs_without_the_dependencies_of_the_conformance_tests() -> None:
     program = (
         "import sys, engine_server.__main__\n"
         "from engine_server.connectors.registry import ConnectorRegistry\n"

@@ -1,4 +1,4 @@
-"""Connectors are found among entry points, whoever offers them."""
+"""Connectors are found by entry points."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ SCRIPTED_SOURCE = f"{ScriptedSource.__module__}:ScriptedSource"
 BROKEN = EntryPoint("broken", "tests.engine_server.scripted:NoSuchConnector", SOURCES_GROUP)
 
 
-def test_a_connector_is_found_by_its_type_and_made_once() -> None:
+def test_a_connector_is_found_by_its_type_and_created_once() -> None:
     registry = scripted_registry()
     source = registry.source("scripted")
     assert isinstance(source, ScriptedSource)
@@ -32,14 +32,14 @@ def test_a_connector_is_found_by_its_type_and_made_once() -> None:
     assert registry.source("scripted") is source
 
 
-def test_an_unknown_type_is_refused_with_its_nearest_match() -> None:
+def test_an_unknown_type_is_refused_with_the_closest_known_name() -> None:
     with pytest.raises(UnknownConnector) as caught:
         scripted_registry().source("scriptet")
     assert caught.value.message == ("there is no source of type 'scriptet'; did you mean scripted?")
     assert caught.value.metadata == {"type": "scriptet", "known": "scripted"}
 
 
-def test_an_unknown_type_like_none_of_them_is_refused_with_all_of_them() -> None:
+def test_an_unknown_type_without_a_close_name_lists_all_types() -> None:
     points = [EntryPoint(name, SCRIPTED_SOURCE, DESTINATIONS_GROUP) for name in ("two", "one")]
     with pytest.raises(UnknownConnector) as caught:
         ConnectorRegistry([], points).destination("postgres")
@@ -48,7 +48,17 @@ def test_an_unknown_type_like_none_of_them_is_refused_with_all_of_them() -> None
     )
 
 
-def test_sources_and_destinations_are_told_apart() -> None:
+@pytest.mark.parametrize(
+    "secret", ["postgresql://u:hunter2@h/db", "sk_test_abc", "1f9d3e5c7a", "two\nlines", "x" * 100]
+)
+def test_an_unknown_type_that_may_be_a_secret_is_not_repeated(secret: str) -> None:
+    with pytest.raises(UnknownConnector) as caught:
+        scripted_registry().source(secret)
+    assert caught.value.message == ("there is no source of this type; this engine has: scripted")
+    assert caught.value.metadata == {"known": "scripted"}
+
+
+def test_sources_and_destinations_are_separate() -> None:
     registry = ConnectorRegistry([EntryPoint("x", SCRIPTED_SOURCE, SOURCES_GROUP)], [])
     registry.source("x")
     with pytest.raises(UnknownConnector, match="there is no destination of type 'x'"):
@@ -91,31 +101,31 @@ def test_a_connector_that_fails_to_load_is_left_out_and_logged() -> None:
     ]
 
 
-def test_what_is_installed_is_found() -> None:
+def test_installed_connectors_are_found() -> None:
     registry = ConnectorRegistry.installed()
     assert registry.source("stripe").spec().HasField("config_schema")
     assert registry.destination("postgres").spec().HasField("config_schema")
 
 
-class _ResidentSource(ScriptedSource):
-    """Notes for how long it may keep things."""
+class _KeepAliveSource(ScriptedSource):
+    """Source that records when ``lifespan`` is entered and exited."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_kept_open = False
+        self.is_kept_alive = False
 
     @asynccontextmanager
-    async def kept_open(self) -> AsyncIterator[None]:
-        self.is_kept_open = True
+    async def lifespan(self) -> AsyncIterator[None]:
+        self.is_kept_alive = True
         yield
-        self.is_kept_open = False
+        self.is_kept_alive = False
 
 
-async def test_connectors_that_keep_something_between_calls_are_told_for_how_long() -> None:
-    point = EntryPoint("resident", f"{__name__}:_ResidentSource", SOURCES_GROUP)
+async def test_the_lifespan_of_connectors_is_entered_and_exited() -> None:
+    point = EntryPoint("keep_alive", f"{__name__}:_KeepAliveSource", SOURCES_GROUP)
     registry = ConnectorRegistry([point], [])
-    source = registry.source("resident")
-    assert isinstance(source, _ResidentSource)
-    async with registry.kept_open():
-        assert source.is_kept_open
-    assert not source.is_kept_open
+    source = registry.source("keep_alive")
+    assert isinstance(source, _KeepAliveSource)
+    async with registry.lifespan():
+        assert source.is_kept_alive
+    assert not source.is_kept_alive

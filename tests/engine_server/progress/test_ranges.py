@@ -1,4 +1,4 @@
-"""Merged time ranges, compared with the plain set of the moments they hold."""
+"""Merged time ranges, compared with the set of seconds that they contain."""
 
 from itertools import pairwise
 from math import inf
@@ -15,7 +15,7 @@ MOMENTS = range(LEAST, MOST)
 
 
 def moments(time_range: TimeRange) -> set[int]:
-    """The whole seconds of a range, an open bound reaching as far as this test looks."""
+    """Return the seconds in a range, with open bounds at the limits of this test."""
     gte = time_range.gte.ToSeconds() if time_range.HasField("gte") else LEAST
     lt = time_range.lt.ToSeconds() if time_range.HasField("lt") else MOST
     return {moment for moment in MOMENTS if gte <= moment < lt}
@@ -26,7 +26,7 @@ RANGES = st.lists(st.builds(seconds, BOUND, BOUND), max_size=12)
 
 
 @given(RANGES)
-def test_it_covers_exactly_what_was_added(ranges: list[TimeRange]) -> None:
+def test_a_set_covers_exactly_the_added_ranges(ranges: list[TimeRange]) -> None:
     covered = [moment for merged in RangeSet(ranges) for moment in moments(merged)]
     assert set(covered) == set().union(*map(moments, ranges))
     assert len(covered) == len(set(covered))
@@ -42,24 +42,24 @@ def test_ranges_are_in_order_and_neither_overlap_nor_touch(ranges: list[TimeRang
 
 
 @given(RANGES)
-def test_the_order_of_adding_makes_no_difference(ranges: list[TimeRange]) -> None:
+def test_the_order_of_adding_does_not_matter(ranges: list[TimeRange]) -> None:
     assert list(RangeSet(ranges)) == list(RangeSet(reversed(ranges)))
 
 
 @given(RANGES)
-def test_a_set_made_of_its_own_ranges_is_the_same(ranges: list[TimeRange]) -> None:
+def test_a_set_of_its_own_ranges_is_equal(ranges: list[TimeRange]) -> None:
     merged = list(RangeSet(ranges))
     assert list(RangeSet(merged)) == merged
 
 
-# All that a Timestamp can say, and moments so near each other that they meet.
+# The full range of a Timestamp, and times close enough for ranges to be adjacent.
 NANOSECONDS = (
     st.none() | st.integers(0, 9) | st.integers(-62_135_596_800 * 10**9, 253_402_300_799 * 10**9)
 )
 
 
 @given(st.lists(st.tuples(NANOSECONDS, NANOSECONDS), max_size=8))
-def test_it_is_exact_to_the_nanosecond(bounds: list[tuple[int | None, int | None]]) -> None:
+def test_ranges_are_exact_to_the_nanosecond(bounds: list[tuple[int | None, int | None]]) -> None:
     merged: list[tuple[float, float]] = []
     whole = [(-inf if gte is None else gte, inf if lt is None else lt) for gte, lt in bounds]
     for gte, lt in sorted((gte, lt) for gte, lt in whole if gte < lt):
@@ -90,7 +90,7 @@ def test_an_empty_range_changes_nothing() -> None:
     assert list(RangeSet([seconds(3, 3), seconds(5, 4)])) == []
 
 
-def test_open_bounds_swallow_what_they_reach() -> None:
+def test_open_bounds_merge_all_ranges_they_cover() -> None:
     ranges = RangeSet([seconds(1, 2), seconds(8, 9), seconds(None, 4), seconds(6, None)])
     assert list(ranges) == [seconds(None, 4), seconds(6, None)]
     ranges.add(seconds())

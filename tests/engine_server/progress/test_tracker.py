@@ -1,4 +1,4 @@
-"""The rules by which messages become progress."""
+"""Progress derived from messages."""
 
 import pytest
 
@@ -37,20 +37,20 @@ ERRORED = StreamProgress.STATUS_ERRORED
 
 
 def at(second: float, message: Message) -> Message:
-    """The message, seen at this time."""
+    """Return the message with this time."""
     message.ts.FromNanoseconds(int(second * SECOND))
     return message
 
 
 def progress_of(*messages: Message, now: float = 0) -> Progress:
-    """What the messages come to, for the streams a and b."""
+    """Return the progress of the streams a and b after the messages."""
     tracker = ProgressTracker(["a", "b"])
     for message in messages:
         tracker.observe(message)
     return tracker.snapshot(int(now * SECOND))
 
 
-def test_nothing_seen_is_nothing_started() -> None:
+def test_progress_is_empty_without_messages() -> None:
     progress = progress_of(now=5)
     assert {name: stream.status for name, stream in progress.streams.items()} == {
         "a": NOT_STARTED,
@@ -98,7 +98,7 @@ def test_records_and_checkpoints_are_counted_by_stream_and_in_total() -> None:
     assert progress.derived.total_state_count == 3
 
 
-def test_rows_are_summed_by_stream_and_in_total_and_absent_where_nobody_tells() -> None:
+def test_row_counts_are_summed_by_stream_and_in_total_and_may_be_absent() -> None:
     progress = progress_of(
         rows_written("a", inserted=3, unchanged=1),
         rows_written("a", inserted=1, updated=2, deleted=4),
@@ -110,14 +110,14 @@ def test_rows_are_summed_by_stream_and_in_total_and_absent_where_nobody_tells() 
     assert not progress_of(record_batch("a", b"{}")).derived.HasField("total_rows")
 
 
-def test_a_count_of_rows_is_no_record_no_checkpoint_and_no_beginning() -> None:
+def test_row_counts_are_not_records_and_start_no_progress() -> None:
     progress = progress_of(at(10, rows_written("a", inserted=3)))
     assert progress.streams["a"].status == NOT_STARTED
     assert (progress.derived.total_record_count, progress.derived.total_state_count) == (0, 0)
     assert not progress.HasField("started_at")
 
 
-def test_rates_are_over_the_elapsed_time_and_global_checkpoints_count() -> None:
+def test_rates_use_the_elapsed_time_and_include_shared_checkpoints() -> None:
     progress = progress_of(
         at(10, record_batch("a", *[b"{}"] * 6)),
         at(10, checkpoint("a")),
@@ -128,7 +128,7 @@ def test_rates_are_over_the_elapsed_time_and_global_checkpoints_count() -> None:
     assert progress.derived.states_per_second == 0.5
 
 
-def test_messages_of_other_streams_count_nowhere() -> None:
+def test_messages_of_other_streams_are_not_counted() -> None:
     progress = progress_of(
         record_batch("c", b"{}"), rows_written("c", inserted=1), checkpoint("c"), completed("c")
     )
@@ -157,7 +157,7 @@ def test_messages_of_other_streams_count_nowhere() -> None:
         ([errored("a", "broken"), errored("a", "again")], ERRORED, "broken"),
     ],
 )
-def test_a_streams_status_only_goes_forward_and_an_error_stays(
+def test_a_final_status_is_only_replaced_by_an_error(
     messages: list[Message], status: StreamProgress.Status.ValueType, message: str
 ) -> None:
     stream = progress_of(*messages).streams["a"]
@@ -165,7 +165,7 @@ def test_a_streams_status_only_goes_forward_and_an_error_stays(
     assert stream.message == message
 
 
-def test_only_a_change_of_status_is_called_one() -> None:
+def test_observe_reports_only_changes_of_status() -> None:
     tracker = ProgressTracker(["a"])
     seen = [
         started("a"),
@@ -191,7 +191,7 @@ def test_only_a_change_of_status_is_called_one() -> None:
     ]
 
 
-def test_ranges_are_merged_within_the_whole_span() -> None:
+def test_completed_ranges_are_merged() -> None:
     stream = progress_of(
         started("a", seconds(0, 100)),
         range_completed("a", seconds(50, 60)),
@@ -222,7 +222,7 @@ def test_a_run_without_streams_has_succeeded() -> None:
     assert ProgressTracker([]).status == RUN_STATUS_SUCCEEDED
 
 
-def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
+def test_a_continuation_keeps_counts_ranges_statuses_and_time() -> None:
     previous = progress_of(
         at(10, started("a", seconds(0, 9))),
         record_batch("a", b"{}"),
@@ -253,7 +253,7 @@ def test_a_continuation_goes_on_with_counts_ranges_statuses_and_time() -> None:
     assert progress.elapsed_ms == 11_000
 
 
-def test_a_continuation_forgets_a_failed_connection_and_unfinished_streams_nobody_wants() -> None:
+def test_a_continuation_drops_a_failed_connection_and_unselected_unfinished_streams() -> None:
     previous = progress_of(
         record_batch("a", b"{}"),
         rows_written("a", inserted=1),
@@ -275,7 +275,7 @@ def test_a_continuation_forgets_a_failed_connection_and_unfinished_streams_nobod
     assert progress.derived.total_state_count == 1
 
 
-def test_a_snapshot_is_a_copy_and_what_it_came_from_is_left_alone() -> None:
+def test_a_snapshot_is_an_independent_copy() -> None:
     previous = progress_of(checkpoint("a"))
     tracker = ProgressTracker(["a"], previous)
     snapshot = tracker.snapshot(0)
@@ -285,7 +285,7 @@ def test_a_snapshot_is_a_copy_and_what_it_came_from_is_left_alone() -> None:
     assert tracker.snapshot(0).streams["a"].state_count == 2
 
 
-def test_records_with_replaced_characters_are_counted_and_carried_on() -> None:
+def test_records_with_replaced_characters_are_counted_across_requests() -> None:
     written = rows_written("a", inserted=3)
     written.rows_written.replaced_record_count = 2
     first = progress_of(at(10, started("a")), at(11, written), at(12, written))

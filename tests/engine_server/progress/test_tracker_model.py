@@ -1,4 +1,4 @@
-"""Any messages as progress, compared with what a plain look through all of them finds."""
+"""Progress of random messages, compared with a simple model."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_server.progress.tracker import DATA_PAYLOADS, ProgressTracker
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
@@ -69,14 +69,14 @@ messages = st.lists(
 
 
 def stamped(some: Sequence[Message]) -> list[Message]:
-    """The messages, one a second."""
+    """Return the messages with times one second apart."""
     for second, message in enumerate(some, start=1):
         message.ts.FromSeconds(second)
     return list(some)
 
 
 def status_of(turns: Sequence[str | None]) -> Status:
-    """Where a stream stands after these turns: errors stay, and so does the first ending."""
+    """Return the status after these messages: the first final one, unless an error follows."""
     if "errored" in turns:
         return StreamProgress.STATUS_ERRORED
     for turn in turns:
@@ -142,7 +142,7 @@ def assert_is_what_the_messages_say(progress: Progress, some: Sequence[Message])
 
 
 @given(messages)
-def test_progress_is_what_the_messages_say_at_any_moment(some: list[Message]) -> None:
+def test_progress_matches_the_messages_after_each_message(some: list[Message]) -> None:
     tracker = ProgressTracker(NAMES)
     seen: list[Message] = []
     for message in stamped(some):
@@ -160,10 +160,10 @@ def test_progress_is_what_the_messages_say_at_any_moment(some: list[Message]) ->
 
 
 @given(messages, messages)
-def test_progress_in_two_requests_is_what_all_the_messages_say(
+def test_progress_in_two_requests_matches_all_messages(
     some: list[Message], rest: list[Message]
 ) -> None:
-    # The second request knows nothing of the first one's connection.
+    # The second request does not know the first one's connection_status.
     first = [message for message in some if not message.HasField("connection_status")]
     everything = stamped([*first, *rest])
     tracker = ProgressTracker(NAMES)

@@ -1,4 +1,4 @@
-"""An account in memory that is listed, polled and compared, for a scripted source to read."""
+"""Account in memory that a scripted source lists, polls and reconciles."""
 
 import json
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from engine_server.connectors.protocols import Inventory, Messages, ReadRequest
+from engine_server.connectors.protocols import Messages, ReadRequest, StoredRows
 from pipesync.v1.message_pb2 import Message
 from tests.messages import checkpoint, completed, global_checkpoint, record_batch, started
 
@@ -19,8 +19,8 @@ class Account:
     """Objects by stream, and the events of their changes.
 
     Attributes:
-        objects: The objects of each stream by number, each its value.
-        events: One record of each change, in order.
+        objects: Values of each stream's objects by number.
+        events: One record per change, in order.
     """
 
     objects: dict[str, dict[int, str]]
@@ -29,7 +29,7 @@ class Account:
 
     @property
     def now(self) -> int:
-        """Each event takes one unit of time."""
+        """The current time; each event takes one unit."""
         return len(self.events)
 
     def create(self, stream: str) -> None:
@@ -37,7 +37,7 @@ class Account:
         self._change(stream, self._latest, "new")
 
     def update(self, stream: str, place: int, value: str) -> None:
-        """Change the object at a place, counted around."""
+        """Update the object at an index, modulo the number of objects."""
         if numbers := sorted(self.objects[stream]):
             self._change(stream, numbers[place % len(numbers)], value)
 
@@ -48,17 +48,17 @@ class Account:
             self.events.append((stream, {**_record(number, "", self.now + 1), "deleted": True}))
 
     def expected(self, stream: str) -> dict[str, str]:
-        """The value of each object by id."""
+        """Return the value of each object by id."""
         return {str(number): value for number, value in self.objects[stream].items()}
 
     async def read(self, request: ReadRequest) -> Messages:
-        """Lists the streams, newest last, then polls; see ``Source.read``."""
-        text = getattr(request.state, "global")
+        """List the streams, newest last, then poll; see ``Source.read``."""
+        text = request.state.shared
         cursor = int(text) if text else None
         checkpoints = dict(request.state.streams)
         if request.streams and cursor is None:
             cursor = self.now
-            # Events of what was read before may have been missed.
+            # Events of objects that were read before may have been missed.
             for selected in request.streams:
                 if checkpoints.pop(selected.name, ""):
                     yield checkpoint(selected.name, '{"after":0}')
@@ -84,8 +84,8 @@ class Account:
             is_last = len(rest) <= PAGE_SIZE
             until = None if is_last else page[-1]
             records = [_record(number, self.objects[stream][number], self.now) for number in page]
-            if request.reconcile and request.inventory is not None:
-                records += await self._gone(stream, after, until, request.inventory)
+            if request.reconcile and request.stored_rows is not None:
+                records += await self._gone(stream, after, until, request.stored_rows)
             if records:
                 yield record_batch(stream, *records)
             after = page[-1] if page else after
@@ -95,11 +95,11 @@ class Account:
         yield completed(stream)
 
     async def _gone(
-        self, stream: str, after: int, until: int | None, inventory: Inventory
+        self, stream: str, after: int, until: int | None, stored_rows: StoredRows
     ) -> list[dict[str, Any]]:
-        """What is held between two numbers, and does not exist."""
+        """Return the held ids between two numbers that do not exist at the account."""
         gone = []
-        async for ids in inventory.created_in(stream, None, None):
+        async for ids in stored_rows.created_in(stream, None, None):
             for number in map(int, ids):
                 is_between = number > after and (until is None or number <= until)
                 if is_between and number not in self.objects[stream]:
@@ -112,12 +112,12 @@ class Account:
 
 
 def account(streams: Iterable[str]) -> Account:
-    """An account without objects."""
+    """Yield an account without objects."""
     return Account(objects={stream: {} for stream in streams})
 
 
 def inputs_of(messages: Iterable[Message]) -> Messages:
-    """What a source yields of inputs that were pushed."""
+    """Return the messages that a source yields for pushed inputs."""
 
     async def read() -> Messages:
         for message in messages:

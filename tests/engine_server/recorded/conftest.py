@@ -1,4 +1,4 @@
-"""A real engine on a real port, whose destination records checkpoints in memory."""
+"""Engine on a real port whose destination records checkpoints in memory."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from pipesync.v1.engine_service_pb2_grpc import add_EngineServiceServicer_to_ser
 from pipesync.v1.message_pb2 import Message, SourceInput
 from pipesync.v1.state_pb2 import Eof, SyncState
 from pipesync_client import EngineClient
-from pipesync_rpc.server import RpcServer
+from pipesync_server.server import RpcServer
 from tests.engine_server.engine import SCRIPT, pipeline
 from tests.engine_server.recorded.database import Database
 from tests.engine_server.recorded.destination import (
@@ -47,7 +47,7 @@ RPCS: tuple[Rpc, ...] = ("PipelineSync", "PipelineSyncBatch")
 
 @dataclass(kw_only=True)
 class RecordingEngine:
-    """An engine, its client, and one pipeline's scripts."""
+    """Engine, its client, and the scripts of one pipeline."""
 
     client: EngineClient
     servicer: EngineServicer
@@ -66,7 +66,7 @@ class RecordingEngine:
         streams: Sequence[StreamSelection] = (),
         **options: Any,
     ) -> list[Message]:
-        """All messages of a PipelineSync; options are those of SyncOptions."""
+        """Return all messages of a PipelineSync with these SyncOptions."""
         request = PipelineSyncRequest(
             pipeline=pipeline(streams), options=SyncOptions(**options), inputs=inputs
         )
@@ -80,7 +80,7 @@ class RecordingEngine:
         streams: Sequence[StreamSelection] = (),
         **options: Any,
     ) -> Eof:
-        """How one request ended."""
+        """Return the eof of one request."""
         if rpc == "PipelineSync":
             return (await self.messages(inputs=inputs, streams=streams, **options))[-1].eof
         request = PipelineSyncBatchRequest(
@@ -106,7 +106,7 @@ async def recording_engine() -> AsyncIterator[RecordingEngine]:
             listen="127.0.0.1:0",
             register=partial(add_EngineServiceServicer_to_server, servicer),
             service_names=[DESCRIPTOR.services_by_name["EngineService"].full_name],
-            on_drain=servicer.end_softly,
+            on_drain=servicer.request_shutdown,
             grace=1.0,
         ) as server,
         EngineClient(server.address) as client,

@@ -1,4 +1,4 @@
-"""A database in memory that records checkpoints beside its tables, right in every way."""
+"""Database in memory that correctly records checkpoints with its tables."""
 
 import copy
 import itertools
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine_server.connectors.protocols import Resumed, ResumeRequest, Rewind
+from engine_server.connectors.protocols import ResumeRequest, ResumeResult, Rewind
 from engine_server.errors import CheckpointsMoved
 from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
 
@@ -22,13 +22,13 @@ class Line:
     """One recorded checkpoint.
 
     Attributes:
-        epoch: Names the series that it belongs to.
-        number: Its place in that.
-        checkpoint: None for the start.
-        schema: What is recorded beside it.
-        history: Earlier series, each with the number up to which this one goes on from it.
-        has_rows: Whether rows were written to its table.
-        written_at: When it was used last.
+        epoch: Name of the series of checkpoints.
+        number: Sequence number within the epoch.
+        checkpoint: The checkpoint; None for the start.
+        schema: Text recorded with the checkpoint.
+        history: Earlier epochs, each with the number at which the next one continues.
+        has_rows: Whether rows were written to the table.
+        written_at: Time of the last use.
     """
 
     epoch: str
@@ -44,14 +44,14 @@ class Line:
         return CheckpointPosition(epoch=self.epoch, number=self.number)
 
     def vouches_for(self, position: CheckpointPosition) -> bool:
-        """Whether all before that position was committed here."""
+        """Return whether all records before a position were committed here."""
         series = ((self.epoch, self.number), *self.history)
         return any(
             position.epoch == epoch and position.number <= number for epoch, number in series
         )
 
     def begin(self, checkpoint: str | None) -> "Line":
-        """A new series, from there on."""
+        """Start a new series of checkpoints from a position."""
         history = ((self.epoch, self.number), *self.history)[:20]
         return replace(self, epoch=new_epoch(), checkpoint=checkpoint, history=history)
 
@@ -60,8 +60,8 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """Which lines a request moves, and their epochs."""
+class Token:
+    """Lines that a request advances, with their epochs."""
 
     account: str
     lineage: str
@@ -95,17 +95,17 @@ class Database:
             self.tables[stream].clear()
 
     def alive(self, stream: str) -> dict[str, dict[str, Any]]:
-        """The rows that are not marked as deleted."""
+        """Return the rows that are not marked as deleted."""
         rows = self.tables.get(stream, {})
         return {name: row for name, row in rows.items() if not row.get("deleted")}
 
     def line(self, stream: str) -> Line:
-        """The only line of a stream."""
+        """Return the only line of a stream."""
         [line] = [line for (_, _, name), line in self.lines.items() if name == stream]
         return line
 
     def put(self, stream: str, records: Iterable[bytes]) -> None:
-        """Write records, but none over a newer one."""
+        """Write records, except over newer ones."""
         rows = self.tables.setdefault(stream, {})
         for record in map(json.loads, records):
             held = rows.get(record["id"])
@@ -118,20 +118,20 @@ class Database:
     def forget(self, stream: str) -> None:
         self.lines = {key: line for key, line in self.lines.items() if key[2] != stream}
 
-    def moved(self, ticket: Ticket, stream: str, **changes: Any) -> CheckpointPosition:
+    def moved(self, token: Token, stream: str, **changes: Any) -> CheckpointPosition:
         """Move a line to the next number, and return its position.
 
         Raises:
             CheckpointsMoved: It is gone, or of another epoch.
         """
-        key = (ticket.account, ticket.lineage, stream)
+        key = (token.account, token.lineage, stream)
         line = self.lines.get(key)
-        if line is None or line.epoch != ticket.epochs.get(stream):
+        if line is None or line.epoch != token.epochs.get(stream):
             raise CheckpointsMoved(f"the checkpoint of {stream!r} was moved by another request")
         self.lines[key] = replace(line, number=line.number + 1, **changes)
         return self.lines[key].position
 
-    def resume(self, names: Sequence[str], request: ResumeRequest) -> Resumed:
+    def resume(self, names: Sequence[str], request: ResumeRequest) -> ResumeResult:
         """Compare a state with the lines, as ``CheckpointKeeper.resume`` promises."""
         for name in names:
             if name not in self.tables:
@@ -156,7 +156,7 @@ class Database:
 
 
 class _Comparison:
-    """One comparison."""
+    """One comparison of a state with the recorded checkpoints."""
 
     def __init__(self, database: Database, names: Sequence[str], request: ResumeRequest) -> None:
         self._database, self._names, self._request = database, names, request
@@ -172,7 +172,7 @@ class _Comparison:
         if destination:
             self._adopt()
 
-    def resumed(self) -> Resumed:
+    def resumed(self) -> ResumeResult:
         for name in self._names:
             self._compare(name)
         self._compare_global()
@@ -191,18 +191,18 @@ class _Comparison:
             for name, line in self._lines().items()
             if name in self._moved or name == INPUTS
         }
-        return Resumed(
+        return ResumeResult(
             destination=json.dumps({"lineage": self._lineage}),
             positions=kept,
             rewinds=list(self._rewinds.values()),
             held_streams=self._held,
-            ticket=Ticket(account=self._account, lineage=self._lineage, epochs=epochs),
+            write_token=Token(account=self._account, lineage=self._lineage, epochs=epochs),
             **inputs,
         )
 
     def _checkpoints(self) -> dict[str, str]:
-        """Those of the state."""
-        shared = getattr(self._state.source, "global")
+        """Return the checkpoints of the state."""
+        shared = self._state.source.shared
         return {**self._state.source.streams, **({GLOBAL: shared} if shared else {})}
 
     def _lines(self) -> dict[str, Line]:
@@ -213,12 +213,12 @@ class _Comparison:
         }
 
     def _has_checkpoint(self, name: str) -> bool:
-        """Whether a stream of the state goes on from any."""
+        """Return whether the state has a checkpoint of a stream."""
         rewind = self._rewinds.get(name)
         return rewind is None or rewind.checkpoint is not None
 
     def _adopt(self) -> None:
-        """Take the lines of the lineage that was used last, where this one has none."""
+        """Copy the lines of the most recently used lineage if this one has none."""
         own = {key: line for key, line in self._database.lines.items() if key[0] == self._account}
         if not own or self._lines():
             return
@@ -293,8 +293,8 @@ class _Comparison:
 
     @property
     def _moved(self) -> set[str]:
-        moved = {*self._request.reads, *self._rewinds}
-        if self._request.moves_global:
+        moved = {*self._request.advanced_streams, *self._rewinds}
+        if self._request.advances_shared_checkpoint:
             moved.add(GLOBAL)
         if self._is_older:
             moved.update(self._checkpoints())

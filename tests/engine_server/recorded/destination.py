@@ -1,4 +1,4 @@
-"""A scripted destination that records checkpoints, and can tell what it holds."""
+"""Scripted destination that records checkpoints and answers queries for its rows."""
 
 import asyncio
 from collections import defaultdict
@@ -17,16 +17,16 @@ from typing import cast
 
 from engine_server.connectors.config import config_schema
 from engine_server.connectors.protocols import (
-    Inventory,
     Messages,
-    Resumed,
     ResumeRequest,
+    ResumeResult,
     SelectedStream,
+    StoredRows,
 )
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.message_pb2 import Message
-from tests.engine_server.recorded.database import GLOBAL, INPUTS, Database, Ticket
+from tests.engine_server.recorded.database import GLOBAL, INPUTS, Database, Token
 from tests.engine_server.scripted import (
     ScriptedConfig,
     ScriptedDestination,
@@ -38,12 +38,12 @@ from tests.messages import errored
 
 @dataclass(kw_only=True)
 class Recording:
-    """The database of one script, and what its comparisons were asked.
+    """Database of one script, and its comparisons.
 
     Attributes:
-        database: What it holds.
-        before_resume: Awaited before each comparison: may block, or raise.
-        requests: What was compared, in order.
+        database: The database.
+        before_resume: Awaited before each comparison; may block or raise.
+        requests: The requests that were compared, in order.
         resuming: Set once a comparison has begun.
     """
 
@@ -53,19 +53,19 @@ class Recording:
     resuming: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-# By the name of their script.
+# Recordings by the name of their script.
 recordings: dict[str, Recording] = defaultdict(Recording)
 
 
 class RecordingDestination(ScriptedDestination):
-    """Commits as its DestinationScript says, into its recording's database."""
+    """Destination that commits as its DestinationScript says, into its recording's database."""
 
     def spec(self) -> Spec:
         return Spec(config_schema=config_schema(ScriptedConfig), supports_reconcile=True)
 
     async def resume(
         self, config: ScriptedConfig, streams: Sequence[SelectedStream], request: ResumeRequest
-    ) -> Resumed:
+    ) -> ResumeResult:
         recording = recordings[config.script]
         recording.requests.append(request)
         recording.resuming.set()
@@ -77,10 +77,10 @@ class RecordingDestination(ScriptedDestination):
         config: ScriptedConfig,
         streams: Sequence[SelectedStream],
         messages: AsyncIterator[Message],
-        resumed: Resumed,
+        resumed: ResumeResult,
     ) -> Messages:
         script, recording = destination_scripts[config.script], recordings[config.script]
-        ticket = cast("Ticket", resumed.ticket)
+        token = cast("Token", resumed.write_token)
         held: list[Message] = []
         refused: set[str] = set()
         try:
@@ -89,26 +89,26 @@ class RecordingDestination(ScriptedDestination):
                 if len(held) >= script.commit_every or message.HasField("barrier"):
                     await script.before_commit()
                     for passed_on in _commit(
-                        recording.database, ticket, held, refused, script.refuses
+                        recording.database, token, held, refused, script.refuses
                     ):
                         yield passed_on
                     held.clear()
             await script.before_commit()
-            for passed_on in _commit(recording.database, ticket, held, refused, script.refuses):
+            for passed_on in _commit(recording.database, token, held, refused, script.refuses):
                 yield passed_on
         finally:
             await asyncio.sleep(0)
             script.closed.set()
 
     @asynccontextmanager
-    async def inventory(
+    async def stored_rows(
         self, config: ScriptedConfig, streams: Sequence[SelectedStream]
-    ) -> AsyncIterator[Inventory]:
-        yield cast("Inventory", RecordedRows(recordings[config.script].database))
+    ) -> AsyncIterator[StoredRows]:
+        yield cast("StoredRows", RecordedRows(recordings[config.script].database))
 
 
 class RecordedRows:
-    """What a database holds; sources of these tests ask for ids alone."""
+    """Rows of a database, limited to ids."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -123,7 +123,7 @@ class RecordedRows:
     ) -> Collection[tuple[str, str]]:
         return []
 
-    async def stamped(
+    async def update_times(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
     ) -> Mapping[str, int]:
         return {}
@@ -131,12 +131,12 @@ class RecordedRows:
 
 def _commit(
     database: Database,
-    ticket: Ticket,
+    token: Token,
     held: Sequence[Message],
     refused: set[str],
     refuses: Collection[str],
 ) -> list[Message]:
-    """Commits all of ``held``, or nothing of it where a line was moved."""
+    """Commit all of ``held``, or nothing if a line has moved."""
     copy = database.dump()
     passed_on: list[Message] = []
     for message in held:
@@ -150,24 +150,24 @@ def _commit(
         if message.HasField("record_batch"):
             copy.put(name, message.record_batch.records)
         elif message.HasField("source_state"):
-            _record(copy, ticket, message, refused)
+            _record(copy, token, message, refused)
         elif message.HasField("inputs_end") and not refused:
-            message.inputs_end.position.CopyFrom(copy.moved(ticket, INPUTS))
+            message.inputs_end.position.CopyFrom(copy.moved(token, INPUTS))
         passed_on.append(message)
     database.tables, database.lines = copy.tables, copy.lines
     return passed_on
 
 
-def _record(database: Database, ticket: Ticket, message: Message, refused: set[str]) -> None:
+def _record(database: Database, token: Token, message: Message, refused: set[str]) -> None:
     checkpoint = message.source_state
     if checkpoint.stream == GLOBAL and not refused.issubset(checkpoint.excluded_streams):
         return
     changes = {"checkpoint": checkpoint.data}
     if checkpoint.stream_schema:
         changes["schema"] = checkpoint.stream_schema
-    checkpoint.position.CopyFrom(database.moved(ticket, checkpoint.stream, **changes))
+    checkpoint.position.CopyFrom(database.moved(token, checkpoint.stream, **changes))
 
 
 def rows(database: Database, stream: str) -> list[str]:
-    """The ids of a stream's rows, sorted."""
+    """Return the sorted ids of a stream's rows."""
     return sorted(database.tables.get(stream, {}))

@@ -1,4 +1,4 @@
-"""Histories of a pipeline: changes of its account, syncs, crashes and damage, in any order."""
+"""Random histories of a pipeline: changes of its account, syncs, crashes and damage."""
 
 from hypothesis import strategies as st
 
@@ -30,6 +30,18 @@ DAMAGE = st.one_of(
 HISTORIES = st.lists(st.one_of(CHANGES, SYNCS, DAMAGE), max_size=40)
 
 OBJECTS = [("create", "b")] * 3
+# A backup of before a reset is restored during the first run after it, which has not begun b yet.
+RESTORED_BEFORE_BEGUN = [
+    ("sync", 0, ""),
+    ("reset",),
+    ("follow", 0),
+    ("drop", "a"),
+    ("dump",),
+    ("drop", "b"),
+    ("sync", 1, ""),
+    ("restore", 0),
+    ("delete", "b", 0),
+]
 # The last object is deleted behind the back of a sync that reads everything again, which is cut.
 CUT_COMPARISON = [
     *OBJECTS,

@@ -1,4 +1,4 @@
-"""An account synced into a database, both in memory, by callers that keep state as real ones do."""
+"""Sync from an account to a database in memory, with a caller that stores the state."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine_server.flush_times import FlushTimes
-from engine_server.pipeline import ResolvedDestination, ResolvedSource
-from engine_server.plan import SyncPlan
-from engine_server.planning import plan_sync
-from engine_server.run import run_sync
-from engine_server.state import apply_checkpoint
+from engine_server.state.state import apply_checkpoint
+from engine_server.sync.checks.resolution import ResolvedDestination, ResolvedSource
+from engine_server.sync.plan.plan import SyncPlan
+from engine_server.sync.plan.plan_sync import plan_sync
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.catalog_pb2 import Spec
 from pipesync.v1.engine_service_pb2 import PipelineSyncRequest, SyncOptions
 from pipesync.v1.message_pb2 import Message, SourceInput
@@ -37,7 +37,7 @@ MOST_REQUESTS = 100
 
 
 class ComparingSource(ScriptedSource):
-    """Follows its script, and can compare."""
+    """Scripted source that supports reconciling."""
 
     follows_events_field = "follows_events"
 
@@ -51,7 +51,7 @@ class ComparingSource(ScriptedSource):
 
 @dataclass(kw_only=True)
 class Pipeline:
-    """One account, its database, and the scripts of both sides."""
+    """Account, database, and the scripts of both sides."""
 
     account: Account
     source: SourceScript
@@ -65,7 +65,7 @@ class Pipeline:
         return self.recording.database
 
     def plan(self, inputs: Sequence[SourceInput] = (), **options: Any) -> SyncPlan:
-        """A sync as the servicer would plan it; options are those of SyncOptions."""
+        """Return the plan of a sync with these SyncOptions, as the servicer creates it."""
         config = ScriptedConfig(script=SCRIPT)
         return plan_sync(
             PipelineSyncRequest(options=SyncOptions(**options), inputs=inputs),
@@ -85,11 +85,11 @@ class Pipeline:
                 yield message
 
     async def sync(self, inputs: Sequence[SourceInput] = (), **options: Any) -> Eof:
-        """How one request ended."""
+        """Return the eof of one request."""
         return [message async for message in self.messages(inputs, **options)][-1].eof
 
     async def sync_to_the_end(self, state: SyncState, **options: Any) -> Eof:
-        """How the last of the requests ended that it takes."""
+        """Return the eof of the last request of a run."""
         for _ in range(MOST_REQUESTS):
             eof = await self.sync(state=state, **options)
             if not eof.has_more:
@@ -98,7 +98,7 @@ class Pipeline:
         raise AssertionError(f"has_more is still true after {MOST_REQUESTS} requests")
 
     async def leave(self, state: SyncState, count: int, **options: Any) -> SyncState:
-        """What a caller has stored that leaves after so many messages."""
+        """Close a sync after a number of messages, and keep the state stored by then."""
         stored = SyncState()
         stored.CopyFrom(state)
         async with aclosing(run_sync(self.plan(state=state, **options))) as messages:
@@ -110,7 +110,7 @@ class Pipeline:
         return stored
 
     def tables(self) -> dict[str, dict[str, Any]]:
-        """The value of each row that is not deleted, by stream and id."""
+        """Return the value of each row that is not deleted, by stream and id."""
         return {
             stream: {
                 name: row["value"] for name, row in self.recording.database.alive(stream).items()
@@ -123,7 +123,7 @@ class Pipeline:
 
 
 def store(state: SyncState, message: Message) -> None:
-    """Store a message as it passes."""
+    """Store the state of a message as a service does."""
     match message.WhichOneof("payload"):
         case "resumption":
             state.CopyFrom(message.resumption.state)
@@ -142,7 +142,7 @@ def store(state: SyncState, message: Message) -> None:
 
 @contextmanager
 def pipeline_of(account: Account) -> Iterator[Pipeline]:
-    """The scripts are known until the block ends."""
+    """Yield a pipeline whose scripts are registered during the block."""
     names = list(account.objects)
     source = source_scripts[SCRIPT] = SourceScript(read=account.read)
     destination = destination_scripts[SCRIPT] = DestinationScript()

@@ -1,4 +1,4 @@
-"""How a comparison goes: beside the reading, within the limits, and when it fails."""
+"""Comparison with recorded checkpoints: concurrent read, limits, and failures."""
 
 import asyncio
 from contextlib import aclosing
@@ -8,7 +8,7 @@ import pytest
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.errors import ConnectionFailed, ConnectorError
-from engine_server.run import run_sync
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.progress_pb2 import (
     RUN_STATUS_FAILED,
     RUN_STATUS_STARTED,
@@ -38,7 +38,7 @@ async def for_ever() -> None:
 
 
 class Steps:
-    """A source that says how far it was read."""
+    """Read that records how far it got."""
 
     def __init__(self) -> None:
         self.reached: list[str] = []
@@ -55,7 +55,7 @@ class Steps:
         yield completed("a")
 
 
-async def test_the_source_is_read_beside_it_up_to_the_first_data_and_nothing_is_written(
+async def test_the_source_is_read_up_to_its_first_data_during_a_comparison(
     engine: RecordingEngine,
 ) -> None:
     steps, compare = Steps(), asyncio.Event()
@@ -72,7 +72,7 @@ async def test_the_source_is_read_beside_it_up_to_the_first_data_and_nothing_is_
     assert sorted(engine.database.tables["a"]) == ["1"]
 
 
-async def test_what_was_read_from_the_wrong_place_is_dropped_and_read_again(
+async def test_a_read_from_a_wrong_starting_point_is_discarded_and_repeated(
     engine: RecordingEngine,
 ) -> None:
     state = (await engine.sync(run_id="run", state_limit=1)).ending_state
@@ -95,7 +95,7 @@ async def test_what_was_read_from_the_wrong_place_is_dropped_and_read_again(
     assert eof.run_progress.streams["a"].record_count == 2
 
 
-async def test_a_failure_of_a_reading_that_is_dropped_does_not_count(
+async def test_a_failure_of_a_discarded_read_is_ignored(
     engine: RecordingEngine,
 ) -> None:
     state = (await engine.sync(run_id="run", state_limit=1)).ending_state
@@ -112,7 +112,7 @@ async def test_a_failure_of_a_reading_that_is_dropped_does_not_count(
     assert eof.failure_message == ""
 
 
-async def test_the_failure_of_a_reading_that_counts_is_told_behind_what_was_read(
+async def test_a_failure_of_a_confirmed_read_follows_its_messages(
     engine: RecordingEngine,
 ) -> None:
     engine.source.read = then_raises(
@@ -126,7 +126,7 @@ async def test_the_failure_of_a_reading_that_counts_is_told_behind_what_was_read
 
 @pytest.mark.parametrize("rpc", RPCS)
 @pytest.mark.parametrize("options", [{}, {"events_only": True}], ids=["run", "events"])
-async def test_the_hard_limit_holds_while_it_hangs(
+async def test_the_hard_limit_ends_a_blocked_comparison(
     engine: RecordingEngine, rpc: Rpc, options: dict[str, Any]
 ) -> None:
     state = (await engine.sync(run_id="run", state_limit=1)).ending_state
@@ -139,7 +139,9 @@ async def test_the_hard_limit_holds_while_it_hangs(
     await engine.source.closed.wait()
 
 
-async def test_a_limit_that_never_leaves_it_the_time_ends_the_run(engine: RecordingEngine) -> None:
+async def test_a_limit_that_is_too_short_for_the_comparison_ends_the_run(
+    engine: RecordingEngine,
+) -> None:
     engine.recording.before_resume = for_ever
     state = SyncState()
     for has_more in (True, True, False):
@@ -150,17 +152,17 @@ async def test_a_limit_that_never_leaves_it_the_time_ends_the_run(engine: Record
     assert eof.status == RUN_STATUS_FAILED
 
 
-async def test_a_shutdown_ends_it(engine: RecordingEngine) -> None:
+async def test_a_shutdown_ends_the_comparison(engine: RecordingEngine) -> None:
     engine.recording.before_resume = for_ever
     syncing = asyncio.create_task(engine.sync(run_id="run"))
     await engine.recording.resuming.wait()
-    engine.servicer.end_softly()
+    engine.servicer.request_shutdown()
     eof = await syncing
     assert eof.has_more
     assert eof.limit_message == ""
 
 
-async def test_what_was_read_by_the_soft_limit_is_written_once_it_is_over(
+async def test_pages_read_by_the_soft_limit_are_written_after_the_comparison(
     engine: RecordingEngine,
 ) -> None:
     async def past_the_soft_limit() -> None:
@@ -173,7 +175,7 @@ async def test_what_was_read_by_the_soft_limit_is_written_once_it_is_over(
     assert sorted(engine.database.tables["a"]) == ["1"]
 
 
-async def test_cancelling_it_closes_the_reading_and_leaves_no_task() -> None:
+async def test_cancelling_the_comparison_closes_the_read_and_leaves_no_task() -> None:
     with pipeline_of(account(["a"])) as pipeline:
         pipeline.recording.before_resume = for_ever
         before = asyncio.all_tasks()
@@ -194,7 +196,7 @@ async def test_cancelling_it_closes_the_reading_and_leaves_no_task() -> None:
 
 
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_a_destination_out_of_reach_fails_the_connection_and_keeps_the_state(
+async def test_an_unreachable_destination_fails_the_connection_and_keeps_the_state(
     engine: RecordingEngine, rpc: Rpc
 ) -> None:
     state = (await engine.sync(run_id="run", state_limit=1)).ending_state
@@ -214,7 +216,7 @@ async def test_a_destination_out_of_reach_fails_the_connection_and_keeps_the_sta
     assert not eof.rewound_streams
 
 
-async def test_who_cannot_be_reached_is_told(engine: RecordingEngine) -> None:
+async def test_the_unreachable_connector_is_named(engine: RecordingEngine) -> None:
     async def unreachable() -> None:
         raise ConnectionFailed("gone")
 
@@ -231,7 +233,7 @@ async def test_who_cannot_be_reached_is_told(engine: RecordingEngine) -> None:
         (ZeroDivisionError(), "destination/scripted stopped unexpectedly"),
     ],
 )
-async def test_another_failure_of_it_is_told(
+async def test_any_other_failure_of_the_comparison_is_reported(
     engine: RecordingEngine, error: Exception, told: str
 ) -> None:
     async def fail() -> None:
@@ -243,7 +245,7 @@ async def test_another_failure_of_it_is_told(
     assert told in eof.failure_message
 
 
-async def test_the_account_is_that_of_the_source_and_one_that_cannot_be_told_is_its_failure(
+async def test_the_account_comes_from_the_source_which_fails_if_it_is_unknown(
     engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def account_id(self: object, config: object) -> str:
@@ -264,7 +266,7 @@ async def test_the_account_is_that_of_the_source_and_one_that_cannot_be_told_is_
     assert len(engine.recording.requests) == 1
 
 
-async def test_checkpoints_that_another_request_took_over_end_it_with_more(
+async def test_a_request_that_loses_its_checkpoints_ends_with_has_more(
     engine: RecordingEngine,
 ) -> None:
     first = True
@@ -288,7 +290,7 @@ async def test_checkpoints_that_another_request_took_over_end_it_with_more(
     assert sorted(engine.database.tables["a"]) == ["1", "2"]
 
 
-async def test_requests_that_take_over_from_each_other_for_ever_end(
+async def test_requests_that_keep_taking_over_from_each_other_fail(
     engine: RecordingEngine,
 ) -> None:
     async def taken_over() -> None:
@@ -305,7 +307,7 @@ async def test_requests_that_take_over_from_each_other_for_ever_end(
     assert eof.status == RUN_STATUS_FAILED
 
 
-async def test_a_source_that_waits_for_events_in_a_reading_that_is_dropped_does_not_count() -> None:
+async def test_listening_in_a_discarded_read_is_ignored() -> None:
     with pipeline_of(account(["a"])) as pipeline:
         state = (await pipeline.sync(run_id="run", state_limit=2)).ending_state
         assert "a" in state.source.streams

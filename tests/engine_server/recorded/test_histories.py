@@ -1,4 +1,4 @@
-"""Any history of crashes and damage is healed by the syncs that follow."""
+"""Syncs repair the destination after any history of crashes and damage."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +9,18 @@ from hypothesis import strategies as st
 from pipesync.v1.state_pb2 import SyncState
 from tests.engine_server.recorded.account import account
 from tests.engine_server.recorded.database import Database
-from tests.engine_server.recorded.histories import CUT_COMPARISON, HISTORIES, STREAMS
+from tests.engine_server.recorded.histories import (
+    CUT_COMPARISON,
+    HISTORIES,
+    RESTORED_BEFORE_BEGUN,
+    STREAMS,
+)
 from tests.engine_server.recorded.pipeline import Pipeline, pipeline_of
 
 
 @dataclass(kw_only=True)
 class History:
-    """What happens to one pipeline."""
+    """State machine of one pipeline."""
 
     pipeline: Pipeline
     state: SyncState
@@ -40,7 +45,7 @@ class History:
         self.state = eof.ending_state
 
     async def _follow(self, limit: int) -> None:
-        """Events alone, where there is anything to follow."""
+        """Sync only events, if there is a checkpoint to resume from."""
         eof = await self.pipeline.sync(state=self.state, state_limit=limit, events_only=True)
         assert not eof.failure_message
         self.state = eof.ending_state
@@ -76,11 +81,12 @@ class History:
             self.state = self.copies[place % len(self.copies)]
 
 
+@example(steps=RESTORED_BEFORE_BEGUN, commit_every=1)
 @example(steps=CUT_COMPARISON, commit_every=1)
 @example(steps=[*CUT_COMPARISON, ("dump",), ("sync", 0, "run"), ("restore", 0)], commit_every=1)
 @example(steps=[*CUT_COMPARISON, ("copy",), ("drop", "a"), ("roll_back", 0)], commit_every=2)
 @given(steps=HISTORIES, commit_every=st.integers(min_value=1, max_value=6))
-async def test_a_history_cut_anywhere_ends_with_the_account(
+async def test_any_interrupted_history_converges_to_the_account(
     steps: list[tuple[Any, ...]], commit_every: int
 ) -> None:
     with pipeline_of(account(STREAMS)) as pipeline:

@@ -1,4 +1,4 @@
-"""The end of pushed inputs is recorded, and inputs that were lost are noticed."""
+"""The end of pushed inputs is recorded, and lost inputs are detected."""
 
 from typing import Any
 
@@ -24,16 +24,14 @@ async def engine(recording_engine: RecordingEngine) -> RecordingEngine:
 
 
 async def synced(engine: RecordingEngine) -> SyncState:
-    """The state of a finished run, behind which events are pushed."""
+    """Return the state of a finished run, to push events after."""
     state = (await engine.sync(run_id="run")).ending_state
     engine.source.read = given(record_batch("a", b'{"id":"2"}'))
     return state
 
 
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_each_request_counts_on_from_the_one_before(
-    engine: RecordingEngine, rpc: Rpc
-) -> None:
+async def test_positions_continue_across_requests(engine: RecordingEngine, rpc: Rpc) -> None:
     state = await synced(engine)
     numbers = []
     for _ in range(3):
@@ -46,14 +44,18 @@ async def test_each_request_counts_on_from_the_one_before(
     assert state.sync_run.finished
 
 
-async def test_a_caller_sees_the_resumption_and_not_the_end_of_its_inputs(
+async def test_a_caller_gets_the_resumption_and_no_inputs_end(
     engine: RecordingEngine,
 ) -> None:
     messages = await engine.messages(state=await synced(engine), inputs=PUSHED)
     kinds = [message.WhichOneof("payload") for message in messages]
     assert kinds == ["resumption", "progress", "eof"]
     [_, request] = engine.recording.requests
-    assert (set(request.reads), request.moves_global, request.pushes_inputs) == (set(), False, True)
+    assert (
+        set(request.advanced_streams),
+        request.advances_shared_checkpoint,
+        request.pushes_inputs,
+    ) == (set(), False, True)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ async def test_a_caller_sees_the_resumption_and_not_the_end_of_its_inputs(
         pytest.param(PUSHED, True, id="a caller without a state"),
     ],
 )
-async def test_events_that_nobody_keeps_have_no_end(
+async def test_the_end_of_inputs_is_recorded_only_for_callers_that_keep_them(
     engine: RecordingEngine, inputs: list[SourceInput], is_stateless: bool
 ) -> None:
     state = await synced(engine)
@@ -84,7 +86,7 @@ async def test_events_that_nobody_keeps_have_no_end(
         ),
     ],
 )
-async def test_inputs_that_failed_have_no_end(engine: RecordingEngine, read: Any) -> None:
+async def test_the_end_of_failed_inputs_is_not_recorded(engine: RecordingEngine, read: Any) -> None:
     state = await synced(engine)
     engine.source.read = read
     engine.destination.refuses = frozenset({"a"})
@@ -94,7 +96,7 @@ async def test_inputs_that_failed_have_no_end(engine: RecordingEngine, read: Any
     assert engine.database.line(INPUTS).number == 0
 
 
-async def test_an_event_that_fails_by_itself_comes_back_and_the_others_are_recorded(
+async def test_an_event_that_fails_by_itself_is_returned_and_the_others_are_recorded(
     engine: RecordingEngine,
 ) -> None:
     state = await synced(engine)
@@ -105,7 +107,7 @@ async def test_an_event_that_fails_by_itself_comes_back_and_the_others_are_recor
     assert eof.ending_state.inputs_position.number == 1
 
 
-async def test_one_whose_checkpoints_another_took_over_fails_and_is_sent_again(
+async def test_pushed_inputs_fail_when_another_request_takes_over(
     engine: RecordingEngine,
 ) -> None:
     state = await synced(engine)
@@ -122,7 +124,7 @@ async def test_one_whose_checkpoints_another_took_over_fails_and_is_sent_again(
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["kept by the caller", "kept by nobody"])
-async def test_lost_inputs_are_sent_again_or_made_up_for_by_reading(
+async def test_lost_inputs_are_sent_again_or_covered_by_a_reread(
     engine: RecordingEngine, keeps: bool
 ) -> None:
     state = await synced(engine)
@@ -138,14 +140,14 @@ async def test_lost_inputs_are_sent_again_or_made_up_for_by_reading(
     assert eof.lost_inputs.covered_by_reread is not keeps
     assert [each.stream for each in eof.rewound_streams] == ([] if keeps else ["a", "b"])
     assert eof.ending_state.inputs_position.epoch != held.epoch
-    # Its own inputs were written, and recorded behind those that are held.
+    # The request's own inputs were written and recorded after the held ones.
     assert eof.ending_state.inputs_position == engine.database.line(INPUTS).position
     again = await engine.sync(state=eof.ending_state, inputs=PUSHED, **options)
     assert not again.HasField("lost_inputs")
     assert not again.rewound_streams
 
 
-async def test_streams_that_make_up_for_lost_inputs_are_compared_by_the_next_sync(
+async def test_streams_that_are_reread_for_lost_inputs_are_reconciled(
     engine: RecordingEngine,
 ) -> None:
     state = await synced(engine)
@@ -163,7 +165,7 @@ async def test_streams_that_make_up_for_lost_inputs_are_compared_by_the_next_syn
         assert not request.state.streams
 
 
-async def test_a_read_of_inputs_is_not_begun_again_when_streams_go_back(
+async def test_inputs_are_not_read_again_when_streams_are_rewound(
     engine: RecordingEngine,
 ) -> None:
     state = await synced(engine)
@@ -176,13 +178,13 @@ async def test_a_read_of_inputs_is_not_begun_again_when_streams_go_back(
     assert "a" not in eof.ending_state.source.streams
 
 
-async def test_the_position_that_inputs_are_kept_from_must_be_whole(
+async def test_replayable_inputs_need_an_epoch(
     engine: RecordingEngine,
 ) -> None:
     with pytest.raises(Exception, match="replayable_inputs") as error:
         await engine.sync(replayable_inputs=CheckpointPosition(number=-1))
     violations = getattr(error.value, "field_violations", [])
-    assert [each.field for each in violations] == [
+    assert sorted(each.field for each in violations) == [
         "options.replayable_inputs.epoch",
         "options.replayable_inputs.number",
     ]

@@ -1,4 +1,4 @@
-"""Each outcome of the comparison, as callers of the RPCs see it."""
+"""Outcomes of the comparison, as callers of the RPCs see them."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def rewound(state: SyncState, name: str) -> StreamProgress:
     return state.sync_run.progress.streams[name]
 
 
-async def test_a_state_as_expected_goes_on_and_has_the_position_of_each_checkpoint(
+async def test_a_matching_state_resumes_with_the_position_of_each_checkpoint(
     engine: RecordingEngine,
 ) -> None:
     first = await engine.sync(run_id="run", state_limit=2)
@@ -66,7 +66,7 @@ async def test_a_state_as_expected_goes_on_and_has_the_position_of_each_checkpoi
 @pytest.mark.parametrize("rpc", RPCS)
 @pytest.mark.parametrize("damage", ["drop", "truncate"])
 @pytest.mark.parametrize("run_id", ["run", "other", ""])
-async def test_a_table_without_its_rows_is_read_from_the_start(
+async def test_a_stream_with_an_emptied_table_is_read_from_the_start(
     engine: RecordingEngine, rpc: Rpc, damage: str, run_id: str
 ) -> None:
     state = (await engine.sync(rpc, run_id="run")).ending_state
@@ -85,12 +85,12 @@ async def test_a_table_without_its_rows_is_read_from_the_start(
     assert eof.ending_state.sync_run.finished
     if run_id:
         assert eof.ending_state.sync_run.time_ceiling.ToNanoseconds() >= ceiling
-    # It is not gone back twice.
+    # The stream is not rewound twice.
     again = await engine.sync(rpc, run_id=run_id, state=eof.ending_state)
     assert not again.rewound_streams
 
 
-async def test_the_caller_is_told_before_any_data_in_words_and_in_the_state_to_store(
+async def test_the_caller_gets_warning_and_resumption_before_any_data(
     engine: RecordingEngine,
 ) -> None:
     state = (await engine.sync(run_id="run")).ending_state
@@ -105,7 +105,7 @@ async def test_the_caller_is_told_before_any_data_in_words_and_in_the_state_to_s
     assert warning.log.data["rewound_stream_count"] == 1
 
 
-async def test_a_restored_backup_goes_on_from_where_it_was_made(engine: RecordingEngine) -> None:
+async def test_a_restored_backup_resumes_from_its_checkpoint(engine: RecordingEngine) -> None:
     early = (await engine.sync(run_id="run", state_limit=2)).ending_state
     backup = engine.database.dump()
     state = (await engine.sync(run_id="run", state=early)).ending_state
@@ -120,7 +120,7 @@ async def test_a_restored_backup_goes_on_from_where_it_was_made(engine: Recordin
     assert sorted(engine.database.tables["b"]) == ["1"]
 
 
-async def test_an_older_copy_of_the_state_goes_on_as_it_says(engine: RecordingEngine) -> None:
+async def test_an_older_copy_of_the_state_is_not_rewound(engine: RecordingEngine) -> None:
     early = (await engine.sync(run_id="run", state_limit=2)).ending_state
     await engine.sync(run_id="run", state=copied(early))
     eof = await engine.sync(run_id="run", state=early)
@@ -128,7 +128,7 @@ async def test_an_older_copy_of_the_state_goes_on_as_it_says(engine: RecordingEn
     assert engine.source.requests[-1].state.streams["a"] == '{"pages": 2}'
 
 
-async def test_a_checkpoint_of_all_streams_goes_back_and_all_streams_with_it(
+async def test_rewinding_the_shared_checkpoint_rewinds_all_streams(
     engine: RecordingEngine,
 ) -> None:
     engine.source.read = given(
@@ -152,12 +152,12 @@ async def test_a_checkpoint_of_all_streams_goes_back_and_all_streams_with_it(
         ("a", True),
         ("b", True),
     ]
-    assert getattr(engine.source.requests[-1].state, "global") == ""
-    # Rows stay, of which some may be of what was deleted since.
+    assert engine.source.requests[-1].state.shared == ""
+    # Rows remain that may belong to records deleted since.
     assert engine.source.requests[-1].reconcile
 
 
-async def test_a_state_that_was_reset_begins_a_lineage_and_compares_the_rows_that_stay(
+async def test_a_reset_state_starts_a_lineage_and_reconciles_remaining_rows(
     engine: RecordingEngine,
 ) -> None:
     first = await engine.sync(run_id="run")
@@ -168,7 +168,7 @@ async def test_a_state_that_was_reset_begins_a_lineage_and_compares_the_rows_tha
     assert second.ending_state.sync_run.reconcile
 
 
-async def test_a_state_that_was_reset_is_read_without_a_comparison_where_no_events_were_followed(
+async def test_a_reset_state_does_not_reconcile_without_events(
     engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ComparingSource, "follows_events_field", "")
@@ -178,7 +178,7 @@ async def test_a_state_that_was_reset_is_read_without_a_comparison_where_no_even
     assert not second.ending_state.sync_run.reconcile
 
 
-async def test_a_state_of_an_older_version_goes_on_where_there_are_rows(
+async def test_a_state_of_an_older_version_resumes_streams_with_rows(
     engine: RecordingEngine,
 ) -> None:
     engine.database.tables = {"a": {"1": {"id": "1"}}, "b": {}}
@@ -191,7 +191,7 @@ async def test_a_state_of_an_older_version_goes_on_where_there_are_rows(
     assert not eof.ending_state.sync_run.reconcile
 
 
-async def test_a_finished_run_compares_and_ends_at_once_unless_something_went_back(
+async def test_a_finished_run_ends_at_once_unless_a_stream_is_rewound(
     engine: RecordingEngine,
 ) -> None:
     state = (await engine.sync(run_id="run")).ending_state
@@ -208,7 +208,7 @@ async def test_a_finished_run_compares_and_ends_at_once_unless_something_went_ba
     assert sorted(engine.database.tables["b"]) == ["1"]
 
 
-async def test_a_stream_that_goes_back_keeps_the_time_range_of_its_selection(
+async def test_a_rewound_stream_keeps_the_time_range_of_its_selection(
     engine: RecordingEngine,
 ) -> None:
     asked = [StreamSelection(name="a", time_range=seconds(1, 2)), StreamSelection(name="b")]
@@ -219,7 +219,7 @@ async def test_a_stream_that_goes_back_keeps_the_time_range_of_its_selection(
     assert selected.selection.time_range == seconds(1, 2)
 
 
-async def test_a_stream_that_errored_has_another_try_once_its_table_was_made_anew(
+async def test_an_errored_stream_is_retried_once_its_table_is_recreated(
     engine: RecordingEngine,
 ) -> None:
     engine.source.read = given(
@@ -235,7 +235,7 @@ async def test_a_stream_that_errored_has_another_try_once_its_table_was_made_ane
 
 
 @pytest.mark.parametrize("rpc", RPCS)
-async def test_events_alone_compare_and_hand_back_a_state_that_is_read_again(
+async def test_events_only_requests_return_a_state_that_is_read_again(
     engine: RecordingEngine, rpc: Rpc
 ) -> None:
     state = (await engine.sync(rpc, run_id="run")).ending_state
@@ -256,16 +256,22 @@ async def test_events_alone_compare_and_hand_back_a_state_that_is_read_again(
     assert not eof.rewound_streams
 
 
-async def test_what_a_request_moves_is_what_it_can(engine: RecordingEngine) -> None:
+async def test_a_resume_request_names_the_checkpoints_that_it_advances(
+    engine: RecordingEngine,
+) -> None:
     state = (await engine.sync(run_id="run", state_limit=3)).ending_state
     await engine.sync(run_id="run", state=state, events_only=True)
     whole, events = engine.recording.requests
-    assert (set(whole.reads), whole.moves_global, whole.pushes_inputs) == ({"a", "b"}, True, False)
-    assert (set(events.reads), events.moves_global) == (set(), True)
+    assert (set(whole.advanced_streams), whole.advances_shared_checkpoint, whole.pushes_inputs) == (
+        {"a", "b"},
+        True,
+        False,
+    )
+    assert (set(events.advanced_streams), events.advances_shared_checkpoint) == (set(), True)
     assert whole.account_id == ""
 
 
-async def test_where_one_stops_at_each_checkpoint_nothing_goes_back(
+async def test_stopping_at_each_checkpoint_rewinds_nothing(
     engine: RecordingEngine,
 ) -> None:
     state = SyncState()

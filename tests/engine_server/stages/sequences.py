@@ -1,4 +1,4 @@
-"""Messages in, messages out: how stages are fed, and how what they yield is gathered."""
+"""Input for stages, and collection of their output."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,33 +7,33 @@ from pipesync.v1.message_pb2 import Message
 
 
 async def given(*messages: Message) -> AsyncGenerator[Message, None]:
-    """The messages, one after the other."""
+    """Yield the messages."""
     for message in messages:
         yield message
 
 
 async def nothing_after(*messages: Message) -> AsyncGenerator[Message, None]:
-    """The messages; asking for one more is a failure."""
+    """Yield the messages, and fail if another one is requested."""
     for message in messages:
         yield message
     raise AssertionError("one message more was asked for")
 
 
 async def failing(error: BaseException, *messages: Message) -> AsyncGenerator[Message, None]:
-    """The messages, then an exception."""
+    """Yield the messages, then raise."""
     for message in messages:
         yield message
     raise error
 
 
 async def gathered(messages: AsyncGenerator[Message, None]) -> list[Message]:
-    """All messages of a stage that is then closed."""
+    """Return all messages of a stage, and close it."""
     async with aclosing(messages):
         return [message async for message in messages]
 
 
 class Calls:
-    """Counts how often it is called."""
+    """Callable that counts its calls."""
 
     def __init__(self) -> None:
         self.count = 0

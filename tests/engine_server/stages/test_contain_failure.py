@@ -1,4 +1,4 @@
-"""What becomes of each kind of exception that a connector raises."""
+"""Containment of each kind of exception from a connector."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from tests.messages import checkpoint, connection_failed
 FIRST = checkpoint("a")
 
 
-async def test_messages_that_end_well_pass_and_nothing_is_told() -> None:
+async def test_messages_without_a_failure_pass_unchanged() -> None:
     told: list[str] = []
     assert await gathered(contain_failure(lambda: given(FIRST), "source/x", told.append)) == [FIRST]
     assert not told
@@ -32,7 +32,7 @@ async def test_a_failed_connection_becomes_a_last_connection_status() -> None:
     ]
 
 
-async def test_a_connectors_own_words_are_told() -> None:
+async def test_the_message_of_a_connector_error_is_reported() -> None:
     told: list[str] = []
     messages = failing(ConnectorError("the cursor is too old"), FIRST)
     with capture_logs() as logs:
@@ -45,7 +45,7 @@ async def test_a_connectors_own_words_are_told() -> None:
     "error",
     [ValueError("sk_live_secret"), TimeoutError("sk_live_secret"), KeyError("sk_live_secret")],
 )
-async def test_any_other_exception_is_logged_with_its_traceback_and_told_without_its_text(
+async def test_any_other_exception_is_logged_and_reported_without_its_text(
     error: Exception,
 ) -> None:
     told: list[str] = []
@@ -70,7 +70,7 @@ async def test_cancellation_is_no_failure() -> None:
     assert not told
 
 
-async def test_a_connector_that_throws_when_it_is_called_is_contained_too() -> None:
+async def test_an_exception_on_the_call_is_contained_as_well() -> None:
     told: list[str] = []
 
     def start() -> Messages:

@@ -1,4 +1,4 @@
-"""A request ends once its eof has as many dead letters as it may list."""
+"""A request ends at the limit of dead letters in its eof."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -20,7 +20,7 @@ def state(data: str, stream: str = "") -> Message:
 
 
 async def through(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
-    """The messages that pass, by name, and the notes taken."""
+    """Return the messages that pass, by name, and the calls made."""
     notes: list[str] = []
 
     async def source() -> AsyncGenerator[Message, None]:
@@ -41,27 +41,27 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_letters, "MOST_BYTES", 1000)
 
 
-async def test_it_ends_with_the_checkpoint_behind_the_last_that_fits() -> None:
+async def test_the_request_ends_with_the_checkpoint_after_the_limit() -> None:
     sent = [letter("a"), state("1"), letter("b"), state("s", "customers"), state("2"), letter("c")]
     assert await through(sent) == (["a", "1", "b", "s", "2"], ["cut"])
 
 
-async def test_it_ends_by_bytes_too() -> None:
+async def test_the_limit_in_bytes_ends_the_request_as_well() -> None:
     sent = [letter("a", 1100), state("1"), letter("b"), state("2")]
     assert await through(sent) == (["a", "1"], ["cut"])
 
 
-async def test_below_the_bound_nothing_is_cut() -> None:
+async def test_below_the_limit_all_messages_pass() -> None:
     assert await through([letter("a"), state("1")]) == (["a", "1"], [])
 
 
-async def test_a_source_without_checkpoints_fails_instead_of_beginning_anew_for_ever() -> None:
+async def test_a_source_without_checkpoints_fails_instead_of_repeating_forever() -> None:
     passed, [note] = await through([letter(name) for name in "abcdef"])
     assert passed == list("abcd")
     assert "without a checkpoint behind them" in note
 
 
-async def test_one_that_has_got_somewhere_is_cut() -> None:
+async def test_a_source_with_an_earlier_checkpoint_is_cut_off() -> None:
     assert await through([state("1"), *map(letter, "abcdef")]) == (
         ["1", "a", "b", "c", "d"],
         ["cut"],

@@ -1,4 +1,4 @@
-"""What passes of the streams and fields that were selected, and what is said of the rest."""
+"""Selection of streams and fields, and the logs of dropped streams."""
 
 from contextlib import aclosing
 
@@ -20,11 +20,11 @@ from tests.messages import (
     started,
 )
 
-# Bytes that no encoder would write like this: a float that is whole, spaces, keys out of order.
+# Bytes that no encoder writes: a whole float, spaces, keys out of order.
 AS_THE_SOURCE_WROTE_IT = b'{ "z": 1.0, "id":"1",  "a": 12345678901234567890123 }'
 
 
-async def test_what_was_selected_passes_and_so_does_what_is_of_no_stream() -> None:
+async def test_messages_of_selected_streams_and_of_no_stream_pass() -> None:
     messages = [
         started("a"),
         record_batch("a", {"id": 1}),
@@ -39,7 +39,7 @@ async def test_what_was_selected_passes_and_so_does_what_is_of_no_stream() -> No
     assert not logs
 
 
-async def test_a_stream_that_was_not_selected_is_dropped_and_logged_once_with_counts() -> None:
+async def test_an_unselected_stream_is_dropped_and_logged_once_with_counts() -> None:
     messages = [
         started("b"),
         record_batch("b", {"id": 1}, {"id": 2}),
@@ -65,7 +65,7 @@ async def test_a_stream_that_was_not_selected_is_dropped_and_logged_once_with_co
     ]
 
 
-async def test_what_was_dropped_is_logged_when_it_is_closed_early_too() -> None:
+async def test_dropped_streams_are_logged_when_the_stage_is_closed_early() -> None:
     stage = enforce_catalog(given(checkpoint("b"), completed("a"), log("x")), [selected("a")])
     with capture_logs() as logs:
         async with aclosing(stage):
@@ -73,13 +73,13 @@ async def test_what_was_dropped_is_logged_when_it_is_closed_early_too() -> None:
     assert [entry["stream"] for entry in logs] == ["b"]
 
 
-async def test_without_selected_fields_the_bytes_pass_untouched() -> None:
+async def test_without_selected_fields_the_bytes_are_unchanged() -> None:
     message = record_batch("a", AS_THE_SOURCE_WROTE_IT)
     (passed,) = await gathered(enforce_catalog(given(message), [selected("a")]))
     assert list(passed.record_batch.records) == [AS_THE_SOURCE_WROTE_IT]
 
 
-async def test_selected_fields_stay_and_so_do_key_and_bookkeeping() -> None:
+async def test_selected_fields_key_and_metadata_are_kept() -> None:
     described = Stream(
         name="a",
         primary_key=[FieldPath(segments=["id"]), FieldPath(segments=["owner", "id"])],
@@ -104,7 +104,7 @@ async def test_selected_fields_stay_and_so_do_key_and_bookkeeping() -> None:
     ]
 
 
-async def test_no_number_changes_when_fields_are_selected() -> None:
+async def test_selecting_fields_changes_no_number() -> None:
     wanted = selected("a", fields=["amount"])
     batch = record_batch("a", b'{"id":1,"amount":123456789012345678901234567890,"other":2}')
     (passed,) = await gathered(enforce_catalog(given(batch), [wanted]))
@@ -113,7 +113,7 @@ async def test_no_number_changes_when_fields_are_selected() -> None:
     ]
 
 
-async def test_what_is_kept_of_a_record_keeps_its_digits_and_characters() -> None:
+async def test_kept_fields_keep_their_digits_and_characters() -> None:
     kept = (
         b'"a":12345678901234567890,"b":[1.10,1E5,-0],"c":{"\\ude00":"\\ud83d"},'
         b'"d":"a\\u0000b","e":"\\\\ud83d"'

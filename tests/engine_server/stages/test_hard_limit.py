@@ -1,4 +1,4 @@
-"""The end of a request, whatever its connectors do."""
+"""End of a request at its hard limit, even if connectors do not stop."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -49,16 +49,16 @@ async def test_messages_that_block_are_cancelled_at_the_limit() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_a_limit_that_has_passed_lets_nothing_through() -> None:
+async def test_a_past_limit_yields_nothing() -> None:
     reached = Calls()
     assert await gathered(end_at(given(FIRST), now() - 1, reached)) == []
     assert reached.count == 1
 
 
-async def test_what_does_not_heed_its_cancellation_is_left_behind(
+async def test_a_connector_that_ignores_its_cancellation_is_abandoned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hard_limit, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(hard_limit, "STOP_TIMEOUT", 0.05)
     released, done = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> AsyncGenerator[Message, None]:
@@ -78,12 +78,12 @@ async def test_what_does_not_heed_its_cancellation_is_left_behind(
     await done.wait()
 
 
-async def test_a_failure_passes() -> None:
+async def test_an_exception_is_propagated() -> None:
     with pytest.raises(ValueError, match="broken"):
         await gathered(end_at(failing(ValueError("broken"), FIRST), now() + 60, Calls()))
 
 
-async def test_the_consumers_own_end_ends_the_reading() -> None:
+async def test_closing_the_stage_ends_the_reading() -> None:
     reading, before = asyncio.Event(), asyncio.all_tasks()
 
     async def idle() -> AsyncGenerator[Message, None]:

@@ -1,4 +1,4 @@
-"""The limit on checkpoints, alone and against a model."""
+"""Limit on checkpoints, by example and compared with a model."""
 
 import pytest
 from hypothesis import given as for_any
@@ -20,21 +20,21 @@ MESSAGES = [
 ]
 
 
-async def test_everything_through_the_nth_checkpoint_is_taken_and_no_more_is_asked_for() -> None:
+async def test_messages_through_the_nth_checkpoint_pass_and_no_more_are_read() -> None:
     reached = Calls()
     taken = await gathered(take_through_states(nothing_after(*MESSAGES[:2]), 1, reached))
     assert taken == MESSAGES[:2]
     assert reached.count == 1
 
 
-async def test_global_checkpoints_count() -> None:
+async def test_shared_checkpoints_count() -> None:
     reached = Calls()
     taken = await gathered(take_through_states(given(*MESSAGES), 2, reached))
     assert taken == MESSAGES[:4]
     assert reached.count == 1
 
 
-async def test_a_limit_on_the_last_checkpoint_cuts_what_follows_it() -> None:
+async def test_a_limit_at_the_last_checkpoint_cuts_off_later_messages() -> None:
     reached = Calls()
     assert await gathered(take_through_states(given(*MESSAGES), 3, reached)) == MESSAGES[:6]
     assert reached.count == 1
@@ -46,7 +46,7 @@ async def test_a_limit_that_is_not_reached_changes_nothing() -> None:
     assert reached.count == 0
 
 
-async def test_the_limit_is_told_before_its_checkpoint_is_passed_on() -> None:
+async def test_the_limit_is_reported_before_its_checkpoint() -> None:
     reached = Calls()
     taken = take_through_states(given(*MESSAGES), 1, reached)
     async for message in taken:
@@ -70,7 +70,7 @@ async def test_a_limit_below_1_is_an_error(limit: int) -> None:
     messages=st.lists(st.sampled_from(MESSAGES)),
     limits=st.lists(st.integers(min_value=1, max_value=6), min_size=1, max_size=3),
 )
-async def test_any_number_of_them_cut_where_the_least_limit_says(
+async def test_nested_limits_cut_at_the_smallest(
     messages: list[Message], limits: list[int]
 ) -> None:
     stage = given(*messages)
@@ -84,6 +84,6 @@ async def test_any_number_of_them_cut_where_the_least_limit_says(
 
 
 def through_states(messages: list[Message], limit: int) -> list[Message]:
-    """What the stage is to yield, said in terms of places in a list."""
+    """Return the expected messages, computed by list indices."""
     places = [place for place, message in enumerate(messages) if message.HasField("source_state")]
     return messages[: places[limit - 1] + 1] if len(places) >= limit else messages

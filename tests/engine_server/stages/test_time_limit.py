@@ -1,4 +1,4 @@
-"""The limit in time: on idle messages, brought forward, and on another loop's clock."""
+"""Soft limit: with idle messages, brought forward, and on another event loop."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ FIRST, SECOND = log("first"), log("second")
 
 
 class Idle:
-    """Yields one message, then waits for ever; notes that it was closed."""
+    """Source that yields one message, blocks, and records that it was closed."""
 
     def __init__(self) -> None:
         self.waiting = asyncio.Event()
@@ -35,7 +35,7 @@ def after(seconds: float) -> TimeLimit:
     return TimeLimit(asyncio.get_running_loop().time() + seconds)
 
 
-async def test_an_idle_source_is_cut_and_closed() -> None:
+async def test_an_idle_source_is_cut_off_and_closed() -> None:
     reached, idle = Calls(), Idle()
     async with asyncio.timeout(5):
         assert await gathered(until(idle.messages(), after(0.02), reached)) == [FIRST]
@@ -43,14 +43,14 @@ async def test_an_idle_source_is_cut_and_closed() -> None:
     assert idle.closed
 
 
-async def test_a_limit_that_is_past_lets_nothing_through() -> None:
+async def test_a_limit_in_the_past_yields_nothing() -> None:
     reached = Calls()
     assert await gathered(until(given(FIRST), after(-1), reached)) == []
     assert reached.count == 1
 
 
 @pytest.mark.parametrize("seconds", [None, 60.0])
-async def test_messages_that_end_first_are_not_cut(seconds: float | None) -> None:
+async def test_messages_that_end_first_are_not_cut_off(seconds: float | None) -> None:
     reached = Calls()
     limit = TimeLimit(None) if seconds is None else after(seconds)
     assert await gathered(until(given(FIRST, SECOND), limit, reached)) == [FIRST, SECOND]
@@ -58,7 +58,7 @@ async def test_messages_that_end_first_are_not_cut(seconds: float | None) -> Non
 
 
 @pytest.mark.parametrize("seconds", [None, 60.0])
-async def test_a_limit_can_be_brought_forward_while_it_is_waited_under(
+async def test_a_limit_can_be_brought_forward_during_a_wait(
     seconds: float | None,
 ) -> None:
     reached, idle = Calls(), Idle()
@@ -72,20 +72,20 @@ async def test_a_limit_can_be_brought_forward_while_it_is_waited_under(
     assert idle.closed
 
 
-async def test_a_limit_brought_forward_beforehand_lets_nothing_through() -> None:
+async def test_a_limit_brought_forward_beforehand_yields_nothing() -> None:
     limit = TimeLimit(None)
     limit.end_now()
     assert await gathered(until(given(FIRST), limit, Calls())) == []
 
 
-async def test_bringing_forward_does_not_put_off() -> None:
+async def test_bringing_forward_never_delays_a_limit() -> None:
     limit = after(-10)
     at = limit.at
     limit.end_now()
     assert limit.at == at
 
 
-async def test_it_may_be_brought_forward_again_while_the_messages_still_close() -> None:
+async def test_a_limit_may_be_brought_forward_again_while_messages_close() -> None:
     limit, closing, may_close = TimeLimit(None), asyncio.Event(), asyncio.Event()
     waiting = asyncio.Event()
 
@@ -114,7 +114,7 @@ async def test_a_sources_own_timeout_passes_through() -> None:
     assert reached.count == 0
 
 
-async def test_messages_that_end_because_they_were_cancelled_were_cut() -> None:
+async def test_messages_that_end_by_their_cancellation_count_as_cut_off() -> None:
     async def ends_quietly() -> AsyncGenerator[Message, None]:
         yield FIRST
         with contextlib.suppress(asyncio.CancelledError):
@@ -125,7 +125,7 @@ async def test_messages_that_end_because_they_were_cancelled_were_cut() -> None:
     assert reached.count == 1
 
 
-async def test_an_inner_limit_ends_its_part_only() -> None:
+async def test_an_inner_limit_ends_only_its_own_messages() -> None:
     inner, outer = Calls(), Calls()
 
     async def goes_on(messages: AsyncGenerator[Message, None]) -> AsyncGenerator[Message, None]:
@@ -150,13 +150,13 @@ async def test_a_cancellation_passes_through() -> None:
 
 
 def test_a_loop_whose_timers_fire_early_does_not_mistake_the_limit_for_a_timeout() -> None:
-    """The server's own loop counts in milliseconds, rounded."""
+    """The server's event loop rounds to milliseconds."""
 
     async def cut_at_odd_moments() -> None:
         for tenths_of_milliseconds in range(10, 40):
             limit = after(tenths_of_milliseconds / 10_000)
             reached = Calls()
-            # On a busy machine the limit may be there before the first message.
+            # On a busy machine, the limit may be reached before the first message.
             assert await gathered(until(Idle().messages(), limit, reached)) in ([], [FIRST])
             assert reached.count == 1
 
@@ -164,7 +164,7 @@ def test_a_loop_whose_timers_fire_early_does_not_mistake_the_limit_for_a_timeout
         runner.run(cut_at_odd_moments())
 
 
-async def test_only_what_is_ended_before_its_time_is_shut_down() -> None:
+async def test_is_shutdown_is_set_only_before_the_time_of_the_limit() -> None:
     ended, reached, early = after(60), after(-1), after(60)
     ended.end_now()
     reached.end_now()
@@ -173,7 +173,7 @@ async def test_only_what_is_ended_before_its_time_is_shut_down() -> None:
     assert all(limit.reached() for limit in (ended, reached, early))
 
 
-async def test_a_limit_is_never_put_off() -> None:
+async def test_a_limit_is_never_delayed() -> None:
     limit = after(60)
     at = limit.at
     assert at is not None

@@ -1,8 +1,8 @@
-"""A service whose pipelines run by themselves, fast."""
+"""Settings with short intervals for continuous pipelines."""
 
 import pytest
 
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a scripted engine does for pipelines that run by themselves, and what it was asked."""
+"""Scripted answers of an engine to the requests of continuous pipelines."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Request = engine_pb.PipelineSyncBatchRequest
 
 
 def continuous(pipeline_id: str = "first", **source: Any) -> pb.Pipeline:
-    """A pipeline that runs by itself; ``source`` is more of its source's configuration."""
+    """Return a continuous pipeline with further configuration of its source."""
     made = pipeline(pipeline_id)
     made.config.source.CopyFrom(connector(**source))
     made.sync_policy = pb.SYNC_POLICY_CONTINUOUS
@@ -41,30 +41,30 @@ async def set_desired(
 
 
 def succeeded(request: Request) -> Eof:
-    """The end of a request that left nothing; there is a cursor from then on."""
+    """Return the end of a complete request, which makes a cursor."""
     return _ended(request, RunStatus.RUN_STATUS_SUCCEEDED)
 
 
 def cut(request: Request) -> Eof:
-    """The end of a request that was cut short after one more checkpoint."""
+    """Return the end of a request that was cut short after one more checkpoint."""
     eof = _ended(request, RunStatus.RUN_STATUS_STARTED)
     eof.has_more = True
     return eof
 
 
 def failed(request: Request, reason: str) -> Eof:
-    """The end of a request that could not go on."""
+    """Return the end of a request that failed."""
     eof = _ended(request, RunStatus.RUN_STATUS_FAILED)
     eof.failure_message = reason
     return eof
 
 
 def unaccounted(request: Request) -> Eof:
-    """The end of a request for events that was cut with records, and before a checkpoint."""
+    """Return the end of a poll that was cut short after records, but before a checkpoint."""
     eof = Eof(status=RunStatus.RUN_STATUS_STARTED, has_more=True)
     eof.ending_state.CopyFrom(request.options.state)
     for progress in (eof.run_progress, eof.request_progress):
-        # So the engine counts streams that no history is read of.
+        # The engine counts streams in this way whose history it does not read.
         progress.streams["customers"].status = StreamProgress.STATUS_COMPLETED
         progress.streams["customers"].record_count = 3
         progress.derived.total_record_count = 3
@@ -72,7 +72,7 @@ def unaccounted(request: Request) -> Eof:
 
 
 def empty(request: Request) -> Eof:
-    """The end of a request whose limit was over before anything was committed; the third fails."""
+    """Return the end of a request that reached its limit without a commit; every third fails."""
     state = SyncState()
     state.CopyFrom(request.options.state)
     if not request.options.events_only:
@@ -94,7 +94,7 @@ def _ended(request: Request, status: RunStatus.ValueType) -> Eof:
     state.CopyFrom(request.options.state)
     count = int(state.source.streams.get("customers", "0")) + 1
     state.source.streams["customers"] = str(count)
-    setattr(state.source, "global", f'"{count}"')
+    state.source.shared = f'"{count}"'
     if not request.options.events_only:
         state.sync_run.run_id = request.options.run_id
     eof = Eof(status=status, ending_state=state)
@@ -107,11 +107,11 @@ def _ended(request: Request, status: RunStatus.ValueType) -> Eof:
 
 @dataclass
 class Batches:
-    """What each batch does in turn, the last one for ever; and what was asked.
+    """Scripted answers to batches; the last one repeats.
 
     Attributes:
-        script: Each is given its request.
-        asked: Every request so far.
+        script: Functions that answer one request each.
+        asked: All requests so far.
     """
 
     script: list[Callable[[Request], Eof]]
@@ -127,18 +127,18 @@ class Batches:
 
     @property
     def runs(self) -> list[Request]:
-        """Those that read history."""
+        """Requests that read history."""
         return [request for request in self.asked if not request.options.events_only]
 
     @property
     def polls(self) -> list[Request]:
-        """Those that read events."""
+        """Requests that read events."""
         return [request for request in self.asked if request.options.events_only]
 
     async def until(self, wanted: Callable[["Batches"], bool], *, seconds: float = 20) -> None:
-        """Waits until what was asked is as wanted."""
+        """Wait until the requests satisfy a condition."""
         try:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: wanted(self))
         except TimeoutError:
-            raise AssertionError(f"not asked in {seconds} s, but: {self.asked}") from None
+            raise AssertionError(f"after {seconds} s the requests are: {self.asked}") from None

@@ -1,4 +1,4 @@
-"""The machine alone: whatever happens, in whatever order, a pipeline goes on."""
+"""State machine of a continuous pipeline, with arbitrary outcomes in any order."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -17,27 +17,40 @@ from pipesync.v1.pipeline_service_pb2 import (
     PIPELINE_STATUS_TEARDOWN,
 )
 from service_server.lifecycle import machine
-from service_server.lifecycle.actions import Action, Poll, Rest, SetUp, Sync
-from service_server.lifecycle.happenings import Failed, Happening, Polled, Synced, WasSetUp
-from service_server.lifecycle.machine import Facts, Pace, after, decide, next_due, status
-from service_server.lifecycle.memory import Memory, Phase, Work
+from service_server.lifecycle.actions import Action, Poll, SetUp, Sync, Wait
+from service_server.lifecycle.machine import (
+    Intervals,
+    PipelineSnapshot,
+    decide,
+    next_due,
+    next_state,
+    status,
+)
+from service_server.lifecycle.outcomes import (
+    Polled,
+    SetupSucceeded,
+    StepFailed,
+    StepOutcome,
+    Synced,
+)
+from service_server.lifecycle.state import LifecycleState, Phase, StepKind
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PACE = Pace(
+INTERVALS = Intervals(
     step=timedelta(seconds=10),
     poll=timedelta(seconds=30),
     read=timedelta(hours=1),
     reconcile=timedelta(days=7),
     retry=timedelta(seconds=2),
-    longest_retry=timedelta(minutes=5),
+    max_retry=timedelta(minutes=5),
 )
-LONGEST_PAUSE = 12 * PACE.longest_retry
+MAX_DELAY = 12 * INTERVALS.max_retry
 
 facts = st.builds(
-    Facts,
+    PipelineSnapshot,
     desired=st.sampled_from([DESIRED_STATUS_ACTIVE, DESIRED_STATUS_PAUSED, DESIRED_STATUS_DELETED]),
     etag=st.sampled_from(["a", "b"]),
-    has_state=st.booleans(),
+    has_sync_state=st.booleans(),
     has_cursor=st.booleans(),
     follows_events=st.booleans(),
     can_reconcile=st.booleans(),
@@ -45,21 +58,21 @@ facts = st.builds(
 jitters = st.floats(0, 1)
 
 
-def known(**changes: object) -> Facts:
-    """An active pipeline's that follows events and can reconcile."""
+def snapshot(**changes: object) -> PipelineSnapshot:
+    """Return the snapshot of an active pipeline that follows events and can reconcile."""
     fields: dict[str, object] = {
         "desired": DESIRED_STATUS_ACTIVE,
         "etag": "a",
-        "has_state": True,
+        "has_sync_state": True,
         "has_cursor": True,
         "follows_events": True,
         "can_reconcile": True,
     }
-    return Facts(**(fields | changes))  # type: ignore[arg-type]  # any field
+    return PipelineSnapshot(**(fields | changes))  # type: ignore[arg-type]  # any field
 
 
 def synced(run_id: str = "r1", **changes: object) -> Synced:
-    """A run that ended well."""
+    """Return the outcome of a request that finished a run."""
     fields: dict[str, object] = {
         "run_id": run_id,
         "reconciles": False,
@@ -72,23 +85,27 @@ def synced(run_id: str = "r1", **changes: object) -> Synced:
 
 
 @st.composite
-def what_comes_of(draw: st.DrawFn, action: Action, etag: str) -> Happening:
-    """Anything that may come of an action."""
-    by_configuration = draw(st.booleans())
+def outcomes_of(draw: st.DrawFn, action: Action, etag: str) -> StepOutcome:
+    """Return any possible outcome of an action."""
+    needs_change = draw(st.booleans())
     match action:
         case SetUp(renews=renews):
             if draw(st.booleans()):
-                return WasSetUp(etag=etag, renews=renews)
-            return Failed(
-                work=Work.SETUP,
+                return SetupSucceeded(etag=etag, renews=renews)
+            return StepFailed(
+                kind=StepKind.SETUP,
                 reason="no",
-                by_configuration=by_configuration,
+                needs_configuration_change=needs_change,
                 etag=etag,
                 renews=renews,
             )
         case Sync(run_id=run_id, reconciles=reconciles):
             if draw(st.booleans()):
-                return Failed(work=Work.RUN, reason="no", by_configuration=by_configuration)
+                return StepFailed(
+                    kind=StepKind.RUN,
+                    reason="no",
+                    needs_configuration_change=needs_change,
+                )
             has_more = draw(st.booleans())
             failure = "" if has_more else draw(st.sampled_from(["", "no"]))
             return synced(
@@ -105,232 +122,247 @@ def what_comes_of(draw: st.DrawFn, action: Action, etag: str) -> Happening:
         case _:
             if draw(st.booleans()):
                 return Polled(has_more=draw(st.booleans()), progressed=draw(st.booleans()))
-            return Failed(
-                work=Work.POLL,
+            return StepFailed(
+                kind=StepKind.POLL,
                 reason="no",
-                by_configuration=by_configuration,
+                needs_configuration_change=needs_change,
                 needs_run=draw(st.booleans()),
             )
 
 
-@given(data=st.data(), lives=st.lists(st.tuples(facts, jitters), max_size=30))
-def test_whatever_happens_an_active_pipeline_is_due_again_and_only_then_is_there_something_to_do(
-    data: st.DataObject, lives: list[tuple[Facts, float]]
+@given(data=st.data(), snapshots=st.lists(st.tuples(facts, jitters), max_size=30))
+def test_after_any_outcomes_an_active_pipeline_becomes_due_again(
+    data: st.DataObject, snapshots: list[tuple[PipelineSnapshot, float]]
 ) -> None:
-    memory, now = Memory(), NOON
-    for one, jitter in lives:
-        action = decide(memory, one, now)
-        due = next_due(memory, one, now)
-        if not isinstance(action, Rest):
+    state, now = LifecycleState(), NOON
+    for one, jitter in snapshots:
+        action = decide(state, one, now)
+        due = next_due(state, one, now)
+        if not isinstance(action, Wait):
             assert one.active
             assert due == now
-            happened = data.draw(what_comes_of(action, one.etag))
-            memory = after(memory, happened, PACE, now, jitter=jitter)
+            outcome = data.draw(outcomes_of(action, one.etag))
+            state = next_state(state, outcome, INTERVALS, now, jitter=jitter)
         elif one.active:
             assert due is not None
-            assert now < due <= now + max(PACE.read, LONGEST_PAUSE)
-            assert not isinstance(decide(memory, one, due), Rest) or (
-                memory.due.get(Work.INBOX) == due
+            assert now < due <= now + max(INTERVALS.read, MAX_DELAY)
+            assert not isinstance(decide(state, one, due), Wait) or (
+                state.due.get(StepKind.INBOX) == due
             )
             now = due
         else:
             assert due is None
-        assert Memory.from_json(memory.to_json()) == memory
+        assert LifecycleState.from_json(state.to_json()) == state
         now += timedelta(seconds=data.draw(st.integers(0, 100)))
 
 
 @given(data=st.data(), jitters=st.lists(jitters, max_size=30))
-def test_nothing_is_read_before_the_setup_of_what_is_wanted_now(
+def test_nothing_is_read_before_the_setup_of_the_current_configuration(
     data: st.DataObject, jitters: list[float]
 ) -> None:
-    memory, now = Memory(), NOON
+    state, now = LifecycleState(), NOON
     set_up_for = ""
     for jitter in jitters:
-        one = known(etag=data.draw(st.sampled_from(["a", "b", "c"])))
-        action = decide(memory, one, now)
-        if isinstance(action, Rest):
-            now = next_due(memory, one, now) or now
+        one = snapshot(etag=data.draw(st.sampled_from(["a", "b", "c"])))
+        action = decide(state, one, now)
+        if isinstance(action, Wait):
+            now = next_due(state, one, now) or now
             continue
         if isinstance(action, Sync | Poll):
             assert set_up_for == one.etag
-        happened = data.draw(what_comes_of(action, one.etag))
+        outcome = data.draw(outcomes_of(action, one.etag))
         if isinstance(action, SetUp) and not action.renews:
-            set_up_for = one.etag if isinstance(happened, WasSetUp) else ""
-        memory = after(memory, happened, PACE, now, jitter=jitter)
+            set_up_for = one.etag if isinstance(outcome, SetupSucceeded) else ""
+        state = next_state(state, outcome, INTERVALS, now, jitter=jitter)
 
 
 @given(data=st.data(), jitters=st.lists(jitters, max_size=30))
-def test_a_run_that_was_begun_is_gone_on_with_until_it_is_finished(
-    data: st.DataObject, jitters: list[float]
-) -> None:
-    memory, now, under_way = Memory(), NOON, None
+def test_an_unfinished_run_is_continued(data: st.DataObject, jitters: list[float]) -> None:
+    state, now, under_way = LifecycleState(), NOON, None
     for jitter in jitters:
-        one = known(etag=data.draw(st.sampled_from(["a", "b"])))
-        action = decide(memory, one, now)
-        if isinstance(action, Rest):
-            now = next_due(memory, one, now) or now
+        one = snapshot(etag=data.draw(st.sampled_from(["a", "b"])))
+        action = decide(state, one, now)
+        if isinstance(action, Wait):
+            now = next_due(state, one, now) or now
             continue
-        happened = data.draw(what_comes_of(action, one.etag))
+        outcome = data.draw(outcomes_of(action, one.etag))
         if isinstance(action, Sync) and under_way is not None:
             assert (action.run_id, action.reconciles) == under_way
-        if isinstance(happened, Synced):
-            under_way = None if happened.finished else (happened.run_id, happened.reconciles)
-        memory = after(memory, happened, PACE, now, jitter=jitter)
+        if isinstance(outcome, Synced):
+            under_way = None if outcome.finished else (outcome.run_id, outcome.reconciles)
+        state = next_state(state, outcome, INTERVALS, now, jitter=jitter)
 
 
-def lived(*happenings: Happening, now: datetime = NOON) -> Memory:
-    memory = Memory()
-    for happened in happenings:
-        memory = after(memory, happened, PACE, now, jitter=1)
-    return memory
+def state_after(*outcomes: StepOutcome, now: datetime = NOON) -> LifecycleState:
+    state = LifecycleState()
+    for outcome in outcomes:
+        state = next_state(state, outcome, INTERVALS, now, jitter=1)
+    return state
 
 
-READY = (WasSetUp(etag="a"), synced())
+READY = (SetupSucceeded(etag="a"), synced())
 
 
-def test_a_life_without_trouble() -> None:
-    memory = Memory()
-    assert decide(memory, known(has_state=False), NOON) == SetUp()
-    assert status(memory, known())[0] == PIPELINE_STATUS_SETUP
-    memory = lived(WasSetUp(etag="a"))
-    assert decide(memory, known(has_state=False), NOON) == Sync(run_id="", reconciles=False)
-    assert status(memory, known())[0] == PIPELINE_STATUS_BACKFILL
-    memory = lived(WasSetUp(etag="a"), synced(has_more=True, finished=False))
-    assert decide(memory, known(), NOON) == Sync(run_id="r1", reconciles=False)
-    memory = lived(*READY)
-    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
-    assert decide(memory, known(), NOON) == Rest(until=NOON + PACE.poll)
-    assert decide(memory, known(), NOON + PACE.poll) == Poll()
-    assert decide(memory, known(follows_events=False), NOON) == Rest(until=NOON + PACE.read)
-    without_events = known(follows_events=False)
-    later = NOON + PACE.read
-    assert decide(memory, without_events, later) == Sync(run_id="", reconciles=False)
-    later = NOON + PACE.reconcile
-    assert decide(memory, without_events, later) == Sync(run_id="", reconciles=True)
-    assert decide(memory, known(follows_events=False, can_reconcile=False), later) == (
+def test_a_pipeline_without_failures() -> None:
+    state = LifecycleState()
+    assert decide(state, snapshot(has_sync_state=False), NOON) == SetUp()
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_SETUP
+    state = state_after(SetupSucceeded(etag="a"))
+    assert decide(state, snapshot(has_sync_state=False), NOON) == Sync(run_id="", reconciles=False)
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_BACKFILL
+    state = state_after(SetupSucceeded(etag="a"), synced(has_more=True, finished=False))
+    assert decide(state, snapshot(), NOON) == Sync(run_id="r1", reconciles=False)
+    state = state_after(*READY)
+    assert status(state, snapshot()) == (PIPELINE_STATUS_READY, "")
+    assert decide(state, snapshot(), NOON) == Wait(until=NOON + INTERVALS.poll)
+    assert decide(state, snapshot(), NOON + INTERVALS.poll) == Poll()
+    assert decide(state, snapshot(follows_events=False), NOON) == Wait(until=NOON + INTERVALS.read)
+    without_events = snapshot(follows_events=False)
+    later = NOON + INTERVALS.read
+    assert decide(state, without_events, later) == Sync(run_id="", reconciles=False)
+    later = NOON + INTERVALS.reconcile
+    assert decide(state, without_events, later) == Sync(run_id="", reconciles=True)
+    assert decide(state, snapshot(follows_events=False, can_reconcile=False), later) == (
         Sync(run_id="", reconciles=False)
     )
 
 
-def test_events_are_read_between_the_requests_of_a_run_that_reconciles() -> None:
-    memory = lived(*READY)
-    later = NOON + PACE.reconcile
-    memory = after(memory, Polled(has_more=False, progressed=True), PACE, later, jitter=1)
-    assert decide(memory, known(), later) == Sync(run_id="", reconciles=True)
+def test_events_are_read_between_the_requests_of_a_reconciling_run() -> None:
+    state = state_after(*READY)
+    later = NOON + INTERVALS.reconcile
+    state = next_state(state, Polled(has_more=False, progressed=True), INTERVALS, later, jitter=1)
+    assert decide(state, snapshot(), later) == Sync(run_id="", reconciles=True)
     part = synced("r2", reconciles=True, has_more=True, finished=False)
-    memory = after(memory, part, PACE, later, jitter=1)
-    assert decide(memory, known(), later) == Sync(run_id="r2", reconciles=True)
-    assert decide(memory, known(), later + PACE.poll) == Poll()
-    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
-    memory = after(memory, synced("r2", reconciles=True), PACE, later, jitter=1)
-    assert memory.reconcile_due == later + PACE.reconcile
+    state = next_state(state, part, INTERVALS, later, jitter=1)
+    assert decide(state, snapshot(), later) == Sync(run_id="r2", reconciles=True)
+    assert decide(state, snapshot(), later + INTERVALS.poll) == Poll()
+    assert status(state, snapshot()) == (PIPELINE_STATUS_READY, "")
+    state = next_state(state, synced("r2", reconciles=True), INTERVALS, later, jitter=1)
+    assert state.reconcile_due == later + INTERVALS.reconcile
 
 
-def test_a_pipeline_that_is_not_wanted_to_run_rests_until_that_changes() -> None:
+def test_an_inactive_pipeline_waits_until_that_changes() -> None:
     for desired, shown in (
         (DESIRED_STATUS_PAUSED, PIPELINE_STATUS_PAUSED),
         (DESIRED_STATUS_DELETED, PIPELINE_STATUS_TEARDOWN),
     ):
-        one = known(desired=desired, etag="other")
-        assert decide(lived(*READY), one, NOON) == Rest(until=None)
-        assert status(lived(*READY), one) == (shown, "")
+        one = snapshot(desired=desired, etag="other")
+        assert decide(state_after(*READY), one, NOON) == Wait(until=None)
+        assert status(state_after(*READY), one) == (shown, "")
 
 
-def test_a_pipeline_whose_state_was_taken_away_is_set_up_and_read_again() -> None:
-    memory = lived(*READY)
-    assert decide(memory, known(has_state=False), NOON) == SetUp()
-    memory = after(memory, WasSetUp(etag="a"), PACE, NOON, jitter=1)
-    assert decide(memory, known(has_state=False), NOON) == Sync(run_id="", reconciles=False)
+def test_a_pipeline_without_its_sync_state_is_set_up_and_read_again() -> None:
+    state = state_after(*READY)
+    assert decide(state, snapshot(has_sync_state=False), NOON) == SetUp()
+    state = next_state(state, SetupSucceeded(etag="a"), INTERVALS, NOON, jitter=1)
+    assert decide(state, snapshot(has_sync_state=False), NOON) == Sync(run_id="", reconciles=False)
 
 
-def test_pauses_double_up_to_a_cap_and_are_longer_where_only_a_change_helps() -> None:
-    down = Failed(work=Work.RUN, reason="down")
-    wrong = Failed(work=Work.RUN, reason="wrong", by_configuration=True)
-    memory, seconds = lived(WasSetUp(etag="a")), []
+def test_delays_double_up_to_a_maximum_and_are_longer_if_only_a_change_helps() -> None:
+    down = StepFailed(kind=StepKind.RUN, reason="down")
+    wrong = StepFailed(kind=StepKind.RUN, reason="wrong", needs_configuration_change=True)
+    state, seconds = state_after(SetupSucceeded(etag="a")), []
     for _ in range(10):
-        memory = after(memory, down, PACE, NOON, jitter=1)
-        seconds.append((memory.due[Work.RUN] - NOON).total_seconds())
+        state = next_state(state, down, INTERVALS, NOON, jitter=1)
+        seconds.append((state.due[StepKind.RUN] - NOON).total_seconds())
     assert seconds == [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
-    halved = after(lived(WasSetUp(etag="a")), down, PACE, NOON, jitter=0)
-    assert halved.due[Work.RUN] == NOON + timedelta(seconds=1)
-    memory = after(lived(WasSetUp(etag="a")), wrong, PACE, NOON, jitter=1)
-    assert memory.due[Work.RUN] == NOON + timedelta(seconds=24)
-    assert status(memory, known()) == (
+    halved = next_state(state_after(SetupSucceeded(etag="a")), down, INTERVALS, NOON, jitter=0)
+    assert halved.due[StepKind.RUN] == NOON + timedelta(seconds=1)
+    state = next_state(state_after(SetupSucceeded(etag="a")), wrong, INTERVALS, NOON, jitter=1)
+    assert state.due[StepKind.RUN] == NOON + timedelta(seconds=24)
+    assert status(state, snapshot()) == (
         PIPELINE_STATUS_ERROR,
         "sync failed once, to be tried again at 2026-01-01T12:00:24Z: wrong",
     )
-    assert decide(memory, known(etag="b"), NOON) == SetUp()
+    assert decide(state, snapshot(etag="b"), NOON) == SetUp()
 
 
 RUN = Sync(run_id="r1", reconciles=False)
 
 
-def test_a_request_that_brings_nothing_gets_more_time() -> None:
-    memory, limits = lived(WasSetUp(etag="a")), []
+def test_a_request_without_progress_gets_more_time() -> None:
+    state, limits = state_after(SetupSucceeded(etag="a")), []
     for _ in range(5):
-        limits.append(machine.time_limit(memory, RUN, PACE) / PACE.step)
+        limits.append(machine.time_limit(state, RUN, INTERVALS) / INTERVALS.step)
         stalled = synced(has_more=True, finished=False, progressed=False)
-        memory = after(memory, stalled, PACE, NOON, jitter=1)
+        state = next_state(state, stalled, INTERVALS, NOON, jitter=1)
     assert limits == [1, 2, 4, 8, 8]
-    memory = after(memory, synced(has_more=True, finished=False), PACE, NOON, jitter=1)
-    assert machine.time_limit(memory, RUN, PACE) == PACE.step
+    state = next_state(state, synced(has_more=True, finished=False), INTERVALS, NOON, jitter=1)
+    assert machine.time_limit(state, RUN, INTERVALS) == INTERVALS.step
 
 
-def test_a_request_for_events_that_brings_nothing_gets_more_time_whatever_runs_do() -> None:
-    memory, limits = lived(*READY), []
+def test_a_setup_gets_more_time_after_each_failure() -> None:
+    state, limits = state_after(), []
+    for _ in range(4):
+        limits.append(machine.setup_time_limit(state, SetUp()))
+        state = next_state(
+            state, StepFailed(kind=StepKind.SETUP, reason="silent"), INTERVALS, NOON, jitter=1
+        )
+    assert limits == [30, 60, 120, 120]
+    state = next_state(state, SetupSucceeded(etag="a"), INTERVALS, NOON, jitter=1)
+    assert machine.setup_time_limit(state, SetUp()) == 30
+    assert machine.setup_time_limit(state, SetUp(renews=True)) == 1800
+
+
+def test_a_poll_without_progress_gets_more_time_independently_of_runs() -> None:
+    state, limits = state_after(*READY), []
     for _ in range(5):
-        limits.append(machine.time_limit(memory, Poll(), PACE) / PACE.step)
+        limits.append(machine.time_limit(state, Poll(), INTERVALS) / INTERVALS.step)
         stalled = Polled(has_more=True, progressed=False)
-        memory = after(memory, stalled, PACE, NOON, jitter=1)
-        assert decide(memory, known(), NOON) == Poll()
+        state = next_state(state, stalled, INTERVALS, NOON, jitter=1)
+        assert decide(state, snapshot(), NOON) == Poll()
     assert limits == [1, 2, 4, 8, 8]
-    assert machine.time_limit(memory, RUN, PACE) == PACE.step
-    memory = after(memory, Polled(has_more=True, progressed=True), PACE, NOON, jitter=1)
-    assert machine.time_limit(memory, Poll(), PACE) == PACE.step
+    assert machine.time_limit(state, RUN, INTERVALS) == INTERVALS.step
+    state = next_state(state, Polled(has_more=True, progressed=True), INTERVALS, NOON, jitter=1)
+    assert machine.time_limit(state, Poll(), INTERVALS) == INTERVALS.step
 
 
-def test_a_request_that_brings_nothing_ends_no_trouble() -> None:
-    memory = lived(WasSetUp(etag="a"), Failed(work=Work.RUN, reason="down"))
+def test_a_request_without_progress_ends_no_failure() -> None:
+    state = state_after(SetupSucceeded(etag="a"), StepFailed(kind=StepKind.RUN, reason="down"))
     stalled = synced(has_more=True, finished=False, progressed=False)
-    memory = after(memory, stalled, PACE, NOON, jitter=1)
-    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
-    assert decide(memory, known(), NOON) == RUN
-    memory = lived(*READY, Failed(work=Work.POLL, reason="down"))
-    memory = after(memory, Polled(has_more=True, progressed=False), PACE, NOON, jitter=1)
-    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
-    assert decide(memory, known(), NOON) == Poll()
-    memory = after(memory, Polled(has_more=False, progressed=False), PACE, NOON, jitter=1)
-    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
+    state = next_state(state, stalled, INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_ERROR
+    assert decide(state, snapshot(), NOON) == RUN
+    state = state_after(*READY, StepFailed(kind=StepKind.POLL, reason="down"))
+    state = next_state(state, Polled(has_more=True, progressed=False), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_ERROR
+    assert decide(state, snapshot(), NOON) == Poll()
+    state = next_state(state, Polled(has_more=False, progressed=False), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot()) == (PIPELINE_STATUS_READY, "")
 
 
-def test_a_stream_that_failed_is_told_until_a_run_succeeds_and_events_go_on_meanwhile() -> None:
-    memory = lived(WasSetUp(etag="a"), synced(failure="customers: refused"))
-    assert memory.phase is Phase.READY
-    assert decide(memory, known(), NOON + timedelta(seconds=2)) == Sync(run_id="", reconciles=False)
-    memory = after(memory, Polled(has_more=False, progressed=True), PACE, NOON, jitter=1)
-    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
+def test_a_failed_stream_is_reported_until_a_run_succeeds_while_polls_go_on() -> None:
+    state = state_after(SetupSucceeded(etag="a"), synced(failure="customers: refused"))
+    assert state.phase is Phase.READY
+    assert decide(state, snapshot(), NOON + timedelta(seconds=2)) == Sync(
+        run_id="", reconciles=False
+    )
+    state = next_state(state, Polled(has_more=False, progressed=True), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_ERROR
     part = synced("r2", has_more=True, finished=False)
-    memory = after(memory, part, PACE, NOON, jitter=1)
-    assert status(memory, known())[0] == PIPELINE_STATUS_ERROR
-    memory = after(memory, synced("r2"), PACE, NOON, jitter=1)
-    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
+    state = next_state(state, part, INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot())[0] == PIPELINE_STATUS_ERROR
+    state = next_state(state, synced("r2"), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot()) == (PIPELINE_STATUS_READY, "")
 
 
-def test_an_interrupted_run_is_well_again_as_soon_as_it_goes_on() -> None:
-    memory = lived(WasSetUp(etag="a"), Failed(work=Work.RUN, reason="down"))
-    memory = after(memory, synced(has_more=True, finished=False), PACE, NOON, jitter=1)
-    assert status(memory, known()) == (PIPELINE_STATUS_BACKFILL, "")
-    assert decide(memory, known(), NOON) == Sync(run_id="r1", reconciles=False)
+def test_a_failed_request_is_forgotten_once_the_run_progresses() -> None:
+    state = state_after(SetupSucceeded(etag="a"), StepFailed(kind=StepKind.RUN, reason="down"))
+    state = next_state(state, synced(has_more=True, finished=False), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot()) == (PIPELINE_STATUS_BACKFILL, "")
+    assert decide(state, snapshot(), NOON) == Sync(run_id="r1", reconciles=False)
 
 
-def test_events_that_cannot_be_followed_have_everything_read_again_at_growing_intervals() -> None:
-    lost = Failed(work=Work.POLL, reason="too old", by_configuration=True, needs_run=True)
-    memory = lived(*READY, lost)
-    assert decide(memory, known(), NOON) == Sync(run_id="", reconciles=True)
-    assert decide(memory, known(can_reconcile=False), NOON) == Sync(run_id="", reconciles=False)
-    memory = after(memory, synced("r2", reconciles=True), PACE, NOON, jitter=1)
-    assert decide(memory, known(), NOON) == Poll()
-    memory = after(memory, lost, PACE, NOON, jitter=1)
-    assert isinstance(decide(memory, known(), NOON), Rest)
-    memory = after(memory, Polled(has_more=False, progressed=True), PACE, NOON, jitter=1)
-    assert status(memory, known()) == (PIPELINE_STATUS_READY, "")
+def test_events_that_cannot_be_read_start_reconciling_runs_at_growing_intervals() -> None:
+    lost = StepFailed(
+        kind=StepKind.POLL, reason="too old", needs_configuration_change=True, needs_run=True
+    )
+    state = state_after(*READY, lost)
+    assert decide(state, snapshot(), NOON) == Sync(run_id="", reconciles=True)
+    assert decide(state, snapshot(can_reconcile=False), NOON) == Sync(run_id="", reconciles=False)
+    state = next_state(state, synced("r2", reconciles=True), INTERVALS, NOON, jitter=1)
+    assert decide(state, snapshot(), NOON) == Poll()
+    state = next_state(state, lost, INTERVALS, NOON, jitter=1)
+    assert isinstance(decide(state, snapshot(), NOON), Wait)
+    state = next_state(state, Polled(has_more=False, progressed=True), INTERVALS, NOON, jitter=1)
+    assert status(state, snapshot()) == (PIPELINE_STATUS_READY, "")

@@ -1,4 +1,4 @@
-"""Events that are replayed in pipelines that run by themselves."""
+"""Replays of events in continuous pipelines."""
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,7 +18,7 @@ async def test_a_replay_waits_for_no_other_step(
     client: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     engine.batch = batches = Batches([succeeded])
-    # Nothing else is due for minutes: it follows no events.
+    # The pipeline follows no events, so no other step is due for minutes.
     await create(client)
     await shown(client, has_status(pb.PIPELINE_STATUS_READY))
     letter = DeadLetter(

@@ -1,4 +1,4 @@
-"""Several services on one database: each pipeline has one of them at a time, always one."""
+"""Several replicas on one database, which share the continuous pipelines."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from collections import Counter
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.state_pb2 import Eof
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 from tests.service_server.lifecycle.scripts import Request, create, cut
 from tests.service_server.replicas import Replica, replica
 from tests.service_server.scripted_engine import ScriptedEngine
@@ -16,7 +16,7 @@ PIPELINES = [f"pipeline-{number}" for number in range(6)]
 
 
 class Overlaps:
-    """Batches that take a while, and notice another one of the same pipeline meanwhile."""
+    """Slow batches that detect a concurrent batch of the same pipeline."""
 
     def __init__(self, seconds: float = 0.05) -> None:
         self._seconds = seconds
@@ -27,7 +27,7 @@ class Overlaps:
         self.changed = asyncio.Condition()
 
     async def __call__(self, request: Request) -> Eof:
-        # The pipeline's id travels beside the request; its configuration has it, too.
+        # The request lacks the pipeline's id, so the configuration has it.
         pipeline_id = str(request.pipeline.source.config["base_url"])
         self.begun.set()
         self.under_way[pipeline_id] += 1
@@ -43,7 +43,7 @@ class Overlaps:
                 self.changed.notify_all()
 
     async def each_ends(self, times: int) -> None:
-        """Waits until every pipeline had so many more batches."""
+        """Wait until every pipeline has finished this many more batches."""
         wanted = {name: self.ended[name] + times for name in PIPELINES}
         async with asyncio.timeout(40), self.changed:
             await self.changed.wait_for(
@@ -56,7 +56,7 @@ async def create_all(one: Replica) -> None:
         await create(one.client, name, base_url=name)
 
 
-async def test_a_service_that_is_killed_leaves_its_pipelines_to_the_other(
+async def test_another_replica_takes_over_the_pipelines_of_a_killed_one(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = batches = Overlaps()
@@ -74,11 +74,11 @@ async def test_a_service_that_is_killed_leaves_its_pipelines_to_the_other(
         assert {one.status for one in listed.pipelines} == {pb.PIPELINE_STATUS_BACKFILL}
 
 
-async def test_a_service_that_is_told_to_end_finishes_its_steps_and_frees_its_pipelines(
+async def test_a_replica_that_shuts_down_finishes_its_steps_and_releases_its_pipelines(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = batches = Overlaps()
-    # Longer than anybody waits here: neither a lease nor a claim runs out.
+    # Neither a lease nor a claim expires during the test.
     async with replica(settings, step_seconds=1, lease_seconds=60) as one:
         await create_all(one)
         await batches.each_ends(3)
@@ -87,7 +87,7 @@ async def test_a_service_that_is_told_to_end_finishes_its_steps_and_frees_its_pi
         assert not batches.under_way.total()
         assert not any(event["event"] == "turns_cancelled" for event in one.process.events)
         steps = [event for event in one.process.events if event["event"] == "lifecycle_step"]
-        # Every batch was told to the service, and stored by it.
+        # The replica has stored the result of every batch.
         assert sum(step["step"] == "sync" for step in steps) == batches.ended.total()
         assert {"pipeline_id", "run_id", "outcome", "seconds"} <= steps[-1].keys()
     async with replica(settings, step_seconds=1, lease_seconds=60):
@@ -95,7 +95,7 @@ async def test_a_service_that_is_told_to_end_finishes_its_steps_and_frees_its_pi
     assert not batches.overlapped
 
 
-async def test_a_step_is_over_before_another_service_takes_one_although_its_own_stands_still(
+async def test_a_step_of_a_frozen_replica_ends_before_another_replica_takes_the_next(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     engine.batch = batches = Overlaps(seconds=3600)

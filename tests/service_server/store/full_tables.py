@@ -1,12 +1,12 @@
-"""Fills every table of the service as years of use would, whatever its columns are."""
+"""Data that fills every table of the service as years of use would, for any columns."""
 
 import os
 
 import asyncpg
 
 PIPELINES = 5_000
-# A thousand each of a hundred pipelines, so that a pipeline has as many as it ever will, and the
-# table a fiftieth of what it would be: filling that takes minutes and gigabytes (``make explain``).
+# A thousand rows for each of a hundred pipelines: a realistic maximum for one pipeline, but only a
+# fiftieth of that for a table, which would take minutes and gigabytes (``make explain``).
 ROWS = int(os.environ.get("STORED_ROWS", "100000"))
 _ROWS_OF_A_PIPELINE = 1_000
 
@@ -20,7 +20,7 @@ WHERE relation.relnamespace = 'pipesync'::regnamespace AND relkind IN ('r', 'p')
     AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity = ''
 ORDER BY relname, attnum
 """
-# Values by type, of the row's number n.
+# Values by type; n is the number of the row.
 _VALUES = {
     "text": "'v' || n",
     "bytea": "'\\x0102'::bytea",
@@ -36,7 +36,9 @@ _VALUES = {
     "uuid": "gen_random_uuid()",
     "_text": "ARRAY['v' || n]",
 }
-# What years leave behind is done with, but for a little.
+# A row with a hash must have no certificate.
+_OF_COLUMNS = {("tokens", "hash"): "'v' || n", ("tokens", "certificate"): "NULL"}
+# Nearly all of the rows are finished work.
 _DONE = {
     "webhook_events": "SET status = 2, finish_time = receive_time WHERE arrival % 1000 <> 0",
     "lifecycles": "SET due_time = now() + interval '1 hour' WHERE pipeline_id <> 'pl-02500'",
@@ -44,7 +46,7 @@ _DONE = {
 
 
 async def fill(url: str, *, rows: int = ROWS) -> None:
-    """Fills all tables that there are; those that have one row a pipeline get just that."""
+    """Fill all tables; a table with one row for each pipeline gets no more than that."""
     connection = await asyncpg.connect(url)
     try:
         await _fill(connection, rows)
@@ -77,11 +79,13 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", rows: int) -> 
 
 def _value(column: asyncpg.Record, busy: int) -> str:
     if column["name"] == "pipeline_id":
-        # One row a pipeline at first, and then the rest to a few of them.
+        # One row for each pipeline first; the others belong to a few pipelines.
         return (
             f"'pl-' || lpad((CASE WHEN n < {PIPELINES} THEN n"
             f" ELSE n % {busy} * {PIPELINES // busy} END)::text, 5, '0')"
         )
+    if (value := _OF_COLUMNS.get((column["table_name"], column["name"]))) is not None:
+        return value
     value = _VALUES[column["type"]]
-    # What is absent is work to be done: nearly all of it is done.
+    # Null marks unfinished work, which is rare.
     return f"CASE WHEN n % 1000 <> 0 THEN {value} END" if column["nullable"] else value

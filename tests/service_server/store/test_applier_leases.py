@@ -1,4 +1,4 @@
-"""Leases of several kinds, also where an older service takes some of them."""
+"""Leases of several kinds, including those that an older service takes."""
 
 import asyncio
 from datetime import timedelta
@@ -15,7 +15,7 @@ from tests.service_server.store.test_pipelines import stored
 
 MINUTE = timedelta(minutes=1)
 NO_TIME = timedelta(0)
-# As the services before applier_leases acquired a lease, and released it.
+# Statements by which services before the table applier_leases acquired and renewed a lease.
 OLDER_ACQUIRE = """
 INSERT INTO pipesync.leases AS held
     (pipeline_id, token, holder, acquire_time, expire_time, is_brief)
@@ -38,11 +38,11 @@ WHERE pipeline_id = $1 AND token = $2
 RETURNING true;
 """
 EXCLUDING = {
-    frozenset([LeaseKind.ALONE]),
+    frozenset([LeaseKind.EXCLUSIVE]),
     frozenset([LeaseKind.SYNC]),
     frozenset([LeaseKind.EVENTS]),
-    frozenset([LeaseKind.ALONE, LeaseKind.SYNC]),
-    frozenset([LeaseKind.ALONE, LeaseKind.EVENTS]),
+    frozenset([LeaseKind.EXCLUSIVE, LeaseKind.SYNC]),
+    frozenset([LeaseKind.EXCLUSIVE, LeaseKind.EVENTS]),
 }
 
 
@@ -53,7 +53,7 @@ async def pipeline(database: Database) -> None:
 
 
 @pytest.mark.parametrize(("held", "wanted"), list(product(LeaseKind, LeaseKind)))
-async def test_only_a_sync_and_events_go_beside_each_other(
+async def test_only_a_sync_and_an_applier_do_not_exclude_each_other(
     database: Database, held: LeaseKind, wanted: LeaseKind
 ) -> None:
     async with database.connection() as connection:
@@ -70,7 +70,7 @@ async def test_only_a_sync_and_events_go_beside_each_other(
 
 
 @pytest.mark.parametrize(("held", "wanted"), list(product(LeaseKind, LeaseKind)))
-async def test_one_that_has_expired_excludes_nothing(
+async def test_an_expired_lease_excludes_nothing(
     database: Database, held: LeaseKind, wanted: LeaseKind
 ) -> None:
     async with database.connection() as connection:
@@ -78,7 +78,7 @@ async def test_one_that_has_expired_excludes_nothing(
         assert await leases.acquire(connection, "first", "two", MINUTE, kind=wanted)
 
 
-async def test_of_two_that_exclude_each_other_one_at_most_is_taken_at_a_time(
+async def test_of_two_excluding_leases_at_most_one_is_acquired_at_once(
     database: Database,
 ) -> None:
     async def acquire(kind: LeaseKind) -> int | None:
@@ -86,7 +86,7 @@ async def test_of_two_that_exclude_each_other_one_at_most_is_taken_at_a_time(
             return await leases.acquire(connection, "first", kind.name, MINUTE, kind=kind)
 
     for _ in range(50):
-        tokens = await asyncio.gather(acquire(LeaseKind.ALONE), acquire(LeaseKind.EVENTS))
+        tokens = await asyncio.gather(acquire(LeaseKind.EXCLUSIVE), acquire(LeaseKind.EVENTS))
         assert tokens.count(None) == 1
         async with database.connection() as connection:
             await connection.execute("DELETE FROM pipesync.leases")
@@ -94,19 +94,19 @@ async def test_of_two_that_exclude_each_other_one_at_most_is_taken_at_a_time(
 
 
 @pytest.mark.parametrize("is_brief", [False, True])
-async def test_an_older_service_is_alone(database: Database, is_brief: bool) -> None:
+async def test_a_lease_of_an_older_service_is_exclusive(database: Database, is_brief: bool) -> None:
     async with database.connection() as connection:
         token = await connection.fetchval(OLDER_ACQUIRE, "first", "older", MINUTE, is_brief)
         for kind in LeaseKind:
             assert await leases.acquire(connection, "first", "new", MINUTE, kind=kind) is None
         holder = await leases.get_holder(connection, "first")
         assert holder is not None
-        assert (holder.kind, holder.is_brief) == (LeaseKind.ALONE, is_brief)
+        assert (holder.kind, holder.short_lived) == (LeaseKind.EXCLUSIVE, is_brief)
         assert await connection.fetchval(OLDER_RENEW, "first", token, MINUTE)
 
 
 @pytest.mark.parametrize("kind", LeaseKind)
-async def test_an_older_service_that_takes_over_is_alone(
+async def test_a_lease_that_an_older_service_takes_over_is_exclusive(
     database: Database, kind: LeaseKind
 ) -> None:
     async with database.connection() as connection:
@@ -115,7 +115,7 @@ async def test_an_older_service_that_takes_over_is_alone(
         assert not await leases.acquire(connection, "first", "new", MINUTE, kind=LeaseKind.EVENTS)
 
 
-async def test_an_older_service_waits_for_events_as_for_a_database_that_starts_up(
+async def test_an_older_service_waits_for_an_applier_as_for_a_starting_database(
     database: Database,
 ) -> None:
     async with database.connection() as connection:

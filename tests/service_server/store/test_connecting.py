@@ -1,4 +1,4 @@
-"""How the service's own database is reached."""
+"""Connections to the service's own database."""
 
 import asyncio
 import re
@@ -14,11 +14,11 @@ from pydantic import ValidationError
 
 from pipesync_postgres.password_command import PasswordCommand
 from service_server.errors import StoreUnavailable
-from service_server.settings import ServiceSettings
+from service_server.settings.service import ServiceSettings
 from service_server.store.connecting import check_url
 from service_server.store.database import Database
 from tests.engine_server.connectors.postgres.proxy import Proxy
-from tests.pipesync_rpc.certificates import Authority
+from tests.pipesync_server.certificates import Authority
 from tests.postgres import PostgresCluster
 from tests.service_server.test_program import refused
 
@@ -30,7 +30,7 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 async def tls_proxy(database_url: str, authority: Authority) -> AsyncIterator[Proxy]:
-    """Its certificate is for 127.0.0.1, and not for localhost."""
+    """Return a proxy whose certificate is for 127.0.0.1, but not for localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.issue("postgres"))
     async with Proxy(database_url, tls=context) as proxy:
@@ -41,7 +41,7 @@ async def tls_proxy(database_url: str, authority: Authority) -> AsyncIterator[Pr
 async def role(
     postgres_cluster: PostgresCluster, database_url: str
 ) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
-    """A role that must give its password, which is "a+b", and a session that may change it."""
+    """Return a role that needs its password, "a+b", and a session that may change it."""
     database = await asyncpg.connect(database_url)
     name = f"plus_{await database.fetchval('SELECT current_database()')}"[:60]
     await database.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'a+b'")
@@ -64,14 +64,14 @@ async def _session(url: str, command: PasswordCommand | None = None) -> asyncpg.
 
 
 @pytest.mark.parametrize("query", ["&password=a+b", "&password=a%2Bb"])
-async def test_a_plus_sign_in_a_password_is_one(
+async def test_a_plus_sign_in_a_password_is_literal(
     database_url: str, role: tuple[str, asyncpg.Connection], query: str
 ) -> None:
     url = database_url.replace("postgres@", f"{role[0]}@")
     assert (await _session(url + query))["role"] == role[0]
 
 
-async def test_what_a_url_says_of_the_session_is_so(database_url: str) -> None:
+async def test_session_settings_in_a_url_are_applied(database_url: str) -> None:
     providers = (
         "&pgbouncer=true&keepalives=1&keepalives_idle=30&gssencmode=prefer&connect_timeout=9"
     )
@@ -81,7 +81,7 @@ async def test_what_a_url_says_of_the_session_is_so(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "&sslmode=require"])
-async def test_channel_binding_needs_a_certificate_that_is_trusted(
+async def test_channel_binding_needs_a_trusted_certificate(
     tls_proxy: Proxy, authority: Authority, query: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"{tls_proxy.url}?channel_binding=require{query}"
@@ -95,14 +95,14 @@ async def test_channel_binding_needs_a_certificate_that_is_trusted(
         await _session(f"{elsewhere}?channel_binding=require")
 
 
-async def test_the_authorities_that_the_machine_trusts_may_be_asked_for(
+async def test_the_authorities_of_the_system_can_be_selected(
     tls_proxy: Proxy, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     await _session(f"{tls_proxy.url}?sslmode=verify-full&sslrootcert=system")
 
 
-async def test_a_server_that_does_not_answer_hides_no_other(database_url: str) -> None:
+async def test_a_silent_server_hides_no_other_server(database_url: str) -> None:
     async with Proxy(database_url) as silent, Proxy(database_url) as good:
         silent.stall()
         hosts = f"127.0.0.1:{silent.port},127.0.0.1:{good.port}"
@@ -122,7 +122,7 @@ async def test_a_command_prints_the_password_of_each_new_connection(
         async with database.connection() as first:
             await admin.execute(f"ALTER ROLE {name} PASSWORD 'renewed'")
             await asyncio.to_thread(tokens.write_text, "renewed\n")
-            # The pool has no other one, so it connects with the one that is printed now.
+            # The pool has no other connection, so it opens one with the new password.
             async with database.connection() as second:
                 pids = [await one.fetchval("SELECT pg_backend_pid()") for one in (first, second)]
         assert len(set(pids)) == 2
@@ -156,6 +156,14 @@ def test_each_parameter_is_honoured_or_refused_by_name(query: str, said: str) ->
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["x" * 64, "a..b", ".a", "h,a..b", "\ud800"])
+def test_an_unresolvable_host_is_refused_without_its_name(host: str) -> None:
+    with pytest.raises(ValueError, match="a host must be a name or an address") as caught:
+        check_url(f"postgresql://me:hunter2@{host}/d")
+    assert host not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -171,7 +179,7 @@ def test_each_parameter_is_honoured_or_refused_by_name(query: str, said: str) ->
         ("postgresql://me@/d", "must name a host and a user"),
     ],
 )
-def test_a_printed_password_is_only_sent_to_a_server_that_is_known(url: str, said: str) -> None:
+def test_a_printed_password_is_only_sent_to_a_verified_server(url: str, said: str) -> None:
     settings = {"database_url": url, "database_password_command": "token --for me"}
     if not said:
         assert ServiceSettings.model_validate(settings).password_command
@@ -181,7 +189,7 @@ def test_a_printed_password_is_only_sent_to_a_server_that_is_known(url: str, sai
     assert said in str(caught.value)
 
 
-async def test_a_service_that_cannot_use_its_url_says_why_and_ends() -> None:
+async def test_a_service_with_an_unusable_url_exits_with_the_reason() -> None:
     code, said = await refused("--database-url", "postgresql://me:hunter2@h/d?sslmode=on")
     assert code == 2
     assert "--database-url: sslmode must be one of" in said

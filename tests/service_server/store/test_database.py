@@ -1,4 +1,4 @@
-"""What one use of a pooled connection leaves to the next."""
+"""Connections of the pool, used one after another."""
 
 import asyncio
 from typing import Any
@@ -13,12 +13,12 @@ from service_server.store import database as database_module
 from service_server.store.database import Database
 
 
-async def test_a_transaction_that_nobody_ended_is_undone_before_the_next_use(
+async def test_an_unfinished_transaction_is_rolled_back_before_the_next_use(
     database_url: str,
 ) -> None:
     async with Database.open(database_url, max_connections=1) as database:
         async with database.connection() as connection:
-            # As a BEGIN leaves it whose caller was cancelled.
+            # The state after a BEGIN whose caller was cancelled.
             await connection.execute("BEGIN; CREATE TABLE left_over ()")
         async with database.connection() as connection:
             assert not connection.is_in_transaction()
@@ -33,7 +33,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
-async def test_open_connections_are_used_while_no_others_can_be_opened(
+async def test_open_connections_are_used_while_new_ones_are_refused(
     refusal: asyncpg.PostgresError, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_full, tried, refuse = False, asyncio.Event(), asyncio.Event()
@@ -57,7 +57,7 @@ async def test_open_connections_are_used_while_no_others_can_be_opened(
             second = asyncio.create_task(ask())
             async with asyncio.timeout(10):
                 await tried.wait()
-        # The first has been given back before the second is refused.
+        # The first connection has been released before the second is refused.
         refuse.set()
         assert await second == 1
         assert [await ask() for _ in range(5)] == [1] * 5

@@ -1,4 +1,4 @@
-"""What the service acknowledges outlives a crash of its Postgres, whatever the role's settings."""
+"""Durability of acknowledged writes under every setting of the role."""
 
 import asyncio
 import tempfile
@@ -13,7 +13,7 @@ from pipesync.v1.pipeline_service_pb2 import SYNC_POLICY_CONTINUOUS
 from pipesync.v1.state_pb2 import SyncState
 from service_server.store import inbox, leases, lifecycles, pipelines, runs, states
 from service_server.store.database import Connection, Database
-from service_server.store.inbox import NewEvent, Stored
+from service_server.store.inbox import InsertResult, NewEvent
 from service_server.store.leases import LeaseKind
 from service_server.store.migrate import migrate
 from service_server.webhooks.group_commit import GroupCommit
@@ -43,7 +43,7 @@ def _event(number: int, pipeline_id: str = "first", etag: str = "") -> NewEvent:
 
 @pytest.fixture(params=SETTINGS, ids=[setting for setting, _ in SETTINGS])
 async def effective(request: pytest.FixtureRequest, database_url: str) -> str:
-    """What is expected of commits where the database has another setting."""
+    """Return the setting that commits have to use under the database's setting."""
     setting, effective = request.param
     admin = await asyncpg.connect(database_url)
     name = await admin.fetchval("SELECT current_database()")
@@ -53,8 +53,8 @@ async def effective(request: pytest.FixtureRequest, database_url: str) -> str:
 
 
 @pytest.fixture
-async def noting(effective: str, database_url: str) -> AsyncIterator[Database]:
-    """Every table notes the setting with which the transaction that changes it commits."""
+async def recording(effective: str, database_url: str) -> AsyncIterator[Database]:
+    """Return a database whose tables record the setting of each transaction that changes them."""
     async with Database.open(database_url) as database:
         await migrate(database)
         async with database.transaction() as connection:
@@ -81,7 +81,7 @@ async def noting(effective: str, database_url: str) -> AsyncIterator[Database]:
         yield database
 
 
-async def _noted(database: Database) -> set[tuple[str, str]]:
+async def _recorded(database: Database) -> set[tuple[str, str]]:
     async with database.transaction() as connection:
         rows = await connection.fetch("DELETE FROM public.settings RETURNING name, setting")
     return {(row["name"], row["setting"]) for row in rows}
@@ -92,25 +92,25 @@ async def _etag(connection: Connection) -> str:
     return etag
 
 
-async def test_what_moves_a_checkpoint_or_is_acknowledged_commits_durably(
-    noting: Database, effective: str
+async def test_acknowledged_writes_and_checkpoints_commit_durably(
+    recording: Database, effective: str
 ) -> None:
     continuous = stored("first")
     continuous.pipeline.sync_policy = SYNC_POLICY_CONTINUOUS
-    async with noting.transaction() as connection:
+    async with recording.transaction() as connection:
         await pipelines.insert(connection, continuous)
         await lifecycles.start(connection, "first")
-    assert await _noted(noting) == {("pipelines", effective), ("lifecycles", effective)}
-    async with noting.connection() as connection:
+    assert await _recorded(recording) == {("pipelines", effective), ("lifecycles", effective)}
+    async with recording.connection() as connection:
         etag = await _etag(connection)
         token = await leases.acquire(connection, "first", "test", timedelta(minutes=1))
     assert token is not None
-    assert await _noted(noting) == {("leases", effective)}
-    async with noting.connection() as connection:
+    assert await _recorded(recording) == {("leases", effective)}
+    async with recording.connection() as connection:
         assert await leases.renew(connection, "first", token, timedelta(minutes=2))
         await leases.release(connection, "first", token)
-    assert await _noted(noting) == {("leases", effective)}
-    async with noting.connection() as connection:
+    assert await _recorded(recording) == {("leases", effective)}
+    async with recording.connection() as connection:
         token = await leases.acquire(
             connection, "first", "test", timedelta(minutes=1), kind=LeaseKind.EVENTS
         )
@@ -118,34 +118,34 @@ async def test_what_moves_a_checkpoint_or_is_acknowledged_commits_durably(
         assert await leases.renew(
             connection, "first", token, timedelta(minutes=2), kind=LeaseKind.EVENTS
         )
-    assert await _noted(noting) == {("applier_leases", effective)}
-    async with noting.connection() as connection:
+    assert await _recorded(recording) == {("applier_leases", effective)}
+    async with recording.connection() as connection:
         for is_torn_down in (True, False):
             await pipelines.set_torn_down(connection, "first", is_torn_down=is_torn_down)
-        # Each change of a pipeline has another.
+        # The updates above changed the etag.
         etag = await _etag(connection)
-    assert await _noted(noting) == {("pipelines", effective)}
-    # One that is due is not woken.
-    async with noting.transaction() as connection:
+    assert await _recorded(recording) == {("pipelines", effective)}
+    # A due pipeline would not be woken.
+    async with recording.transaction() as connection:
         await lifecycles.claim(connection, 1, timedelta(hours=1))
-    assert await _noted(noting) == {("lifecycles", effective)}
-    async with GroupCommit.open(noting) as group_commit:
-        assert await group_commit.put(_event(1, etag=etag)) is Stored.NEW
-    # The pipeline is woken for it.
-    assert await _noted(noting) == {("webhook_events", effective), ("lifecycles", effective)}
-    async with noting.transaction() as connection:
+    assert await _recorded(recording) == {("lifecycles", effective)}
+    async with GroupCommit.open(recording) as group_commit:
+        assert await group_commit.put(_event(1, etag=etag)) is InsertResult.NEW
+    # The new event has woken the pipeline.
+    assert await _recorded(recording) == {("webhook_events", effective), ("lifecycles", effective)}
+    async with recording.transaction() as connection:
         await states.put(connection, "first", SyncState())
         await runs.put(connection, run("first-run", NOON))
         await inbox.mark_applied(connection, "first", ["evt_1"])
-    assert await _noted(noting) == {
+    assert await _recorded(recording) == {
         ("states", effective),
         ("runs", effective),
         ("webhook_events", effective),
     }
 
 
-async def test_a_session_keeps_its_setting(noting: Database, effective: str) -> None:
-    async with noting.connection() as connection:
+async def test_a_session_keeps_its_setting(recording: Database, effective: str) -> None:
+    async with recording.connection() as connection:
         before = await connection.fetchval("SHOW synchronous_commit")
         await leases.acquire(connection, "none", "test", timedelta(minutes=1))
         assert await connection.fetchval("SHOW synchronous_commit") == before
@@ -153,20 +153,20 @@ async def test_a_session_keeps_its_setting(noting: Database, effective: str) -> 
 
 @pytest.fixture
 def cluster() -> Iterator[PostgresCluster]:
-    """A server of its own that waits for the disk where it is told to."""
+    """Return a separate server with durable commits."""
     with tempfile.TemporaryDirectory(prefix="pipesync-tests-", ignore_cleanup_errors=True) as home:
         cluster = PostgresCluster(Path(home) / "postgres")
         yield cluster
         cluster.stop()
 
 
-async def test_what_is_acknowledged_outlives_kill_9_of_a_server_that_need_not_wait_for_the_disk(
+async def test_acknowledged_writes_survive_kill_9_of_a_server_with_asynchronous_commits(
     cluster: PostgresCluster,
 ) -> None:
     admin = await asyncpg.connect(cluster.url("postgres"))
     await admin.execute("CREATE ROLE keeper LOGIN; GRANT CREATE ON DATABASE postgres TO keeper")
     await admin.execute("ALTER ROLE keeper SET synchronous_commit = off")
-    # Nothing is written out but what a commit waits for.
+    # Only commits that wait for the disk flush the log.
     await admin.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
     await admin.execute("SELECT pg_reload_conf()")
     await admin.close()
@@ -179,11 +179,11 @@ async def test_what_is_acknowledged_outlives_kill_9_of_a_server_that_need_not_wa
             await states.put(connection, "first", SyncState(destination="old"))
         async with GroupCommit.open(database) as group_commit:
             for number in range(10):
-                assert await group_commit.put(_event(number, etag=etag)) is Stored.NEW
+                assert await group_commit.put(_event(number, etag=etag)) is InsertResult.NEW
             async with database.transaction() as connection:
                 await states.put(connection, "first", SyncState(destination="new"))
             for number in range(10, 20):
-                assert await group_commit.put(_event(number, etag=etag)) is Stored.NEW
+                assert await group_commit.put(_event(number, etag=etag)) is InsertResult.NEW
         await asyncio.to_thread(cluster.kill)
     await asyncio.to_thread(cluster.start_again)
     async with (

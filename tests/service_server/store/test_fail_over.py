@@ -1,4 +1,4 @@
-"""The primary of the service's database crashes, and its standby takes over."""
+"""Failover of the service's database to a standby."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ from tests.engine_server.connectors.postgres.proxy import Proxy
 from tests.engine_server.connectors.postgres.sessions import until
 from tests.postgres import PostgresCluster, Standby
 
-# Each test makes two clusters, which may take a machine long that has other things to do.
+# Each test creates two clusters, which may take long on a busy machine.
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -44,7 +44,7 @@ def standby(primary: PostgresCluster, directory: Path) -> Iterator[Standby]:
 
 
 def _both(*urls: str) -> str:
-    """One URL of several servers, in this order."""
+    """Return one URL for several servers in this order."""
     hosts = [parse_qs(urlsplit(url).query)["host"][0] for url in urls]
     return f"postgresql://postgres@/postgres?host={quote(','.join(hosts), safe='')}"
 
@@ -54,7 +54,7 @@ async def _note(database: Database) -> None:
         await connection.execute("INSERT INTO noted VALUES (1)")
 
 
-async def _note_at_last(database: Database) -> None:
+async def _note_with_retries(database: Database) -> None:
     while True:
         try:
             return await _note(database)
@@ -71,7 +71,7 @@ async def _prepare(primary: PostgresCluster, standby: Standby) -> None:
     await replayed.close()
 
 
-async def test_of_several_hosts_the_one_that_takes_writes_is_used(
+async def test_of_several_hosts_the_writable_one_is_used(
     primary: PostgresCluster, standby: Standby
 ) -> None:
     await _prepare(primary, standby)
@@ -83,10 +83,10 @@ async def test_of_several_hosts_the_one_that_takes_writes_is_used(
             await _note(database)
         await asyncio.to_thread(standby.promote)
         async with asyncio.timeout(30):
-            await _note_at_last(database)
+            await _note_with_retries(database)
 
 
-async def test_a_host_that_vanished_hides_the_new_primary_from_no_call(
+async def test_an_unreachable_host_does_not_hide_the_new_primary(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "_CONNECT_TIMEOUT", 6.0)
@@ -99,16 +99,16 @@ async def test_a_host_that_vanished_hides_the_new_primary_from_no_call(
             url = proxy.url.replace(f"127.0.0.1:{proxy.port}", hosts)
             async with Database.open(url) as database:
                 for _ in range(3):
-                    # As after any fault of a connection: the next one is made anew.
+                    # As after every fault of a connection, the next call opens a new one.
                     await database._pool.expire_connections()
                     async with database.connection() as connection:
                         assert await connection.fetchval("SELECT 1") == 1
 
 
-async def test_behind_one_name_the_new_primary_is_found(
+async def test_the_new_primary_is_found_behind_the_same_address(
     primary: PostgresCluster, standby: Standby
 ) -> None:
-    """The sessions of the demoted server are as good as ever, but for writing."""
+    """Sessions of the demoted server still work, but only for reads."""
     await _prepare(primary, standby)
     async with Proxy(standby.url("postgres")) as proxy, Database.open(proxy.url) as database:
         async with database.connection(), database.connection(), database.connection():
@@ -130,5 +130,5 @@ async def test_behind_one_name_the_new_primary_is_found(
         ("postgresql://me:a,b@one/db", False),
     ],
 )
-def test_only_where_there_is_a_choice_a_server_is_chosen(url: str, is_chosen: bool) -> None:
+def test_only_several_hosts_require_a_writable_server(url: str, is_chosen: bool) -> None:
     assert (wanted_server(parse_url(url)) == "read-write") == is_chosen

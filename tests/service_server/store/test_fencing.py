@@ -1,4 +1,4 @@
-"""Whoever lost a lease can write nothing that the lease protects."""
+"""Fencing: without a lease, no write that it protects succeeds."""
 
 import asyncio
 from datetime import timedelta
@@ -12,7 +12,7 @@ from service_server.store import leases, pipelines, runs, states
 from service_server.store.database import Database
 from tests.service_server.store.test_pipelines import stored
 from tests.service_server.store.test_runs import NOON, run
-from tests.service_server.store.waiting import until_somebody_waits
+from tests.service_server.store.waiting import until_a_session_waits
 
 MINUTE = timedelta(minutes=1)
 NO_TIME = timedelta(0)
@@ -41,7 +41,7 @@ async def counts(database: Database) -> list[int]:
 
 
 async def store_everything(database: Database, token: int) -> None:
-    """All that a sync stores; what it may do at all it asks last here."""
+    """Store everything that a sync stores; check the lease only at the end."""
     async with database.transaction() as connection:
         await states.put(connection, "first", SyncState(destination="stored"))
         await runs.put(connection, run("stored", NOON))
@@ -49,13 +49,13 @@ async def store_everything(database: Database, token: int) -> None:
         await leases.require(connection, "first", token)
 
 
-async def test_a_takeover_waits_for_what_the_holder_is_storing(database: Database) -> None:
+async def test_a_takeover_waits_for_the_holder_s_transaction(database: Database) -> None:
     token = await acquire(database, NO_TIME)
     async with database.transaction() as connection, asyncio.timeout(20):
         await leases.require(connection, "first", token)
         await states.put(connection, "first", SyncState(destination="the holder's"))
         takeover = asyncio.create_task(acquire(database))
-        await until_somebody_waits(database)
+        await until_a_session_waits(database)
         assert not takeover.done()
     assert await takeover > token
     async with database.connection() as connection:
@@ -64,7 +64,7 @@ async def test_a_takeover_waits_for_what_the_holder_is_storing(database: Databas
     assert found.destination == "the holder's"
 
 
-async def test_a_holder_that_was_taken_over_stores_nothing_of_a_transaction(
+async def test_a_former_holder_s_transaction_is_rolled_back(
     database: Database,
 ) -> None:
     stale = await acquire(database, NO_TIME)
@@ -89,7 +89,7 @@ async def test_only_the_holder_deletes(database: Database) -> None:
     assert await counts(database) == [0, 0, 0, 0]
 
 
-async def test_a_delete_that_a_takeover_overtakes_deletes_nothing(database: Database) -> None:
+async def test_a_deletion_after_a_takeover_deletes_nothing(database: Database) -> None:
     stale = await acquire(database, NO_TIME)
 
     async def delete() -> bool:
@@ -99,12 +99,12 @@ async def test_a_delete_that_a_takeover_overtakes_deletes_nothing(database: Data
     async with database.transaction() as connection, asyncio.timeout(20):
         assert await leases.acquire(connection, "first", "another", MINUTE) is not None
         deleting = asyncio.create_task(delete())
-        await until_somebody_waits(database)
+        await until_a_session_waits(database)
     assert not await deleting
     assert await counts(database) == [1, 0, 0, 1]
 
 
-async def test_a_sync_of_a_deleted_pipeline_stores_nothing_and_does_not_bring_it_back(
+async def test_a_sync_of_a_deleted_pipeline_stores_nothing_and_does_not_recreate_it(
     database: Database,
 ) -> None:
     paused = await acquire(database, NO_TIME)
@@ -117,6 +117,6 @@ async def test_a_sync_of_a_deleted_pipeline_stores_nothing_and_does_not_bring_it
                 await leases.require(connection, "first", paused)
         async with database.connection() as connection:
             assert not await leases.renew(connection, "first", paused, MINUTE)
-            # The second time another pipeline of that name is there, which somebody syncs.
+            # In the second round another pipeline has this id, and is being synced.
             await pipelines.insert(connection, stored("first"))
         assert await acquire(database, NO_TIME) > deleting

@@ -1,4 +1,4 @@
-"""A migration keeps a table that is full and in use for a moment only."""
+"""Migrations of full tables, which they lock only for a moment."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from service_server.store.migrate import migrate
 from service_server.store.migration import CONCURRENTLY, Migration, load_migrations
 from tests.service_server.store.full_tables import fill
 
-# A table with no more rows than this is read, and written, in a moment.
+# A table with at most this many rows is read or rewritten in a moment.
 SMALL = 10_000
 READ = """
 SELECT relname, seq_tup_read + coalesce(idx_tup_fetch, 0) AS rows,
@@ -20,7 +20,7 @@ WHERE schemaname = 'pipesync'
 
 
 async def use(database: Database) -> Mapping[str, asyncpg.Record]:
-    """How many rows were read of each table so far, and the file it is in now."""
+    """Return the number of rows read of each table so far, and its current file."""
     async with database.connection() as connection, database.connection() as other:
         await other.execute("SELECT pg_stat_force_next_flush()")
         await connection.execute("SELECT pg_stat_force_next_flush()")
@@ -28,7 +28,7 @@ async def use(database: Database) -> Mapping[str, asyncpg.Record]:
 
 
 async def held_up(database: Database, migrations: list[Migration]) -> set[str]:
-    """The tables that the last of ``migrations`` reads or writes whole while others wait."""
+    """Return the tables that the last migration reads or rewrites as a whole under a lock."""
     before = await use(database)
     await migrate(database, migrations)
     after = await use(database)
@@ -41,7 +41,7 @@ async def held_up(database: Database, migrations: list[Migration]) -> set[str]:
     }
 
 
-async def test_no_migration_reads_or_writes_a_full_table_in_its_transaction(
+async def test_no_migration_reads_or_rewrites_a_full_table_in_its_transaction(
     database_url: str,
 ) -> None:
     migrations = load_migrations()
@@ -52,7 +52,7 @@ async def test_no_migration_reads_or_writes_a_full_table_in_its_transaction(
             assert not await held_up(database, migrations[:count]), migrations[count - 1]
 
 
-async def test_a_migration_that_does_is_found(database_url: str) -> None:
+async def test_a_migration_that_does_is_detected(database_url: str) -> None:
     bad = [
         "ALTER TABLE pipesync.runs ALTER COLUMN failure_message SET NOT NULL",
         "ALTER TABLE pipesync.runs ADD CHECK (status < 9)",

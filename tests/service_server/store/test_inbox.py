@@ -1,4 +1,4 @@
-"""The inbox's statements stay with what is left to do, however long the history."""
+"""Statements of the inbox, whose cost depends on pending events and not on the history."""
 
 import re
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ _EVENTS = 20_000
 
 @pytest.fixture
 async def connection(database: Database) -> AsyncIterator[Connection]:
-    """Twenty pipelines with a history of thousands of events, and ten to be applied."""
+    """Return a connection to a database with thousands of applied events and ten pending ones."""
     async with database.connection() as connection:
         for number in range(20):
             await pipelines.insert(connection, stored(f"pipeline-{number}"))
@@ -49,10 +49,10 @@ async def connection(database: Database) -> AsyncIterator[Connection]:
         ("list", ("pipeline-1", 2**63 - 1, 51)),
         ("list_pending", ("pipeline-1", 2**63 - 1, 51)),
         ("list_applied", ("pipeline-1", 2**63 - 1, 51)),
-        ("list_set_aside", ("pipeline-1", 2**63 - 1, 51)),
+        ("list_dead_lettered", ("pipeline-1", 2**63 - 1, 51)),
         ("missing", ("pipeline-1", ["evt_1", "evt_21"])),
         ("replay", ("pipeline-1", ["evt_1", "evt_21"])),
-        ("replay_set_aside", ("pipeline-1",)),
+        ("replay_dead_lettered", ("pipeline-1",)),
         ("prune", (timedelta(days=7), 100)),
     ],
 )

@@ -17,7 +17,7 @@ async def pipeline(database: Database) -> None:
         await pipelines.insert(connection, stored("first"))
 
 
-async def test_a_held_lease_is_not_given_to_another(database: Database) -> None:
+async def test_a_held_lease_is_refused(database: Database) -> None:
     async with database.connection() as connection:
         assert await leases.acquire(connection, "first", "one", MINUTE) is not None
         assert await leases.acquire(connection, "first", "two", MINUTE) is None
@@ -58,16 +58,16 @@ async def test_a_stale_token_is_refused(database: Database) -> None:
             await leases.require(connection, "first", first)
 
 
-async def test_a_pipeline_that_is_not_there_cannot_be_leased(database: Database) -> None:
+async def test_a_missing_pipeline_has_no_lease(database: Database) -> None:
     async with database.connection() as connection:
         assert await leases.acquire(connection, "absent", "one", MINUTE) is None
 
 
-async def test_freeing_a_lease_does_not_wait_for_the_disk_and_what_follows_does(
+async def test_releasing_a_lease_does_not_wait_for_the_disk_but_later_commits_do(
     database: Database,
 ) -> None:
     async with database.connection() as connection:
-        # Tests have it off.
+        # The test cluster has it off.
         await connection.execute("SET synchronous_commit = on")
         token = await leases.acquire(connection, "first", "one", MINUTE)
         assert token is not None

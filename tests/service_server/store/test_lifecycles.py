@@ -1,9 +1,10 @@
-"""Finding what is due, among many pipelines."""
+"""Due pipelines among many others."""
 
 from datetime import timedelta
 
 import pytest
 
+from service_server.background.fair_shares import IdFilter
 from service_server.store import lifecycles
 from service_server.store.database import Database
 from service_server.store.queries import load_queries
@@ -33,17 +34,19 @@ async def many(database: Database) -> Database:
 
 
 async def plan(database: Database, query: str, *arguments: object) -> str:
-    """How Postgres would run a query."""
+    """Return the plan of a query."""
     async with database.transaction() as connection:
         rows = await connection.fetch(f"EXPLAIN {query}", *arguments)
     return "\n".join(row[0] for row in rows)
 
 
-async def test_no_query_of_a_scheduler_looks_at_every_pipeline(many: Database) -> None:
+async def test_no_query_of_the_scheduler_reads_all_pipelines(many: Database) -> None:
     lifecycle, run = load_queries("lifecycles.sql"), load_queries("runs.sql")
     cases: list[tuple[str, tuple[object, ...]]] = [
-        (lifecycle["claim"], (50, MINUTE)),
-        (lifecycle["time_to_next"], ()),
+        (lifecycle["claim"], (50, MINUTE, [], None)),
+        (lifecycle["claim"], (50, MINUTE, ["a-"], ["p-", "q-"])),
+        (lifecycle["time_to_next"], ([], None)),
+        (lifecycle["time_to_next"], (["a-"], ["p-", "q-"])),
         (lifecycle["get"], ("p-0001",)),
         (lifecycle["put"], ("p-0001", "{}", 0, MINUTE)),
         (lifecycle["postpone"], ("p-0001", MINUTE)),
@@ -53,7 +56,7 @@ async def test_no_query_of_a_scheduler_looks_at_every_pipeline(many: Database) -
         assert "Seq Scan" not in await plan(many, query, *arguments), query
 
 
-async def test_what_is_due_is_found_once(many: Database) -> None:
+async def test_a_due_pipeline_is_claimed_once(many: Database) -> None:
     async with many.connection() as connection:
         claims = await lifecycles.claim(connection, 50, MINUTE)
         assert [claim.pipeline_id for claim in claims] == ["p-2500"]
@@ -63,12 +66,32 @@ async def test_what_is_due_is_found_once(many: Database) -> None:
     assert timedelta(0) < next_due <= MINUTE
 
 
-async def test_nothing_is_next_where_all_wait_to_be_woken(many: Database) -> None:
+async def test_no_time_is_next_if_all_pipelines_wait_for_a_wake(many: Database) -> None:
     async with many.connection() as connection:
         await connection.execute("UPDATE pipesync.lifecycles SET due_time = 'infinity'")
         assert await lifecycles.time_to_next(connection) is None
 
 
-async def test_nothing_is_next_where_no_pipeline_runs_by_itself(database: Database) -> None:
+async def test_no_time_is_next_without_continuous_pipelines(database: Database) -> None:
     async with database.connection() as connection:
         assert await lifecycles.time_to_next(connection) is None
+
+
+async def test_the_due_pipelines_of_some_prefixes_are_claimed(many: Database) -> None:
+    async with many.connection() as connection:
+        await connection.execute(
+            "UPDATE pipesync.lifecycles SET due_time = now() - interval '1 s'"
+            " WHERE pipeline_id LIKE 'p-100%'"
+        )
+        among = IdFilter(excluded={"p-1001", "p-25"}, required={"p-1001", "p-1002", "p-25"})
+        assert await lifecycles.time_to_next(connection, among) == timedelta(0)
+        claims = await lifecycles.claim(connection, 50, MINUTE, among)
+        assert [claim.pipeline_id for claim in claims] == ["p-1002"]
+        next_due = await lifecycles.time_to_next(connection, among)
+        assert next_due is not None
+        assert next_due > timedelta(0)
+        claims = await lifecycles.claim(connection, 50, MINUTE)
+    assert {claim.pipeline_id for claim in claims} == {
+        "p-2500",
+        *(f"p-100{digit}" for digit in range(10) if digit != 2),
+    }

@@ -1,4 +1,4 @@
-"""Services bring their tables up to date while others use them, and stop where they must."""
+"""Migration of tables that other services are using."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def _applied(database: Database) -> list[int]:
 
 
 async def relations(database: Database) -> dict[str, bool]:
-    """What there is in the schema, by name, and whether it can be used."""
+    """Return the relations of the schema by name, and whether each is valid."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             "SELECT relname, coalesce(indisvalid, true) AS usable FROM pg_class"
@@ -48,7 +48,7 @@ async def relations(database: Database) -> dict[str, bool]:
 
 
 async def columns(database: Database) -> list[str]:
-    """Those of the things."""
+    """Return the columns of the table ``things``."""
     async with database.connection() as connection:
         rows = await connection.fetch(
             "SELECT attname FROM pg_attribute WHERE attrelid = 'pipesync.things'::regclass"
@@ -57,7 +57,7 @@ async def columns(database: Database) -> list[str]:
     return [row["attname"] for row in rows]
 
 
-async def until_somebody_waits(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+async def until_a_session_waits(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     async with asyncio.timeout(20):
         while not await connection.fetchval(  # noqa: ASYNC110 - Postgres has no event for it
             "SELECT true FROM pg_locks WHERE NOT granted AND database ="
@@ -70,7 +70,7 @@ async def until_somebody_waits(connection: "asyncpg.Connection[asyncpg.Record]")
 
 @asynccontextmanager
 async def reading(url: str, table: str) -> AsyncIterator[None]:
-    """A transaction that has read the table, and is still open."""
+    """Hold a transaction open that has read a table."""
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction():
@@ -107,27 +107,27 @@ async def test_services_that_start_at_once_build_an_index_once(database_url: str
         assert (await relations(first))["by_kind"]
 
 
-async def test_a_migration_that_was_left_out_is_applied_late(empty: Database) -> None:
+async def test_a_skipped_migration_is_applied_later(empty: Database) -> None:
     first, second, third = steps(FIRST, SECOND, "CREATE TABLE pipesync.others ()")
     await migrate(empty, [first, third])
     await migrate(empty, [first, second, third])
     assert await _applied(empty) == [1, 2, 3]
 
 
-async def test_a_failed_migration_leaves_the_database_as_it_was_and_is_named(
+async def test_a_failed_migration_leaves_the_database_unchanged_and_is_named(
     empty: Database,
 ) -> None:
     broken = f"{SECOND}; {FIRST}"
     await migrate(empty, steps(FIRST))
     before = await relations(empty)
-    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*as it was before.*already exists"):
+    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*unchanged.*already exists"):
         await migrate(empty, steps(FIRST, broken))
     assert await _applied(empty) == [1]
     assert await relations(empty) == before
     assert await columns(empty) == ["id", "kind"]
 
 
-async def test_an_index_that_cannot_be_built_leaves_nothing(empty: Database) -> None:
+async def test_an_index_that_cannot_be_built_leaves_nothing_behind(empty: Database) -> None:
     unique = (
         f"{CONCURRENTLY}\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS by_kind"
         " ON pipesync.things (kind)"
@@ -136,7 +136,7 @@ async def test_an_index_that_cannot_be_built_leaves_nothing(empty: Database) -> 
     async with empty.connection() as connection:
         await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a'), (2, 'a')")
     before = await relations(empty)
-    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*as it was before.*unique"):
+    with pytest.raises(CannotStart, match=r"0002_step_2 failed.*unchanged.*unique"):
         await migrate(empty, steps(FIRST, unique))
     assert await relations(empty) == before
     async with empty.connection() as connection:
@@ -145,17 +145,17 @@ async def test_an_index_that_cannot_be_built_leaves_nothing(empty: Database) -> 
     assert await _applied(empty) == [1, 2]
 
 
-async def test_an_index_whose_building_was_killed_is_built_anew(
+async def test_an_index_whose_build_was_killed_is_built_again(
     empty: Database, database_url: str
 ) -> None:
     await migrate(empty, steps(FIRST))
     killed = await asyncpg.connect(database_url)
-    # The index waits for whoever is still writing.
+    # The build of the index waits for open transactions.
     async with empty.transaction() as connection, asyncio.timeout(30):
         await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
         building = asyncio.create_task(killed.execute(INDEX))
         observer = await asyncpg.connect(database_url)
-        await until_somebody_waits(observer)
+        await until_a_session_waits(observer)
         await observer.execute("SELECT pg_terminate_backend($1)", killed.get_server_pid())
         with pytest.raises((asyncpg.PostgresError, ConnectionError)):
             await building
@@ -165,7 +165,7 @@ async def test_an_index_whose_building_was_killed_is_built_anew(
     assert (await relations(empty))["by_kind"] is True
 
 
-async def test_a_migration_that_waits_for_a_lock_lets_others_read_and_write(
+async def test_a_migration_that_waits_for_a_lock_does_not_block_others_for_long(
     empty: Database, database_url: str
 ) -> None:
     await migrate(empty, steps(FIRST))
@@ -173,8 +173,8 @@ async def test_a_migration_that_waits_for_a_lock_lets_others_read_and_write(
         async with reading(database_url, "pipesync.things"):
             migrating = asyncio.create_task(migrate(empty, steps(FIRST, SECOND)))
             other = await asyncpg.connect(database_url)
-            await until_somebody_waits(other)
-            # It is queued behind the migration, which gives up before the reader does.
+            await until_a_session_waits(other)
+            # This waits behind the migration, which times out before the reader ends.
             await other.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
             await other.close()
             assert not migrating.done()
@@ -182,17 +182,17 @@ async def test_a_migration_that_waits_for_a_lock_lets_others_read_and_write(
     assert await _applied(empty) == [1, 2]
 
 
-async def test_a_lock_that_is_never_freed_is_an_error_that_names_the_migration(
+async def test_a_lock_that_is_never_released_is_an_error_that_names_the_migration(
     empty: Database, database_url: str
 ) -> None:
     await migrate(empty, steps(FIRST))
     async with reading(database_url, "pipesync.things"):
-        with pytest.raises(CannotStart, match=r"0002_step_2 was given up.*held a lock"):
-            await migrate(empty, steps(FIRST, SECOND), patience=0)
+        with pytest.raises(CannotStart, match=r"0002_step_2 failed.*held a lock"):
+            await migrate(empty, steps(FIRST, SECOND), timeout=0)
     assert await _applied(empty) == [1]
 
 
-def test_an_index_that_is_built_concurrently_may_be_there_already() -> None:
+def test_a_concurrent_index_must_tolerate_an_existing_one() -> None:
     with pytest.raises(ValueError, match="0001_step_1 lacks IF NOT EXISTS"):
         steps(f"{CONCURRENTLY}\nCREATE INDEX CONCURRENTLY by_kind ON pipesync.things (kind)")
 
@@ -211,7 +211,7 @@ async def test_a_migration_under_another_name_is_refused(empty: Database) -> Non
 
 
 @pytest.mark.parametrize("limit", ["statement_timeout", "transaction_timeout"])
-async def test_a_migration_takes_longer_than_the_settings_of_the_database_allow_others(
+async def test_a_migration_may_exceed_the_time_limits_of_the_database(
     empty: Database, database_url: str, limit: str
 ) -> None:
     async with empty.connection() as connection:
@@ -223,7 +223,7 @@ async def test_a_migration_takes_longer_than_the_settings_of_the_database_allow_
 
 
 @pytest.mark.parametrize("limit", ["statement_timeout", "transaction_timeout", "lock_timeout"])
-async def test_an_index_takes_longer_than_the_settings_of_the_database_allow_others(
+async def test_an_index_may_exceed_the_time_limits_of_the_database(
     empty: Database, database_url: str, limit: str
 ) -> None:
     await migrate(empty, steps(FIRST))
@@ -232,18 +232,18 @@ async def test_an_index_takes_longer_than_the_settings_of_the_database_allow_oth
         await connection.execute(f'ALTER DATABASE "{name}" SET {limit} = 400')
     observer = await asyncpg.connect(database_url)
     async with Database.open(database_url, max_connections=2) as limited, asyncio.timeout(30):
-        # The index waits for whoever is still writing.
+        # The build of the index waits for open transactions.
         async with empty.transaction() as connection:
             await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
             index = f"{CONCURRENTLY}\n{INDEX}"
             migrating = asyncio.create_task(migrate(limited, steps(FIRST, index)))
-            await until_somebody_waits(observer)
-            # Longer than the limit.
+            await until_a_session_waits(observer)
+            # This exceeds the limit.
             done, _ = await asyncio.wait([migrating], timeout=0.6)
             assert not done
         await migrating
         assert (await relations(limited))["by_kind"] is True
-        # The limit is back in both sessions.
+        # Both sessions have the limit again.
         async with limited.connection() as one, limited.connection() as other:
             for session in (one, other):
                 assert await session.fetchval(f"SHOW {limit}") == "400ms"

@@ -1,4 +1,4 @@
-"""Listening to the database ends when it is told to."""
+"""End of the connection that listens for notifications."""
 
 import asyncio
 from typing import Any
@@ -9,21 +9,21 @@ from service_server.store.database import Database
 from service_server.store.notifications import Notifications
 
 
-async def test_notifications_end_in_the_moment_in_which_their_echo_is_heard(
+async def test_listening_can_end_at_the_moment_of_its_own_notification(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard, note = asyncio.Event(), Notifications._note_echo
+    received, note = asyncio.Event(), Notifications._note_echo
 
-    def note_and_tell(self: Notifications, *notification: Any) -> None:
+    def note_and_set(self: Notifications, *notification: Any) -> None:
         note(self, *notification)
-        heard.set()
+        received.set()
 
     def note_later(self: Notifications, *notification: Any) -> None:
-        # When it is waited for.
-        asyncio.get_running_loop().call_later(0.1, note_and_tell, self, *notification)
+        # By then the notification is awaited.
+        asyncio.get_running_loop().call_later(0.1, note_and_set, self, *notification)
 
     monkeypatch.setattr(Notifications, "_note_echo", note_later)
     notifications = Notifications(database)
-    # Alone: the end of the other loop takes some turns of the event loop.
+    # Without the other loop, whose end takes some iterations of the event loop.
     async with asyncio.timeout(60), notifications._listening.running():
-        await heard.wait()
+        await received.wait()

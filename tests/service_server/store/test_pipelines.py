@@ -44,7 +44,7 @@ async def test_an_update_needs_the_current_etag(database: Database) -> None:
         assert not await pipelines.update(connection, read)
 
 
-async def test_of_updates_at_once_one_is_stored(database: Database) -> None:
+async def test_of_concurrent_updates_one_is_stored(database: Database) -> None:
     async with database.connection() as connection:
         await pipelines.insert(connection, stored("first"))
         read = await pipelines.get(connection, "first")
@@ -56,7 +56,7 @@ async def test_of_updates_at_once_one_is_stored(database: Database) -> None:
         shown.sync_policy = SYNC_POLICY_MANUAL
         async with database.connection() as connection:
             if number % 2:
-                return await pipelines.update_wishes(connection, shown)
+                return await pipelines.update_desired_state(connection, shown)
             changed = pipelines.StoredPipeline(pipeline=shown, sealed_config=bytes([number]))
             return await pipelines.update(connection, changed) is not None
 
@@ -69,11 +69,11 @@ async def test_pages_neither_repeat_nor_skip_a_pipeline_while_others_come_and_go
     async with database.connection() as connection:
         for name in ("b", "d", "f", "h"):
             await pipelines.insert(connection, stored(name))
-        first = await pipelines.list_after(connection, "", 2)
+        first, _ = await pipelines.list_after(connection, "", 2)
         for name in ("a", "c", "e"):
             await pipelines.insert(connection, stored(name))
         await connection.execute("DELETE FROM pipesync.pipelines WHERE id = 'd'")
-        rest = await pipelines.list_after(connection, first[-1].id, 9)
+        rest, _ = await pipelines.list_after(connection, first[-1].id, 9)
     assert [one.id for one in first] == ["b", "d"]
     assert [one.id for one in rest] == ["e", "f", "h"]
 
@@ -82,6 +82,7 @@ async def test_pipelines_are_listed_in_the_order_of_their_bytes(database: Databa
     async with database.connection() as connection:
         for name in ("beta", "Beta", "alpha", "a_b", "a-b"):
             await pipelines.insert(connection, stored(name))
-        listed = await pipelines.list_after(connection, "", 3)
-        rest = await pipelines.list_after(connection, listed[-1].id, 3)
+        listed, more = await pipelines.list_after(connection, "", 3)
+        rest, no_more = await pipelines.list_after(connection, listed[-1].id, 3)
+    assert (more, no_more) == (True, False)
     assert [pipeline.id for pipeline in listed + rest] == ["Beta", "a-b", "a_b", "alpha", "beta"]

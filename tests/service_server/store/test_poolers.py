@@ -1,16 +1,14 @@
-"""The service's database behind a pooler: nothing is left in, or expected of, its sessions."""
+"""A pooler before the service's database, whose sessions keep no state of the service."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from importlib import resources
 
 import asyncpg
 import pytest
-import structlog
 
 from service_server.errors import CannotStart, StoreUnavailable
 from service_server.store import database as database_module
-from service_server.store import notifications, poolers
+from service_server.store import poolers
 from service_server.store.database import Connection, Database
 from service_server.store.migrate import migrate
 from service_server.store.migration import CONCURRENTLY, load_migrations
@@ -18,12 +16,12 @@ from service_server.store.notifications import PIPELINES_CHANNEL, Notifications
 from service_server.store.queries import load_queries
 from service_server.store.statements import connection_options, learn_types
 from tests.engine_server.connectors.postgres.pooler import TransactionPooler
-from tests.pgbouncer import Mode, PgBouncer, pgbouncer
+from tests.pgbouncer import Mode, PgBouncer, leave_read_only_sessions, pgbouncer
 from tests.postgres import PostgresCluster
 from tests.service_server.store.test_migrate import FIRST, INDEX, SECOND, relations, steps
 
 MODES: list[Mode] = ["session", "transaction"]
-LEFT_OVERS = """
+LEFTOVERS = """
 SELECT
     ARRAY(
         SELECT name FROM pg_settings
@@ -39,20 +37,13 @@ SELECT
 """
 
 
-@pytest.fixture
-async def pooler(postgres_cluster: PostgresCluster, database_url: str) -> AsyncIterator[PgBouncer]:
-    """In transaction mode."""
-    async with pgbouncer(postgres_cluster, database_url) as one:
-        yield one
-
-
-async def left_overs(connection: Connection) -> list[str]:
-    """The settings, statements, channels and locks that a server session holds."""
-    [row] = await connection.fetch(LEFT_OVERS)
+async def leftovers(connection: Connection) -> list[str]:
+    """Return the settings, statements, channels and locks that a server session holds."""
+    [row] = await connection.fetch(LEFTOVERS)
     return [name for kind in row.values() for name in kind]
 
 
-async def test_nothing_stays_in_a_session_of_the_pooler(
+async def test_no_state_stays_in_a_session_of_the_pooler(
     postgres_cluster: PostgresCluster, database_url: str
 ) -> None:
     async with (
@@ -66,14 +57,14 @@ async def test_nothing_stays_in_a_session_of_the_pooler(
         async with listening.listening(), asyncio.timeout(20):
             await woken.wait()
         async with database.transaction() as one, database.transaction() as other:
-            assert await left_overs(one) == await left_overs(other) == []
+            assert await leftovers(one) == await leftovers(other) == []
 
 
-async def test_statements_of_many_sessions_never_meet(pooler: PgBouncer) -> None:
+async def test_statements_of_many_clients_are_not_mixed_up(pooler: PgBouncer) -> None:
     async with Database.open(pooler.url) as one, Database.open(pooler.url) as two:
 
         async def ask(database: Database, number: int) -> None:
-            # As many texts as callers, so that the n-th statements of two sessions differ.
+            # Each caller has its own statements, so that the n-th ones of two sessions differ.
             for count in range(50):
                 statement = f"SELECT $1::text || '/{number}', ${2}::bigint + {count}"
                 async with database.connection() as connection:
@@ -84,6 +75,39 @@ async def test_statements_of_many_sessions_never_meet(pooler: PgBouncer) -> None
         await asyncio.gather(
             *(ask(database, number) for database in (one, two) for number in range(8))
         )
+
+
+@pytest.mark.parametrize("max_connections", [1, 10])
+@pytest.mark.parametrize("mode", MODES)
+async def test_read_only_sessions_that_a_pooler_kept_fail_one_call(
+    mode: Mode, max_connections: int, postgres_cluster: PostgresCluster, database_url: str
+) -> None:
+    async def write(database: Database) -> None:
+        # A single statement, since the pooler itself ends the session of a broken transaction.
+        async with database.connection() as connection:
+            await connection.execute("CREATE TABLE IF NOT EXISTS written ()")
+
+    async with pgbouncer(postgres_cluster, database_url, mode, default_pool_size=9) as pooler:
+        await leave_read_only_sessions(pooler, database_url, count=9)
+        async with Database.open(pooler.url, max_connections=max_connections) as database:
+            with pytest.raises(StoreUnavailable, match="25006"):
+                await write(database)
+            for _ in range(10):
+                await write(database)
+
+
+async def test_a_session_parameter_from_before_the_session_ended_costs_no_connection(
+    pooler: PgBouncer, database_url: str
+) -> None:
+    async def connection_id(database: Database) -> int:
+        async with database.connection() as connection:
+            return connection.get_server_pid()
+
+    await leave_read_only_sessions(pooler, database_url)
+    async with Database.open(pooler.url, max_connections=1) as database:
+        first = await connection_id(database)
+        second = await connection_id(database)
+        assert await connection_id(database) == second != first
 
 
 async def test_no_statement_needs_two_transactions(database_url: str) -> None:
@@ -98,7 +122,7 @@ async def test_no_statement_needs_two_transactions(database_url: str) -> None:
         assert pooler.changes > 20
 
 
-async def test_the_types_of_all_statements_are_known_beforehand(database: Database) -> None:
+async def test_the_types_of_all_statements_are_learned_beforehand(database: Database) -> None:
     connection = await asyncpg.connect(database.url, **connection_options("test"))
     try:
         await learn_types(connection)
@@ -120,13 +144,13 @@ async def test_a_statement_is_described_only_once(database_url: str) -> None:
     try:
         first = await connection.prepare("SELECT $1::text")
         second = await connection.prepare("SELECT $1::text")
-        assert first._state is second._state  # type: ignore[attr-defined]  # of the driver
+        assert first._state is second._state  # type: ignore[attr-defined]  # internal to the driver
         assert first.get_name() == ""
     finally:
         await connection.close()
 
 
-async def test_a_table_that_gets_a_column_ends_one_statement_at_most(database: Database) -> None:
+async def test_a_new_column_of_a_table_fails_at_most_one_statement(database: Database) -> None:
     async def read() -> int:
         async with database.connection() as connection:
             [row] = await connection.fetch("SELECT * FROM things")
@@ -191,7 +215,7 @@ async def test_a_pooler_with_one_session_is_refused_with_the_remedy(
     ):
         with pytest.raises(CannotStart, match=r"two sessions .* raise the pooler's default_pool"):
             await migrate(database, steps(FIRST, index))
-        # Without it everything else works.
+        # Everything else works with one session.
         await migrate(database, steps(FIRST))
 
 
@@ -211,7 +235,7 @@ async def test_a_limit_on_statements_is_lifted_in_sessions_that_are_not_shared(
             Database.open(pooler.url) as pooled,
             asyncio.timeout(30),
         ):
-            # The index waits for whoever is still writing.
+            # The build of the index waits for open transactions.
             async with database.transaction() as connection:
                 await connection.execute("INSERT INTO pipesync.things VALUES (1, 'a')")
                 migrating = asyncio.create_task(migrate(pooled, steps(FIRST, index)))
@@ -225,11 +249,11 @@ async def test_a_limit_on_statements_is_lifted_in_sessions_that_are_not_shared(
             if mode == "session":
                 await migrating
                 assert (await relations(pooled))["by_kind"]
-            # The limit is back in both sessions.
+            # Both sessions have the limit again.
             async with pooled.connection() as one, pooled.connection() as other:
                 for session in (one, other):
                     assert await session.fetchval(f"SHOW {limit}") == "400ms"
-        # Past the pooler, the index that was cut off is built.
+        # Without the pooler, the index is built.
         await migrate(database, steps(FIRST, index))
         assert (await relations(database))["by_kind"]
 
@@ -243,7 +267,7 @@ async def test_a_pooler_in_statement_mode_is_refused_with_the_remedy(
                 pass
 
 
-async def test_a_setting_that_the_pooler_refuses_is_named_with_the_remedy(
+async def test_a_setting_that_a_pooler_refuses_is_named_with_the_remedy(
     pooler: PgBouncer,
 ) -> None:
     with pytest.raises(CannotStart, match=r"parameter: options: take it out of the URL"):
@@ -253,7 +277,7 @@ async def test_a_setting_that_the_pooler_refuses_is_named_with_the_remedy(
 
 @pytest.mark.parametrize(("mode", "shared"), [("session", False), ("transaction", True)])
 @pytest.mark.parametrize("size", [2, 5])
-async def test_a_shared_session_is_told_from_one_that_is_kept(
+async def test_shared_and_dedicated_sessions_are_distinguished(
     mode: Mode, shared: bool, size: int, postgres_cluster: PostgresCluster, database_url: str
 ) -> None:
     async with (
@@ -268,7 +292,7 @@ async def test_a_shared_session_is_told_from_one_that_is_kept(
             await connection.close()
 
 
-async def test_the_only_session_of_a_pooler_is_found_to_be_shared(
+async def test_a_pooler_s_only_session_is_detected_as_shared(
     postgres_cluster: PostgresCluster, database_url: str
 ) -> None:
     async with (
@@ -283,7 +307,7 @@ async def test_the_only_session_of_a_pooler_is_found_to_be_shared(
             await connection.close()
 
 
-async def test_a_session_that_changes_behind_the_same_address_is_found_to_be_shared(
+async def test_a_session_that_changes_behind_one_address_is_detected_as_shared(
     database_url: str,
 ) -> None:
     async with TransactionPooler(database_url) as pooler, Database.open(database_url) as database:
@@ -294,81 +318,7 @@ async def test_a_session_that_changes_behind_the_same_address_is_found_to_be_sha
             await connection.close()
 
 
-class Heard:
-    """A listener that counts."""
-
-    def __init__(self) -> None:
-        self.payloads: asyncio.Queue[str | None] = asyncio.Queue()
-
-    def __call__(self, payload: str | None) -> None:
-        self.payloads.put_nowait(payload)
-
-    async def until(self, wanted: str | None, times: int = 1) -> None:
-        async with asyncio.timeout(30):
-            while times:
-                times -= await self.payloads.get() == wanted
-
-
-async def test_where_no_notification_arrives_listeners_are_called_again_and_again(
-    pooler: PgBouncer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notifications, "_POLL_INTERVAL", 0.01)
-    monkeypatch.setattr(notifications, "_POOLER_INTERVAL", 0.01)
-    heard = Heard()
-    with structlog.testing.capture_logs() as logs:
-        async with Database.open(pooler.url) as database:
-            one = Notifications(database)
-            one.listen(PIPELINES_CHANNEL, heard)
-            async with one.listening():
-                await heard.until(None, times=100)
-    [warning] = [entry for entry in logs if entry["event"] == "notifications_unavailable"]
-    assert "PIPESYNC_DATABASE_SESSION_URL" in warning["remedy"]
-    assert not [entry for entry in logs if entry["event"] == "listening_to_database"]
-
-
-@pytest.mark.parametrize("way", ["direct", "session"])
-async def test_past_the_pooler_notifications_arrive(
-    way: str, pooler: PgBouncer, postgres_cluster: PostgresCluster, database_url: str
-) -> None:
-    heard = Heard()
-    async with (
-        Database.open(pooler.url) as database,
-        pgbouncer(postgres_cluster, database_url, "session") as in_session_mode,
-    ):
-        one = Notifications(database, database_url if way == "direct" else in_session_mode.url)
-        one.listen(PIPELINES_CHANNEL, heard)
-        async with one.listening():
-            await heard.until(None)
-            async with database.connection() as connection:
-                await connection.execute("SELECT pg_notify($1, 'first')", PIPELINES_CHANNEL)
-            await heard.until("first")
-
-
-async def test_a_listener_is_called_while_its_pooler_is_down_and_hears_again_afterwards(
-    postgres_cluster: PostgresCluster, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notifications, "_POLL_INTERVAL", 0.01)
-    heard = Heard()
-    async with (
-        Database.open(database_url) as database,
-        pgbouncer(postgres_cluster, database_url, "session") as in_session_mode,
-    ):
-        one = Notifications(database, in_session_mode.url)
-        one.listen(PIPELINES_CHANNEL, heard)
-        async with one.listening():
-            await heard.until(None)
-            await in_session_mode.kill()
-            await heard.until(None, times=20)
-            await in_session_mode.start()
-            async with asyncio.timeout(30):
-                while not one.hears:
-                    await heard.payloads.get()
-            async with database.connection() as connection:
-                await connection.execute("SELECT pg_notify($1, 'first')", PIPELINES_CHANNEL)
-            await heard.until("first")
-
-
-async def test_a_session_url_of_another_database_is_refused(
+async def test_a_session_url_to_another_database_is_refused(
     pooler: PgBouncer, postgres_cluster: PostgresCluster
 ) -> None:
     other = postgres_cluster.url("postgres")
@@ -377,7 +327,7 @@ async def test_a_session_url_of_another_database_is_refused(
             await poolers.require_sessions(direct, database)
 
 
-async def test_a_session_url_through_a_pooler_that_shares_is_refused(pooler: PgBouncer) -> None:
+async def test_a_session_url_through_a_sharing_pooler_is_refused(pooler: PgBouncer) -> None:
     async with Database.open(pooler.url) as database, Database.open(pooler.url) as direct:
         with pytest.raises(CannotStart, match="give it the address of Postgres itself"):
             await poolers.require_sessions(direct, database)

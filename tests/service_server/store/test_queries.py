@@ -1,4 +1,4 @@
-"""Every query of the service finds its rows by an index, however much is stored."""
+"""Query plans: every query of the service finds its rows by an index."""
 
 import asyncio
 import json
@@ -15,9 +15,9 @@ from service_server.store.queries import load_queries
 from tests.postgres import PostgresCluster
 from tests.service_server.store.full_tables import fill
 
-# Rows that a query may sort: those of one pipeline, or a page.
+# Maximum number of rows that a query may sort: those of one pipeline, or of a page.
 SORTED_ROWS = 1_500
-# What a parameter is when it is known; a limit is that of the largest page.
+# Values of known parameters; a limit is that of the largest page.
 VALUES = {
     "text": "'pl-02500'",
     "int4": "1001",
@@ -31,17 +31,23 @@ VALUES = {
     "json": "'{}'",
     "jsonb": "'{}'",
 }
-# Those that read more than a few rows, and why that is no harm.
+# Queries that read more than a few rows, and why that does no harm.
 EXCEPTIONS: Mapping[tuple[str, str], str] = {
-    ("inbox.sql", "backlog"): "counts what is left to do, by indexes of just that (test_inbox.py)",
+    ("inbox.sql", "backlog"): "counts unfinished work by indexes of that alone (test_inbox.py)",
     ("inbox.sql", "has_repeats"): "reads the first row of a table that is mostly empty",
-    ("inbox.sql", "requeue_repeats"): "takes a batch of what syncs that have ended left to do",
-    ("inbox.sql", "prune"): "takes a batch of whatever is old enough (test_inbox.py)",
+    ("inbox.sql", "requeue_repeats"): "takes a batch of events whose syncs have ended",
+    ("inbox.sql", "prune"): "takes a batch of old events (test_inbox.py)",
     (
         "inbox.sql",
         "waiting_pipelines",
-    ): "jumps along an index of what is left to do (test_inbox.py)",
-    ("pipelines.sql", "all_held_rejected"): "sums up by an index of the pipelines that hold some",
+    ): "skips along an index of pending events (test_inbox.py)",
+    ("tokens.sql", "any"): "reads an arbitrary row",
+    ("tokens.sql", "list"): "lists all tokens, which people created one by one",
+    ("tokens.sql", "list_valid"): "reads all valid tokens, which people created one by one",
+    (
+        "pipelines.sql",
+        "all_held_rejected",
+    ): "sums up by an index of the pipelines with held records",
 }
 
 Plan = dict[str, Any]
@@ -54,7 +60,7 @@ def every_query() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def full_database_url(postgres_cluster: PostgresCluster) -> Iterator[str]:
-    """A database with thousands of pipelines and their history; nobody changes it."""
+    """Return the URL of a database with thousands of pipelines, which no test may change."""
 
     async def make() -> str:
         await postgres_cluster.trade_durability_for_speed()
@@ -75,7 +81,7 @@ def value(kind: str) -> str:
 
 
 async def plan(url: str, query: str, *, generic: bool) -> Plan:
-    """How Postgres would run it, for parameters that it knows or does not."""
+    """Return the plan of a query, for unknown parameters if ``generic``."""
     connection = await asyncpg.connect(url)
     try:
         parameters = (await connection.prepare(query)).get_parameters()
@@ -93,7 +99,7 @@ async def plan(url: str, query: str, *, generic: bool) -> Plan:
 
 
 def faults(node: Plan) -> Iterator[str]:
-    """What takes longer the more is stored."""
+    """Yield the parts of a plan whose cost grows with the tables."""
     name = node.get("Relation Name") or node.get("Index Name")
     match node["Node Type"]:
         case "Seq Scan":
@@ -108,7 +114,7 @@ def faults(node: Plan) -> Iterator[str]:
 
 @pytest.mark.parametrize("generic", [False, True], ids=["custom", "generic"])
 @pytest.mark.parametrize(("file", "name"), every_query())
-async def test_a_query_reads_no_table_whole(
+async def test_no_query_reads_a_whole_table(
     full_database_url: str, file: str, name: str, generic: bool
 ) -> None:
     if (file, name) in EXCEPTIONS:
@@ -126,14 +132,14 @@ async def test_a_query_reads_no_table_whole(
         ("SELECT count(*) FROM pipesync.runs", "reads all of runs"),
     ],
 )
-async def test_a_query_that_reads_a_table_whole_is_found(
+async def test_a_query_that_reads_a_whole_table_is_detected(
     full_database_url: str, query: str, fault: str
 ) -> None:
     found = await plan(full_database_url, query, generic=False)
     assert fault in " ".join(faults(found))
 
 
-async def test_what_goes_with_a_pipeline_is_found_by_an_index(full_database_url: str) -> None:
+async def test_every_reference_to_a_pipeline_has_an_index(full_database_url: str) -> None:
     connection = await asyncpg.connect(full_database_url)
     try:
         without = await connection.fetch(

@@ -21,9 +21,9 @@ async def test_runs_are_listed_newest_first_page_by_page(database: Database) -> 
         await pipelines.insert(connection, stored("first"))
         for hour in range(5):
             await runs.put(connection, run(f"run-{hour}", NOON + timedelta(hours=hour // 2)))
-        page = await runs.list_newest_first(connection, "first", 2, after=None)
+        page, _ = await runs.list_newest_first(connection, "first", 2, after=None)
         last = page[-1]
-        rest = await runs.list_newest_first(
+        rest, _ = await runs.list_newest_first(
             connection, "first", 9, after=(last.start_time.ToDatetime(tzinfo=UTC), last.run_id)
         )
     assert [one.run_id for one in page + rest] == ["run-4", "run-3", "run-2", "run-1", "run-0"]
@@ -36,12 +36,12 @@ async def test_pages_neither_repeat_nor_skip_a_run_while_newer_ones_begin(
         await pipelines.insert(connection, stored("first"))
         for hour in range(4):
             await runs.put(connection, run(f"run-{hour}", NOON + timedelta(hours=hour)))
-        page = await runs.list_newest_first(connection, "first", 2, after=None)
+        page, _ = await runs.list_newest_first(connection, "first", 2, after=None)
         last = page[-1]
-        # One that is shown already goes on, and another begins.
+        # A listed run continues, and another begins.
         await runs.put(connection, run("run-3", NOON + timedelta(hours=9)))
         await runs.put(connection, run("run-4", NOON + timedelta(hours=4)))
-        rest = await runs.list_newest_first(
+        rest, _ = await runs.list_newest_first(
             connection, "first", 9, after=(last.start_time.ToDatetime(tzinfo=UTC), last.run_id)
         )
     assert [one.run_id for one in page] == ["run-3", "run-2"]
@@ -56,7 +56,7 @@ async def test_a_run_keeps_its_start_over_all_its_requests(database: Database) -
         later.status = RunStatus.RUN_STATUS_SUCCEEDED
         later.end_time.FromDatetime(NOON + timedelta(hours=2))
         await runs.put(connection, later)
-        (found,) = await runs.list_newest_first(connection, "first", 9, after=None)
+        (found,), _ = await runs.list_newest_first(connection, "first", 9, after=None)
         listed = await pipelines.get(connection, "first")
     later.start_time.FromDatetime(NOON)
     assert found == later

@@ -1,4 +1,4 @@
-"""A state comes back exactly as it was stored: only its source understands it."""
+"""Storage of states, which stay unchanged byte for byte."""
 
 import random
 
@@ -7,7 +7,7 @@ from service_server.store import pipelines, states
 from service_server.store.database import Database
 from tests.service_server.store.test_pipelines import stored
 
-# Letters of one to four bytes, control characters and what JSON escapes.
+# Characters of one to four bytes, control characters, and characters that JSON escapes.
 LETTERS = [*map(chr, range(0x80)), "é", "߿", "ࠀ", "\ud7ff", "\ue000", "\uffff", "\U00010000", "😀"]
 
 
@@ -34,12 +34,12 @@ async def test_any_text_is_kept(database: Database) -> None:
             name, data, shared, destination = texts(4 * number + 4)[-4:]
             state = SyncState(destination=destination)
             state.source.streams[name] = data
-            setattr(state.source, "global", shared)
+            state.source.shared = shared
             await states.put(connection, "first", state)
             assert await states.get(connection, "first") == state
 
 
-async def test_what_a_newer_service_stored_passes_through_an_older_one(database: Database) -> None:
+async def test_fields_of_a_newer_service_survive_an_older_one(database: Database) -> None:
     field_of_the_future = bytes([0xFA, 0x3F, 3]) + b"new"
     newer = SyncState.FromString(
         SyncState(destination="{}").SerializeToString() + field_of_the_future

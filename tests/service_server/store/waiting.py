@@ -1,4 +1,4 @@
-"""Waiting until a session of the test's database waits for another."""
+"""Detection of sessions of the test's database that wait for a lock."""
 
 import asyncio
 
@@ -10,8 +10,8 @@ WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 
 
-async def until_somebody_waits(database: Database) -> None:
-    """Returns once a session waits for a lock."""
+async def until_a_session_waits(database: Database) -> None:
+    """Return once a session waits for a lock."""
     async with asyncio.timeout(30):
         while True:
             async with database.connection() as connection:

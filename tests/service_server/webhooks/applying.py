@@ -1,4 +1,4 @@
-"""What an engine answers to the applier, and what becomes of the events."""
+"""Answers of the engine to the applier, and reads of the events' outcomes."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +15,7 @@ Batch = Callable[[engine_pb.PipelineSyncBatchRequest], Awaitable[Eof]]
 
 
 async def kept(database: Database) -> dict[str, tuple[str, int, str]]:
-    """Each event's status, failed attempts and last error, the first arrival first."""
+    """Return each event's status, failed attempts and last error, the first arrival first."""
     async with database.connection() as connection:
         found = await inbox.list_latest_first(
             connection,
@@ -28,7 +28,7 @@ async def kept(database: Database) -> dict[str, tuple[str, int, str]]:
     return {
         one.id: (
             pb.WebhookEventStatus.Name(one.status).removeprefix(prefix).lower(),
-            one.failed_attempts,
+            one.failed_attempt_count,
             one.last_error,
         )
         for _, one in reversed(found)
@@ -39,13 +39,13 @@ async def words(database: Database) -> list[str]:
     return [word for word, _, _ in (await kept(database)).values()]
 
 
-def refuses(*poison: str) -> Batch:
-    """An engine whose destination refuses a record of these events."""
+def refuses(*failing: str) -> Batch:
+    """Return a batch whose destination refuses a record of these events."""
 
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
         given = {event_id(one.event_json) for one in request.inputs}
         eof = Eof(status=RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
-        if given & set(poison):
+        if given & set(failing):
             eof.status = RUN_STATUS_FAILED
             stream = eof.run_progress.streams["customers"]
             stream.status = StreamProgress.STATUS_ERRORED
@@ -55,13 +55,13 @@ def refuses(*poison: str) -> Batch:
     return batch
 
 
-def names(*poison: str) -> Batch:
-    """An engine that says which events failed by themselves, and applies the others."""
+def names(*failing: str) -> Batch:
+    """Return a batch that names the events that failed, and applies the others."""
 
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
         eof = Eof(status=RUN_STATUS_SUCCEEDED, ending_state=request.options.state)
         for given in request.inputs:
-            if event_id(given.event_json) in poison:
+            if event_id(given.event_json) in failing:
                 eof.status = RUN_STATUS_FAILED
                 eof.failure_message = "events failed"
                 eof.dead_letters.add(
@@ -82,7 +82,7 @@ def answers(**fields: object) -> Batch:
 
 
 def meanwhile(database: Database, statement: str, **fields: object) -> Batch:
-    """An engine during whose call something happens in the service's database."""
+    """Return a batch that executes a statement in the service's database during the call."""
     answer = answers(**fields)
 
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:

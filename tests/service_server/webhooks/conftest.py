@@ -1,25 +1,27 @@
-"""What applies webhook events, put together on a real database and a scripted engine."""
+"""Fixtures: the receiver and the applier of webhook events, on a database and a scripted engine."""
 
 import base64
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from typing import Any
 
 import pytest
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync_client import EngineClient, PipelineClient
-from service_server.connectors import Connectors
+from service_server.background.heartbeats import Heartbeats
+from service_server.configuration.connectors import Connectors
 from service_server.engine import Engine
-from service_server.leases import LeaseKeeper
+from service_server.leases.leases import LeaseKeeper
 from service_server.metrics import Metrics
-from service_server.pipelines import Pipelines
-from service_server.secrets import Vault
+from service_server.pipelines.pipelines import Pipelines
+from service_server.security.secrets import Vault
 from service_server.store.database import Database
+from service_server.sync.sessions import SyncSessions
 from service_server.webhooks.applier import InboxApplier
 from service_server.webhooks.group_commit import GroupCommit
-from service_server.webhooks.intake import Intake
+from service_server.webhooks.receiver import WebhookReceiver
 from service_server.webhooks.secrets import SecretsByPipeline
 from tests.service_server.conftest import KEY
 from tests.service_server.webhooks.deliveries import create, headers, hooked
@@ -28,43 +30,56 @@ MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class InboxHarness:
     """The inbox without the server and the worker around it."""
 
     pipelines: Pipelines
     leases: LeaseKeeper
-    intake: Intake
+    receiver: WebhookReceiver
     applier: InboxApplier
     metrics: Metrics
     another_applier: Callable[..., InboxApplier]
 
-    async def take(self, *bodies: bytes) -> None:
+    async def receive(self, *bodies: bytes) -> None:
         for body in bodies:
-            await self.intake.take("hooked", body, headers(body), ingress="test")
+            await self.receiver.receive("hooked", body, headers(body), ingress="test")
 
 
 @pytest.fixture
-async def parts(database: Database, engine_address: str) -> AsyncIterator[Parts]:
-    """With the pipeline "hooked"."""
+async def harness(database: Database, engine_address: str) -> AsyncIterator[InboxHarness]:
+    """Yield the inbox of a service with the pipeline "hooked"."""
     async with EngineClient(engine_address) as client, GroupCommit.open(database) as group_commit:
         engine = Engine(client, engine_address)
-        pipelines = Pipelines(database, engine, Connectors(engine), Vault([base64.b64decode(KEY)]))
+        connectors = Connectors(engine)
+        pipelines = Pipelines(database, engine, connectors, Vault([base64.b64decode(KEY)]))
         await pipelines.create(pb.CreatePipelineRequest(pipeline=hooked(), skip_check=True))
         leases = LeaseKeeper(database, holder="test", duration=timedelta(seconds=10))
         metrics = Metrics()
-        another_applier = partial(
-            InboxApplier,
+
+        def another_applier(leases: LeaseKeeper = leases, **options: Any) -> InboxApplier:
+            sessions = SyncSessions(
+                pipelines=pipelines,
+                engine=engine,
+                connectors=connectors,
+                database=database,
+                leases=leases,
+                metrics=metrics,
+                heartbeats=Heartbeats(),
+            )
+            return InboxApplier(
+                sessions=sessions,
+                database=database,
+                metrics=metrics,
+                most_attempts=MOST_ATTEMPTS,
+                **options,
+            )
+
+        yield InboxHarness(
             pipelines=pipelines,
-            engine=engine,
-            database=database,
             leases=leases,
-            metrics=metrics,
-            most_attempts=MOST_ATTEMPTS,
-        )
-        yield Parts(
-            pipelines=pipelines,
-            leases=leases,
-            intake=Intake(SecretsByPipeline(pipelines, engine), group_commit, metrics),
+            receiver=WebhookReceiver(
+                SecretsByPipeline(database, pipelines, engine), group_commit, metrics
+            ),
             applier=another_applier(),
             metrics=metrics,
             another_applier=another_applier,
@@ -73,6 +88,6 @@ async def parts(database: Database, engine_address: str) -> AsyncIterator[Parts]
 
 @pytest.fixture
 async def taking(client: PipelineClient) -> PipelineClient:
-    """A whole service that has the pipeline "hooked"."""
+    """Return a client of a whole service with the pipeline "hooked"."""
     await create(client, hooked())
     return client

@@ -1,4 +1,4 @@
-"""Deliveries as Stripe sends them, of events that are small."""
+"""Webhook deliveries as Stripe sends them, with small events."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 def event(event_id: str = "", **fields: Any) -> bytes:
-    """An event's JSON."""
+    """Return the JSON of an event."""
     made = {
         "id": event_id or f"evt_{next(_numbers)}",
         "type": "customer.updated",
@@ -31,7 +31,7 @@ def event(event_id: str = "", **fields: Any) -> bytes:
 
 
 def headers(body: bytes, secret: str = WEBHOOK_SECRET) -> dict[str, str]:
-    """What a delivery of ``body`` is signed with now."""
+    """Return the headers of a delivery of ``body`` that is signed now."""
     return {"stripe-signature": signature_header(body, secret)}
 
 
@@ -42,13 +42,13 @@ def delivery(body: bytes, secret: str = WEBHOOK_SECRET) -> WebhookDelivery:
 async def push(
     client: PipelineClient, body: bytes, secret: str = WEBHOOK_SECRET, *, to: str = "hooked"
 ) -> pb.PushWebhookResponse:
-    """Hands one delivery in by RPC."""
+    """Deliver one event by RPC."""
     request = pb.PushWebhookRequest(pipeline_id=to, delivery=delivery(body, secret))
     return await client.push_webhook(request)
 
 
 def hooked(pipeline_id: str = "hooked", secret: str = WEBHOOK_SECRET) -> pb.Pipeline:
-    """A pipeline that takes webhooks."""
+    """Return a pipeline that accepts webhooks."""
     config = PipelineConfig(source=connector(webhook_secret=secret), destination=connector())
     return pb.Pipeline(id=pipeline_id, config=config)
 
@@ -59,7 +59,7 @@ async def create(client: PipelineClient, pipeline: pb.Pipeline) -> pb.Pipeline:
 
 
 def sent_ids(engine: ScriptedEngine) -> list[list[str]]:
-    """The ids of the events of each batch that the engine was asked to apply."""
+    """Return the ids of the events in each batch that the engine received."""
     return [
         [event_id(given.event_json) for given in request.inputs]
         for request in engine.requests
@@ -72,7 +72,7 @@ def event_id(body: bytes) -> str:
 
 
 async def statuses(client: PipelineClient, *, of: str = "hooked") -> dict[str, str]:
-    """What became of each event, the first arrival first."""
+    """Return the status of each event, the first arrival first."""
     answer = await client.list_webhook_events(
         pb.ListWebhookEventsRequest(pipeline_id=of, page_size=1000)
     )

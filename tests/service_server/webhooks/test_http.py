@@ -1,4 +1,4 @@
-"""The HTTP side: webhooks, health, metrics."""
+"""Tests for the HTTP server: webhooks, health and metrics."""
 
 import asyncio
 import io
@@ -23,12 +23,12 @@ from pipesync.v1.progress_pb2 import RunStatus
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.credentials import CannotListen, ClientTls
-from pipesync_rpc.tokens import hash_token
-from service_server.assembly import RunningService, running_service
-from service_server.settings import ServiceSettings
+from pipesync_server.tokens import hash_token
+from service_server.bootstrap import RunningService, running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store.database import Database
 from tests.leaks import leaks
-from tests.pipesync_rpc.certificates import Authority
+from tests.pipesync_server.certificates import Authority
 from tests.postgres import PostgresCluster
 from tests.service_server.conftest import pipeline
 from tests.service_server.scripted_engine import ScriptedEngine
@@ -51,13 +51,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """A service with the pipeline "hooked", by both of its sides."""
+    """A service with the pipeline "hooked", by gRPC and by HTTP."""
 
     client: PipelineClient
     session: aiohttp.ClientSession
 
     async def ask(self, method: HTTPMethod, path: str, **options: Any) -> Answer:
-        # As it stands: what is quoted in a test's path stays so.
+        # Sent unchanged, so that a quoted path stays quoted.
         url = URL(f"{self.session._base_url}".rstrip("/") + path, encoded=True)
         async with self.session.request(method, url, **options) as response:
             text = await response.text()
@@ -93,7 +93,9 @@ async def site(settings: ServiceSettings) -> AsyncIterator[Site]:
         yield one
 
 
-async def test_a_delivery_is_answered_with_what_it_was(site: Site) -> None:
+async def test_the_answer_to_a_delivery_has_its_event_id_and_says_if_it_is_a_duplicate(
+    site: Site,
+) -> None:
     body = event("evt_1")
     first, again = await site.post(body), await site.post(body)
     assert (first.status, first.body) == (200, {"event_id": "evt_1", "duplicate": False})
@@ -107,10 +109,24 @@ async def test_an_unknown_pipeline_is_not_found(site: Site, path: str) -> None:
     assert (answer.status, answer.body["reason"]) == (404, "PIPELINE_NOT_FOUND")
 
 
-async def test_a_pipeline_without_a_secret_takes_no_webhooks(site: Site) -> None:
+async def test_a_pipeline_without_a_secret_is_answered_as_an_unknown_one_and_logged(
+    site: Site,
+) -> None:
     await create(site.client, pipeline("bare"))
-    answer = await site.post(event(), to="bare")
-    assert (answer.status, answer.body["reason"]) == (404, "WEBHOOKS_NOT_TAKEN")
+    unknown = await site.post(event(), to="bore")
+    with capture_logs() as logs:
+        bare = await site.post(event(), to="bare")
+    assert (bare.status, bare.body["reason"]) == (404, "PIPELINE_NOT_FOUND")
+    assert bare.body["error"].replace("bare", "bore") == unknown.body["error"]
+    varying = {"Date", "X-Request-ID"}
+    assert {name: text for name, text in bare.headers.items() if name not in varying} == {
+        name: text for name, text in unknown.headers.items() if name not in varying
+    }
+    [refused] = [one for one in logs if one["event"] == "webhook_refused"]
+    assert refused["pipeline_id"] == "bare"
+    assert "takes no webhooks" in refused["reason"]
+    labels = 'ingress="http",outcome="webhooks_not_taken"'
+    assert await site.metric(f"pipesync_webhook_deliveries_total{{{labels}}}") == 1
 
 
 async def test_a_bad_signature_is_401_and_shows_no_secret(site: Site) -> None:
@@ -122,13 +138,37 @@ async def test_a_bad_signature_is_401_and_shows_no_secret(site: Site) -> None:
     assert await statuses(site.client) == {}
 
 
+async def test_an_address_with_too_many_refusals_is_answered_429(
+    settings: ServiceSettings,
+) -> None:
+    # One refusal, and the next one long after the test.
+    update = {"webhook_refusals_per_second": 0.001, "trusted_proxies": ("127.0.0.1",)}
+
+    async with served(settings.model_copy(update=update)) as site:
+
+        async def post(to: str, client: str) -> Answer:
+            body = event()
+            sent = {**headers(body), "X-Forwarded-For": client}
+            return await site.post(body, to=to, headers=sent)
+
+        assert (await post("hooked", "192.0.2.1")).status == 200
+        assert (await post("absent", "192.0.2.1")).status == 404
+        again = await post("another", "192.0.2.1")
+        assert (again.status, again.body["reason"]) == (429, "TOO_MANY_DELIVERIES")
+        assert again.headers["Retry-After"] == "1"
+        assert (await post("hooked", "192.0.2.1")).status == 200
+        assert (await post("another", "192.0.2.2")).status == 404
+        labels = 'ingress="http",limit="refusals_of_address"'
+        assert await site.metric(f"pipesync_webhook_deliveries_limited_total{{{labels}}}") == 1
+
+
 async def test_a_body_that_is_no_event_is_400(site: Site) -> None:
     answer = await site.post(b"{}")
     assert (answer.status, answer.body["reason"]) == (400, "INVALID_REQUEST")
     assert "delivery.body" in answer.body["error"]
 
 
-async def test_another_method_is_405_and_told_the_right_one(site: Site) -> None:
+async def test_another_method_is_405_with_the_allowed_ones(site: Site) -> None:
     answer = await site.ask(HTTPMethod.GET, "/webhooks/hooked")
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
 
@@ -138,7 +178,7 @@ async def test_another_path_is_404(site: Site) -> None:
         assert (await site.ask(HTTPMethod.POST, path, data=b"")).status == 404
 
 
-async def test_more_than_a_mebibyte_is_413_whether_or_not_it_says_so(site: Site) -> None:
+async def test_more_than_a_mebibyte_is_413_with_and_without_a_content_length(site: Site) -> None:
     body = event(padding="x" * 1024 * 1024)
     assert (await site.post(body)).status == 413
 
@@ -154,7 +194,7 @@ async def test_more_than_a_mebibyte_is_413_whether_or_not_it_says_so(site: Site)
     assert await site.metric(name) == 2
 
 
-async def test_the_answer_waits_for_no_sync(site: Site, engine: ScriptedEngine) -> None:
+async def test_the_answer_does_not_wait_for_a_sync(site: Site, engine: ScriptedEngine) -> None:
     begun, over = asyncio.Event(), asyncio.Event()
 
     async def long_batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
@@ -165,7 +205,7 @@ async def test_the_answer_waits_for_no_sync(site: Site, engine: ScriptedEngine) 
 
     engine.batch = long_batch
     syncing = asyncio.create_task(
-        site.client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="hooked"))
+        site.client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(pipeline_id="hooked"))
     )
     await asyncio.wait_for(begun.wait(), 10)
     answer = await asyncio.wait_for(site.post(event("evt_meanwhile")), 10)
@@ -183,7 +223,7 @@ async def until_applied(client: PipelineClient, event_id: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_every_request_has_an_id_that_its_log_lines_bear(site: Site) -> None:
+async def test_every_request_has_an_id_that_its_log_lines_contain(site: Site) -> None:
     body = event()
     with capture_logs(processors=[]) as logs:
         answer = await site.post(body, headers={**headers(body), "X-Request-Id": "req-7"})
@@ -194,12 +234,12 @@ async def test_every_request_has_an_id_that_its_log_lines_bear(site: Site) -> No
     assert [line["ingress"] for line in received] == ["http", "http"]
 
 
-async def test_healthz_says_that_it_serves(site: Site) -> None:
+async def test_healthz_reports_a_serving_service(site: Site) -> None:
     answer = await site.ask(HTTPMethod.GET, "/healthz")
     assert (answer.status, answer.body) == (200, {"status": "serving"})
 
 
-async def test_while_the_database_is_away_nothing_is_acknowledged(
+async def test_no_delivery_is_acknowledged_while_the_database_is_unavailable(
     site: Site, postgres_cluster: PostgresCluster
 ) -> None:
     await site.post(event())
@@ -210,7 +250,7 @@ async def test_while_the_database_is_away_nothing_is_acknowledged(
         assert (answer.status, answer.body["reason"]) == (503, "STORE_UNAVAILABLE")
         assert answer.headers["Retry-After"] == "1"
         health = await site.ask(HTTPMethod.GET, "/healthz")
-        assert (health.status, health.body) == (503, {"status": "the database is away"})
+        assert (health.status, health.body) == (503, {"status": "the database is unavailable"})
         assert (await site.ask(HTTPMethod.GET, "/metrics")).status == 200
     finally:
         postgres_cluster.restart()
@@ -227,7 +267,7 @@ async def test_while_the_database_is_away_nothing_is_acknowledged(
         *("58000", "25P04", "57P01", "42501", "0A000", "XX001", "U0001"),
     ],
 )
-async def test_whatever_ails_the_database_the_sender_is_to_try_again(
+async def test_any_database_error_asks_the_sender_to_retry(
     site: Site, database: Database, sqlstate: str
 ) -> None:
     await site.post(event())
@@ -252,7 +292,7 @@ async def test_whatever_ails_the_database_the_sender_is_to_try_again(
     await until_applied(site.client, "evt_kept")
 
 
-async def test_metrics_tell_of_the_inbox(site: Site, engine: ScriptedEngine) -> None:
+async def test_metrics_include_the_inbox(site: Site, engine: ScriptedEngine) -> None:
     paused = hooked("paused")
     paused.desired_status = pb.DESIRED_STATUS_PAUSED
     await create(site.client, paused)
@@ -270,15 +310,15 @@ async def test_metrics_tell_of_the_inbox(site: Site, engine: ScriptedEngine) -> 
         assert await site.metric(name) == 1
 
 
-async def test_metrics_tell_of_the_calls(site: Site) -> None:
+async def test_metrics_include_the_calls(site: Site) -> None:
     for _ in range(3):
-        await site.client.get_pipeline(pb.GetPipelineRequest(id="hooked"))
+        await site.client.get_pipeline(pb.GetPipelineRequest(pipeline_id="hooked"))
     labels = '{code="OK",method="GetPipeline"}'
     assert await site.metric(f"pipesync_rpc_duration_seconds_count{labels}") == 3
     assert 0 < await site.metric(f"pipesync_rpc_duration_seconds_sum{labels}") < 60
 
 
-async def test_a_service_that_is_told_to_end_says_so_and_takes_no_more(
+async def test_a_draining_service_reports_it_and_refuses_webhooks(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     begun, over = asyncio.Event(), asyncio.Event()
@@ -305,7 +345,7 @@ async def test_a_service_that_is_told_to_end_says_so_and_takes_no_more(
     ):
         await create(client, hooked())
         syncing = asyncio.create_task(
-            client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="hooked"))
+            client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(pipeline_id="hooked"))
         )
         await asyncio.wait_for(begun.wait(), 10)
         ending.set()
@@ -322,7 +362,7 @@ async def test_a_service_that_is_told_to_end_says_so_and_takes_no_more(
         await asyncio.wait_for(serving, 10)
 
 
-async def test_beyond_loopback_it_listens_only_with_tls_and_something_to_know_callers_by(
+async def test_beyond_loopback_it_requires_tls_and_credentials(
     settings: ServiceSettings, tmp_path: Path
 ) -> None:
     certificate, private_key = Authority(tmp_path).issue("server")
@@ -337,13 +377,13 @@ async def test_beyond_loopback_it_listens_only_with_tls_and_something_to_know_ca
 
 
 @pytest.mark.parametrize("listen", ["here", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999"])
-async def test_an_address_that_is_none_is_refused(settings: ServiceSettings, listen: str) -> None:
+async def test_an_invalid_listen_address_is_refused(settings: ServiceSettings, listen: str) -> None:
     with pytest.raises(CannotListen, match=re.escape(listen)):
         async with running_service(settings.model_copy(update={"http": listen})):
             pass
 
 
-async def test_metrics_ask_for_a_token_where_there_is_one_and_webhooks_do_not(
+async def test_metrics_require_a_configured_token_and_webhooks_do_not(
     settings: ServiceSettings, database_url: str
 ) -> None:
     guarded = settings.model_copy(
@@ -364,7 +404,7 @@ async def test_metrics_ask_for_a_token_where_there_is_one_and_webhooks_do_not(
         assert (await site.ask(HTTPMethod.GET, "/healthz")).status == 200
 
 
-async def test_with_a_client_authority_metrics_ask_for_a_certificate_and_webhooks_do_not(
+async def test_with_a_client_ca_metrics_require_a_certificate_and_webhooks_do_not(
     settings: ServiceSettings, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path)
@@ -375,6 +415,7 @@ async def test_with_a_client_authority_metrics_ask_for_a_certificate_and_webhook
             "tls_certificate": certificate,
             "tls_private_key": private_key,
             "tls_client_ca": authority.certificate,
+            "client_certificates": ("CN:client",),
         }
     )
     stranger = ssl.create_default_context(cafile=str(authority.certificate))
@@ -398,3 +439,36 @@ async def test_with_a_client_authority_metrics_ask_for_a_certificate_and_webhook
     ):
         site = Site(client=client, session=session)
         assert (await site.ask(HTTPMethod.GET, "/metrics", ssl=known)).status == 200
+
+
+async def test_new_connections_use_changed_certificates_and_cas(
+    settings: ServiceSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    certificate, private_key = old.issue("server")
+    own, own_key = new.issue("client")
+    known = ssl.create_default_context(cafile=str(new.certificate))
+    known.load_cert_chain(own, own_key)
+    tls = {
+        "tls_certificate": certificate,
+        "tls_private_key": private_key,
+        "tls_client_ca": old.certificate,
+        "client_certificates": ("CN:client",),
+    }
+    async with running_service(settings.model_copy(update=tls)) as service:
+        async with aiohttp.ClientSession() as http:
+            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                await http.get(f"{service.http_address}/metrics", ssl=known)
+        for path, new_path in zip(
+            (certificate, private_key, old.certificate),
+            (*new.issue("server"), new.certificate),
+            strict=True,
+        ):
+            path.write_bytes(new_path.read_bytes())
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{service.http_address}/metrics", ssl=known) as response,
+        ):
+            assert response.status == 200

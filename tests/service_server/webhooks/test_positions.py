@@ -1,4 +1,4 @@
-"""The position with which events are applied, and what is applied again when they are lost."""
+"""Tests for the position of applied events, and for the replay of lost ones."""
 
 from datetime import timedelta
 from typing import Any
@@ -20,13 +20,13 @@ from pipesync.v1.state_pb2 import (
 )
 from pipesync_client import PipelineClient
 from service_server.errors import SyncInProgress
+from service_server.pruning import prune_events
 from service_server.store import states
 from service_server.store.database import Database
 from service_server.store.states import StoredState
-from service_server.webhooks.pruning import prune
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.webhooks.applying import Batch, meanwhile, words
-from tests.service_server.webhooks.conftest import Parts
+from tests.service_server.webhooks.conftest import InboxHarness
 from tests.service_server.webhooks.deliveries import event
 
 LATER = timedelta(0)
@@ -37,11 +37,11 @@ def at(number: int, epoch: str = "e") -> CheckpointPosition:
 
 
 class Destination:
-    """A destination that records where its inputs are.
+    """A destination that records the position of its inputs.
 
     Attributes:
-        position: Of the last that it holds.
-        found: What the next calls report besides.
+        position: The position of the last input that it holds.
+        found: Further fields that the next calls report.
     """
 
     def __init__(self) -> None:
@@ -71,11 +71,11 @@ async def stored(database: Database) -> StoredState:
         return await states.load(connection, "hooked")
 
 
-async def apply(parts: Parts, count: int = 1) -> None:
-    """Applies events one by one: each under a position of its own."""
+async def apply(harness: InboxHarness, count: int = 1) -> None:
+    """Apply events one by one, each with its own position."""
     for _ in range(count):
-        await parts.take(event())
-        await parts.applier.apply("hooked")
+        await harness.receive(event())
+        await harness.applier.apply("hooked")
 
 
 async def numbers(database: Database) -> list[int | None]:
@@ -87,109 +87,109 @@ async def numbers(database: Database) -> list[int | None]:
 
 
 async def test_events_are_marked_with_the_position_that_is_stored_with_them(
-    parts: Parts, database: Database, destination: Destination, engine: ScriptedEngine
+    harness: InboxHarness, database: Database, destination: Destination, engine: ScriptedEngine
 ) -> None:
-    await apply(parts, 2)
+    await apply(harness, 2)
     assert await numbers(database) == [2, 3]
     kept = await stored(database)
     assert (kept.inputs.position, kept.inputs.replayable) == (at(3), at(1))
     assert kept.state is not None
     assert kept.state.inputs_position == at(3)
-    await apply(parts)
+    await apply(harness)
     options = engine.last(engine_pb.PipelineSyncBatchRequest).options
     assert (options.state.inputs_position, options.replayable_inputs) == (at(3), at(1))
 
 
-async def test_lost_events_are_applied_again_and_those_that_are_held_are_not(
-    parts: Parts, database: Database, destination: Destination
+async def test_only_lost_events_are_applied_again(
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
-    await apply(parts, 4)
+    await apply(harness, 4)
     destination.position = at(3, "f")
     destination.found = [Eof(lost_inputs=LostInputs(held=at(3)))]
-    await apply(parts)
+    await apply(harness)
     assert await numbers(database) == [2, 3, 5, 5, 4]
     assert set(await words(database)) == {"applied"}
     kept = await stored(database)
     assert (kept.inputs.position, kept.inputs.replayable) == (at(5, "f"), at(1))
 
 
-async def test_of_another_epoch_than_the_one_that_is_held_all_are_applied_again(
-    parts: Parts, database: Database, destination: Destination
+async def test_all_events_of_another_epoch_are_applied_again(
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
-    await apply(parts, 2)
+    await apply(harness, 2)
     destination.position = at(3, "f")
     destination.found = [Eof(lost_inputs=LostInputs(held=at(3)))]
-    await apply(parts)
+    await apply(harness)
     destination.position = at(3, "g")
-    # A backup of a time that this store never saw: numbers of other epochs mean nothing there.
+    # A backup of another epoch, whose numbers cannot be compared with this store's.
     destination.found = [Eof(lost_inputs=LostInputs(held=at(3, "e")))]
-    await apply(parts)
+    await apply(harness)
     assert await numbers(database) == [2, 3, 5, 4]
     destination.found = [Eof(lost_inputs=LostInputs(held=at(9, "unknown")))]
-    await apply(parts)
+    await apply(harness)
     assert await numbers(database) == [7, 7, 7, 7, 6]
 
 
 async def test_inputs_that_a_reread_covers_stay_applied_and_begin_another_series(
-    parts: Parts, database: Database, destination: Destination
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
-    await apply(parts, 2)
+    await apply(harness, 2)
     destination.position = at(1, "f")
     covered = LostInputs(held=at(1), covered_by_reread=True)
     rewound = RewoundStream(stream="customers", from_start=True, reason="events are missing")
     destination.found = [Eof(lost_inputs=covered, rewound_streams=[rewound])]
-    await apply(parts)
+    await apply(harness)
     assert set(await words(database)) == {"applied"}
     kept = await stored(database)
     assert kept.inputs.series == 2
     assert (kept.inputs.position, kept.inputs.replayable) == (at(2, "f"), at(1, "f"))
 
 
-async def test_pruning_moves_up_what_can_be_replayed(
-    parts: Parts, database: Database, destination: Destination
+async def test_pruning_advances_the_first_replayable_position(
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
-    await apply(parts, 3)
-    assert await prune(database, timedelta(days=1)) == 0
+    await apply(harness, 3)
+    assert await prune_events(database, timedelta(days=1)) == 0
     assert (await stored(database)).inputs.replayable == at(1)
-    assert await prune(database, LATER) == 3
+    assert await prune_events(database, LATER) == 3
     assert (await stored(database)).inputs.replayable == at(4)
 
 
-async def test_events_of_an_earlier_series_move_up_nothing(
-    parts: Parts, database: Database, destination: Destination
+async def test_pruned_events_of_an_earlier_series_do_not_advance_the_position(
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
-    await apply(parts, 3)
+    await apply(harness, 3)
     async with database.connection() as connection:
         await states.delete(connection, "hooked")
     destination.position = at(1, "f")
-    await apply(parts)
-    assert await prune(database, LATER) == 4
+    await apply(harness)
+    assert await prune_events(database, LATER) == 4
     assert (await stored(database)).inputs.replayable == at(2, "f")
 
 
-async def test_a_lost_event_that_is_pruned_meanwhile_has_the_next_call_compare_again(
-    parts: Parts, database: Database, destination: Destination, engine: ScriptedEngine
+async def test_the_next_call_compares_again_after_a_lost_event_was_pruned(
+    harness: InboxHarness, database: Database, destination: Destination, engine: ScriptedEngine
 ) -> None:
-    await apply(parts, 3)
+    await apply(harness, 3)
 
     async def batch(request: PipelineSyncBatchRequest) -> Eof:
-        await prune(database, LATER)
+        await prune_events(database, LATER)
         destination.position = at(2, "f")
         destination.found = [Eof(lost_inputs=LostInputs(held=at(2)))]
         return await destination(request)
 
     engine.batch = batch
     with pytest.raises(SyncInProgress):
-        await apply(parts)
+        await apply(harness)
     kept = await stored(database)
     assert (kept.inputs.position, kept.inputs.replayable) == (at(4), at(4))
     assert await words(database) == ["pending"]
 
 
-async def test_a_position_that_a_sync_moved_meanwhile_stays(
-    parts: Parts, database: Database, destination: Destination, engine: ScriptedEngine
+async def test_a_position_that_a_sync_moved_concurrently_stays(
+    harness: InboxHarness, database: Database, destination: Destination, engine: ScriptedEngine
 ) -> None:
-    await apply(parts)
+    await apply(harness)
     moved: Batch = meanwhile(
         database,
         "UPDATE pipesync.inputs SET epoch = 'f'",
@@ -198,13 +198,13 @@ async def test_a_position_that_a_sync_moved_meanwhile_stays(
     )
     engine.batch = moved
     with pytest.raises(SyncInProgress):
-        await apply(parts)
+        await apply(harness)
     assert (await stored(database)).inputs.position == at(2, "f")
     assert "pending" in await words(database)
 
 
-async def test_a_call_that_failed_stores_where_the_next_sync_goes_on_from(
-    parts: Parts, database: Database, destination: Destination
+async def test_a_failed_call_stores_the_state_that_the_next_sync_resumes_from(
+    harness: InboxHarness, database: Database, destination: Destination
 ) -> None:
     before = SyncState()
     before.source.streams["customers"] = "9"
@@ -213,19 +213,19 @@ async def test_a_call_that_failed_stores_where_the_next_sync_goes_on_from(
     rewound = RewoundStream(stream="customers", from_start=True, reason="its table is gone")
     failed = Eof(status=RUN_STATUS_FAILED, failure_message="broken", rewound_streams=[rewound])
     destination.found = [failed]
-    await parts.take(event())
+    await harness.receive(event())
     with pytest.raises(Exception, match="broken"):
-        await parts.applier.apply("hooked")
+        await harness.applier.apply("hooked")
     kept = await stored(database)
     assert kept.state is not None
     assert kept.state.destination
-    shown = await parts.pipelines.get("hooked", pb.PIPELINE_VIEW_BASIC)
+    shown = await harness.pipelines.get("hooked", pb.PIPELINE_VIEW_BASIC)
     assert shown.status == pb.PIPELINE_STATUS_BACKFILL
     assert "customers again: its table is gone" in shown.status_message
 
 
 async def simulate(client: PipelineClient) -> None:
-    request = pb.SimulateWebhookSyncRequest(id="hooked")
+    request = pb.SimulateWebhookSyncRequest(pipeline_id="hooked")
     async for _ in client.simulate_webhook_sync(request):
         pass
 

@@ -1,8 +1,9 @@
-"""Webhooks that come in by RPC."""
+"""Tests for webhooks that are delivered by RPC."""
 
 import asyncio
 import time
 
+import grpc.aio
 import orjson
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -11,9 +12,14 @@ from structlog.testing import capture_logs
 
 from pipesync.v1 import pipeline_service_pb2 as pb
 from pipesync.v1.message_pb2 import WebhookDelivery
+from pipesync.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
+from pipesync_server.request_check import MAX_INPUT_VALUES
+from service_server.bootstrap import running_service
+from service_server.settings.service import ServiceSettings
 from service_server.store.database import Database
+from tests.loop_blocks import MOST_SECONDS, watched
 from tests.service_server.conftest import connector, pipeline
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.test_secrets import dump
@@ -53,7 +59,7 @@ async def test_a_delivery_is_on_disk_byte_for_byte_when_it_is_answered(
     assert await stored_bodies(database) == [body]
 
 
-async def test_an_event_that_came_before_is_a_duplicate(
+async def test_an_event_that_is_delivered_again_is_a_duplicate(
     taking: PipelineClient, database: Database
 ) -> None:
     first, again = event("evt_1"), event("evt_1", pending_webhooks=1)
@@ -62,14 +68,14 @@ async def test_an_event_that_came_before_is_a_duplicate(
     assert await stored_bodies(database) == [first]
 
 
-async def test_pipelines_have_an_event_each(taking: PipelineClient) -> None:
+async def test_the_same_event_is_stored_for_each_pipeline(taking: PipelineClient) -> None:
     await create(taking, hooked("second"))
     body = event()
     answers = [await push(taking, body, to=name) for name in ("hooked", "second")]
     assert [answer.duplicate for answer in answers] == [False, False]
 
 
-async def test_of_deliveries_of_one_event_at_once_one_is_new(
+async def test_of_concurrent_deliveries_of_one_event_one_is_new(
     taking: PipelineClient, database: Database
 ) -> None:
     body = event()
@@ -78,7 +84,7 @@ async def test_of_deliveries_of_one_event_at_once_one_is_new(
     assert len(await stored_bodies(database)) == 1
 
 
-async def test_thin_events_are_taken(taking: PipelineClient) -> None:
+async def test_thin_events_are_accepted(taking: PipelineClient) -> None:
     thin = event("evt_thin", type="v2.core.account.updated", created="2026-01-02T03:04:05.678Z")
     await push(taking, thin)
     answer = await taking.list_webhook_events(pb.ListWebhookEventsRequest(pipeline_id="hooked"))
@@ -87,13 +93,48 @@ async def test_thin_events_are_taken(taking: PipelineClient) -> None:
     assert shown.create_time.ToJsonString() == "2026-01-02T03:04:05.678Z"
 
 
+@pytest.mark.parametrize(
+    ("created", "shown"),
+    [
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("0001-01-01T14:00:00+14:00", "0001-01-01T00:00:00Z"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+        ("0001-01-01", "0001-01-01T00:00:00Z"),
+        (-62135596800, "0001-01-01T00:00:00Z"),
+        (253402300799, "9999-12-31T23:59:59Z"),
+    ],
+)
+async def test_the_least_and_the_greatest_time_are_stored_and_shown(
+    taking: PipelineClient, created: object, shown: str
+) -> None:
+    await push(taking, event("evt_x", created=created))
+    answer = await taking.list_webhook_events(pb.ListWebhookEventsRequest(pipeline_id="hooked"))
+    assert [one.create_time.ToJsonString() for one in answer.events] == [shown]
+
+
 async def test_any_of_several_secrets_may_have_signed(taking: PipelineClient) -> None:
     await create(taking, hooked("turning", "whsec_old, whsec_new"))
     for secret in ("whsec_old", "whsec_new"):
         await push(taking, event(), secret, to="turning")
 
 
-async def test_a_changed_secret_counts_from_the_next_delivery_on(taking: PipelineClient) -> None:
+async def test_the_first_ten_of_many_stored_secrets_are_used(
+    taking: PipelineClient,
+) -> None:
+    # A configuration that was stored before the limit existed.
+    secrets = [f"whsec_{number}" for number in range(50_000)]
+    await create(taking, hooked("many", ",".join(secrets)))
+    for secret in (secrets[0], secrets[9]):
+        await push(taking, event(), secret, to="many")
+    body = event(padding=" " * 60_000)
+    async with watched() as blocks:
+        for secret in (secrets[10], "whsec_forged"):
+            request = pb.PushWebhookRequest(pipeline_id="many", delivery=delivery(body, secret))
+            assert (await refusal(taking, request)).reason == "BAD_SIGNATURE"
+    assert blocks.longest < MOST_SECONDS
+
+
+async def test_a_changed_secret_is_used_from_the_next_delivery_on(taking: PipelineClient) -> None:
     await push(taking, event())
     changed = pb.Pipeline(id="hooked")
     changed.config.source.CopyFrom(connector(webhook_secret="whsec_new"))
@@ -112,9 +153,9 @@ async def test_an_unknown_pipeline_is_not_found(taking: PipelineClient, name: st
     assert (error.code, error.reason) == (code_pb2.NOT_FOUND, "PIPELINE_NOT_FOUND")
 
 
-async def test_a_deleted_pipeline_takes_nothing_more(taking: PipelineClient) -> None:
+async def test_a_deleted_pipeline_refuses_webhooks(taking: PipelineClient) -> None:
     await push(taking, event())
-    await taking.delete_pipeline(pb.DeletePipelineRequest(id="hooked", skip_teardown=True))
+    await taking.delete_pipeline(pb.DeletePipelineRequest(pipeline_id="hooked", skip_teardown=True))
     request = pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(event()))
     assert (await refusal(taking, request)).code == code_pb2.NOT_FOUND
 
@@ -154,12 +195,15 @@ async def test_a_bad_signature_is_unauthenticated(
         (event(created=None), "'created' must be a time"),
         (event(created=True), "'created' must be a time"),
         (event(created=10**15), "'created' must be a time"),
+        (event(created=-(10**15)), "'created' must be a time"),
+        (event(created="0001-01-01T00:00:00+14:00"), "'created' must be a time"),
+        (event(created="9999-12-31T23:59:59-00:01"), "'created' must be a time"),
         (event(created="yesterday"), "'created' must be a time"),
     ],
-    # Each event has an id of its own, which differs from process to process.
-    ids=range(10),
+    # The ids of the events differ between processes, which test ids must not.
+    ids=range(13),
 )
-async def test_a_body_that_is_no_event_is_named(
+async def test_a_body_that_is_no_event_is_refused_with_the_reason(
     taking: PipelineClient, body: bytes, complaint: str
 ) -> None:
     request = pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(body))
@@ -170,18 +214,35 @@ async def test_a_body_that_is_no_event_is_named(
     assert complaint in violation.description
 
 
-async def test_a_request_without_a_pipeline_is_told_so(taking: PipelineClient) -> None:
+async def test_a_request_without_a_pipeline_is_refused(taking: PipelineClient) -> None:
     error = await refusal(taking, pb.PushWebhookRequest(delivery=delivery(event())))
     assert [violation.field for violation in error.field_violations] == ["pipeline_id"]
 
 
-async def test_a_mebibyte_is_taken_and_a_byte_more_is_not(taking: PipelineClient) -> None:
+async def test_a_mebibyte_is_accepted_and_a_byte_more_is_not(taking: PipelineClient) -> None:
     empty = len(event("evt_large", padding=""))
     body = event("evt_large", padding="x" * (1024 * 1024 - empty))
     assert (await push(taking, body)).event_id == "evt_large"
     request = pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(body + b" "))
     error = await refusal(taking, request)
     assert (error.code, error.reason) == (code_pb2.RESOURCE_EXHAUSTED, "DELIVERY_TOO_LARGE")
+
+
+@pytest.mark.parametrize("value", ["-0", "1", "[]", '"\\ud800"', '{"a":1}'])
+async def test_an_event_with_more_values_than_the_engine_decodes_is_refused(
+    taking: PipelineClient, database: Database, value: str
+) -> None:
+    values = ",".join([value] * (MAX_INPUT_VALUES + 1))
+    body = event("evt_large", padding="-").replace(b'"-"', b"[%b]" % values.encode())
+    async with watched() as blocks:
+        error = await refusal(
+            taking, pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(body))
+        )
+    assert error.code == code_pb2.INVALID_ARGUMENT
+    [violation] = error.field_violations
+    assert violation.description == "must be an event: it has more than 50,000 values"
+    assert await stored_bodies(database) == []
+    assert blocks.longest < MOST_SECONDS
 
 
 async def test_a_source_without_a_secret_takes_no_webhooks(taking: PipelineClient) -> None:
@@ -204,20 +265,20 @@ async def test_a_source_whose_spec_names_no_secret_takes_no_webhooks(
     assert "other, takes no webhooks" in error.message
 
 
-async def test_what_is_known_of_a_source_outlives_the_engine(
+async def test_webhooks_are_verified_while_the_engine_is_unavailable(
     taking: PipelineClient, engine: ScriptedEngine
 ) -> None:
     await create(taking, hooked("later"))
-    engine.is_away_for_specs = True
+    engine.specs_are_unavailable = True
     request = pb.PushWebhookRequest(pipeline_id="hooked", delivery=delivery(event()))
     assert (await refusal(taking, request)).reason == "ENGINE_UNAVAILABLE"
-    engine.is_away_for_specs = False
+    engine.specs_are_unavailable = False
     await push(taking, event())
-    engine.is_away_for_specs = True
+    engine.specs_are_unavailable = True
     await push(taking, event(), to="later")
 
 
-async def test_a_paused_pipeline_keeps_what_comes_in(taking: PipelineClient) -> None:
+async def test_a_paused_pipeline_stores_webhooks(taking: PipelineClient) -> None:
     paused = pb.Pipeline(id="hooked", desired_status=pb.DESIRED_STATUS_PAUSED)
     await taking.update_pipeline(
         pb.UpdatePipelineRequest(pipeline=paused, update_mask=FieldMask(paths=["desired_status"]))
@@ -226,7 +287,7 @@ async def test_a_paused_pipeline_keeps_what_comes_in(taking: PipelineClient) -> 
     assert await statuses(taking) == {"evt_early": "pending"}
 
 
-async def test_each_delivery_is_one_log_line_with_all_its_names(taking: PipelineClient) -> None:
+async def test_each_delivery_is_one_log_line_with_its_ids(taking: PipelineClient) -> None:
     body = event("evt_logged")
     with capture_logs() as logs:
         await push(taking, body)
@@ -255,7 +316,7 @@ async def test_no_secret_is_in_the_inbox_or_the_log(
 
 
 @pytest.mark.parametrize("text", [rb"\ud83d", rb"\uDE00\uD83D", rb"a\u0000b", rb"\\ud83d"])
-async def test_a_text_that_no_database_holds_is_stored_as_it_came(
+async def test_text_that_postgres_cannot_hold_is_stored_unchanged(
     taking: PipelineClient, database: Database, text: bytes
 ) -> None:
     body = b'{"id":"evt_x","type":"customer.created","created":1700000000,"%b":{"t":"%b"}}' % (
@@ -267,8 +328,33 @@ async def test_a_text_that_no_database_holds_is_stored_as_it_came(
 
 
 @pytest.mark.parametrize("text", [b"a\x00b", b"\\ud83d a\x00b", b"\\ud83", b'\\ud83d","n":'])
-async def test_what_no_json_has_is_no_event(taking: PipelineClient, text: bytes) -> None:
+async def test_a_body_that_is_not_json_is_no_event(taking: PipelineClient, text: bytes) -> None:
     body = b'{"id":"evt_x","type":"customer.created","created":1700000000,"t":"%b"}' % text
     with pytest.raises(RpcError) as error:
         await push(taking, body)
     assert "it is not JSON" in str(error.value)
+
+
+async def test_refusals_are_counted_by_the_address_that_a_trusted_proxy_gives(
+    settings: ServiceSettings,
+) -> None:
+    # The rate allows one refusal, and the next one long after the test.
+    update = {"webhook_refusals_per_second": 0.001, "trusted_proxies": ("127.0.0.1",)}
+    async with (
+        running_service(settings.model_copy(update=update)) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
+        stub = PipelineServiceStub(channel)
+
+        async def code(pipeline_id: str, address: str) -> grpc.StatusCode:
+            body = event()
+            request = pb.PushWebhookRequest(
+                pipeline_id=pipeline_id, delivery=WebhookDelivery(body=body, headers=headers(body))
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.PushWebhook(request, metadata=[("x-forwarded-for", address)])
+            return refused.value.code()
+
+        assert await code("absent", "192.0.2.1") is grpc.StatusCode.NOT_FOUND
+        assert await code("another", "192.0.2.1") is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await code("another", "192.0.2.2") is grpc.StatusCode.NOT_FOUND

@@ -1,4 +1,4 @@
-"""Recent events, synced as if they had come in by webhook."""
+"""Tests for simulated webhooks."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.store import states
+from service_server.store import pipelines, states
 from service_server.store.database import Database
 from tests.service_server.conftest import SECRET
 from tests.service_server.scripted_engine import ScriptedEngine
@@ -25,11 +25,11 @@ DAY = 24 * 60 * 60
 
 
 async def simulate(client: PipelineClient, **fields: object) -> list[Message]:
-    request = pb.SimulateWebhookSyncRequest(**{"id": "first", **fields})  # type: ignore[arg-type]  # any field
+    request = pb.SimulateWebhookSyncRequest(**{"pipeline_id": "first", **fields})  # type: ignore[arg-type]  # any field
     return [answer.message async for answer in client.simulate_webhook_sync(request)]
 
 
-async def test_the_engine_is_asked_for_the_events_of_a_day(
+async def test_the_events_of_the_last_day_are_requested_by_default(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     [message] = await simulate(client)
@@ -39,7 +39,7 @@ async def test_the_engine_is_asked_for_the_events_of_a_day(
     assert given.recent_events.limit == 0
 
 
-async def test_a_time_and_a_limit_are_passed_on(
+async def test_a_time_and_a_limit_are_sent_to_the_engine(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     await simulate(client, created_after=Timestamp(seconds=1_700_000_000), limit=7)
@@ -50,7 +50,7 @@ async def test_a_time_and_a_limit_are_passed_on(
     )
 
 
-async def test_every_message_is_passed_on_without_secrets(
+async def test_every_message_is_yielded_without_secrets(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine
 ) -> None:
     async def script(_: object) -> AsyncGenerator[Message, None]:
@@ -66,7 +66,7 @@ async def test_every_message_is_passed_on_without_secrets(
     assert SECRET not in str(messages)
 
 
-async def test_the_state_goes_along_and_neither_it_nor_the_runs_change(
+async def test_the_state_is_sent_and_neither_it_nor_the_runs_change(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
 ) -> None:
     async with database.connection() as connection:
@@ -82,15 +82,15 @@ async def test_the_state_goes_along_and_neither_it_nor_the_runs_change(
     assert await runs(client) == []
 
 
-async def test_nothing_else_syncs_the_pipeline_meanwhile(
+async def test_a_simulation_excludes_syncs(
     client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
 ) -> None:
     script, ended = then_waits(Message(log=Log(message="begun")))
     engine.sync = script
-    answers = client.simulate_webhook_sync(pb.SimulateWebhookSyncRequest(id="first"))
+    answers = client.simulate_webhook_sync(pb.SimulateWebhookSyncRequest(pipeline_id="first"))
     await anext(answers)
     with pytest.raises(RpcError) as error:
-        await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(id="first"))
+        await client.sync_pipeline_batch(pb.SyncPipelineBatchRequest(pipeline_id="first"))
     assert error.value.reason == "SYNC_IN_PROGRESS"
     await answers.aclose()
     await asyncio.wait_for(ended.wait(), 5)
@@ -109,8 +109,21 @@ async def test_a_paused_pipeline_simulates_nothing(
     assert error.value.reason == "PIPELINE_PAUSED"
 
 
-@pytest.mark.parametrize(("fields", "field"), [({"id": ""}, "id"), ({"limit": -1}, "limit")])
-async def test_a_bad_field_is_named(
+async def test_a_pipeline_that_is_being_deleted_simulates_nothing(
+    client: PipelineClient, created: pb.Pipeline, engine: ScriptedEngine, database: Database
+) -> None:
+    async with database.connection() as connection:
+        await pipelines.mark_deleted(connection, "first")
+    with pytest.raises(RpcError) as error:
+        await simulate(client)
+    assert error.value.reason == "PIPELINE_BEING_DELETED"
+    assert not any(isinstance(one, engine_pb.PipelineSyncRequest) for one in engine.requests)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"), [({"pipeline_id": ""}, "pipeline_id"), ({"limit": -1}, "limit")]
+)
+async def test_an_invalid_field_is_named(
     client: PipelineClient, fields: dict[str, object], field: str
 ) -> None:
     with pytest.raises(RpcError) as error:

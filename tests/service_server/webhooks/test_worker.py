@@ -1,4 +1,4 @@
-"""What is applied without anybody asking for it."""
+"""Tests for the worker that applies the events in the inbox."""
 
 import asyncio
 from contextlib import suppress
@@ -11,9 +11,9 @@ from pipesync.v1.progress_pb2 import RUN_STATUS_FAILED, RUN_STATUS_SUCCEEDED
 from pipesync.v1.state_pb2 import Eof
 from pipesync_client import PipelineClient
 from pipesync_rpc.errors import RpcError
-from service_server.assembly import running_service
-from service_server.leases import LeaseKeeper
-from service_server.settings import ServiceSettings
+from service_server.bootstrap import running_service
+from service_server.leases.leases import LeaseKeeper
+from service_server.settings.service import ServiceSettings
 from service_server.store.database import Database
 from tests.service_server.scripted_engine import ScriptedEngine
 from tests.service_server.webhooks.deliveries import (
@@ -29,7 +29,7 @@ from tests.service_server.webhooks.deliveries import (
 
 
 async def until(client: PipelineClient, wanted: dict[str, str], *, of: str = "hooked") -> None:
-    """Waits until each event has the status that is wanted."""
+    """Wait until each event has the wanted status."""
     found: dict[str, str] = {}
     try:
         async with asyncio.timeout(15):
@@ -48,7 +48,9 @@ async def set_desired_status(
     await client.update_pipeline(request)
 
 
-async def test_what_comes_in_is_applied(taking: PipelineClient, engine: ScriptedEngine) -> None:
+async def test_an_event_that_arrives_is_applied(
+    taking: PipelineClient, engine: ScriptedEngine
+) -> None:
     bodies = [event() for _ in range(5)]
     for body in bodies:
         await push(taking, body)
@@ -56,7 +58,9 @@ async def test_what_comes_in_is_applied(taking: PipelineClient, engine: Scripted
     assert [each for batch in sent_ids(engine) for each in batch] == ids(bodies)
 
 
-async def test_each_pipeline_has_its_own(taking: PipelineClient, engine: ScriptedEngine) -> None:
+async def test_each_pipeline_gets_its_own_events(
+    taking: PipelineClient, engine: ScriptedEngine
+) -> None:
     stuck = asyncio.Event()
 
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
@@ -87,7 +91,7 @@ async def test_a_paused_pipeline_waits_until_it_is_resumed(
     await until(taking, {"evt_paused": "applied"})
 
 
-async def test_a_continuous_pipeline_is_left_to_whoever_runs_it(
+async def test_the_events_of_a_continuous_pipeline_are_left_to_its_lifecycle(
     taking: PipelineClient, engine: ScriptedEngine, database: Database
 ) -> None:
     await create(taking, hooked("manual"))
@@ -113,7 +117,7 @@ async def test_events_wait_for_the_end_of_a_sync(
     await until(taking, {"evt_1": "applied"})
 
 
-async def test_a_poisonous_event_is_set_aside_and_the_rest_goes_on(
+async def test_a_failing_event_is_dead_lettered_and_the_others_are_applied(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     async def batch(request: engine_pb.PipelineSyncBatchRequest) -> Eof:
@@ -129,11 +133,13 @@ async def test_a_poisonous_event_is_set_aside_and_the_rest_goes_on(
             await push(client, body)
         await until(
             client,
-            {"evt_before": "applied", "evt_poison": "set_aside", "evt_after": "applied"},
+            {"evt_before": "applied", "evt_poison": "dead_lettered", "evt_after": "applied"},
         )
 
 
-async def test_an_outage_is_waited_out(taking: PipelineClient, engine: ScriptedEngine) -> None:
+async def test_events_are_applied_after_an_outage(
+    taking: PipelineClient, engine: ScriptedEngine
+) -> None:
     failed = asyncio.Event()
 
     async def batch(_: object) -> Eof:
@@ -151,7 +157,7 @@ async def test_an_outage_is_waited_out(taking: PipelineClient, engine: ScriptedE
     await until(taking, {"evt_1": "applied"})
 
 
-async def test_what_was_pending_when_a_service_ended_is_applied_by_the_next(
+async def test_events_that_were_pending_at_a_shutdown_are_applied_after_the_restart(
     settings: ServiceSettings, engine: ScriptedEngine
 ) -> None:
     reached = asyncio.Event()
@@ -205,7 +211,7 @@ async def test_two_services_share_the_work(
 
 
 @pytest.mark.parametrize("queries", ["LISTEN%", "%"])
-async def test_it_goes_on_when_its_connections_are_lost(
+async def test_events_are_applied_after_a_loss_of_all_connections(
     taking: PipelineClient, database: Database, queries: str
 ) -> None:
     async with database.connection() as connection:

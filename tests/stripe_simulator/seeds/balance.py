@@ -1,4 +1,4 @@
-"""What payments do to the balance, and what is paid out of it."""
+"""Effects of payments on the balance, and payouts from it."""
 
 from tests.stripe_simulator.seeds.document import Document, Maker
 from tests.stripe_simulator.seeds.payment_details import amount_of, currency_of
@@ -8,7 +8,7 @@ _TWO_DAYS = 2 * 86_400
 
 
 def balance_transaction(references: References, index: int, created: int) -> Document:
-    """What a charge did to the balance."""
+    """Make the effect of a charge on the balance."""
     amount = amount_of(references, index)
     fee = amount * 29 // 1000 + 30
     return {
@@ -40,7 +40,7 @@ def balance_transaction(references: References, index: int, created: int) -> Doc
 
 
 def payout(references: References, index: int, created: int) -> Document:
-    """Money sent to the bank."""
+    """Make a payout to the bank."""
     return {
         "id": references.id("payouts", index),
         "object": "payout",

@@ -1,4 +1,4 @@
-"""Customers and what they are billed for."""
+"""Customers, and the products, subscriptions and invoices that they are billed for."""
 
 from tests.stripe_simulator.seeds.document import Document, Maker, list_within
 from tests.stripe_simulator.seeds.references import References
@@ -15,7 +15,7 @@ _MONTH = 30 * 86_400
 
 
 def customer(references: References, index: int, created: int) -> Document:
-    """A person with an address, in one of several currencies."""
+    """Make a person with an address, in one of several currencies."""
     first = references.choice(_FIRST_NAMES, "first", index)
     last = references.choice(_LAST_NAMES, "last", index)
     country, city, postal_code, currency = references.choice(_PLACES, "place", index)
@@ -62,7 +62,7 @@ def customer(references: References, index: int, created: int) -> Document:
 
 
 def product(references: References, index: int, created: int) -> Document:
-    """Something that is sold."""
+    """Make a product for sale."""
     return {
         "id": references.id("products", index),
         "object": "product",
@@ -87,7 +87,7 @@ def product(references: References, index: int, created: int) -> Document:
 
 
 def price(references: References, index: int, created: int) -> Document:
-    """What a product costs."""
+    """Make the price of a product."""
     amount = 500 + references.number(50_000, "amount", index)
     return {
         "id": references.id("prices", index),
@@ -119,7 +119,7 @@ def price(references: References, index: int, created: int) -> Document:
 
 
 def coupon(references: References, index: int, created: int) -> Document:
-    """A discount, under an id that its owner chose."""
+    """Make a discount, under an id that its owner chose."""
     return {
         "id": f"SAVE-{index}",
         "object": "coupon",
@@ -140,7 +140,7 @@ def coupon(references: References, index: int, created: int) -> Document:
 
 
 def subscription(references: References, index: int, created: int) -> Document:
-    """A customer's subscription; every fifth is canceled."""
+    """Make a customer's subscription; every fifth is canceled."""
     subscription_id = references.id("subscriptions", index)
     canceled = index % 5 == 4
     item = {
@@ -180,7 +180,7 @@ def subscription(references: References, index: int, created: int) -> Document:
 
 
 def invoice(references: References, index: int, created: int) -> Document:
-    """A paid invoice of one line."""
+    """Make a paid invoice of one line."""
     invoice_id = references.id("invoices", index)
     amount = 500 + references.number(50_000, "amount", index)
     currency = references.choice(_PLACES, "place", index)[3]

@@ -1,4 +1,4 @@
-"""How customers come to pay: checkouts, and the cards that they leave."""
+"""Checkouts of customers, and the cards that they store."""
 
 from tests.stripe_simulator.seeds.document import Document, Maker
 from tests.stripe_simulator.seeds.payment_details import amount_of, card_of, currency_of
@@ -6,7 +6,7 @@ from tests.stripe_simulator.seeds.references import References
 
 
 def checkout_session(references: References, index: int, created: int) -> Document:
-    """A finished checkout."""
+    """Make a finished checkout."""
     amount = amount_of(references, index)
     return {
         "id": references.id("checkout_sessions", index),
@@ -40,7 +40,7 @@ def checkout_session(references: References, index: int, created: int) -> Docume
 
 
 def payment_method(references: References, index: int, created: int) -> Document:
-    """A card on file."""
+    """Make a stored card."""
     return {
         "id": references.id("payment_methods", index),
         "object": "payment_method",
@@ -61,7 +61,7 @@ def payment_method(references: References, index: int, created: int) -> Document
 
 
 def setup_intent(references: References, index: int, created: int) -> Document:
-    """A payment method set up for later."""
+    """Make a setup of a payment method for later use."""
     return {
         "id": references.id("setup_intents", index),
         "object": "setup_intent",

@@ -1,4 +1,4 @@
-"""What makes a seeded object."""
+"""Maker of a seeded object."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,5 +11,5 @@ Maker = Callable[[References, int, int], Document]
 
 
 def list_within(data: list[Document], url: str) -> Document:
-    """A whole list inside an object."""
+    """Return a whole list to embed in an object."""
     return {"object": "list", "data": data, "has_more": False, "total_count": len(data), "url": url}

@@ -1,4 +1,4 @@
-"""Long pasts of one stream each, in the shapes that accounts have; quick to make by the 100,000."""
+"""Long histories of one stream each, in the shapes of real accounts; 100,000 objects are quick."""
 
 import random
 import re
@@ -18,27 +18,27 @@ _RECENT = 42 * _DAY
 _RECENT_SHARE = 0.9
 _BURST = 5_000
 _BURSTS_SHARE = 0.5
-# That many objects differ in more than their id and time; the others are like one of them.
+# Number of objects that differ in more than id and time; each of the others resembles one.
 _VARIETY = 50
 
-# How many seconds before the end of the history each object was made, in no order.
+# Age of each object at the end of the history in seconds, in no order.
 Ages = Callable[[random.Random, int], list[float]]
 
 
 def _even(generator: random.Random, count: int) -> list[float]:
-    """At the same rate all along; as in life, not at the same distances."""
+    """Spread objects at a constant rate; as in real accounts, not at equal distances."""
     return [generator.uniform(0, HISTORY_SECONDS) for _ in range(count)]
 
 
 def _skewed(generator: random.Random, count: int) -> list[float]:
-    """Most in the last six weeks, the rest at the same rate before."""
+    """Put most objects in the last six weeks, the rest at a constant rate before."""
     recent = int(count * _RECENT_SHARE)
     ages = [generator.uniform(0, _RECENT) for _ in range(recent)]
     return ages + [generator.uniform(_RECENT, HISTORY_SECONDS) for _ in range(count - recent)]
 
 
 def _bursty(generator: random.Random, count: int) -> list[float]:
-    """Half of them at the same rate all along, the others by the thousand in single seconds."""
+    """Spread half of the objects at a constant rate, the others by the 1,000 in single seconds."""
     bursts = int(count * _BURSTS_SHARE) // _BURST
     ages = _even(generator, count - bursts * _BURST)
     for age in _even(generator, bursts):
@@ -51,12 +51,12 @@ SHAPES: Mapping[str, Ages] = {"even": _even, "skewed": _skewed, "bursty": _burst
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What one stream holds: the same history makes the same ids at the same distances.
+    """Objects of one stream: the same history makes the same ids at the same distances.
 
     Attributes:
-        stream: One of those that a plan can hold objects of.
-        shape: How the objects are spread over ten years, one of ``SHAPES``.
-        count: How many objects there are.
+        stream: A stream whose objects a plan can hold.
+        shape: Spread of the objects over ten years, one of ``SHAPES``.
+        count: Number of objects.
     """
 
     stream: str
@@ -71,10 +71,10 @@ class History:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads what ``str`` writes, e.g. ``charges=skewed:100000``.
+        """Parse the output of ``str``, e.g. ``charges=skewed:100000``.
 
         Raises:
-            ValueError: The text is not of that form, or names what is not known.
+            ValueError: The text is not of that form, or has an unknown stream or shape.
         """
         form = re.fullmatch(r"(\w+)=(\w+):([0-9]+)", text)
         if form is None:
@@ -86,18 +86,18 @@ class History:
         return f"{self.stream}={self.shape}:{self.count}"
 
     def ids(self) -> list[str]:
-        """The ids, oldest object first."""
+        """Return the ids, oldest object first."""
         references = self._references()
         return [references.id(self.stream, index) for index in range(self.count)]
 
     def created(self, until: int) -> list[int]:
-        """When the objects were made, ascending, in Unix seconds before ``until``."""
+        """Return the creation times, ascending, in Unix seconds before ``until``."""
         generator = random.Random(str(self))  # noqa: S311 (repeatable on purpose, guards nothing)
-        # An object of age 0.0 is one of the last whole second, too.
+        # An object of age 0.0 belongs to the last whole second, too.
         return sorted(until - 1 - int(age) for age in SHAPES[self.shape](generator, self.count))
 
     def objects(self, until: int) -> Iterator[tuple[str, int, bytes]]:
-        """Each object's id, creation and JSON, oldest first."""
+        """Yield each object's id, creation and JSON, oldest first."""
         rests = self._rests()
         for index, (object_id, created) in enumerate(
             zip(self.ids(), self.created(until), strict=True)
@@ -118,7 +118,7 @@ class History:
         return References({self.stream: self.count}, seed=0)
 
     def _rests(self) -> list[bytes]:
-        """What follows the id and the time in an object's JSON, in all its varieties."""
+        """Return the possible JSON of an object after its id and time."""
         rests = []
         for index in range(_VARIETY):
             document = MAKERS[self.stream](self._references(), index, 0)

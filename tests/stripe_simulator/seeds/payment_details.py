@@ -1,4 +1,4 @@
-"""What payments and their kin share: how much, in which money, by which card."""
+"""Details that payments and related objects share: amount, currency and card."""
 
 from tests.stripe_simulator.seeds.document import Document
 from tests.stripe_simulator.seeds.references import References
@@ -8,17 +8,17 @@ _CARD_BRANDS = ("visa", "mastercard", "amex")
 
 
 def amount_of(references: References, index: int) -> int:
-    """What is paid, in the smallest unit of its currency."""
+    """Return the amount of a payment, in the smallest unit of its currency."""
     return 500 + references.number(50_000, "amount", index)
 
 
 def currency_of(references: References, index: int) -> str:
-    """The currency it is paid in."""
+    """Return the currency of a payment."""
     return references.choice(_CURRENCIES, "currency", index)
 
 
 def card_of(references: References, index: int) -> Document:
-    """The card it is paid with."""
+    """Return the card of a payment."""
     return {
         "brand": references.choice(_CARD_BRANDS, "brand", index),
         "checks": {"address_line1_check": None, "cvc_check": "pass"},

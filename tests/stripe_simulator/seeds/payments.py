@@ -1,4 +1,4 @@
-"""Payments, and what was given or taken back."""
+"""Payments, refunds and disputes."""
 
 from tests.stripe_simulator.seeds.document import Document, Maker
 from tests.stripe_simulator.seeds.payment_details import amount_of, card_of, currency_of
@@ -6,7 +6,7 @@ from tests.stripe_simulator.seeds.references import References
 
 
 def charge(references: References, index: int, created: int) -> Document:
-    """A card charge; every thirteenth failed."""
+    """Make a card charge; every thirteenth failed."""
     failed = index % 13 == 12
     amount = amount_of(references, index)
     return {
@@ -49,7 +49,7 @@ def charge(references: References, index: int, created: int) -> Document:
 
 
 def dispute(references: References, index: int, created: int) -> Document:
-    """A charge that its card holder does not own up to."""
+    """Make a dispute of a charge that its card holder contests."""
     return {
         "id": references.id("disputes", index),
         "object": "dispute",
@@ -81,7 +81,7 @@ def dispute(references: References, index: int, created: int) -> Document:
 
 
 def payment_intent(references: References, index: int, created: int) -> Document:
-    """An intent to be paid; every seventh still waits for a payment method."""
+    """Make an intent of a payment; every seventh still waits for a payment method."""
     waiting = index % 7 == 6
     amount = amount_of(references, index)
     return {
@@ -114,7 +114,7 @@ def payment_intent(references: References, index: int, created: int) -> Document
 
 
 def refund(references: References, index: int, created: int) -> Document:
-    """Money given back."""
+    """Make a refund."""
     return {
         "id": references.id("refunds", index),
         "object": "refund",

@@ -1,4 +1,7 @@
-"""How much of what an account holds, and when it was made: the same plan makes the same objects."""
+"""Contents of an account: numbers of objects and their creation times.
+
+The same plan makes the same objects.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,16 +12,16 @@ from tests.stripe_simulator.seeds.references import References
 
 MAKERS = {**balance.MAKERS, **billing.MAKERS, **checkout.MAKERS, **payments.MAKERS}
 
-# The streams that a plan can hold objects of.
+# Streams whose objects a plan can hold.
 SEEDED_STREAMS = tuple(sorted(MAKERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """One object to begin with.
+    """One initial object.
 
     Attributes:
-        stream: Where it is listed.
+        stream: Stream of the object.
         document: The object.
         listed: False when its list hides it unless it is asked for all.
     """
@@ -30,14 +33,15 @@ class Seed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedPlan:
-    """What a simulated account holds at first.
+    """Initial contents of a simulated account.
 
     Attributes:
-        counts: How many objects of which stream.
-        same_second: How many of a stream's objects share one second, in the middle of its history.
-        created_from: The earliest creation, Unix seconds; the others follow at even distances.
-        created_until: No object is created then or later.
-        seed: Another one gives other ids and values.
+        counts: Number of objects of each stream.
+        same_second: Number of a stream's objects that share one second, in the middle of its
+            history.
+        created_from: Earliest creation in Unix seconds; the others follow at even distances.
+        created_until: Exclusive upper bound of creations in Unix seconds.
+        seed: Number on which ids and values depend.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -52,7 +56,7 @@ class SeedPlan:
             raise ValueError(f"no seeds for {', '.join(unknown)}; known: {SEEDED_STREAMS}")
 
     def seeds(self) -> Iterator[Seed]:
-        """Every object, stream by stream, oldest first."""
+        """Yield every object, stream by stream, oldest first."""
         references = References(self.counts, self.seed)
         for stream, count in self.counts.items():
             make = MAKERS[stream]

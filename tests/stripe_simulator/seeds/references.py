@@ -1,4 +1,4 @@
-"""Ids and values that follow from a seed alone, so that objects can name each other."""
+"""Ids and values that follow from a seed alone, so that objects can refer to each other."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ _ID_PREFIXES = {
 
 
 class References:
-    """The ids of a plan's objects.
+    """Ids of a plan's objects.
 
     Args:
-        counts: How many objects of which stream the plan has.
+        counts: Number of objects of each stream in the plan.
         seed: The plan's seed.
     """
 
@@ -38,24 +38,24 @@ class References:
         self._seed = seed
 
     def id(self, stream: str, index: int) -> str:
-        """The id of a stream's object by its place in the plan."""
+        """Return the id of a stream's object by its place in the plan."""
         return self.token(_ID_PREFIXES[stream], stream, index)
 
     def some(self, stream: str, index: int) -> str:
-        """The id of one of a stream's objects, or of one that is gone when the plan has none."""
+        """Return the id of one of a stream's objects, or of a deleted one if the plan has none."""
         count = self._counts.get(stream, 0)
         return self.id(stream, index % count if count else index)
 
     def token(self, prefix: str, *parts: str | int) -> str:
-        """An id for anything else."""
+        """Return an id for any other object."""
         return prefix + self._digest(*parts)[:24]
 
     def choice(self, options: Sequence[ChoiceT], *parts: str | int) -> ChoiceT:
-        """One of the options, always the same for the same parts."""
+        """Return one of the options, always the same for the same parts."""
         return options[self.number(len(options), *parts)]
 
     def number(self, below: int, *parts: str | int) -> int:
-        """A number from 0, always the same for the same parts."""
+        """Return a number from 0, always the same for the same parts."""
         return int(self._digest(*parts), 16) % below
 
     def _digest(self, *parts: str | int) -> str:

@@ -1,1 +1,1 @@
-"""The checkpoints that a schema records beside the rows that they account for."""
+"""Checkpoints that a schema records together with the rows that they account for."""

@@ -1,4 +1,4 @@
--- $1: a schema. $2: a table. What our role may do with it, and whether it may make one.
+-- $1: a schema. $2: a table. The privileges of our role on it, and whether our role may create it.
 SELECT
     current_user::text AS role,
     coalesce(
@@ -17,7 +17,7 @@ SELECT
             AND has_table_privilege(table_.oid, 'INSERT')
             AND has_table_privilege(table_.oid, 'UPDATE')
             AND has_table_privilege(table_.oid, 'DELETE')
-            -- Row security must show our role every line, and take any.
+            -- Row security must show our role every entry, and accept any.
             AND (
                 NOT row_security_active(table_.oid)
                 OR (
@@ -43,7 +43,7 @@ SELECT
         WHERE schema_.nspname = $1
             AND table_.relname = $2
     ) AS may_use,
-    -- A table that was restored alone (pg_restore --table) has none.
+    -- False for a table that pg_restore --table restored: it has no primary key.
     {has_key} AS has_key,
     coalesce(
         (

@@ -1,13 +1,13 @@
-"""Decides where a request goes on from, by its state and by the recorded checkpoints."""
+"""Comparison of a request's state with the recorded checkpoints."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from engine_server.connectors.postgres.checkpoints.lines import (
+from engine_server.connectors.postgres.checkpoints.entries import (
     GLOBAL,
     INPUTS,
     NO_INPUTS,
-    Line,
+    CheckpointEntry,
 )
 from engine_server.connectors.protocols import ResumeRequest, Rewind
 from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
@@ -20,38 +20,38 @@ _INPUTS_LOST = "events that were applied are missing in the database, and cannot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """Facts that the database states.
+class RecordedState:
+    """The recorded checkpoints and the state of the tables.
 
     Attributes:
-        lineage_is_known: Whether the state names a lineage, so that its lines count.
-        lines: The lines of that lineage by stream, without those of emptied tables.
+        lineage_is_known: Whether the request's state names a lineage, so that its entries count.
+        entries: The entries of that lineage by stream, without those of emptied tables.
         empty: The selected streams whose tables hold no rows.
-        is_overtaken: Whether another lineage of the account was written later.
+        is_superseded: Whether another lineage of the account was written later.
     """
 
     lineage_is_known: bool
-    lines: Mapping[str, Line]
+    entries: Mapping[str, CheckpointEntry]
     empty: Collection[str]
-    is_overtaken: bool = False
+    is_superseded: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
-class Comparison:
-    """An outcome: ``protocols.Resumed``, and the lines that record it.
+class ComparisonResult:
+    """The outcome of a comparison, and the entries that record it. See ``protocols.ResumeResult``.
 
     Attributes:
-        lines: The lines to write, by stream.
-        forgets_others: Whether the lineage's lines of streams that are not selected are dropped.
-        rewinds: By stream, in the order of the selection; the global checkpoint last.
-        positions: By stream.
-        inputs_position: None for none.
-        inputs_are_lost: Whether inputs are missing.
-        lost_inputs_are_replayable: Whether the caller can send all of them again.
-        held_inputs: The last inputs position that is held; None for none.
+        entries: The entries to write, by stream.
+        forgets_others: Whether the lineage's entries of streams that are not selected are deleted.
+        rewinds: Rewinds by stream, in the order of the selection; the global checkpoint last.
+        positions: Positions by stream.
+        inputs_position: The position of the inputs; None for none.
+        inputs_are_lost: Whether committed inputs are missing.
+        lost_inputs_are_replayable: Whether the caller can send all missing inputs again.
+        held_inputs: The last inputs position that is committed; None for none.
     """
 
-    lines: dict[str, Line] = field(default_factory=dict)
+    entries: dict[str, CheckpointEntry] = field(default_factory=dict)
     forgets_others: bool = False
     rewinds: dict[str, Rewind] = field(default_factory=dict)
     positions: dict[str, CheckpointPosition] = field(default_factory=dict)
@@ -62,35 +62,35 @@ class Comparison:
 
 
 def compare(
-    request: ResumeRequest, selected: Sequence[str], recorded: Recorded, *, epoch: str
-) -> Comparison:
-    """Compare the state of ``request`` with what is recorded.
+    request: ResumeRequest, selected: Sequence[str], recorded: RecordedState, *, epoch: str
+) -> ComparisonResult:
+    """Compare the state of ``request`` with the recorded checkpoints.
 
     Args:
         request: The request.
         selected: Names of the selected streams.
-        recorded: What the database holds.
-        epoch: A new epoch for the lines that the request moves.
+        recorded: The recorded checkpoints.
+        epoch: A new epoch for the entries that the request moves.
     """
-    return _Comparing(request, selected, recorded, epoch).outcome()
+    return _Comparer(request, selected, recorded, epoch).outcome()
 
 
-class _Comparing:
+class _Comparer:
     def __init__(
-        self, request: ResumeRequest, selected: Sequence[str], recorded: Recorded, epoch: str
+        self, request: ResumeRequest, selected: Sequence[str], recorded: RecordedState, epoch: str
     ) -> None:
         self._request = request
         self._state: SyncState = request.state
         self._selected = selected
         self._recorded = recorded
         self._epoch = epoch
-        self._done = Comparison()
+        self._done = ComparisonResult()
 
-    def outcome(self) -> Comparison:
+    def outcome(self) -> ComparisonResult:
         done = self._done
         self._compare_inputs()
         if not self._recorded.lineage_is_known:
-            self._vouch_for_older_version()
+            self._trust_older_version()
         names = [*self._selected, GLOBAL]
         for name in names:
             if rewind := self._rewind(name):
@@ -100,31 +100,34 @@ class _Comparing:
         if done.inputs_are_lost and not done.lost_inputs_are_replayable:
             self._read_all_again(_INPUTS_LOST)
         done.rewinds = {name: done.rewinds[name] for name in names if name in done.rewinds}
-        moved = {*self._request.reads, *([GLOBAL] if self._request.moves_global else [])}
+        moved = {
+            *self._request.advanced_streams,
+            *([GLOBAL] if self._request.advances_shared_checkpoint else []),
+        }
         for name in names:
             if name in moved or name in done.rewinds:
                 self._move(name)
-        self._place()
+        self._assign_positions()
         return done
 
     def _checkpoint(self, name: str) -> str | None:
-        """The state's; None for none."""
+        """Return the checkpoint in the state; None for none."""
         if name == GLOBAL:
-            return getattr(self._state.source, "global") or None
+            return self._state.source.shared or None
         return self._state.source.streams.get(name)
 
     def _position(self, name: str) -> CheckpointPosition | None:
         return self._state.positions.get(name)
 
-    def _line(self, name: str) -> Line | None:
-        return self._done.lines.get(name) or self._recorded.lines.get(name)
+    def _entry(self, name: str) -> CheckpointEntry | None:
+        return self._done.entries.get(name) or self._recorded.entries.get(name)
 
-    def _vouch_for_older_version(self) -> None:
-        """An older version's checkpoints become lines, but for those of empty tables."""
+    def _trust_older_version(self) -> None:
+        """Create entries from an older version's checkpoints, except those of empty tables."""
         for name in [*self._state.source.streams, GLOBAL]:
             checkpoint = self._checkpoint(name)
             if checkpoint is not None and name not in self._recorded.empty:
-                self._done.lines[name] = Line(
+                self._done.entries[name] = CheckpointEntry(
                     stream=name,
                     checkpoint=checkpoint,
                     stream_schema=self._state.stream_schemas.get(name, ""),
@@ -134,21 +137,21 @@ class _Comparing:
                 )
 
     def _rewind(self, name: str) -> Rewind | None:
-        """How the stream goes back; None when it goes on from the state."""
-        checkpoint, line = self._checkpoint(name), self._line(name)
+        """Return the rewind of a stream; None when it continues from the state."""
+        checkpoint, entry = self._checkpoint(name), self._entry(name)
         if checkpoint is None:
             return None
         is_empty = name in self._recorded.empty
-        if line is not None:
-            # The same text says the same, whichever number it has.
-            if line.checkpoint == checkpoint or line.holds(self._position(name)):
+        if entry is not None:
+            # An equal text is the same checkpoint under any number.
+            if entry.checkpoint == checkpoint or entry.holds(self._position(name)):
                 return None
-            if line.checkpoint is not None:
+            if entry.checkpoint is not None:
                 return Rewind(
                     stream=name,
                     reason=_OTHER,
-                    checkpoint=line.checkpoint,
-                    stream_schema=line.stream_schema,
+                    checkpoint=entry.checkpoint,
+                    stream_schema=entry.stream_schema,
                     is_empty=is_empty,
                 )
         reason = _EMPTY if is_empty else _NO_LINE
@@ -169,36 +172,36 @@ class _Comparing:
         self._done.forgets_others = True
 
     def _move(self, name: str) -> None:
-        """Has the line of ``name`` say where the request goes on, in a new epoch."""
-        line, rewind = self._line(name), self._done.rewinds.get(name)
+        """Set the entry of ``name`` to the start of the request, in a new epoch."""
+        entry, rewind = self._entry(name), self._done.rewinds.get(name)
         checkpoint, number, schema = self._checkpoint(name), 0, ""
-        history = line.past if line is not None else ()
+        history = entry.past if entry is not None else ()
         if rewind is not None and rewind.checkpoint is None:
-            # States of before must not be taken for as expected.
+            # Earlier states must not count as current.
             checkpoint, history = None, ()
-        elif line is not None and rewind is not None:
-            checkpoint, number, schema = line.checkpoint, line.number, line.stream_schema
-        elif line is not None and checkpoint is not None:
+        elif entry is not None and rewind is not None:
+            checkpoint, number, schema = entry.checkpoint, entry.number, entry.stream_schema
+        elif entry is not None and checkpoint is not None:
             position = self._position(name)
-            number = position.number if position and line.holds(position) else line.number
-            schema = line.stream_schema
-        self._done.lines[name] = Line(
+            number = position.number if position and entry.holds(position) else entry.number
+            schema = entry.stream_schema
+        self._done.entries[name] = CheckpointEntry(
             stream=name,
             checkpoint=checkpoint,
             stream_schema=schema,
             epoch=self._epoch,
             number=number,
-            history=history if line is None or line.epoch != self._epoch else line.history,
-            has_rows=self._has_rows(name, line),
+            history=history if entry is None or entry.epoch != self._epoch else entry.history,
+            has_rows=self._has_rows(name, entry),
         )
 
-    def _has_rows(self, name: str, line: Line | None) -> bool:
+    def _has_rows(self, name: str, entry: CheckpointEntry | None) -> bool:
         if name == GLOBAL:
             return False
-        return name not in self._recorded.empty or (line is not None and line.has_rows)
+        return name not in self._recorded.empty or (entry is not None and entry.has_rows)
 
-    def _place(self) -> None:
-        """Give each checkpoint that the state has from now on its position."""
+    def _assign_positions(self) -> None:
+        """Assign a position to each checkpoint of the new state."""
         known = {*self._selected, GLOBAL}
         positions = self._done.positions
         if self._recorded.lineage_is_known:
@@ -206,49 +209,49 @@ class _Comparing:
                 if name not in known:
                     positions[name] = position
         for name in [*self._state.source.streams, GLOBAL]:
-            line, rewind = self._line(name), self._done.rewinds.get(name)
-            if line is None or self._checkpoint(name) is None:
+            entry, rewind = self._entry(name), self._done.rewinds.get(name)
+            if entry is None or self._checkpoint(name) is None:
                 continue
-            if name in self._done.lines:
+            if name in self._done.entries:
                 if rewind is None or rewind.checkpoint is not None:
-                    positions[name] = line.position
+                    positions[name] = entry.position
             elif name in known:
                 held = self._position(name)
-                positions[name] = held if held and line.holds(held) else line.position
+                positions[name] = held if held and entry.holds(held) else entry.position
 
     def _compare_inputs(self) -> None:
-        done, line = self._done, self._recorded.lines.get(INPUTS)
+        done, entry = self._done, self._recorded.entries.get(INPUTS)
         position = self._state.inputs_position if self._state.HasField("inputs_position") else None
         if not self._recorded.lineage_is_known or (position is not None and not position.number):
             position = None
-        if line is None and position is not None and position.number <= NO_INPUTS:
-            # The lineage never had any, so that none of them are lost with the line.
+        if entry is None and position is not None and position.number <= NO_INPUTS:
+            # The lineage never had inputs, so none are lost with the entry.
             position = None
-        if position is not None and (line is None or not line.holds(position)):
+        if position is not None and (entry is None or not entry.holds(position)):
             done.inputs_are_lost = True
             replayable = self._request.replayable_inputs
-            bound = line.bound(replayable.epoch) if line is not None and replayable else None
+            bound = entry.bound(replayable.epoch) if entry is not None and replayable else None
             if replayable is not None and bound is not None and replayable.number <= bound:
                 done.lost_inputs_are_replayable = True
                 done.held_inputs = CheckpointPosition(epoch=replayable.epoch, number=bound)
-            elif line is not None:
-                done.held_inputs = line.position
-            # The numbers behind this one were given to what is lost.
-            line = replace(
-                line or self._no_inputs(), epoch=self._epoch, history=line.past if line else ()
+            elif entry is not None:
+                done.held_inputs = entry.position
+            # Later numbers belong to the lost inputs.
+            entry = replace(
+                entry or self._no_inputs(), epoch=self._epoch, history=entry.past if entry else ()
             )
-            done.lines[INPUTS] = line
-        elif line is None:
-            # Without a position, a state could not be told from one of before its first inputs.
-            line = done.lines[INPUTS] = self._no_inputs()
-        elif self._recorded.is_overtaken:
-            # Inputs of the other lineage are in no line of this one: one that a backup brings back
-            # must not be taken for as expected.
-            line = done.lines[INPUTS] = replace(line, epoch=self._epoch, history=line.past)
-        if line is not None and line.number:
-            done.inputs_position = line.position
+            done.entries[INPUTS] = entry
+        elif entry is None:
+            # A position tells this state from one before its first inputs.
+            entry = done.entries[INPUTS] = self._no_inputs()
+        elif self._recorded.is_superseded:
+            # This lineage has no entries for inputs of the other one: a state that a backup brings
+            # back must not count as current.
+            entry = done.entries[INPUTS] = replace(entry, epoch=self._epoch, history=entry.past)
+        if entry is not None and entry.number:
+            done.inputs_position = entry.position
 
-    def _no_inputs(self) -> Line:
-        return Line(
+    def _no_inputs(self) -> CheckpointEntry:
+        return CheckpointEntry(
             stream=INPUTS, checkpoint=None, stream_schema="", epoch=self._epoch, number=NO_INPUTS
         )

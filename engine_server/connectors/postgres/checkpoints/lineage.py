@@ -1,4 +1,4 @@
-"""The comparison of a state with the recorded lines, within a transaction."""
+"""Comparison of a state with the entries of its lineage, within a transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,44 +6,44 @@ from importlib.resources import files
 
 import asyncpg
 
-from engine_server.connectors.postgres.arrays import text_array
-from engine_server.connectors.postgres.checkpoints import table
+from engine_server.connectors.postgres.checkpoints import lost_rows, table
 from engine_server.connectors.postgres.checkpoints.comparison import (
-    Comparison,
-    Recorded,
+    ComparisonResult,
+    RecordedState,
     compare,
 )
-from engine_server.connectors.postgres.checkpoints.lines import (
+from engine_server.connectors.postgres.checkpoints.entries import (
     GLOBAL,
     INPUTS,
-    Line,
-    MovedLines,
+    CheckpointEntry,
+    MovedEntries,
     destination_of,
     encoded_history,
-    line_of,
+    entry_of,
     lineage_of,
 )
-from engine_server.connectors.postgres.pool import Connection
-from engine_server.connectors.postgres.tables import Table
-from engine_server.connectors.protocols import Resumed, ResumeRequest
-from engine_server.state import has_no_checkpoints
+from engine_server.connectors.postgres.connection.pool import Connection
+from engine_server.connectors.postgres.schema.arrays import text_array
+from engine_server.connectors.postgres.schema.tables import Table
+from engine_server.connectors.protocols import ResumeRequest, ResumeResult
+from engine_server.state.state import has_no_checkpoints
 
-# An event dates its record by a second, and a read by one that was over, by Stripe's clock as it is
-# known: a row of the last event that is held takes no read of before this time after it, although
-# an event of the same second may be missing.
+# An event dates its record by its own second, a read by the last full second of Stripe's clock as
+# it is known. So for this time after the last committed event, its row refuses any read, although
+# another event of the same second may be missing.
 _SETTLING_SECONDS = 3.0
 
 _SQL = files(__package__)
-_LOCKED = _SQL.joinpath("lines_locked.sql").read_text()
-_ADOPTED = _SQL.joinpath("lines_adopted.sql").read_text()
-_WRITTEN = _SQL.joinpath("lines_written.sql").read_text()
+_LOCKED = _SQL.joinpath("entries_locked.sql").read_text()
+_ADOPTED = _SQL.joinpath("entries_adopted.sql").read_text()
+_WRITTEN = _SQL.joinpath("entries_written.sql").read_text()
 _TOUCH = "UPDATE {checkpoints} SET written_at = now() WHERE account_id = $1 AND lineage = $2"
-# A caller without a state begins a lineage with each call, of most of which nothing is recorded.
+# A caller without a state begins a lineage with each call; most of them record nothing.
 _FORGET_OLD = """
     DELETE FROM {checkpoints}
     WHERE ctid = ANY(ARRAY(
         SELECT ctid
-        FROM {checkpoints} AS line
+        FROM {checkpoints} AS entry
         WHERE (account_id, lineage) <> ($1, $2)
             AND (
                 written_at < now() - interval '60 days'
@@ -53,9 +53,9 @@ _FORGET_OLD = """
                 AND NOT EXISTS (
                     SELECT
                     FROM {checkpoints} AS other
-                    WHERE other.account_id = line.account_id
-                        AND other.lineage = line.lineage
-                        AND other.stream <> line.stream
+                    WHERE other.account_id = entry.account_id
+                        AND other.lineage = entry.lineage
+                        AND other.stream <> entry.stream
                 )
             )
         LIMIT 1000
@@ -70,7 +70,7 @@ _HELD = """
     SELECT DISTINCT stream FROM {checkpoints}
     WHERE account_id = $1 AND stream = ANY($2::text[]) AND has_rows
 """
-_NOTE_ROWS = """
+_MARK_FILLED = """
     UPDATE {checkpoints} SET has_rows = true
     WHERE stream = ANY($1::text[]) AND NOT has_rows
 """
@@ -84,56 +84,59 @@ async def compare_and_record(
     *,
     lineage: str,
     epoch: str,
-) -> Resumed:
-    """Compare the state of ``request`` with the lines, and have them say where it goes on.
+) -> ResumeResult:
+    """Compare the state of ``request`` with the entries, and record where it continues.
 
     Args:
-        connection: In a transaction in which the tables were made.
-        schema: The schema; its lines are usable.
+        connection: In the transaction that created the tables.
+        schema: The schema; its entries are usable.
         tables: The tables of the selected streams.
         request: The request.
-        lineage: Names the lineage of a state that has none.
-        epoch: Names the series that begins.
+        lineage: The name of the lineage for a state that has none.
+        epoch: The name of the epoch that begins.
     """
     of_state = lineage_of(request.state.destination)
     resuming = _Resuming(connection, schema, request.account_id, of_state or lineage)
-    lines = await resuming.locked() if of_state else {}
-    # Inputs have a caller that sends them again; a sync goes on with the other tables.
-    found = await table.forget_emptied(
-        connection, schema, tables, passes_locked=bool(request.reads)
+    entries = await resuming.locked() if of_state else {}
+    # A caller can send inputs again; a sync continues with the other tables.
+    found = await lost_rows.forget_emptied(
+        connection, schema, tables, passes_locked=bool(request.advanced_streams)
     )
     empty = found.empty
-    lines = {name: line for name, line in lines.items() if name not in empty or not line.has_rows}
-    if of_state and not lines:
-        lines = await resuming.adopted()
+    entries = {
+        name: entry for name, entry in entries.items() if name not in empty or not entry.has_rows
+    }
+    if of_state and not entries:
+        entries = await resuming.adopted()
     selected = [one.stream for one in tables]
     outcome = compare(
         request,
         selected,
-        Recorded(
+        RecordedState(
             lineage_is_known=bool(of_state),
-            lines=lines,
+            entries=entries,
             empty=empty,
-            is_overtaken=resuming.is_overtaken,
+            is_superseded=resuming.is_superseded,
         ),
         epoch=epoch,
     )
     filled = [name for name in selected if name not in empty and name not in found.locked]
-    held = await resuming.held(filled) if has_no_checkpoints(request.state) else []
-    others = lines.keys() - {*selected, GLOBAL, INPUTS}
-    # Inputs that are pushed now tell nothing of these streams, so their rows fall behind.
+    may_be_older = has_no_checkpoints(request.state) or outcome.rewinds
+    held = await resuming.held(filled) if may_be_older else []
+    others = entries.keys() - {*selected, GLOBAL, INPUTS}
+    # The inputs that are pushed now skip these streams, so their rows become outdated.
     if outcome.forgets_others or (request.pushes_inputs and others):
         await resuming.forget_others([*selected, GLOBAL, INPUTS])
-    await resuming.write(outcome.lines)
-    if any(not lines[name].has_rows for name in filled if name in lines):
-        await resuming.note_rows(filled)
+    await resuming.write(outcome.entries)
+    if any(not entries[name].has_rows for name in filled if name in entries):
+        await resuming.mark_filled(filled)
     if resuming.is_old or not of_state:
         await resuming.refresh()
     resumed = _resumed(
         resuming.lineage,
         request,
         outcome,
-        lines,
+        entries,
         filled,
         locked=found.locked,
         files=found.files,
@@ -145,19 +148,19 @@ async def compare_and_record(
 def _resumed(
     lineage: str,
     request: ResumeRequest,
-    outcome: Comparison,
-    lines: Mapping[str, Line],
+    outcome: ComparisonResult,
+    entries: Mapping[str, CheckpointEntry],
     filled: Sequence[str],
     *,
     locked: Mapping[str, str],
     files: Mapping[str, int | None],
     settling: float,
-) -> Resumed:
-    moved = {*request.reads, *([GLOBAL] if request.moves_global else [])}
+) -> ResumeResult:
+    moved = {*request.advanced_streams, *([GLOBAL] if request.advances_shared_checkpoint else [])}
     if request.pushes_inputs:
         moved.add(INPUTS)
-    now = {**lines, **outcome.lines}
-    ticket = MovedLines(
+    now = {**entries, **outcome.entries}
+    token = MovedEntries(
         account_id=request.account_id,
         lineage=lineage,
         positions={name: now[name].position for name in moved if name in now},
@@ -166,7 +169,7 @@ def _resumed(
         locked=locked,
         files=files,
     )
-    return Resumed(
+    return ResumeResult(
         destination=destination_of(lineage),
         positions=outcome.positions,
         inputs_position=outcome.inputs_position,
@@ -174,12 +177,12 @@ def _resumed(
         inputs_are_lost=outcome.inputs_are_lost,
         lost_inputs_are_replayable=outcome.lost_inputs_are_replayable,
         held_inputs=outcome.held_inputs,
-        ticket=ticket,
+        write_token=token,
     )
 
 
-def _settling(outcome: Comparison, filled: Sequence[str], age: float) -> float:
-    """Return the seconds until what is read is newer than the rows that stay."""
+def _settling(outcome: ComparisonResult, filled: Sequence[str], age: float) -> float:
+    """Return the seconds until a read is newer than the rows that stay."""
     stays = any(
         rewind.checkpoint is None and rewind.stream != GLOBAL and not rewind.is_empty
         for rewind in outcome.rewinds.values()
@@ -190,13 +193,13 @@ def _settling(outcome: Comparison, filled: Sequence[str], age: float) -> float:
 
 
 class _Resuming:
-    """The statements about one lineage.
+    """Statements on the entries of one lineage.
 
     Attributes:
         lineage: The lineage.
-        is_old: Whether its lines have not been written for a day.
-        is_overtaken: Whether another lineage of the account was written later.
-        age: Seconds since a line was written last; 0 where that is not known.
+        is_old: Whether its entries have not been written for a day.
+        is_superseded: Whether another lineage of the account was written later.
+        age: Seconds since the last write of an entry; 0 where that is unknown.
     """
 
     def __init__(self, connection: Connection, schema: str, account_id: str, lineage: str) -> None:
@@ -205,19 +208,19 @@ class _Resuming:
         self._account_id = account_id
         self.lineage = lineage
         self.is_old = False
-        self.is_overtaken = False
+        self.is_superseded = False
         self.age = 0.0
 
-    async def locked(self) -> dict[str, Line]:
-        """Lock the lines. An emptied table is looked for behind that, in a later snapshot."""
+    async def locked(self) -> dict[str, CheckpointEntry]:
+        """Lock and return the entries; a later snapshot finds emptied tables."""
         rows = await self._rows(_LOCKED)
         self.is_old = any(row["is_old"] for row in rows)
-        self.is_overtaken = bool(rows) and all(row["is_overtaken"] for row in rows)
+        self.is_superseded = bool(rows) and all(row["is_superseded"] for row in rows)
         self.age = min((row["age"] for row in rows), default=0.0)
-        return {row["stream"]: line_of(dict(row)) for row in rows}
+        return {row["stream"]: entry_of(dict(row)) for row in rows}
 
-    async def adopted(self) -> dict[str, Line]:
-        """Take the lines of the account's lineage that was written last."""
+    async def adopted(self) -> dict[str, CheckpointEntry]:
+        """Copy the entries of the account's last written lineage, and return them."""
         await self._rows(_ADOPTED)
         return await self.locked()
 
@@ -227,39 +230,39 @@ class _Resuming:
         )
         return rows
 
-    async def write(self, lines: Mapping[str, Line]) -> None:
-        """Make or replace these lines."""
-        if not lines:
+    async def write(self, entries: Mapping[str, CheckpointEntry]) -> None:
+        """Insert or replace these entries."""
+        if not entries:
             return
-        given = list(lines.values())
+        given = list(entries.values())
         await self._connection.execute(
             _WRITTEN.format(checkpoints=self._checkpoints),
             self._account_id,
             self.lineage,
-            [line.stream for line in given],
-            [line.checkpoint for line in given],
-            [line.stream_schema for line in given],
-            [line.epoch for line in given],
-            text_array(line.number for line in given),
-            [encoded_history(line) for line in given],
-            text_array(line.has_rows for line in given),
+            [entry.stream for entry in given],
+            [entry.checkpoint for entry in given],
+            [entry.stream_schema for entry in given],
+            [entry.epoch for entry in given],
+            text_array(entry.number for entry in given),
+            [encoded_history(entry) for entry in given],
+            text_array(entry.has_rows for entry in given),
         )
 
     async def held(self, filled: Sequence[str]) -> list[str]:
-        """Return which of these streams any lineage of the account has written rows of."""
+        """Return those of these streams of which any lineage of the account has rows."""
         rows = await self._connection.fetch(
             _HELD.format(checkpoints=self._checkpoints), self._account_id, list(filled)
         )
         return [row["stream"] for row in rows]
 
-    async def note_rows(self, filled: Sequence[str]) -> None:
-        """Have the lines of all lineages say that these tables have rows."""
+    async def mark_filled(self, filled: Sequence[str]) -> None:
+        """Record in the entries of all lineages that these tables have rows."""
         await self._connection.execute(
-            _NOTE_ROWS.format(checkpoints=self._checkpoints), list(filled)
+            _MARK_FILLED.format(checkpoints=self._checkpoints), list(filled)
         )
 
     async def forget_others(self, kept: Sequence[str]) -> None:
-        """Drop the lineage's lines of other streams."""
+        """Delete the lineage's entries of other streams."""
         await self._connection.execute(
             _FORGET_OTHERS.format(checkpoints=self._checkpoints),
             self._account_id,
@@ -268,7 +271,7 @@ class _Resuming:
         )
 
     async def refresh(self) -> None:
-        """Keep the lines from being taken for unused, and drop those of others that are."""
+        """Mark the entries as used, and delete unused ones of other lineages."""
         for statement in (_TOUCH, _FORGET_OLD):
             await self._connection.execute(
                 statement.format(checkpoints=self._checkpoints), self._account_id, self.lineage

@@ -1,4 +1,4 @@
-"""SQL that moves lines, sent together with COMMIT: it costs no round trip of its own."""
+"""SQL that moves entries, sent together with COMMIT to save a round trip."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 import asyncpg
 
 from engine_server.connectors.postgres.checkpoints import table
-from engine_server.connectors.postgres.tables import Table
+from engine_server.connectors.postgres.schema.tables import Table
 from engine_server.errors import ConnectorError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A line's next checkpoint.
+    """The next checkpoint of an entry.
 
     Attributes:
-        stream: Whose line.
-        epoch: The epoch that the line must be of.
+        stream: The stream of the entry.
+        epoch: The epoch that the entry must have.
         committed: The last number that is known to be committed.
-        number: The checkpoint's number. The line may have it already, where the transaction was
+        number: The checkpoint's number. The entry may already have it, if the transaction was
             committed and only the answer was lost.
         checkpoint: Its JSON text; None for none.
-        stream_schema: Takes the place of the line's unless it is empty.
+        stream_schema: Replaces the entry's unless it is empty.
     """
 
     stream: str
@@ -33,29 +33,29 @@ class Move:
 
 
 def moves_script(schema: str, account_id: str, lineage: str, moves: Collection[Move]) -> str:
-    """SQL that moves lines, or raises when one of them is gone or was taken over."""
+    """Return SQL that moves entries, or raises when one was deleted or taken over."""
     rows = ", ".join(
         f"({constant(move.stream)}, {constant(move.epoch)}, {move.committed}::bigint, "
         f"{move.number}::bigint, {constant(move.checkpoint)}, {constant(move.stream_schema)})"
         for move in moves
     )
     return (
-        f"WITH moved AS (UPDATE {table.quoted(schema)} AS line SET "  # noqa: S608 - constants of our own
+        f"WITH moved AS (UPDATE {table.quoted(schema)} AS entry SET "  # noqa: S608 - constants of our own
         "checkpoint = given.checkpoint, number = given.number, written_at = now(), "
-        "stream_schema = coalesce(nullif(given.stream_schema, ''), line.stream_schema) "
+        "stream_schema = coalesce(nullif(given.stream_schema, ''), entry.stream_schema) "
         f"FROM (VALUES {rows}) "
         "AS given (stream, epoch, committed, number, checkpoint, stream_schema) "
-        f"WHERE line.account_id = {constant(account_id)} AND line.lineage = {constant(lineage)} "
-        "AND line.stream = given.stream AND line.epoch = given.epoch "
-        "AND line.number BETWEEN given.committed AND given.number RETURNING 1) "
-        # The text that cannot be a number says whose error it is.
+        f"WHERE entry.account_id = {constant(account_id)} AND entry.lineage = {constant(lineage)} "
+        "AND entry.stream = given.stream AND entry.epoch = given.epoch "
+        "AND entry.number BETWEEN given.committed AND given.number RETURNING 1) "
+        # The text in the failing cast identifies the error.
         f"SELECT CASE count(*) WHEN {len(moves)} THEN 0 "
         f"ELSE ('{table.NAME}: ' || count(*))::integer END FROM moved; "
     )
 
 
 def lock_script(schema: str, account_id: str, lineage: str, streams: Collection[str]) -> str:
-    """SQL that locks lines in the order in which a comparison does; empty for less than two."""
+    """Return SQL that locks entries in the order of a comparison; empty for fewer than two."""
     if len(streams) < 2:
         return ""
     names = ", ".join(map(constant, sorted(streams)))
@@ -67,7 +67,7 @@ def lock_script(schema: str, account_id: str, lineage: str, streams: Collection[
 
 
 def rows_script(schema: str, written: Table) -> str:
-    """SQL that has the lines of all lineages say that a table has rows, if it has."""
+    """Return SQL that records in the entries of all lineages that a table has rows, if it has."""
     return (
         f"UPDATE {table.quoted(schema)} SET has_rows = true "  # noqa: S608 - the same
         f"WHERE stream = {constant(written.stream)} AND NOT has_rows "
@@ -76,10 +76,10 @@ def rows_script(schema: str, written: Table) -> str:
 
 
 def files_script(files: Collection[tuple[Table, int | None]]) -> str:
-    """SQL that raises when a table has another file than it had as lines were compared.
+    """Return SQL that raises when a table has another file than when the entries were compared.
 
-    TRUNCATE gives it one, and the rows that come after would hide that the table was emptied. What
-    the transaction wrote keeps others from doing so until it ends.
+    TRUNCATE replaces the file, and later rows would hide that the table was emptied. The locks of
+    the rows that the transaction wrote prevent a TRUNCATE until it ends.
 
     https://www.postgresql.org/docs/current/sql-truncate.html
     """
@@ -96,13 +96,13 @@ def files_script(files: Collection[tuple[Table, int | None]]) -> str:
     )
 
 
-def is_about_lines(error: asyncpg.PostgresError) -> bool:
-    """Whether a transaction could not be ended since its lines are not as they were left."""
+def is_about_checkpoints(error: asyncpg.PostgresError) -> bool:
+    """Return whether a commit failed because its entries were changed by others."""
     return bool(error.args) and table.NAME in str(error.args[0])
 
 
 def constant(text: str | None) -> str:
-    """A string constant that means the same whatever the session's settings.
+    """Return a string constant for SQL that is independent of the session's settings.
 
     https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE
     """

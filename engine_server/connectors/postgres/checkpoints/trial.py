@@ -1,14 +1,14 @@
-"""A line of recorded checkpoints that a check writes as a sync would, and takes back."""
+"""Trial write of an entry, rolled back, by which a check finds whether a sync can record."""
 
 import asyncpg
 
 from engine_server.connectors.postgres.checkpoints import table
-from engine_server.connectors.postgres.checkpoints.lines import new_name
+from engine_server.connectors.postgres.checkpoints.entries import new_name
 from engine_server.connectors.postgres.checkpoints.moves import constant
-from engine_server.connectors.postgres.faults import describe, is_connection_fault
-from engine_server.connectors.postgres.pool import Connection
+from engine_server.connectors.postgres.connection.errors import describe, is_connection_error
+from engine_server.connectors.postgres.connection.pool import Connection
 
-# The limits are those of the rows that a check tries.
+# The timeouts are those of the trial rows of a check.
 _SCRIPT = """
 SET LOCAL lock_timeout = '0.5s';
 SET LOCAL statement_timeout = '3s';
@@ -22,15 +22,15 @@ WHERE account_id = {name} AND lineage = {name};
 DELETE FROM {checkpoints} WHERE account_id = {name} AND lineage = {name};
 SET CONSTRAINTS ALL IMMEDIATE
 """
-# Another session locks the table, or a trigger is slow: nothing is learnt.
+# Another session locks the table, or a trigger is slow: the result is unknown.
 _UNKNOWN = frozenset({"55P03", "40P01", "57014"})
 
 
-async def refused_line(connection: Connection, schema: str) -> str:
-    """Try a line, and return why it was refused; empty when it was not.
+async def refused_entry(connection: Connection, schema: str) -> str:
+    """Return why Postgres refuses an entry; empty when it accepts one, or when that is unknown.
 
     Raises:
-        asyncpg.PostgresError: Postgres refused something that is not about the table.
+        asyncpg.PostgresError: The connection was lost.
     """
     if not (await table.access(connection, schema)).is_usable:
         return ""
@@ -40,7 +40,7 @@ async def refused_line(connection: Connection, schema: str) -> str:
     try:
         await connection.execute(_SCRIPT.format(checkpoints=table.quoted(schema), name=name))
     except asyncpg.PostgresError as error:
-        if is_connection_fault(error):
+        if is_connection_error(error):
             raise
         if error.sqlstate in _UNKNOWN:
             return ""

@@ -1,1 +1,1 @@
-"""Stripe's events, and the records that they make."""
+"""Stripe's events, and the records made from them."""

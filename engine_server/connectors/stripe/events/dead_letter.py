@@ -1,7 +1,7 @@
-"""An event that is given up, as it is handed on."""
+"""Dead letters of events."""
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.events.event import Event, NotAnEvent
+from engine_server.connectors.stripe.events.event import EventHead, NotAnEvent
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import DeadLetter
 
@@ -14,18 +14,18 @@ def dead_letter(
     attempts: int,
     reason: str,
 ) -> Message:
-    """The message of an event that is given up.
+    """Return the dead letter of an event.
 
     Args:
         body: The event as JSON, as it arrived.
-        attempts: How many times it was tried.
-        reason: Why the last attempt failed.
+        attempts: The number of attempts.
+        reason: The reason of the last failure.
     """
     letter = DeadLetter(
         event_json=body, attempt_count=attempts, reason=reason[:_MOST_REASON_CHARACTERS]
     )
     try:
-        event = Event.parse(body)
+        event = EventHead.parse(body)
     except NotAnEvent:
         return Message(dead_letter=letter)
     letter.event_id, letter.event_type = event.id, event.type
@@ -34,6 +34,6 @@ def dead_letter(
 
 
 def bare_event(event_id: str, event_type: str, created: int) -> bytes:
-    """An event of which no more than this is known, as Stripe does not show it any more."""
+    """Return the JSON of an event that Stripe no longer shows, with its known fields only."""
     fields = {"id": event_id, "object": "event", "type": event_type, "created": created}
     return exact_json.encode(fields)

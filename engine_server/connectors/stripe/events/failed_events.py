@@ -1,4 +1,4 @@
-"""The events of one read that fail by themselves, kept apart from those that are applied."""
+"""Events of one read that failed, kept apart from those that are applied."""
 
 from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.api.errors import FailureScope, RequestFailed
 from engine_server.connectors.stripe.events.failure import EventFailed, StreamRefused
-from engine_server.connectors.stripe.events.records import StreamRecord
+from engine_server.connectors.stripe.records import StreamRecord
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Log, Message
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedEvent(Generic[T]):
-    """An event that failed by itself.
+    """An event that failed for a reason of its own.
 
     Attributes:
-        sent: The event, as it was handed in.
-        reason: Why it failed.
+        sent: The event, as it was given.
+        reason: The reason of the failure.
     """
 
     sent: T
@@ -38,7 +38,7 @@ class SkippedStreams:
         self._unreported: list[Message] = []
 
     def add(self, refused: StreamRefused) -> None:
-        """Takes note that an event of a stream was skipped."""
+        """Record that an event of a stream was skipped."""
         if refused.stream in self._known:
             return
         self._known.add(refused.stream)
@@ -46,7 +46,7 @@ class SkippedStreams:
         self._unreported.append(Message(log=Log(level=Log.LEVEL_WARN, message=text)))
 
     def reports(self) -> Iterator[Message]:
-        """Yields the warnings that were not yielded before."""
+        """Yield the warnings that were not yielded before."""
         reports, self._unreported = self._unreported, []
         yield from reports
 
@@ -59,16 +59,16 @@ class FailedEvents(Generic[T]):
     """
 
     def __init__(self, skipped: SkippedStreams | None = None) -> None:
-        """Begins without any; ``skipped`` is the read's, where there is one already."""
+        """Start empty, with the read's ``skipped`` if it has one already."""
         self.skipped = skipped or SkippedStreams()
         self._failed: list[FailedEvent[T]] = []
 
     def add(self, sent: T, reason: str) -> None:
-        """Adds an event that failed."""
+        """Add an event that failed."""
         self._failed.append(FailedEvent(sent=sent, reason=reason))
 
     def take(self) -> list[FailedEvent[T]]:
-        """Hands out the events that failed since the last time, in their order."""
+        """Return the events that failed since the last call, in their order."""
         failed, self._failed = self._failed, []
         return failed
 
@@ -76,18 +76,17 @@ class FailedEvents(Generic[T]):
 async def attempt(
     making: Awaitable[list[StreamRecord]], skipped: SkippedStreams
 ) -> list[StreamRecord] | EventFailed:
-    """Waits for the records of one event; a failure of its own is answered, not raised.
+    """Return the records of one event, or its own failure.
 
     Events of streams that may not be read make no records.
 
     Args:
-        making: What makes the records, e.g. ``process_event``.
-        skipped: Told of events that are skipped.
+        making: Makes the records, e.g. ``process_event``.
+        skipped: Records the events that are skipped.
 
     Raises:
-        ConnectionFailed: Stripe refuses the key, or fails, or is out of reach: no failure of the
-            event.
-        ConnectorError: The destination cannot be asked.
+        ConnectionFailed: Stripe refuses the key, fails, or is unreachable: no failure of the event.
+        ConnectorError: The destination cannot be queried.
     """
     try:
         return await making
@@ -103,7 +102,7 @@ async def attempt(
     except ConnectorError:
         raise
     except Exception as error:
-        # Of a shape that nothing here is made for: the others are not to suffer for it.
-        log.exception("event_threw")
+        # The event has an unexpected shape, which must not stop the others.
+        _log.exception("event_threw")
         kind = type(error).__name__
         return EventFailed(f"it could not be processed ({kind}); the engine's log has the details")

@@ -1,4 +1,4 @@
-"""The failure of one event."""
+"""Failures of single events."""
 
 from engine_server.errors import ConnectorError
 
@@ -6,21 +6,20 @@ from engine_server.errors import ConnectorError
 class EventFailed(ConnectorError):
     """One event cannot be applied, for a reason of its own.
 
-    It is tried again with the attempts of its way in, then dead-lettered; the events around it are
-    applied.
+    It is retried as often as its ingress allows, then dead-lettered. The other events are applied.
     """
 
 
 class StreamRefused(ConnectorError):
-    """An event is about an object of a type that the key or the account may not read.
+    """The key or the account may not read objects of the event's type.
 
-    Its stream's events are skipped, as its list is.
+    The events of its stream are skipped, like its list.
 
     Attributes:
         stream: The name of the stream.
     """
 
     def __init__(self, stream: str, reason: str) -> None:
-        """``reason`` is in Stripe's words."""
+        """Store the stream and Stripe's message as the reason."""
         super().__init__(reason)
         self.stream = stream

@@ -1,4 +1,4 @@
-"""Ids: the part of an event that is the same in every API version."""
+"""Ids, the part of an event that is the same in every API version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ def ids_only(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce an object, or its previous attributes, to its id and those of the items of its lists.
 
     Args:
-        fields: Of any API version. Left as they are.
+        fields: The object in any API version; it is not changed.
 
     Returns:
         ``{"id": "sub_1", "object": "subscription", "items": {"data": [{"id": "si_1", ...}]}}``
@@ -23,7 +23,7 @@ def ids_only(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ids_of_list(found: Mapping[str, Any]) -> dict[str, Any]:
     items = [_identity(item) for item in found["data"] if isinstance(item, Mapping)]
-    # Whether it was cut is the same in every version, too; a list need not say it.
+    # Signs of truncation are the same in every version, too; a list need not have them.
     facts = {name: found[name] for name in ("has_more", "total_count") if name in found}
     return {"data": items, **facts}
 

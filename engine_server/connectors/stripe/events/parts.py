@@ -1,6 +1,6 @@
 """Events about a part of an object, each with the object that shows the part.
 
-Such an event is none of the whole (https://docs.stripe.com/api/events/types), so the whole has to
+Such an event is not one of the whole (https://docs.stripe.com/api/events/types), so the whole must
 be fetched for its row to show the change.
 """
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.catalog.object_types import object_types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole:
-    """An object that another one is a part of.
+    """An object that contains the event's object as a part.
 
     Attributes:
-        type: What its ``object`` field says.
+        type: The value of its ``object`` field.
         id: Its id.
     """
 
@@ -27,7 +27,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reference:
-    """How a part names its whole.
+    """A reference from a part to its whole.
 
     Attributes:
         whole: The type of the whole.
@@ -39,36 +39,35 @@ class _Reference:
 
 
 def _named(**fields: str) -> tuple[_Reference, ...]:
-    """References, each as ``field="type"``, in the order in which they are looked for."""
+    """Return references, each given as ``field="type"``, in order of priority."""
     return tuple(_Reference(whole=whole, field=field) for field, whole in fields.items())
 
 
-# By all of an event's type but its last part. The first field that names an object counts: a
+# By the event's type without its last part. The first field that names an object is used: a
 # discount of a subscription names the customer, too.
 PARTS: Mapping[str, tuple[_Reference, ...]] = MappingProxyType(
     {
         # An account has external_accounts, capabilities and requirements, and shows the person of
         # an individual (https://docs.stripe.com/api/accounts/object).
         "account.external_account": _named(account="account"),
-        # Holds the application that the account is connected by, perhaps once more
+        # The event holds the application that the account is connected by, possibly a second one
         # (https://docs.stripe.com/connect/webhooks).
         "account.application": _named(account="account"),
         "capability": _named(account="account"),
         "person": _named(account="account"),
         # A fee has refunds (https://docs.stripe.com/api/application_fees/object).
         "application_fee.refund": _named(fee="application_fee"),
-        # An alert that was triggered holds the alert (https://docs.stripe.com/api/billing/alert).
+        # A triggered alert holds the alert (https://docs.stripe.com/api/billing/alert).
         "billing.alert": _named(alert="billing.alert"),
         # A customer has a cash_balance (https://docs.stripe.com/api/cash_balance/object), which its
         # transactions change.
         "cash_balance": _named(customer="customer"),
         "customer_cash_balance_transaction": _named(customer="customer"),
-        # A charge says whether it is disputed, and how much of it is refunded
+        # A charge shows whether it is disputed, and how much of it is refunded
         # (https://docs.stripe.com/api/charges/object).
         "charge.dispute": _named(charge="charge"),
         "charge.refund": _named(charge="charge"),
-        # Of some payment methods there are no charge.refund events
-        # (https://docs.stripe.com/api/refunds).
+        # Some payment methods have no charge.refund events (https://docs.stripe.com/api/refunds).
         "refund": _named(charge="charge"),
         # https://docs.stripe.com/api/discounts/object
         "customer.discount": _named(
@@ -89,21 +88,20 @@ PARTS: Mapping[str, tuple[_Reference, ...]] = MappingProxyType(
 
 
 def whole_of(
-    happening: str, part: Mapping[str, Any], *, account: str | None = None
+    unversioned_type: str, part: Mapping[str, Any], *, account: str | None = None
 ) -> Whole | None:
-    """Return the object that shows the part which an event holds; None when it cannot be told.
+    """Return the object that shows the part in an event; None if it is unknown.
 
     Args:
-        happening: The type of the event without a version, e.g. ``customer.source.created``.
+        unversioned_type: The event's type without a version, e.g. ``customer.source.created``.
         part: The object of the event, in any API version.
-        account: The account that the event is of, where it says so: the part of an account need
-            not name it.
+        account: The account of the event, if it names one: the part of an account need not name it.
     """
-    for reference in PARTS.get(happening.rpartition(".")[0], ()):
+    for reference in PARTS.get(unversioned_type.rpartition(".")[0], ()):
         named = part.get(reference.field)
         if named is None and reference.whole == "account":
             named = account
-        # A reference may have come expanded.
+        # A reference may be expanded.
         object_id = named.get("id") if isinstance(named, Mapping) else named
         is_itself = part.get("object") == reference.whole
         if isinstance(object_id, str) and object_id and not is_itself:
@@ -112,14 +110,14 @@ def whole_of(
 
 
 def whole_at(path: str) -> Whole | None:
-    """Return the object whose URL the URL of a part begins with; None when there is none.
+    """Return the object whose URL is a prefix of a part's URL; None if there is none.
 
     Thin events name a part by its URL alone, e.g. ``/v2/core/accounts/acct_1/persons/person_1``
     (https://docs.stripe.com/api/v2/core/events/event-types).
     """
     paths = _paths()
     if path.rpartition("/")[0] in paths:
-        # An object of a list, and no part.
+        # The URL of a listed object, not of a part.
         return None
     for kind_path, object_type in paths.items():
         if path.startswith(f"{kind_path}/"):
@@ -133,14 +131,14 @@ def wholes_shown_by(resource: str) -> Iterator[str]:
     """Yield the types of the objects that events of a resource refresh.
 
     Args:
-        resource: All of an event's type but its last part, e.g. ``customer.source``.
+        resource: The event's type without its last part, e.g. ``customer.source``.
     """
     for reference in PARTS.get(resource, ()):
-        # Another version of the package need not have every list.
+        # Another version of the package may lack some lists.
         if reference.whole in object_types():
             yield reference.whole
 
 
 def _paths() -> Mapping[str, str]:
-    """Types of object by the paths of their lists."""
+    """Return types of object by the paths of their lists."""
     return {kind.path: kind.name for kind in object_types().values() if "{" not in kind.path}

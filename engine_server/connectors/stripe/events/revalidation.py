@@ -1,14 +1,14 @@
-"""Which objects are fetched again, as the one that an event holds may be outdated."""
+"""Revalidation: which objects are fetched again because an event may be outdated."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-from engine_server.connectors.stripe.events.object_types import ObjectType
+from engine_server.connectors.stripe.catalog.object_types import ObjectType
 from engine_server.text import is_storable
 
-# The states after which an object does not change any more, by type:
+# The final states of objects, by type:
 # https://docs.stripe.com/api/checkout/sessions/object
 # https://docs.stripe.com/api/credit_notes/void
 # https://docs.stripe.com/api/invoices/void
@@ -34,22 +34,22 @@ _FINAL_STATES: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 
-# Where an object names the one that its URL begins with.
+# The field that names the object whose URL is the prefix of this one's.
 _PARENT_FIELDS: Mapping[str, str] = MappingProxyType(
     {"fee_refund": "fee", "transfer_reversal": "transfer"}
 )
 
 
 def is_final(record: Mapping[str, Any]) -> bool:
-    """Whether an object is in a state that it never leaves."""
+    """Return whether an object is in a final state."""
     return record.get("status") in _FINAL_STATES.get(str(record.get("object")), ())
 
 
 def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
-    """Where an object is retrieved, e.g. ``/v1/customers/cus_1``.
+    """Return the path to retrieve an object from, e.g. ``/v1/customers/cus_1``.
 
-    None when no URL does it: there is no such call, it takes the id of another object, which this
-    one does not name, or the id, which people choose for some objects, would lead elsewhere.
+    None if no URL exists: there is no such call; it takes the id of another object, which this one
+    does not name; or the id, which users choose for some objects, would lead to another URL.
     """
     object_id, path = record["id"], kind.path
     is_path_segment = object_id not in (".", "..") and is_storable(object_id)
@@ -57,7 +57,7 @@ def retrieve_path(kind: ObjectType, record: Mapping[str, Any]) -> str | None:
         return None
     if "{id}" in path:
         parent = record.get(_PARENT_FIELDS[kind.name])
-        # A reference may have come expanded.
+        # A reference may be expanded.
         parent_id = parent.get("id") if isinstance(parent, dict) else parent
         if not isinstance(parent_id, str):
             return None

@@ -1,39 +1,46 @@
-"""The object that an event is about, and whether it concerns a pipeline."""
+"""Subject of an event: the object that it is about."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import structlog
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.object_types import ObjectType, object_types
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from engine_server.connectors.stripe.events.api_version import is_safe
 from engine_server.connectors.stripe.events.deletions import ends_object
 from engine_server.connectors.stripe.events.event import Event
-from engine_server.connectors.stripe.events.object_types import ObjectType, object_types
+from engine_server.connectors.stripe.events.failure import EventFailed
 from engine_server.connectors.stripe.events.parts import Whole, whole_at, whole_of
 from engine_server.connectors.stripe.events.revalidation import retrieve_path
 from engine_server.connectors.stripe.events.scope import EventScope
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
-# Tells what an invoice would be like that is not there yet, some with an id, some without one.
+# https://docs.stripe.com/upgrades#what-changes-does-stripe-consider-to-be-backward-compatible gives
+# 255 for ids that Stripe makes; those that users choose may be longer.
+_MOST_ID_BYTES = 5000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+# Shows a future invoice, sometimes with an id, sometimes without one.
 _FORECAST = "invoice.upcoming"
-# Holds the application; it is the account named in the event that is connected no more
+# Holds the application; the account named in the event is the disconnected one
 # (https://docs.stripe.com/connect/webhooks).
 _DISCONNECTED = "account.application.deauthorized"
-# Connected accounts are objects of their platform: events about them name them as their account.
+# Connected accounts are objects of their platform; events about them name them as their account.
 _ACCOUNT = "account"
 _ACCOUNT_TYPES = frozenset({_ACCOUNT, "v2.core.account"})
-# Tells of all that a customer is entitled to at once, by no id of its own
+# Reports all entitlements of a customer together, without an id of its own
 # (https://docs.stripe.com/billing/entitlements#webhooks).
 _SUMMARY = "entitlements.active_entitlement_summary"
 _ENTITLEMENT = "entitlements.active_entitlement"
 
 
 class Ignored(Exception):
-    """Why nothing is made of an event."""
+    """The reason why an event is not applied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +48,16 @@ class Subject:
     """The object that an event is about.
 
     Attributes:
-        kind: Its type; of a summary, that of what it sums up.
-        id: Its id; of a summary, that of the customer.
-        fields: The object as the event tells it; None when it must be fetched.
-        url: Where it is fetched then, as a thin event says.
-        path: Where it is retrieved otherwise; empty when no call does that.
-        created: When it was made, in Unix seconds; None when that is not known.
-        items: The rows that the items of its lists make, as far as the event tells: each with its
-            stream.
-        is_told: Whether the event holds or names it; False where it tells of a part alone.
-        is_summary: Whether it sums up what a customer is entitled to.
-        whole: The object that it is a part of, which is fetched besides; None when it is part of
+        kind: The type of the object; of a summary, the type that it sums up.
+        id: The id of the object; of a summary, the id of the customer.
+        fields: The object as in the event; None if it must be fetched.
+        url: The URL to fetch it from, as a thin event gives it.
+        path: The path to retrieve it from otherwise; empty if no call exists.
+        created: The creation time in Unix seconds; None if unknown.
+        items: The rows of the items in its lists that the event shows, each with its stream.
+        is_named_by_event: Whether the event holds or names it; False if it shows only a part of it.
+        is_summary: Whether it sums up the entitlements of a customer.
+        whole: The object that it is a part of, which is fetched as well; None if it is part of
             none, or of one that does not concern the pipeline.
     """
 
@@ -62,22 +68,22 @@ class Subject:
     path: str = ""
     created: int | None = None
     items: Sequence[tuple[str, str]] = ()
-    is_told: bool = True
+    is_named_by_event: bool = True
     is_summary: bool = False
     whole: "Subject | None" = None
 
     @classmethod
     def of(cls, event: Event, scope: EventScope) -> Self:
-        """Return the object of an event: of a part that is no record itself, the whole.
+        """Return the object of an event; the whole, if the event's part is no record itself.
 
         Raises:
-            Ignored: It does not concern the pipeline, whichever streams are selected.
+            Ignored: The event does not concern the pipeline, regardless of the selected streams.
         """
         if None not in (event.livemode, scope.livemode) and event.livemode != scope.livemode:
-            # Live endpoints of platforms are sent events of test mode as well
+            # Live endpoints of platforms receive events of test mode as well
             # (https://docs.stripe.com/connect/webhooks).
             raise Ignored("it is of the other mode")
-        if event.happening == _FORECAST:
+        if event.unversioned_type == _FORECAST:
             raise Ignored("there is no such invoice yet")
         whole = cls._whole(event, scope)
         try:
@@ -88,6 +94,22 @@ class Subject:
             return whole
         return dataclasses.replace(part, whole=whole)
 
+    def require_id(self) -> None:
+        """Check that the id can be one of Stripe's.
+
+        Users choose the ids of some objects, such as coupons: most characters are possible.
+
+        Raises:
+            EventFailed: The id is invalid, and no request can be made with it.
+        """
+        if len(self.id.encode(errors="surrogatepass")) > _MOST_ID_BYTES:
+            raise EventFailed(
+                f"the id of its {self.kind.name} has {len(self.id)} characters, and Stripe's have "
+                f"{_MOST_ID_BYTES} bytes at most"
+            )
+        if _CONTROL.search(self.id):
+            raise EventFailed(f"the id of its {self.kind.name} holds control characters")
+
     @property
     def streams(self) -> frozenset[str]:
         """The streams whose rows the event may change."""
@@ -95,7 +117,7 @@ class Subject:
         return frozenset((self.kind.stream, *self.kind.items, *of_whole))
 
     def wanted(self, scope: EventScope) -> "list[Subject]":
-        """The objects, of the part and the whole, that selected streams hold records of."""
+        """Return the objects, part and whole, whose records selected streams hold."""
         wanted = []
         if not scope.streams.keys().isdisjoint((self.kind.stream, *self.kind.items)):
             wanted.append(self)
@@ -105,41 +127,41 @@ class Subject:
 
     @classmethod
     def to_fetch(cls, event: Event, scope: EventScope, whole: Whole) -> Self:
-        """The whole that an event about one of its parts changes.
+        """Return the whole that an event about one of its parts changes.
 
         Raises:
-            Ignored: It does not concern the pipeline.
+            Ignored: The object does not concern the pipeline.
         """
         kind = _kind(event, scope, whole.type, whole.id)
         fields = {"id": whole.id, "object": whole.type}
         path = retrieve_path(kind, fields) or ""
-        return cls(kind=kind, id=whole.id, fields=None, path=path, is_told=False)
+        return cls(kind=kind, id=whole.id, fields=None, path=path, is_named_by_event=False)
 
     @classmethod
     def _whole(cls, event: Event, scope: EventScope) -> Self | None:
-        if event.happening == _DISCONNECTED:
-            # There is nothing left to fetch.
+        if event.unversioned_type == _DISCONNECTED:
+            # The disconnected account can no longer be fetched.
             return None
         if event.object is not None:
-            whole = whole_of(event.happening, event.object, account=event.account)
+            whole = whole_of(event.unversioned_type, event.object, account=event.account)
         else:
             whole = whole_at(event.related.url) if event.related is not None else None
-            # The part of an account need not lie within its URL.
-            whole = whole or whole_of(event.happening, {}, account=event.account)
+            # The URL of an account's part may lie outside the account's URL.
+            whole = whole or whole_of(event.unversioned_type, {}, account=event.account)
         if whole is None:
             return None
         try:
             return cls.to_fetch(event, scope, whole)
         except Ignored as reason:
-            log.debug("event_whole_ignored", event_id=event.id, reason=str(reason))
+            _log.debug("event_whole_ignored", event_id=event.id, reason=str(reason))
             return None
 
     @classmethod
     def _named_by(cls, event: Event, scope: EventScope) -> Self:
-        """The object that the event holds or names.
+        """Return the object that the event holds or names.
 
         Raises:
-            Ignored: It does not concern the pipeline.
+            Ignored: The object does not concern the pipeline.
         """
         object_type, object_id, fields, url = _named(event)
         kind = _kind(event, scope, object_type, object_id)
@@ -153,9 +175,9 @@ class Subject:
                 created = _created(kind, fields)
                 items = [row for row in _items(kind, fields) if row[0] in scope.streams]
             if not is_safe(event.api_version, scope.api_version):
-                gone = {"id": object_id, "object": object_type, "deleted": True}
-                fields = gone if fields.get("deleted") is True else None
-        if ends_object(event.happening, object_type):
+                deleted = {"id": object_id, "object": object_type, "deleted": True}
+                fields = deleted if fields.get("deleted") is True else None
+        if ends_object(event.unversioned_type, object_type):
             fields = {**(fields or {"id": object_id, "object": object_type}), "deleted": True}
         return cls(
             kind=kind,
@@ -170,10 +192,10 @@ class Subject:
 
 
 def _kind(event: Event, scope: EventScope, object_type: str, object_id: str) -> ObjectType:
-    """Where the objects of a type belong.
+    """Return the kind of an object.
 
     Raises:
-        Ignored: This one does not concern the pipeline.
+        Ignored: The object does not concern the pipeline.
     """
     is_about_account = object_type in _ACCOUNT_TYPES and object_id == event.account
     if event.account not in (None, scope.account_id) and not (
@@ -192,10 +214,10 @@ def _kind(event: Event, scope: EventScope, object_type: str, object_id: str) -> 
 
 
 def _named(event: Event) -> tuple[str, str, dict[str, Any] | None, str]:
-    """The type of the object, its id, its fields if the event has them, else its URL."""
-    if event.happening == _DISCONNECTED and event.account is not None:
-        gone = {"id": event.account, "object": _ACCOUNT, "deleted": True}
-        return _ACCOUNT, event.account, gone, ""
+    """Return the object's type, its id, and its fields if the event has them, else its URL."""
+    if event.unversioned_type == _DISCONNECTED and event.account is not None:
+        deleted = {"id": event.account, "object": _ACCOUNT, "deleted": True}
+        return _ACCOUNT, event.account, deleted, ""
     if event.object is not None:
         if event.object.get("object") == _SUMMARY:
             customer = event.object.get("customer")
@@ -222,7 +244,7 @@ def _items(kind: ObjectType, fields: dict[str, Any]) -> Iterator[tuple[str, str]
 
 
 def _created(kind: ObjectType, fields: dict[str, Any]) -> int | None:
-    """When an object was made, where its list can be filtered by it."""
+    """Return the creation time of an object, if its list can be filtered by it."""
     resource = load_resources()[kind.stream]
     created = fields.get(resource.created_field)
     return created if resource.created_param and type(created) is int else None

@@ -1,1 +1,1 @@
-"""What a destination holds beyond what the lists show, and what Stripe says of it."""
+"""Reconciliation: records of a destination that the lists do not show."""

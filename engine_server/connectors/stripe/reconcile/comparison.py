@@ -1,4 +1,4 @@
-"""Compares one stream, page by page, with what the destination holds of it."""
+"""Comparison of one stream, page by page, with the destination's records."""
 
 import math
 from collections.abc import AsyncGenerator, Sequence
@@ -7,54 +7,53 @@ from dataclasses import dataclass
 
 import structlog
 
-from engine_server.connectors.protocols import Inventory, SelectedStream
+from engine_server.connectors.protocols import SelectedStream, StoredRows
 from engine_server.connectors.record_message import record_message
-from engine_server.connectors.stripe.catalog import Resource
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.reconcile.listing import Listing
-from engine_server.connectors.stripe.reconcile.retrieval import Held, Retrieval
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.catalog.streams import Resource
+from engine_server.connectors.stripe.lists.fetched_page import FetchedPage, Listing
+from engine_server.connectors.stripe.reconcile.retrieval import HeldRecord, Retrieval
 from engine_server.connectors.stripe.reconcile.windows import Windows
-from engine_server.connectors.stripe.stream_fetch import FetchedPage
 from pipesync.v1.message_pb2 import Message
 
-log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
-# Objects that are retrieved before what became of them is passed on.
+# Objects retrieved before the progress is reported.
 _RETRIEVED_TOGETHER = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """A window is compared in part.
+    """Progress within a window.
 
     Attributes:
-        compared_from: From this second on.
+        compared_from: The window is compared from this second on.
     """
 
     compared_from: int
 
 
 class Comparison:
-    """What the destination holds of a stream, and Stripe does not show."""
+    """Finds the records of one stream that the destination holds and Stripe does not list."""
 
     def __init__(
         self,
         client: StripeClient,
-        inventory: Inventory,
+        stored_rows: StoredRows,
         selected: SelectedStream,
         resource: Resource,
         account_id: str,
     ) -> None:
-        """Asks for nothing yet.
+        """Store the arguments; no query runs yet.
 
         Args:
-            client: The way to Stripe.
-            inventory: What the destination holds.
+            client: Sends the requests.
+            stored_rows: Rows that the destination holds.
             selected: The stream.
-            resource: How it is listed.
+            resource: How the stream is listed.
             account_id: The account whose records are compared.
         """
-        self._inventory = inventory
+        self._stored_rows = stored_rows
         self._stream = selected.name
         self._parent_field = resource.parent_field
         self._account_id = account_id
@@ -67,13 +66,13 @@ class Comparison:
         )
 
     async def after(self, page: FetchedPage) -> AsyncGenerator[Message | Reached, None]:
-        """Yields records of what the page shows to be missing: each as Stripe has it now.
+        """Yield the current records of objects that the page shows to be missing.
 
-        Where much is missing, it tells in between how far it has come.
+        If there are many, the progress is yielded in between.
 
         Raises:
-            ConnectionFailed: see ``StripeClient.get``, and ``Inventory``.
-            ConnectorError: see ``Inventory``.
+            ConnectionFailed: See ``StripeClient.get`` and ``StoredRows``.
+            ConnectorError: See ``StoredRows``.
         """
         if page.listing is None or not self._is_possible:
             return
@@ -87,19 +86,21 @@ class Comparison:
                     if records := await self._retrieval.records(some):
                         yield record_message(self._stream, records)
                     retrieved += len(some)
-                    # More of its second may follow.
+                    # The next objects may be of the same second.
                     reached = math.inf if some[-1].created is None else some[-1].created + 1
                     if retrieved >= _RETRIEVED_TOGETHER and reached < compared_from:
                         retrieved, compared_from = 0, reached
                         yield Reached(compared_from=int(reached))
 
-    def tell(self) -> None:
-        """Logs what came of it, and what could not be compared."""
+    def log_result(self) -> None:
+        """Log the result, and the parts that could not be compared."""
         done = self._retrieval
-        if done.gone or done.found:
-            log.info("reconciled", stream=self._stream, deleted=done.gone, not_listed=done.found)
+        if done.deleted or done.found:
+            _log.info(
+                "reconciled", stream=self._stream, deleted=done.deleted, not_listed=done.found
+            )
         if done.failed:
-            log.warning(
+            _log.warning(
                 "reconcile_unverified", stream=self._stream, objects=done.failed, error=done.error
             )
         if self._windows.has_gaps or not self._is_possible:
@@ -108,17 +109,17 @@ class Comparison:
                 if self._is_possible
                 else f"the field {self._parent_field} is not selected"
             )
-            log.warning("reconcile_incomplete", stream=self._stream, reason=reason)
+            _log.warning("reconcile_incomplete", stream=self._stream, reason=reason)
 
     async def _missing(
         self, page: FetchedPage, listing: Listing
-    ) -> AsyncGenerator[Sequence[Held], None]:
+    ) -> AsyncGenerator[Sequence[HeldRecord], None]:
         if self._parent_field:
-            held = await self._inventory.belonging_to(
+            held = await self._stored_rows.belonging_to(
                 self._stream, self._parent_field, listing.owners, account_id=self._account_id
             )
             yield [
-                Held(id=object_id, owner=owner)
+                HeldRecord(id=object_id, owner=owner)
                 for owner, object_id in held
                 if object_id not in listing.created
             ]
@@ -126,13 +127,13 @@ class Comparison:
         window = self._windows.after(page.part, page.left, listing)
         if window is None:
             return
-        ids = self._inventory.created_in(
+        ids = self._stored_rows.created_in(
             self._stream, window.gte, window.lt, account_id=self._account_id
         )
         async with aclosing(ids) as held_ids:
             async for some in held_ids:
                 yield [
-                    Held(id=one, created=created)
+                    HeldRecord(id=one, created=created)
                     for one, created in some.items()
                     if one not in window.listed
                 ]

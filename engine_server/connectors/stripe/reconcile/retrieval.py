@@ -1,4 +1,4 @@
-"""Asks Stripe for objects that a destination holds and a list did not show."""
+"""Retrieval of objects that a destination holds and a list does not show."""
 
 import asyncio
 import dataclasses
@@ -7,30 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from engine_server.connectors.stripe.catalog import Resource
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.events.records import record_of
-from engine_server.connectors.stripe.nested_lists import records_to_emit
-from engine_server.connectors.stripe.records import Stamps
-from engine_server.connectors.stripe.transport import Answer
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.exchange import ApiResponse
+from engine_server.connectors.stripe.catalog.streams import Resource
+from engine_server.connectors.stripe.lists.nested_lists import records_to_emit
+from engine_server.connectors.stripe.records import RecordMetadata, record_of
 
 _AT_ONCE = 8
-# So many in a row, and nothing speaks for the next one.
+# After this many failures in a row, the next retrieval would probably fail, too.
 _MOST_FAILURES = 10
 
-# Accounts that are connected no more are refused instead (https://docs.stripe.com/error-codes).
+# Disconnected accounts are refused instead (https://docs.stripe.com/error-codes).
 _ACCOUNTS_PATH = "/v1/accounts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldRecord:
     """A record that the destination holds.
 
     Attributes:
-        id: Its id.
-        owner: The id of the object whose list it is an item of; empty when it is in no such list.
-        created: When it was made, in Unix seconds; None when that is not known.
+        id: The id of the object.
+        owner: The id of the object whose list it is an item of; empty if it is in no such list.
+        created: The creation time in Unix seconds; None if unknown.
     """
 
     id: str
@@ -39,44 +38,44 @@ class Held:
 
 
 class Retrieval:
-    """The objects of one stream, retrieved one by one, some side by side.
+    """Retrieves objects of one stream one by one, some concurrently.
 
     Attributes:
-        gone: How many Stripe has no more.
-        found: How many it has, though no list shows them.
-        failed: Of how many it did not say.
-        error: What it said of the first of these.
+        deleted: The number of objects deleted at Stripe.
+        found: The number of objects that exist although no list shows them.
+        failed: The number of objects with an unknown state.
+        error: The first error among these.
     """
 
     def __init__(self, client: StripeClient, resource: Resource, account_id: str) -> None:
-        """``account_id`` is what the records are stamped with."""
-        self.gone = self.found = self.failed = 0
+        """Store the arguments; ``account_id`` becomes part of the records."""
+        self.deleted = self.found = self.failed = 0
         self.error = ""
         self._client = client
-        # What is retrieved is a record itself, whatever it is listed in.
+        # The retrieved object is the record itself, even if it is listed inside another one.
         self._resource = dataclasses.replace(resource, nested_field="")
         self._account_id = account_id
         self._failed_in_a_row = 0
 
     @property
     def is_given_up(self) -> bool:
-        """Whether so many failed that no more are asked for."""
+        """Whether too many retrievals failed to continue."""
         return self._failed_in_a_row >= _MOST_FAILURES
 
-    async def records(self, missing: Sequence[Held]) -> list[bytes]:
-        """What the objects are now, as records: those that are gone say ``deleted``.
+    async def records(self, missing: Sequence[HeldRecord]) -> list[bytes]:
+        """Return the current records of the objects; deleted ones have ``deleted`` set.
 
-        None comes of one of which Stripe does not say.
+        Objects with an unknown state have no record.
 
         Raises:
-            ConnectionFailed: see ``StripeClient.get``.
+            ConnectionFailed: See ``StripeClient.get``.
         """
-        waiting = list(reversed(missing))
+        remaining = list(reversed(missing))
         records: list[bytes] = []
 
         async def work() -> None:
-            while waiting and not self.is_given_up:
-                held = waiting.pop()
+            while remaining and not self.is_given_up:
+                held = remaining.pop()
                 try:
                     records.append(await self._record(held))
                 except RequestFailed as error:
@@ -88,44 +87,44 @@ class Retrieval:
 
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(_AT_ONCE, self._client.useful_concurrency(), len(waiting))):
+                for _ in range(min(_AT_ONCE, self._client.useful_concurrency(), len(remaining))):
                     workers.create_task(work())
         except ExceptionGroup as errors:
-            # The first one ended the others.
+            # The first failure cancelled the other tasks.
             raise errors.exceptions[0] from None
-        self.failed += len(waiting)
+        self.failed += len(remaining)
         return records
 
-    async def _record(self, held: Held) -> bytes:
+    async def _record(self, held: HeldRecord) -> bytes:
         answer = await self._retrieve(held)
         if answer is None or answer.body.get("deleted") is True:
-            self.gone += 1
+            self.deleted += 1
             fields = {"id": held.id, "deleted": True} if answer is None else answer.body
             now = int(self._client.clock.earliest())
             return record_of(fields, account_id=self._account_id, created=now)
         [record] = await records_to_emit(self._client, self._resource, [answer.body])
         self.found += 1
-        stamps = Stamps(account_id=self._account_id, known_until=answer.known_until)
-        return stamps.on_object(record)
+        metadata = RecordMetadata(account_id=self._account_id, known_until=answer.known_until)
+        return metadata.add_to_object(record)
 
-    async def _retrieve(self, held: Held) -> Answer[dict[str, Any]] | None:
-        """The object; None when Stripe says itself that there is none of that id."""
+    async def _retrieve(self, held: HeldRecord) -> ApiResponse[dict[str, Any]] | None:
+        """Return the object; None if Stripe itself says that the id does not exist."""
         path = self._path(held)
         endpoint = f"{self._resource.record_path}/:id"
         try:
             answer = await self._client.get(path, {}, endpoint=endpoint)
         except RequestFailed as error:
             is_account = self._resource.path == _ACCOUNTS_PATH
-            if error.shows_gone or (is_account and error.shows_disconnected(held.id)):
+            if error.shows_deleted or (is_account and error.shows_disconnected(held.id)):
                 return None
             raise
         if not isinstance(answer.body, dict) or answer.body.get("id") != held.id:
             raise RequestFailed(f"GET {path} was not answered with that object", status=200)
         return answer
 
-    def _path(self, held: Held) -> str:
+    def _path(self, held: HeldRecord) -> str:
         if held.id in ("", ".", ".."):
-            # People choose some ids; this one would lead elsewhere.
+            # Users choose some ids; these would lead to another URL.
             raise RequestFailed(f"{held.id!r} cannot be retrieved by its id", status=None)
         path = self._resource.record_path.replace("{id}", quote(held.owner, safe=""))
         return f"{path}/{quote(held.id, safe='')}"

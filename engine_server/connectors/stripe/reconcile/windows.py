@@ -1,26 +1,26 @@
-"""Which windows of time the pages of a stream have shown whole, and what is in them.
+"""Windows of time that the pages of a stream cover completely, and their objects.
 
-Parts of a list are read side by side, and each from its newest object on. What a page shows whole
-is the time between its own oldest object and that of the page before it: all but the seconds of
-these two, as more objects of one second may be on the next page. They are carried on to it.
+Parts of a list are read in parallel, each from its newest object on. A page covers the time between
+its own oldest object and that of the page before it, without the seconds of these two: the next
+page may hold more objects of those seconds, so they are carried over to it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from engine_server.connectors.stripe.ranges import Range
-from engine_server.connectors.stripe.reconcile.listing import Listing
+from engine_server.connectors.stripe.lists.fetched_page import Listing
+from engine_server.connectors.stripe.lists.ranges import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A time of which everything was listed.
+    """A time range whose objects were all listed.
 
     Attributes:
-        gte: Inclusive lower bound in Unix seconds; None is no bound.
-        lt: Exclusive upper bound; None is no bound.
-        listed: The ids of what is in it, and of what is next to it.
+        gte: Inclusive lower bound in Unix seconds; None for no bound.
+        lt: Exclusive upper bound; None for no bound.
+        listed: The ids of the objects in it and next to it.
     """
 
     gte: int | None
@@ -33,8 +33,8 @@ class _Pages:
     """The pages of one part so far.
 
     Attributes:
-        lt: What was created from here on is compared already, or is none of the part's.
-        listed: What was seen and may lie before ``lt``.
+        lt: Objects created from here on are compared already, or belong to another part.
+        listed: The listed objects that may lie before ``lt``.
     """
 
     lt: float
@@ -45,26 +45,29 @@ class Windows:
     """The windows of one stream in one request.
 
     Attributes:
-        has_gaps: Whether there were pages after which nothing could be compared: those of a list
-            without an order whose first pages an earlier request read.
+        has_gaps: Whether some pages could not be compared: those of an unordered list whose first
+            pages an earlier request read.
     """
 
     def __init__(self, *, by_time: bool) -> None:
-        """``by_time`` is whether the objects, and what is held of them, tell when they were made.
+        """Start without pages.
 
-        Where they do not, there is one window: all of the list.
+        Args:
+            by_time: Whether the creation times of the objects and of the held records are known.
+                Otherwise the whole list is one window.
         """
         self.has_gaps = False
         self._by_time = by_time
-        # By what is left of their part.
+        # By the rest of their part.
         self._open: dict[Range, _Pages] = {}
 
     def after(self, part: Range, left: Sequence[Range], listing: Listing) -> Window | None:
-        """What has been shown whole by a page; None when nothing was.
+        """Return the window that a page completes; None if it completes none.
 
         Args:
             part: The part before the page.
-            left: What is left of it after the page. The first of them goes on where the page ends.
+            left: The rest of the part after the page. The first range continues where the page
+                ends.
             listing: The page.
         """
         pages = self._open.pop(part, None) or self._begun(part, listing.scope)
@@ -77,7 +80,7 @@ class Windows:
         self._open[left[0]] = pages
         reached = left[0].compared_from
         if reached is None:
-            # A page that is not newest first shows nothing whole. The end of the part will.
+            # A page that is not newest first completes no window; the end of the part does.
             return None
         window = self._window(reached, pages)
         pages.lt = min(pages.lt, reached)
@@ -89,10 +92,11 @@ class Windows:
         return window
 
     def _begun(self, part: Range, scope: Range) -> _Pages | None:
-        """The pages of a part none of whose pages this request has seen."""
+        """Return the pages of a part that this request has not read from yet."""
         lt = math.inf if scope.lt is None else scope.lt
         if part.compared_from is not None and self._by_time:
-            # What an earlier request saw of the last second is not known any more: it is retrieved.
+            # Objects of the last second that an earlier request listed are unknown here, and are
+            # retrieved.
             return _Pages(lt=min(lt, part.compared_from))
         return _Pages(lt=lt) if part.cursor is None else None
 

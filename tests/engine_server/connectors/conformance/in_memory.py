@@ -1,4 +1,4 @@
-"""A source and a destination whose far sides are in memory, right in every way, to be broken."""
+"""Correct source and destination in memory, for subclasses that break rules."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from pydantic import Field, SecretStr
 
 from engine_server.connectors.config import ConnectorConfig, config_schema
 from engine_server.connectors.protocols import (
-    Inventory,
     Messages,
     ReadRequest,
     SelectedStream,
+    StoredRows,
 )
 from engine_server.errors import ConnectionFailed
-from engine_server.stream_name import stream_name
+from engine_server.state.stream_name import stream_name
 from pipesync.v1.catalog_pb2 import Catalog, Spec
 from pipesync.v1.message_pb2 import Message
 from tests.messages import (
@@ -37,7 +37,7 @@ REFUSED = b'{"id": "refused"}'
 
 
 class InMemoryConfig(ConnectorConfig):
-    """How to get at the memory."""
+    """Configuration of the connectors in memory."""
 
     password: SecretStr
     reachable: bool = True
@@ -45,7 +45,7 @@ class InMemoryConfig(ConnectorConfig):
 
 
 class InMemoryConnector:
-    """What both have in common."""
+    """Methods of both connectors."""
 
     config_model = InMemoryConfig
 
@@ -67,7 +67,7 @@ class InMemoryConnector:
 
 
 class InMemorySource(InMemoryConnector):
-    """Has numbered records; a checkpoint counts those that were read."""
+    """Source of numbered records, whose checkpoint is the number of records read."""
 
     fetches = 0
 
@@ -81,16 +81,16 @@ class InMemorySource(InMemoryConnector):
             read = json.loads(request.state.streams.get(name, '{"read": 0}'))["read"]
             yield started(name)
             for first in range(read, HELD[name], config.page_size):
-                if name in request.refused_streams:
+                if name in request.errored_streams:
                     break
                 page = await self.fetch(name, first, config.page_size)
                 for message in self.page(name, page, first):
                     yield message
-            if name not in request.refused_streams:
+            if name not in request.errored_streams:
                 yield completed(name)
 
     async def fetch(self, name: str, first: int, count: int) -> list[Mapping[str, Any]]:
-        """Records from the ``first`` on."""
+        """Return ``count`` records from ``first`` on."""
         self.fetches += 1
         await asyncio.sleep(0)
         return [{"id": number} for number in range(first, min(first + count, HELD[name]))]
@@ -98,19 +98,19 @@ class InMemorySource(InMemoryConnector):
     def page(
         self, name: str, records: Sequence[Mapping[str, Any]], first: int
     ) -> Iterator[Message]:
-        """The messages of one page."""
+        """Yield the messages of one page."""
         yield record_batch(name, *records)
         yield checkpoint(name, json.dumps({"read": first + len(records)}))
 
 
 class InMemoryDestination(InMemoryConnector):
-    """Holds messages back until there are so many of them, then commits their records."""
+    """Destination that commits each time it holds ``page_size`` messages."""
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, Mapping[str, Any]]] = defaultdict(dict)
 
     async def rows(self, name: str) -> list[Mapping[str, Any]]:
-        """What is committed of a stream."""
+        """Return the committed records of a stream."""
         return list(self.tables[name].values())
 
     async def write(
@@ -137,7 +137,7 @@ class InMemoryDestination(InMemoryConnector):
         return nothing()
 
     def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
-        """Commits the records of ``held``, and only then yields what is to be passed on."""
+        """Commit the records of ``held``, and then yield its messages."""
         passed_on = []
         for message in held:
             name = stream_name(message)
@@ -153,7 +153,7 @@ class InMemoryDestination(InMemoryConnector):
         yield from passed_on
 
     def put(self, name: str, records: Sequence[bytes]) -> Message:
-        """Commits records of one stream and counts them."""
+        """Commit records of one stream, and return their counts."""
         inserted = 0
         for record in records:
             row = json.loads(record)
@@ -163,20 +163,20 @@ class InMemoryDestination(InMemoryConnector):
 
 
 class InMemoryKeeper(InMemoryDestination):
-    """Tells what is committed, too."""
+    """Destination whose committed records can be queried."""
 
     def spec(self) -> Spec:
         return Spec(config_schema=config_schema(InMemoryConfig), supports_reconcile=True)
 
     @asynccontextmanager
-    async def inventory(
+    async def stored_rows(
         self, config: InMemoryConfig, streams: Sequence[SelectedStream]
-    ) -> AsyncIterator[Inventory]:
-        yield InMemoryInventory(self, config)
+    ) -> AsyncIterator[StoredRows]:
+        yield InMemoryStoredRows(self, config)
 
 
-class InMemoryInventory:
-    """What a destination in memory holds; fields and the account are those of the rules."""
+class InMemoryStoredRows:
+    """Stored rows of a destination in memory, for the fields and account of the suite's records."""
 
     def __init__(self, destination: InMemoryDestination, config: InMemoryConfig) -> None:
         self._destination = destination
@@ -204,7 +204,7 @@ class InMemoryInventory:
             if row.get(field) in owners
         ]
 
-    async def stamped(
+    async def update_times(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
     ) -> Mapping[str, int]:
         connect(self._config)
@@ -217,7 +217,7 @@ class InMemoryInventory:
         }
 
     def rows(self, stream: str, account_id: str) -> list[Mapping[str, Any]]:
-        """Those of an account that are not deleted."""
+        """Return the rows of an account that are not deleted."""
         return [
             row
             for row in self._destination.tables[stream].values()
@@ -225,18 +225,18 @@ class InMemoryInventory:
         ]
 
     def lies_in(self, made: int, gte: int | None, lt: int | None) -> bool:
-        """Whether a time lies in [gte, lt)."""
+        """Return whether a time lies in [gte, lt)."""
         return (gte is None or made >= gte) and (lt is None or made < lt)
 
 
 def connect(config: InMemoryConfig) -> None:
-    """Raises unless the memory can be reached."""
+    """Raise ``ConnectionFailed`` unless the configuration is reachable."""
     if not config.reachable:
-        raise ConnectionFailed("the memory is out of reach")
+        raise ConnectionFailed("the memory is unreachable")
 
 
 async def nothing() -> Messages:
-    """What an operation yields that has nothing to say."""
+    """Yield no message."""
     none: tuple[Message, ...] = ()
     for message in none:
         yield message

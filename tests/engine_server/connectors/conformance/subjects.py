@@ -1,4 +1,4 @@
-"""What the conformance tests are told of connectors whose far side is in memory."""
+"""Subjects of the conformance tests for the connectors in memory."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ TOLD: dict[str, Any] = {
 
 
 def source_subject(source: Any, **facts: Any) -> SourceSubject:
-    """A source; ``facts`` are those that are told otherwise."""
+    """Return the subject of a source; ``facts`` override the defaults."""
     told = {**TOLD, "holds": HELD, "fetches": lambda: source.fetches, **facts}
     return SourceSubject(connector=source, **told)
 
 
 def destination_subject(destination: Any, **facts: Any) -> DestinationSubject:
-    """A destination; ``facts`` are those that are told otherwise."""
+    """Return the subject of a destination; ``facts`` override the defaults."""
     told = {**TOLD, "rows": destination.rows, "refused_record": REFUSED, **facts}
     return DestinationSubject(connector=destination, **told)

@@ -1,4 +1,4 @@
-"""A destination that keeps the rules passes, and one that breaks any is found out."""
+"""A correct destination passes the conformance tests, and an incorrect one fails."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ class PassesOnOutOfOrder(InMemoryDestination):
 
 
 class DropsTheEnd(InMemoryDestination):
-    """What is held when the input ends is forgotten."""
+    """Drops the messages that it holds when the input ends."""
 
     def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
         if len(held) == 2:
@@ -49,7 +49,7 @@ class DropsTheEnd(InMemoryDestination):
 
 
 class WritesCheckpointsAnew(InMemoryDestination):
-    """Its checkpoints mean the same, but are not the same text."""
+    """Yields equivalent checkpoints with another text."""
 
     def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
         for message in super().commit(held, refused):
@@ -64,7 +64,7 @@ class SwallowsLogs(InMemoryDestination):
 
 
 class KeepsEveryVersion(InMemoryDestination):
-    """Adds rows, and replaces none."""
+    """Adds a row instead of replacing one."""
 
     async def rows(self, name: str) -> list[Mapping[str, Any]]:
         return self.versions.get(name, [])
@@ -100,7 +100,7 @@ class FailsAltogetherOnARefusal(InMemoryDestination):
 
 
 class CountsBeforehand(InMemoryDestination):
-    """A count that comes too soon stands before the batch that it counts."""
+    """Yields row counts before the batches that they count."""
 
     def commit(self, held: Sequence[Message], refused: set[str]) -> Iterator[Message]:
         passed_on = list(super().commit(held, refused))
@@ -152,7 +152,7 @@ class HidesThatItCannotConnect(InMemoryDestination):
 
 
 class ForgetsItsReader(InMemoryDestination):
-    """Reads its input in a task that it does not end."""
+    """Reads its input in a task that it never ends."""
 
     async def write(
         self,
@@ -173,32 +173,32 @@ class ForgetsItsReader(InMemoryDestination):
                 yield passed_on
 
 
-ORDER = "test_every_message_is_passed_on_in_order"
-COUNTS = "test_counts_of_rows_come_behind_the_records_and_add_up_to_them"
-VISIBLE = "test_a_message_is_passed_on_only_when_all_records_before_it_are_visible"
-LEFT = "test_left_after_any_message_it_leaves_nothing_behind_and_no_checkpoint_unbacked"
-REFUSED = "test_a_stream_whose_records_are_refused_is_told_of_once_and_the_others_go_on"
+ORDER = "test_every_message_is_yielded_in_order"
+COUNTS = "test_row_counts_follow_their_records_and_add_up"
+VISIBLE = "test_a_message_is_yielded_only_once_all_records_before_it_are_visible"
+LEFT = "test_leaving_a_write_after_any_message_leaves_nothing_open_and_loses_no_record"
+REFUSED = "test_a_refused_stream_is_reported_once_and_others_continue"
 
 
 @pytest.mark.parametrize(
     ("broken", "rule", "said"),
     [
         (PassesOnBeforeItCommits, VISIBLE, "record_batch 2 before"),
-        (PassesOnOutOfOrder, ORDER, "not in order"),
-        (DropsTheEnd, ORDER, "not what was sent"),
+        (PassesOnOutOfOrder, ORDER, "out of order"),
+        (DropsTheEnd, ORDER, "messages differ from the input"),
         (DropsTheEnd, VISIBLE, "never written"),
         (WritesCheckpointsAnew, ORDER, "pages"),
         (SwallowsLogs, ORDER, "a log of the source was lost"),
         (
             KeepsEveryVersion,
-            "test_writing_the_same_records_twice_is_the_same_as_once",
-            "a record is there twice",
+            "test_writing_is_idempotent",
+            "a record is stored twice",
         ),
-        (KeepsEveryVersion, "test_a_record_takes_the_place_of_the_one_with_its_key", "changed"),
-        (KeepsItsTables, "test_teardown_removes_what_was_written", "is still there"),
+        (KeepsEveryVersion, "test_a_record_replaces_the_record_with_its_key", "changed"),
+        (KeepsItsTables, "test_teardown_removes_written_records", "is still there"),
         (CountsBeforehand, COUNTS, "before their records"),
         (CountsAtTheEnd, COUNTS, "completed before its rows are counted"),
-        (CountsOneStreamAlone, COUNTS, "records that no count has"),
+        (CountsOneStreamAlone, COUNTS, "records that no count includes"),
         (CountsBelowZero, COUNTS, "below zero"),
         (GoesOnAfterARefusal, REFUSED, "after it was refused"),
         (FailsAltogetherOnARefusal, REFUSED, "a record was refused"),
@@ -209,12 +209,12 @@ REFUSED = "test_a_stream_whose_records_are_refused_is_told_of_once_and_the_other
         ),
         (
             ForgetsItsReader,
-            "test_left_while_its_source_waits_it_leaves_nothing_behind",
-            "already running|tasks were not ended",
+            "test_cancelling_a_write_while_its_source_waits_leaves_nothing_open",
+            "already running|tasks were left running",
         ),
     ],
 )
-async def test_a_destination_that_breaks_a_rule_is_found_out(
+async def test_a_destination_that_breaks_a_rule_fails(
     broken: type[InMemoryDestination], rule: str, said: str
 ) -> None:
     with pytest.raises(BaseException, match=said):
@@ -222,7 +222,7 @@ async def test_a_destination_that_breaks_a_rule_is_found_out(
 
 
 @pytest.mark.parametrize("leave", [closed_after, cancelled_after])
-async def test_a_checkpoint_that_is_not_backed_when_it_is_left_is_found_out(leave: Any) -> None:
+async def test_leaving_before_yielded_records_are_written_fails(leave: Any) -> None:
     subject = destination_subject(PassesOnBeforeItCommits())
-    with pytest.raises(AssertionError, match="passed on, and not written"):
+    with pytest.raises(AssertionError, match="yielded but not written"):
         await getattr(DestinationConformance(), LEFT)(subject, leave)

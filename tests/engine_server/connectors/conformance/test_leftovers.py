@@ -1,4 +1,4 @@
-"""What is left behind is found, and what belongs to others is let be."""
+"""Leftover tasks, files and sockets of a block are found, and others ignored."""
 
 import asyncio
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from tests.loopback_server import LoopbackServer
 from tests.messages import connected
 
 
-async def test_a_task_of_a_task_is_found() -> None:
+async def test_a_task_started_by_a_task_is_found() -> None:
     tasks = []
 
     async def start_another() -> None:
@@ -26,7 +26,7 @@ async def test_a_task_of_a_task_is_found() -> None:
 
 
 async def test_a_task_that_was_cancelled_and_not_awaited_is_found() -> None:
-    with pytest.raises(AssertionError, match="tasks were not ended"):
+    with pytest.raises(AssertionError, match="tasks were left running"):
         async with nothing_left_behind():
             asyncio.create_task(asyncio.sleep(60)).cancel()
 
@@ -37,7 +37,7 @@ async def test_an_open_file_is_named(tmp_path: Path) -> None:
             stack.enter_context((tmp_path / "left.open").open("w"))
 
 
-async def test_what_a_server_in_this_process_still_does_is_its_own() -> None:
+async def test_tasks_of_a_server_in_the_same_process_are_ignored() -> None:
     released = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,14 +54,14 @@ async def test_what_a_server_in_this_process_still_does_is_its_own() -> None:
         released.set()
 
 
-async def test_the_event_loop_is_as_it_was_before() -> None:
+async def test_the_task_factory_is_restored() -> None:
     loop = asyncio.get_running_loop()
     async with nothing_left_behind():
         assert loop.get_task_factory() is not None
     assert loop.get_task_factory() is None
 
 
-async def test_closing_that_takes_long_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_closing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine_server.connectors.conformance.steps.CLOSE_TIMEOUT", 0.01)
 
     async def slow_to_close() -> Messages:

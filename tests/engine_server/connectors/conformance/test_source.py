@@ -1,4 +1,4 @@
-"""A source that keeps the rules passes, and one that breaks any is found out."""
+"""A correct source passes the conformance tests, and an incorrect one fails."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ class TestInMemorySource(SourceConformance):
 
 
 class ChecksPointsTooEarly(InMemorySource):
-    """Its checkpoint comes before the records that it accounts for."""
+    """Yields a checkpoint before the records that it covers."""
 
     def page(
         self, name: str, records: Sequence[Mapping[str, Any]], first: int
@@ -39,7 +39,7 @@ class ChecksPointsTooEarly(InMemorySource):
 
 
 class CountsAhead(InMemorySource):
-    """Its checkpoint accounts for the page that it will read next, too."""
+    """Yields checkpoints that also cover the next page."""
 
     def page(
         self, name: str, records: Sequence[Mapping[str, Any]], first: int
@@ -50,7 +50,7 @@ class CountsAhead(InMemorySource):
 
 
 class StartsOver(InMemorySource):
-    """Reads what is complete again."""
+    """Ignores checkpoints, and reads everything again."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         async for message in super().read(config, ReadRequest(streams=request.streams)):
@@ -58,7 +58,7 @@ class StartsOver(InMemorySource):
 
 
 class EndsUnaccounted(InMemorySource):
-    """Its last page has no checkpoint."""
+    """Yields no checkpoint after its last page."""
 
     def page(
         self, name: str, records: Sequence[Mapping[str, Any]], first: int
@@ -70,7 +70,7 @@ class EndsUnaccounted(InMemorySource):
 
 
 class FinishesNothing(InMemorySource):
-    """Leaves its streams started."""
+    """Yields no final status."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         async for message in super().read(config, request):
@@ -79,7 +79,7 @@ class FinishesNothing(InMemorySource):
 
 
 class ReadsWhatIsRefused(InMemorySource):
-    """Does not look at what was refused."""
+    """Ignores refused streams."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         heedless = ReadRequest(streams=request.streams, state=request.state)
@@ -88,7 +88,7 @@ class ReadsWhatIsRefused(InMemorySource):
 
 
 class ReadsEverything(InMemorySource):
-    """Does not look at what is asked for."""
+    """Ignores the requested streams."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         for name in HELD:
@@ -97,14 +97,14 @@ class ReadsEverything(InMemorySource):
 
 
 class MissesSome(InMemorySource):
-    """Its records are fewer than the far side has."""
+    """Yields only a part of its records."""
 
     async def fetch(self, name: str, first: int, count: int) -> list[Mapping[str, Any]]:
         return (await super().fetch(name, first, count))[:1]
 
 
 class LeavesATask(InMemorySource):
-    """Reads ahead in a task that it forgets about."""
+    """Reads ahead in a task that it never awaits."""
 
     async def fetch(self, name: str, first: int, count: int) -> list[Mapping[str, Any]]:
         self.ahead = asyncio.create_task(asyncio.sleep(0.01))
@@ -112,7 +112,7 @@ class LeavesATask(InMemorySource):
 
 
 class LeavesAGenerator(InMemorySource):
-    """Closes itself, but not what it reads from."""
+    """Does not close the generator that it iterates."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         async for message in super().read(config, request):
@@ -120,7 +120,7 @@ class LeavesAGenerator(InMemorySource):
 
 
 class LeavesASocket(InMemorySource):
-    """Connects and never closes."""
+    """Opens sockets, and never closes them."""
 
     async def fetch(self, name: str, first: int, count: int) -> list[Mapping[str, Any]]:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
@@ -129,7 +129,7 @@ class LeavesASocket(InMemorySource):
 
 
 class BelongsToATask(InMemorySource):
-    """Goes on in the task only that began it."""
+    """Continues only in the task that started it."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         task = asyncio.current_task()
@@ -148,7 +148,7 @@ class FetchesAhead(InMemorySource):
 
 
 class MixesRequests(InMemorySource):
-    """Keeps what one request asks for where another one finds it."""
+    """Stores the request in an attribute that concurrent requests share."""
 
     request = ReadRequest(streams=[])
 
@@ -160,7 +160,7 @@ class MixesRequests(InMemorySource):
 
 
 class HidesThatItCannotConnect(InMemorySource):
-    """Reads nothing when there is nothing to read from."""
+    """Ends without an error if it cannot connect."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         with suppress(Exception):
@@ -169,14 +169,14 @@ class HidesThatItCannotConnect(InMemorySource):
 
 
 class YieldsWhatIsNoReads(InMemorySource):
-    """Speaks of its connection in a read."""
+    """Yields a ``connection_status`` in a read."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         yield connected()
 
 
 class HasNoKeys(InMemorySource):
-    """Its records lack what they are told apart by."""
+    """Yields records without their primary key."""
 
     def page(
         self, name: str, records: Sequence[Mapping[str, Any]], first: int
@@ -185,7 +185,7 @@ class HasNoKeys(InMemorySource):
 
 
 class NeverEnds(InMemorySource):
-    """Under a limit of checkpoints it gives one more each time."""
+    """Yields another checkpoint whenever ``state_limit`` is set."""
 
     async def read(self, config: InMemoryConfig, request: ReadRequest) -> Messages:
         if request.state_limit:
@@ -196,36 +196,36 @@ class NeverEnds(InMemorySource):
             yield message
 
 
-ORDER = "test_a_whole_read_brings_every_record_in_order"
-RESUME = "test_a_resume_from_any_checkpoint_loses_nothing"
-COMPLETE = "test_what_is_complete_is_read_no_more"
-CLOSING = "test_closing_it_after_any_message_leaves_nothing_behind"
+ORDER = "test_a_complete_read_yields_every_record_in_order"
+RESUME = "test_resuming_from_any_checkpoint_loses_no_record"
+COMPLETE = "test_a_completed_stream_is_not_read_again"
+CLOSING = "test_closing_a_read_after_any_message_leaves_nothing_open"
 
 
 @pytest.mark.parametrize(
     ("broken", "rule", "said"),
     [
-        (ChecksPointsTooEarly, RESUME, "records of a never came"),
-        (CountsAhead, RESUME, "records of a never came"),
-        (StartsOver, COMPLETE, "was complete, and read again"),
+        (ChecksPointsTooEarly, RESUME, "records of a are missing"),
+        (CountsAhead, RESUME, "records of a are missing"),
+        (StartsOver, COMPLETE, "was complete but read again"),
         (EndsUnaccounted, ORDER, "completed before the checkpoint of its records"),
-        (FinishesNothing, ORDER, "came to no end"),
-        (ReadsEverything, "test_requests_at_once_read_each_their_own_streams", "not asked for"),
+        (FinishesNothing, ORDER, "without a final status"),
+        (ReadsEverything, "test_concurrent_reads_are_independent", "not requested"),
         (
             MixesRequests,
-            "test_requests_at_once_read_each_their_own_streams",
-            "came to no end|not a",
+            "test_concurrent_reads_are_independent",
+            "without a final status|not requested",
         ),
-        (MissesSome, ORDER, "not as many records"),
+        (MissesSome, ORDER, "another number of records"),
         (HasNoKeys, ORDER, "without its key 'id'"),
         (YieldsWhatIsNoReads, ORDER, "a read yields no connection_status"),
-        (LeavesATask, CLOSING, "tasks were not ended"),
+        (LeavesATask, CLOSING, "tasks were left running"),
         (LeavesAGenerator, CLOSING, "generators were not closed"),
         (LeavesASocket, CLOSING, "sockets were not closed: .*socket"),
         (
             LeavesATask,
-            "test_cancelling_it_after_any_message_leaves_nothing_behind",
-            "tasks were not ended",
+            "test_cancelling_a_read_after_any_message_leaves_nothing_open",
+            "tasks were left running",
         ),
         (
             BelongsToATask,
@@ -234,7 +234,7 @@ CLOSING = "test_closing_it_after_any_message_leaves_nothing_behind"
         ),
         (
             FetchesAhead,
-            "test_no_more_is_fetched_than_a_state_limit_lets_through",
+            "test_a_state_limit_bounds_the_fetches",
             "state_limit=1",
         ),
         (
@@ -244,13 +244,13 @@ CLOSING = "test_closing_it_after_any_message_leaves_nothing_behind"
         ),
         (
             ReadsWhatIsRefused,
-            "test_a_stream_refused_meanwhile_is_read_no_further",
-            "was read on, though it was refused",
+            "test_a_stream_refused_during_the_read_is_read_no_further",
+            "was read further after it was refused",
         ),
         (
             NeverEnds,
-            "test_reading_checkpoint_by_checkpoint_comes_to_an_end_with_every_record",
-            "it comes to no end",
+            "test_reading_one_checkpoint_at_a_time_yields_every_record",
+            "never ends",
         ),
         (
             HidesThatItCannotConnect,
@@ -259,7 +259,7 @@ CLOSING = "test_closing_it_after_any_message_leaves_nothing_behind"
         ),
     ],
 )
-async def test_a_source_that_breaks_a_rule_is_found_out(
+async def test_a_source_that_breaks_a_rule_fails(
     broken: type[InMemorySource], rule: str, said: str
 ) -> None:
     source = broken()
@@ -269,13 +269,13 @@ async def test_a_source_that_breaks_a_rule_is_found_out(
         server.close()
 
 
-async def test_a_far_side_that_shows_too_little_is_refused() -> None:
+async def test_a_subject_with_too_few_checkpoints_fails() -> None:
     subject = source_subject(InMemorySource(), holds={"b": 1, "c": 0})
     with pytest.raises(AssertionError, match="three checkpoints or more"):
-        await SourceConformance().test_a_stream_refused_meanwhile_is_read_no_further(subject)
+        await SourceConformance().test_a_stream_refused_during_the_read_is_read_no_further(subject)
 
 
-async def test_a_stream_that_the_source_does_not_offer_is_named() -> None:
+async def test_a_stream_missing_from_the_catalog_is_named() -> None:
     subject = source_subject(InMemorySource(), holds={"a": 5, "z": 1})
     with pytest.raises(AssertionError, match="does not offer \\['z'\\]"):
-        await SourceConformance().test_what_is_complete_is_read_no_more(subject)
+        await SourceConformance().test_a_completed_stream_is_not_read_again(subject)

@@ -1,4 +1,4 @@
-"""Any JSON that Postgres can hold, as texts, whose numbers no float would keep."""
+"""Strategies for any JSON that Postgres can store, as texts, with numbers beyond any float."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# Postgres has neither NUL characters nor lone surrogates in its text.
+# Text in Postgres holds neither NUL characters nor lone surrogates.
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 _numbers = st.from_regex(
     r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
@@ -25,7 +25,7 @@ def _array(items: Sequence[str]) -> str:
 
 
 def as_object(fields: Mapping[str, str]) -> str:
-    """A JSON object of fields whose values are JSON texts already."""
+    """Return a JSON object with these fields, whose values are JSON texts."""
     return f"{{{', '.join(f'{json.dumps(name)}: {value}' for name, value in fields.items())}}}"
 
 
@@ -40,5 +40,5 @@ json_texts = st.recursive(
 
 
 def exactly(text: str) -> Any:
-    """The value of a JSON text, every number a Decimal."""
+    """Return the value of a JSON text, with each number as a Decimal."""
     return json.loads(text, parse_int=Decimal, parse_float=Decimal)

@@ -1,7 +1,7 @@
-"""Streams, messages and a destination's surroundings, in few words."""
+"""Builders of streams, messages and configurations for tests."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -9,12 +9,15 @@ from google.protobuf.json_format import ParseDict
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
-from engine_server.connectors.postgres.rows import StreamRows
+from engine_server.connectors.postgres.rows.row import StreamRows
 from engine_server.connectors.protocols import SelectedStream
 from pipesync.v1.catalog_pb2 import Stream, StreamSelection
-from pipesync.v1.message_pb2 import Log, Message, RecordBatch, StateCheckpoint, StreamStatus
+from pipesync.v1.message_pb2 import Log, Message, RecordBatch
+from tests.engine_server.stages.sequences import given
 
-# Every schema has them; their own tests look at them.
+# As in an engine, one object serves all writes, which share its pools.
+DESTINATION = PostgresDestination()
+# Internal tables of every schema, with tests of their own.
 REJECTED_TABLE = "_pipesync_rejected"
 CHECKPOINTS_TABLE = "_pipesync_checkpoints"
 OWN_TABLES = (REJECTED_TABLE, CHECKPOINTS_TABLE)
@@ -41,9 +44,9 @@ def stream(
     fields: Sequence[str] = (),
     account_id: str = "acct_1",
 ) -> SelectedStream:
-    """A stream as the Stripe source describes one, unless told otherwise.
+    """Return a stream as the Stripe source describes it by default.
 
-    Its account is not known when ``account_id`` is empty.
+    Its account is unknown when ``account_id`` is empty.
     """
     described = Stream(
         name=name, newer_than_field=newer_than_field, soft_delete_field=soft_delete_field
@@ -57,15 +60,15 @@ def stream(
 
 
 def customer(number: int, *, at: int | None = 1, **fields: Any) -> dict[str, Any]:
-    """A record of account acct_1, stamped with the time ``at``."""
-    stamps: dict[str, Any] = {"_account_id": "acct_1"}
+    """Return a record of account acct_1 with the time ``at``."""
+    metadata: dict[str, Any] = {"_account_id": "acct_1"}
     if at is not None:
-        stamps["_updated_at"] = at
-    return {"id": f"cus_{number}", "object": "customer", **fields, **stamps}
+        metadata["_updated_at"] = at
+    return {"id": f"cus_{number}", "object": "customer", **fields, **metadata}
 
 
 def records(name: str, *contents: Mapping[str, Any] | bytes) -> Message:
-    """A batch of records, given as fields or as the bytes themselves."""
+    """Return a batch of records, given as fields or as bytes."""
     batch = RecordBatch(stream=name)
     batch.records.extend(
         content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -74,32 +77,16 @@ def records(name: str, *contents: Mapping[str, Any] | bytes) -> Message:
     return Message(record_batch=batch)
 
 
-def rows_of(contents: Sequence[bytes], *, are_changes: bool = False) -> StreamRows:
-    """Records on their way to a table."""
-    rows = StreamRows(are_changes=are_changes)
+def rows_of(contents: Sequence[bytes], *, are_change_events: bool = False) -> StreamRows:
+    """Return rows of these records."""
+    rows = StreamRows(are_change_events=are_change_events)
     rows.add(contents)
     return rows
 
 
-def checkpoint(name: str, data: str = "{}") -> Message:
-    """A stream's checkpoint; the global one when ``name`` is empty."""
-    return Message(source_state=StateCheckpoint(stream=name, data=data))
-
-
-def completed(name: str) -> Message:
-    """The end of a stream."""
-    return Message(stream_status=StreamStatus(stream=name, completed=StreamStatus.Completed()))
-
-
 def log_line(text: str) -> Message:
-    """A log message."""
+    """Return a log message."""
     return Message(log=Log(level=Log.LEVEL_INFO, message=text))
-
-
-async def given(*messages: Message) -> AsyncGenerator[Message, None]:
-    """The messages, one after the other."""
-    for message in messages:
-        yield message
 
 
 async def write(
@@ -107,7 +94,7 @@ async def write(
     streams: Sequence[SelectedStream],
     messages: Iterable[Message] | AsyncIterator[Message],
 ) -> list[Message]:
-    """All that the destination passes on, without what it says itself: logs and counts of rows."""
+    """Write messages, and return the yielded ones without logs and counts of rows."""
     return [
         message
         for message in await write_and_count(config, streams, messages)
@@ -120,9 +107,9 @@ async def write_and_count(
     streams: Sequence[SelectedStream],
     messages: Iterable[Message] | AsyncIterator[Message],
 ) -> list[Message]:
-    """All that the destination yields, without the logs and the count of rejected records."""
+    """Write messages, and return the yielded ones without logs and rejected-record counts."""
     source = messages if isinstance(messages, AsyncIterator) else given(*messages)
-    async with aclosing(PostgresDestination().write(config, streams, source)) as yielded:
+    async with aclosing(DESTINATION.write(config, streams, source)) as yielded:
         return [
             message
             async for message in yielded
@@ -131,7 +118,7 @@ async def write_and_count(
 
 
 async def logs(messages: AsyncIterator[Message]) -> list[str]:
-    """The texts of the log messages, but for those about tables that every schema has."""
+    """Return the texts of the log messages, except those about internal tables."""
     return [
         message.log.message
         async for message in messages

@@ -6,22 +6,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 import asyncpg
 import pytest
 
-from engine_server.connectors.postgres import connect
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.flow import Flow
+from engine_server.connectors.postgres.connection import connect
+from engine_server.connectors.postgres.write.ordered_writer import OrderedWriter
 from pipesync.v1.message_pb2 import Message
 from pipesync_postgres.unnamed_statements import UnnamedStatements
 
 
 @pytest.fixture
 def config(database_url: str) -> PostgresConfig:
-    """Writes to the schema "stripe" of an empty database."""
+    """A configuration for the schema "stripe" of an empty database."""
     return PostgresConfig.model_validate({"url": database_url})
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Another session of the same database, to look from."""
+    """Another session of the same database, for assertions."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -29,20 +29,20 @@ async def database(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 def tables_made(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Set once a write has its tables: its source is at work while it looks at them."""
+    """Set once a write has its tables, while its source already reads."""
     made = asyncio.Event()
-    passed_on = Flow.passed_on
+    committed = OrderedWriter.committed
 
-    def noted(flow: Flow) -> AsyncGenerator[Message, None]:
+    def signalled(writer: OrderedWriter) -> AsyncGenerator[Message, None]:
         made.set()
-        return passed_on(flow)
+        return committed(writer)
 
-    monkeypatch.setattr(Flow, "passed_on", noted)
+    monkeypatch.setattr(OrderedWriter, "committed", signalled)
     return made
 
 
 class _KnownTypes(UnnamedStatements):
-    """A connection whose statements have no type that the driver must ask Postgres about."""
+    """A connection that fails when the driver must look up a type of a statement."""
 
     async def _introspect_types(self, oids: Iterable[int], timeout: float | None) -> None:
         raise AssertionError(f"the driver asks about the types {[*oids]} within {timeout} s")

@@ -1,7 +1,7 @@
-"""An account, its pipeline and its database, of which each may fall back behind the others.
+"""Histories of an account, its pipeline and its database, each of which may lose data.
 
-The pipeline reads as a source and a service do, in small: pages of history, then events, either
-polled from a cursor or pushed from an inbox that keeps those that were applied.
+The pipeline is a small model of a source and a service: it reads pages of history, then events,
+either polled from a cursor or pushed from an inbox that keeps applied events.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -10,17 +10,13 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.protocols import Resumed
+from engine_server.connectors.protocols import ResumeResult
 from pipesync.v1.message_pb2 import Message
 from pipesync.v1.state_pb2 import CheckpointPosition, SyncState
-from tests.engine_server.connectors.postgres.builders import (
-    checkpoint,
-    customer,
-    given,
-    records,
-    stream,
-)
+from tests.engine_server.connectors.postgres.builders import customer, records, stream
 from tests.engine_server.connectors.postgres.resuming import Caller, inputs_end
+from tests.engine_server.stages.sequences import given
+from tests.messages import checkpoint
 
 STREAMS = ("customers", "products")
 RECORDS = 4
@@ -28,14 +24,14 @@ RECORDS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Inbox:
-    """Events by number: None while pending, else the position that they were applied with."""
+    """Events by number: None while pending, else the position of their application."""
 
     events: dict[int, CheckpointPosition | None] = field(default_factory=dict)
     replayable: CheckpointPosition | None = None
 
 
 class History:
-    """One account's history, and all that became of it.
+    """The history of one account, its pipeline and its database.
 
     Args:
         database: A session of the destination's database.
@@ -55,20 +51,22 @@ class History:
         self._copies: list[tuple[SyncState, _Inbox]] = []
 
     def change(self) -> None:
-        """Have one object change, of which an event tells."""
+        """Change one object, and record an event of it."""
         self._event_count += 1
         if not self._polls:
             self._inbox.events[self._event_count] = None
 
     async def sync(self, *, cut: int | None = None, is_stored: bool = True) -> None:
-        """Run one request, and then apply what is pending.
+        """Run one request, and then apply pending events.
 
         Args:
-            cut: After how many messages the request and the process end; None for never.
-            is_stored: Whether what it yielded is stored.
+            cut: The number of messages after which request and process end; None for no limit.
+            is_stored: Whether the yielded states are stored.
         """
         before = self._caller.copied(), self._copy_of_inbox()
-        resumed = await self._resume(reads=STREAMS, moves_global=self._polls)
+        resumed = await self._resume(
+            advanced_streams=STREAMS, advances_shared_checkpoint=self._polls
+        )
         written = await self._write(resumed, given(*self._messages()), cut)
         if not is_stored:
             self._caller.state, self._inbox = before
@@ -81,7 +79,9 @@ class History:
         if not pending:
             return
         before = self._caller.copied(), self._copy_of_inbox()
-        resumed = await self._resume(reads=(), moves_global=False, pushes_inputs=True)
+        resumed = await self._resume(
+            advanced_streams=(), advances_shared_checkpoint=False, pushes_inputs=True
+        )
         pending = [number for number, at in self._inbox.events.items() if at is None]
         messages = [*map(self._event, sorted(pending)), inputs_end()]
         await self._write(resumed, given(*messages), None)
@@ -107,7 +107,7 @@ class History:
             await self._database.execute(f"TRUNCATE stripe.{name}")
 
     async def dump(self) -> None:
-        """Keep the database as it is."""
+        """Back up the database."""
         tables = await self._tables()
         backup = f"backup_{len(self._dumps)}"
         await self._database.execute(f"CREATE SCHEMA {backup}")
@@ -116,7 +116,7 @@ class History:
         self._dumps.append(tables)
 
     async def restore(self, number: int) -> None:
-        """Bring back an earlier database."""
+        """Restore an earlier database."""
         if not self._dumps:
             return
         number %= len(self._dumps)
@@ -125,11 +125,11 @@ class History:
             await self._copy(f"backup_{number}.{table}", f"stripe.{table}")
 
     def copy_store(self) -> None:
-        """Keep the store as it is."""
+        """Back up the store."""
         self._copies.append((self._caller.copied(), self._copy_of_inbox()))
 
     def roll_back(self, number: int) -> None:
-        """Bring back an earlier store: of later events only those are left that were pending."""
+        """Restore an earlier store; of later events, only pending ones are left."""
         if not self._copies:
             return
         state, inbox = self._copies[number % len(self._copies)]
@@ -140,7 +140,7 @@ class History:
         self._inbox = replace(inbox, events=events)
 
     async def missing(self) -> dict[str, object]:
-        """The rows that are not as the account has them, by stream and id."""
+        """Return the rows that differ from the account, by stream and id."""
         found: dict[str, object] = {}
         for name in STREAMS:
             rows = await self._database.fetch(
@@ -154,7 +154,7 @@ class History:
         return found
 
     def _version(self, name: str, number: int) -> int:
-        """The last event of an object; 0 when it never changed."""
+        """Return the last event of an object; 0 when it never changed."""
         events = [
             event for event in range(1, self._event_count + 1) if self._of(event) == (name, number)
         ]
@@ -170,12 +170,12 @@ class History:
     def _event(self, event: int) -> Message:
         name, number = self._of(event)
         message = records(name, customer(number, at=1000 + event, version=event))
-        message.record_batch.are_changes = True
+        message.record_batch.are_change_events = True
         return message
 
     def _messages(self) -> list[Message]:
         source, messages = self._caller.state.source, []
-        cursor = getattr(source, "global")
+        cursor = source.shared
         if self._polls and not cursor:
             cursor = str(self._event_count)
             messages.append(checkpoint("", cursor))
@@ -187,10 +187,10 @@ class History:
                 messages += [self._event(event), checkpoint("", str(event))]
         return messages
 
-    async def _resume(self, *, reads: Sequence[str], **request: bool) -> Resumed:
+    async def _resume(self, *, advanced_streams: Sequence[str], **request: bool) -> ResumeResult:
         had = self._caller.copied()
         resumed = await self._caller.resume(
-            reads=reads, replayable_inputs=self._inbox.replayable, **request
+            advanced_streams=advanced_streams, replayable_inputs=self._inbox.replayable, **request
         )
         if resumed.inputs_are_lost and resumed.lost_inputs_are_replayable:
             held = resumed.held_inputs
@@ -200,12 +200,12 @@ class History:
                     self._inbox.events[number] = None
         now = resumed.inputs_position
         if now is not None and now != had.inputs_position:
-            # A new epoch, or the database is ahead: what lies before is not kept for sure.
+            # A new epoch, or the database is ahead: earlier events may be lost.
             self._inbox = replace(self._inbox, replayable=now)
         return resumed
 
     async def _write(
-        self, resumed: Resumed, messages: AsyncIterator[Message], cut: int | None
+        self, resumed: ResumeResult, messages: AsyncIterator[Message], cut: int | None
     ) -> bool:
         first = self._inbox.replayable is None
         if cut is None:

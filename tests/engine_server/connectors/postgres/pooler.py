@@ -1,4 +1,4 @@
-"""Poolers that give each transaction whichever server session is free."""
+"""Poolers that give each transaction any free server session."""
 
 import asyncio
 from itertools import cycle
@@ -7,19 +7,19 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.loopback_server import LoopbackServer
 
-# What pgbouncer 1.18 takes in the start of a connection.
+# The startup parameters that pgbouncer 1.18 accepts.
 _KNOWN_PARAMETERS = {"user", "database", "client_encoding", "application_name"}
 
 
 class TransactionPooler:
-    """The strictest pooler there may be: no two transactions in a row have the same session.
+    """A pooler of maximal strictness: two consecutive transactions never share a session.
 
     Like pgbouncer with ``pool_mode = transaction`` it refuses settings at the start of a
-    connection. Between two transactions of a client it takes the next of two server sessions.
+    connection. After each transaction of a client it switches to the other of two server sessions.
 
     Attributes:
-        url: Where to connect to.
-        changes: How often a client got another session.
+        url: The URL of the pooler.
+        changes: The number of session changes of clients.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -59,7 +59,7 @@ class TransactionPooler:
                 nonlocal current
                 while True:
                     answer = await _message(session_reader)
-                    # Ready, and in no transaction: the client says nothing before it hears it.
+                    # Ready and idle: the client sends nothing before it receives this message.
                     if answer == b"Z\0\0\0\5I":
                         current = next(turns)
                         self.changes += 1

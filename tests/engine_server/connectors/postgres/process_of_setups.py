@@ -1,4 +1,4 @@
-"""A process that sets up and tears down ten streams whenever a line on its input says so."""
+"""A process that sets up and tears down ten streams, driven by lines on its input."""
 
 import asyncio
 import json
@@ -13,9 +13,9 @@ ACTS = {"setup": set_up, "teardown": tear_down}
 
 
 def main() -> None:
-    """Answers "ready", and then each line with the sentences that were logged, as JSON."""
+    """Print "ready", and then the logged sentences of each input line as JSON."""
     config = PostgresConfig.model_validate({"url": sys.argv[1]})
-    print("ready", flush=True)  # noqa: T201 - its output is its answer
+    print("ready", flush=True)  # noqa: T201 - the output is the protocol
     for line in sys.stdin:
         sentences = asyncio.run(ACTS[line.strip()](config, *STREAMS))
         print(json.dumps(sentences), flush=True)  # noqa: T201 - the same

@@ -1,4 +1,4 @@
-"""A TCP port that leads to a test's Postgres, and what can go wrong on the way."""
+"""TCP proxy to a test's Postgres that stalls, cuts and refuses connections."""
 
 import asyncio
 import ssl
@@ -12,20 +12,20 @@ from tests.loopback_server import LoopbackServer
 # https://www.postgresql.org/docs/current/protocol-message-formats.html, "SSLRequest"
 _SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 
-# What may pass on of some bytes, and whether to cut the connection after it.
+# Returns the bytes to forward, and whether to cut the connection after them.
 Decision = tuple[bytes, bool]
 
 
 class Proxy:
-    """Leads to the Postgres behind a Unix socket; stalls, cuts and refuses when told to.
+    """Forwards to the Postgres behind a Unix socket; stalls, cuts and refuses on request.
 
     Attributes:
-        url: Where to connect to.
-        port: Of 127.0.0.1.
-        passed: Bytes that passed so far, both ways.
-        accepted: Connections taken so far.
-        encrypted: How many of them came to speak TLS.
-        held: Pieces that were held up so far.
+        url: The URL of the database through the proxy.
+        port: The port at 127.0.0.1.
+        passed: Bytes forwarded so far, in both directions.
+        accepted: Connections accepted so far.
+        encrypted: Connections that started TLS.
+        held: Chunks delayed so far.
     """
 
     def __init__(self, database_url: str, *, tls: ssl.SSLContext | None = None) -> None:
@@ -58,30 +58,30 @@ class Proxy:
         await self.close()
 
     async def open(self) -> None:
-        """Takes connections, at the same port as before."""
+        """Accept connections, at the same port as before."""
         await self._server.open()
 
     async def close(self) -> None:
-        """Cuts every connection and refuses new ones."""
+        """Cut every connection and refuse new ones."""
         self.cut()
         await self._server.close()
 
     def lead_to(self, database_url: str) -> None:
-        """Leads new connections to another Postgres."""
+        """Forward new connections to another Postgres."""
         [self._directory] = parse_qs(urlsplit(database_url).query)["host"]
 
     def cut(self) -> None:
-        """Resets every connection, on both sides."""
+        """Reset every connection, on both sides."""
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
 
     def stall(self) -> None:
-        """Lets nothing pass until ``flow``; nobody is told."""
+        """Silently forward nothing until ``flow``."""
         self._flowing.clear()
 
     def stall_after(self, count: int) -> None:
-        """Stalls, once, when ``count`` more bytes have passed, both ways."""
+        """Stall once after ``count`` more bytes in both directions."""
         left = count
 
         def decide(data: bytes, _: bool) -> Decision | None:
@@ -94,19 +94,19 @@ class Proxy:
         self._decide = decide
 
     def strand(self) -> None:
-        """Lets nothing pass of the connections that there are; new ones are as good as ever."""
+        """Silently forward nothing of existing connections; new ones work."""
         self._flowing.clear()
         self._stranded.append(self._flowing)
         self._flowing = asyncio.Event()
         self._flowing.set()
 
     def flow(self) -> None:
-        """Lets pass what was held up, and what comes."""
+        """Forward delayed and new bytes."""
         for flowing in (*self._stranded, self._flowing):
             flowing.set()
 
     def cut_after(self, count: int) -> None:
-        """Cuts all connections, once, when ``count`` more bytes have passed, both ways."""
+        """Cut all connections once after ``count`` more bytes in both directions."""
         left = count
 
         def decide(data: bytes, _: bool) -> Decision | None:
@@ -119,7 +119,7 @@ class Proxy:
         self._decide = decide
 
     def cut_at(self, text: bytes, *, to_server: bool, deliver: bool) -> None:
-        """Cuts all connections, once, when ``text`` comes; ``deliver``: only after it passed."""
+        """Cut all connections once when ``text`` arrives; with ``deliver``, after forwarding it."""
 
         def decide(data: bytes, is_to_server: bool) -> Decision | None:
             if is_to_server != to_server or text not in data:

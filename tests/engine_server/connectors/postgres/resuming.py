@@ -1,30 +1,30 @@
-"""A caller that hands states in and stores what comes back, as the engine and the service do."""
+"""Callers that pass states in and store the results, as the engine and the service do."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.destination import PostgresDestination
-from engine_server.connectors.protocols import Resumed, ResumeRequest, SelectedStream
+from engine_server.connectors.protocols import ResumeRequest, ResumeResult, SelectedStream
 from pipesync.v1.message_pb2 import InputsEnd, Message
 from pipesync.v1.state_pb2 import SyncState
-from tests.engine_server.connectors.postgres.builders import given
+from tests.engine_server.connectors.postgres.builders import DESTINATION
+from tests.engine_server.stages.sequences import given
 
 ACCOUNT = "acct_1"
 
 
 def inputs_end() -> Message:
-    """The end of pushed inputs."""
+    """Return the message at the end of pushed inputs."""
     return Message(inputs_end=InputsEnd())
 
 
 class Caller:
-    """Keeps the state of one pipeline.
+    """Calls the destination, and keeps the state of one pipeline.
 
     Attributes:
-        state: What it would store.
-        seen: What the last request yielded, without logs and counts.
+        state: The state that it would store.
+        seen: The messages of the last request, without logs and counts.
     """
 
     def __init__(
@@ -46,28 +46,30 @@ class Caller:
         """The selected streams."""
         return self._streams
 
-    async def resume(self, *, reads: Collection[str] | None = None, **request: Any) -> Resumed:
-        """Compares the state, and takes the outcome over. Reads all streams unless told which."""
+    async def resume(
+        self, *, advanced_streams: Collection[str] | None = None, **request: Any
+    ) -> ResumeResult:
+        """Compare the state, and adopt the outcome. Reads all streams by default."""
         names = [one.name for one in self._streams]
-        resumed = await PostgresDestination().resume(
+        resumed = await DESTINATION.resume(
             self._config,
             self._streams,
             ResumeRequest(
                 account_id=self._account,
                 state=self.copied(),
-                reads=names if reads is None else reads,
-                **{"moves_global": True, **request},
+                advanced_streams=names if advanced_streams is None else advanced_streams,
+                **{"advances_shared_checkpoint": True, **request},
             ),
         )
         take_over(self.state, resumed)
         return resumed
 
     async def write(
-        self, resumed: Resumed, messages: Iterable[Message] | AsyncIterator[Message]
+        self, resumed: ResumeResult, messages: Iterable[Message] | AsyncIterator[Message]
     ) -> list[Message]:
-        """Writes, and stores each checkpoint as it passes. Answers all but logs and counts."""
+        """Write messages, store each checkpoint, and return all but logs and counts."""
         source = messages if isinstance(messages, AsyncIterator) else given(*messages)
-        written = PostgresDestination().write_resumed(self._config, self._streams, source, resumed)
+        written = DESTINATION.write_resumed(self._config, self._streams, source, resumed)
         self.seen = []
         async with aclosing(written):
             async for message in written:
@@ -77,32 +79,30 @@ class Caller:
         return self.seen
 
     async def write_some(
-        self, resumed: Resumed, messages: AsyncIterator[Message], count: int
+        self, resumed: ResumeResult, messages: AsyncIterator[Message], count: int
     ) -> None:
-        """Writes until so many messages have passed, and ends there."""
-        written = PostgresDestination().write_resumed(
-            self._config, self._streams, messages, resumed
-        )
+        """Write until a number of messages was yielded, and close the write."""
+        written = DESTINATION.write_resumed(self._config, self._streams, messages, resumed)
         async with aclosing(written):
             while count and (message := await anext(written, None)) is not None:
                 store(self.state, message)
                 count -= 1
 
-    async def sync(self, *messages: Message, **request: Any) -> Resumed:
-        """One request: compares and writes."""
+    async def sync(self, *messages: Message, **request: Any) -> ResumeResult:
+        """Run one request: compare and write."""
         resumed = await self.resume(**request)
         await self.write(resumed, messages)
         return resumed
 
     def copied(self) -> SyncState:
-        """A copy of the state, as an older copy of the store would have it later."""
+        """Return a copy of the state, as a backup of the store has it."""
         copy = SyncState()
         copy.CopyFrom(self.state)
         return copy
 
 
-def take_over(state: SyncState, resumed: Resumed) -> None:
-    """Has ``state`` go on from where a destination said."""
+def take_over(state: SyncState, resumed: ResumeResult) -> None:
+    """Make ``state`` continue from the outcome of a comparison."""
     state.destination = resumed.destination
     state.positions.clear()
     for name, position in resumed.positions.items():
@@ -112,7 +112,7 @@ def take_over(state: SyncState, resumed: Resumed) -> None:
         state.inputs_position.CopyFrom(resumed.inputs_position)
     for rewind in resumed.rewinds:
         if not rewind.stream:
-            setattr(state.source, "global", rewind.checkpoint or "")
+            state.source.shared = rewind.checkpoint or ""
         elif rewind.checkpoint is None:
             state.source.streams.pop(rewind.stream, None)
             state.stream_schemas.pop(rewind.stream, None)
@@ -122,7 +122,7 @@ def take_over(state: SyncState, resumed: Resumed) -> None:
 
 
 def store(state: SyncState, message: Message) -> None:
-    """Store a checkpoint that left the destination, with its position."""
+    """Store a checkpoint that the destination yielded, with its position."""
     if message.HasField("inputs_end"):
         state.inputs_position.CopyFrom(message.inputs_end.position)
     if not message.HasField("source_state"):
@@ -131,7 +131,7 @@ def store(state: SyncState, message: Message) -> None:
     if checkpoint.stream:
         state.source.streams[checkpoint.stream] = checkpoint.data
     else:
-        setattr(state.source, "global", checkpoint.data)
+        state.source.shared = checkpoint.data
     state.positions.pop(checkpoint.stream, None)
     if checkpoint.HasField("position"):
         state.positions[checkpoint.stream].CopyFrom(checkpoint.position)

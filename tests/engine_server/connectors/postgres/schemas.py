@@ -1,31 +1,35 @@
-"""Schemas: set up, torn down, and looked into."""
+"""Setup, teardown and lookups of schemas."""
 
 import asyncpg
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.protocols import SelectedStream
-from tests.engine_server.connectors.postgres.builders import OWN_TABLES, REJECTED_TABLE, logs
+from tests.engine_server.connectors.postgres.builders import (
+    DESTINATION,
+    OWN_TABLES,
+    REJECTED_TABLE,
+    logs,
+)
 
 
 async def set_up(config: PostgresConfig, *streams: SelectedStream) -> list[str]:
-    """What setup logs."""
-    return await logs(PostgresDestination().setup(config, streams))
+    """Set up, and return the logged sentences."""
+    return await logs(DESTINATION.setup(config, streams))
 
 
 async def tear_down(config: PostgresConfig, *streams: SelectedStream) -> list[str]:
-    """What teardown logs."""
-    return await logs(PostgresDestination().teardown(config, streams))
+    """Tear down, and return the logged sentences."""
+    return await logs(DESTINATION.teardown(config, streams))
 
 
 async def row_count(database: asyncpg.Connection, table: str) -> int:
-    """How many rows a table of the schema ``stripe`` has."""
+    """Return the number of rows of a table of the schema ``stripe``."""
     count: int = await database.fetchval(f"SELECT count(*) FROM stripe.{table}")  # noqa: S608 - ours
     return count
 
 
 async def columns_of(database: asyncpg.Connection, table: str) -> dict[str, str]:
-    """Each column's type, with a v when it is virtual and an s when it is stored."""
+    """Return each column's type, with a v when it is virtual and an s when it is stored."""
     rows = await database.fetch(
         """
         SELECT attname, format_type(atttypid, atttypmod) AS type, attgenerated::text AS generated
@@ -38,7 +42,7 @@ async def columns_of(database: asyncpg.Connection, table: str) -> dict[str, str]
 
 
 async def tables_of(database: asyncpg.Connection, schema: str = "stripe") -> list[str]:
-    """The tables there are, but for those that every schema has."""
+    """Return the tables, except internal ones."""
     rows = await database.fetch(
         "SELECT tablename FROM pg_tables WHERE schemaname = $1 ORDER BY 1", schema
     )
@@ -46,7 +50,7 @@ async def tables_of(database: asyncpg.Connection, schema: str = "stripe") -> lis
 
 
 async def rejected_rows(database: asyncpg.Connection) -> list[asyncpg.Record]:
-    """The rejected records that are kept, in the order in which they were first refused."""
+    """Return the rejected records, in the order of their first refusals."""
     rows: list[asyncpg.Record] = await database.fetch(
         f"SELECT * FROM stripe.{REJECTED_TABLE} ORDER BY first_time, stream, key, digest"  # noqa: S608 - ours
     )
@@ -54,7 +58,7 @@ async def rejected_rows(database: asyncpg.Connection) -> list[asyncpg.Record]:
 
 
 async def break_at(database: asyncpg.Connection, table: str, poison: str) -> None:
-    """Has the table itself fail where it gets a row of this id: its trigger lacks a table."""
+    """Make the table fail for a row with this id: its trigger lacks a table."""
     await database.execute(
         f"""
         CREATE FUNCTION stripe.break_{table}() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -73,7 +77,7 @@ async def break_at(database: asyncpg.Connection, table: str, poison: str) -> Non
 async def refuse_with(
     database: asyncpg.Connection, sqlstate: str = "P0001", table: str = "customers"
 ) -> None:
-    """Has a trigger refuse each row whose _raw_data has a true field ``bad``."""
+    """Make a trigger refuse each row whose _raw_data has a true field ``bad``."""
     await database.execute(
         f"""
         CREATE FUNCTION stripe.refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS $$

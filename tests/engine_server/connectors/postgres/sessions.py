@@ -1,4 +1,4 @@
-"""Other sessions of a test's database: waited for, and cut off."""
+"""Waits for other sessions of a test's database, and their termination."""
 
 import asyncio
 
@@ -6,15 +6,15 @@ import asyncpg
 
 
 async def until(database: asyncpg.Connection, question: str, *arguments: object) -> None:
-    """Asks Postgres until the answer is yes."""
+    """Query Postgres until the result is true."""
     async with asyncio.timeout(100):
         while not await database.fetchval(question, *arguments):  # noqa: ASYNC110 - Postgres has no event for it
             await asyncio.sleep(0.01)
 
 
 async def until_blocked(database: asyncpg.Connection, sessions: int = 1) -> None:
-    """Waits until so many other sessions wait for a lock."""
-    # Not of pg_stat_activity, which stays the same throughout a transaction.
+    """Wait until ``count`` other sessions wait for a lock."""
+    # Not from pg_stat_activity, whose content is fixed within a transaction.
     await until(
         database,
         "SELECT count(DISTINCT pid) >= $1 FROM pg_locks WHERE NOT granted "
@@ -24,7 +24,7 @@ async def until_blocked(database: asyncpg.Connection, sessions: int = 1) -> None
 
 
 async def cut_others(database: asyncpg.Connection) -> None:
-    """Ends every other session of the database."""
+    """Terminate every other session of the database."""
     await database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -1,4 +1,4 @@
-"""What configuration is taken, and what a bad one is told."""
+"""Accepted configurations, and errors of others."""
 
 import tempfile
 from pathlib import Path
@@ -15,12 +15,12 @@ from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.postgres.destination import PostgresDestination
 from engine_server.connectors.registry import ConnectorRegistry
 from engine_server.errors import InvalidRequest
-from engine_server.pipeline import ResolvedDestination, resolve_destination
 from engine_server.settings import EngineSettings
+from engine_server.sync.checks.resolution import ResolvedDestination, resolve_destination
 from pipesync.v1.catalog_pb2 import Connector
-from tests.pipesync_rpc.certificates import Authority
+from tests.pipesync_server.certificates import Authority
 
-# Any that can be read.
+# Any readable certificate.
 with tempfile.TemporaryDirectory() as directory:
     PEM = Authority(Path(directory)).certificate.read_text()
 
@@ -67,6 +67,8 @@ def test_a_host_is_enough() -> None:
         ({"host": "h", "columns": "real"}, "config.columns", "'stored', 'virtual' or 'none'"),
         ({"host": "h", "delete_mode": "no"}, "config.delete_mode", "'soft' or 'hard'"),
         ({"host": "h", "ssl_ca_pem": "x"}, "config.ssl_ca_pem", "in PEM form"),
+        ({"host": "h", "ssl_ca_pem": ""}, "config.ssl_ca_pem", "in PEM form"),
+        ({"host": "h", "ssl_ca_pem": "é"}, "config.ssl_ca_pem", "in PEM form"),
         (
             {"host": "h", "password": "p", "password_file": "/run/p"},
             "config.password_file",
@@ -87,6 +89,27 @@ def test_a_host_is_enough() -> None:
         ({"url": "postgresql://me:p/q@h/d"}, "config.url", "percent-encoded"),
         ({"url": "postgresql://me:p%00q@h/d"}, "config.url", "percent-encoded"),
         ({"url": "postgresql://me:h:unter2@h:unter2/d"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://u@me:12,hunter2!/z@h/db"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://u@me:12,hunter2/z@h/db"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://u:12/hunter2@h/db"}, "config.url", "percent-encoded"),
+        ({"url": "postgresql://h/d?host=h%0Ahunter2"}, "config.url", "a host must be a name"),
+        ({"url": "postgresql://h/d%1B[2K"}, "config.url", "must hold no control characters"),
+        *(
+            ({"host": host}, "config.host", "a whole URL belongs in url")
+            for host in (
+                "postgresql://u:hunter2@h/db",
+                "u:hunter2@h",
+                "hunter2@h",
+                "h/hunter2",
+                "h hunter2",
+                "h,hunter2",
+            )
+        ),
+        *(
+            ({"host": "h", field: f"a{character}b"}, f"config.{field}", "no control characters")
+            for field in ("schema", "database", "user", "application_name")
+            for character in ("\x1b", "\x9b", "\x7f", "\n", "\u202e", "\u2028", "\u200b")
+        ),
         ({"host": "h", "ssl_mode": "on"}, "config.ssl_mode", "'verify-full'"),
         (
             {"host": "h", "ssl_mode": "require", "ssl_ca_pem": PEM},
@@ -103,6 +126,7 @@ def test_a_bad_field_is_named_with_the_remedy(
     violations = _violations(config)
     assert list(violations) == [field]
     assert said in violations[field]
+    assert "hunter2" not in str(violations)
 
 
 def test_the_spec_describes_every_field_and_marks_the_secret_ones() -> None:
@@ -110,7 +134,7 @@ def test_the_spec_describes_every_field_and_marks_the_secret_ones() -> None:
     properties = schema["properties"]
     assert all(declared["description"] for declared in properties.values())
     secret = {name for name, declared in properties.items() if "writeOnly" in str(declared)}
-    assert secret == {"url", "password"}
+    assert secret == {"url", "password", "password_file"}
 
 
 def test_secrets_are_not_shown() -> None:
@@ -118,7 +142,7 @@ def test_secrets_are_not_shown() -> None:
     assert "hunter2" not in repr(config)
 
 
-# What the user copies from elsewhere, and what is said of it; nothing when it is taken.
+# URLs that users copy from elsewhere, and their errors; empty for accepted ones.
 PARAMETERS = {
     "connect_timeout=15": "",
     "connect_timeout=soon": "connect_timeout must be a whole number of seconds",
@@ -185,7 +209,7 @@ def test_each_parameter_of_a_url_is_honoured_or_harmless_or_refused_by_name(
         ("&sslmode=require", {}, "verify-full"),
         ("&sslmode=require&sslrootcert=/run/ca.pem", {}, "verify-ca"),
         ("&sslmode=verify-ca&sslrootcert=/run/ca.pem", {}, "verify-ca"),
-        # Anybody has a certificate of an authority that everybody trusts.
+        # Everyone can get a certificate of a public authority.
         ("&sslmode=verify-ca", {}, "verify-full"),
         ("", {"ssl_mode": "require"}, "verify-full"),
         ("", {"ssl_ca_pem": PEM}, "verify-full"),

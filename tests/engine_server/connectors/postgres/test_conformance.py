@@ -1,4 +1,4 @@
-"""The Postgres destination keeps the rules for every destination."""
+"""Conformance of the Postgres destination."""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from engine_server.connectors.conformance import DestinationConformance, DestinationSubject
-from engine_server.connectors.postgres import retry
+from engine_server.connectors.postgres.connection import retry
 from engine_server.connectors.postgres.destination import PostgresDestination
-from engine_server.connectors.postgres.tables import identifier, quote
+from engine_server.connectors.postgres.schema.tables import identifier, quote
 
 SECRET_URL = "postgresql://me:hunter2@127.0.0.1:1/nowhere"
 
@@ -18,8 +18,8 @@ SECRET_URL = "postgresql://me:hunter2@127.0.0.1:1/nowhere"
 class TestPostgresDestination(DestinationConformance):
     @pytest.fixture(autouse=True)
     def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A database that is out of reach will be so for the whole test."""
-        monkeypatch.setattr(retry, "SYNC_PATIENCE", 0.1)
+        """Retry only briefly: an unreachable database stays so for the whole test."""
+        monkeypatch.setattr(retry, "SYNC_TIMEOUT", 0.1)
 
     @pytest.fixture(params=[1, 4])
     def subject(
@@ -47,7 +47,7 @@ class TestPostgresDestination(DestinationConformance):
                 "port": {"host": "localhost", "port": 0},
                 "host": {"host": ""},
             },
-            secrets={"url", "password"},
+            secrets={"url", "password", "password_file"},
             rows=rows,
             rejected_record=b'{"id": "too large", "number": 1e200000}',
         )

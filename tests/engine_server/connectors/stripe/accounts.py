@@ -1,4 +1,4 @@
-"""What the simulated accounts of these tests hold."""
+"""Contents of simulated accounts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 STREAMS = ["customers", "products", "prices"]
 
-# A moment long ago, in Unix seconds: the end of the histories below.
+# A time in the past, in Unix seconds: the end of the histories below.
 END = 1_760_000_000
 
 
@@ -16,41 +16,41 @@ def everything(simulator: StripeSimulator) -> set[tuple[str, str]]:
 
 
 def held(simulator: StripeSimulator, stream: str) -> Counter[tuple[str, str]]:
-    """Everything in one list, once."""
+    """Return all objects of a list, each counted once."""
     return Counter((stream, object_id) for object_id in simulator.objects(stream).ids())
 
 
 def fill(simulator: StripeSimulator, stream: str, seconds: Iterable[int]) -> None:
-    """Puts one object into each second, as often as it is named."""
+    """Create one object in each of the seconds."""
     objects = simulator.objects(stream)
     for number, second in enumerate(seconds, start=len(objects)):
         objects.put({"id": f"obj_{number}", "created": second})
 
 
 def even(count: int, *, distance: int = 600) -> list[int]:
-    """At the same distance all along."""
+    """Return seconds at equal distances."""
     return [END - 1 - distance * number for number in range(count)]
 
 
 def skewed(count: int) -> list[int]:
-    """Ten years, most of them in the last months."""
+    """Return seconds over ten years, most of them in the last months."""
     return [END - 1 - int(3e8 * (number / count) ** 4) for number in range(count)]
 
 
 def bursty(count: int) -> list[int]:
-    """Half at the same distance, a quarter in each of two seconds far apart."""
+    """Return seconds half at equal distances, and a quarter each in two seconds far apart."""
     half = even(count // 2)
     burst = count // 4
     return half + [half[count // 8]] * burst + [half[count // 3]] * burst
 
 
 def dense(count: int) -> list[int]:
-    """Two in every second."""
+    """Return every second twice."""
     return [END - 1 - number // 2 for number in range(count)]
 
 
 def sparse(count: int) -> list[int]:
-    """Ten days without an object between any two."""
+    """Return seconds ten days apart."""
     return even(count, distance=864_000)
 
 

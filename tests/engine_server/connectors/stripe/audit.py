@@ -1,4 +1,4 @@
-"""Checks the checkpoints of a read against what was emitted before them."""
+"""Audit of a read's checkpoints against the records emitted before them."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -11,11 +11,11 @@ from tests.stripe_simulator.objects import ObjectList
 
 
 class Audit:
-    """Compares each checkpoint of one stream with what there is and what was emitted.
+    """Compares each checkpoint of one stream with the account and the emitted records.
 
     Attributes:
-        most_remaining: The most ranges that a checkpoint has held.
-        largest: The size of the largest one, in bytes.
+        most_remaining: The most ranges in a checkpoint.
+        largest: The size of the largest checkpoint in bytes.
     """
 
     def __init__(self, objects: ObjectList, stream: str) -> None:
@@ -29,7 +29,7 @@ class Audit:
         self._emitted: list[str] = []
 
     def next_request(self) -> None:
-        """What was emitted so far counts on."""
+        """Start the next request after the records emitted so far."""
         self._before = self._emitted
 
     def __call__(self, reading: Reading) -> None:
@@ -44,7 +44,7 @@ class Audit:
         self.largest = max(self.largest, len(text))
 
     def _in(self, part: Mapping[str, int | str], window: range | None = None) -> range:
-        """Where in the order lies what a range holds after its cursor."""
+        """Return the positions in the list that a range holds after its cursor."""
         first, last = 0, len(self._ids)
         if "gte" in part:
             first = bisect_left(self._keys, (int(part["gte"]), 0))

@@ -1,4 +1,4 @@
-"""A simulated account whose pages come as they may in the wild."""
+"""A simulated account whose pages arrive in realistic ways."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 @pytest.fixture(params=["empty_page", "resource_missing"])
 async def simulator(request: pytest.FixtureRequest) -> AsyncIterator[StripeSimulator]:
-    """A few thousand objects, many of one second, whose pages finish out of order."""
+    """Yield an account of a few thousand objects, many of one second, with unordered pages."""
     plan = SeedPlan(
         counts={"customers": 2_600, "products": 250, "prices": 90},
         same_second={"customers": 350, "products": 120},

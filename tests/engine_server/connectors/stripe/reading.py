@@ -1,31 +1,33 @@
-"""Reads through the Stripe source as the engine would, and keeps what came out."""
+"""Reads through the Stripe source like the engine, and records the result."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine_server import exact_json
 from engine_server.connectors.protocols import ReadRequest, SelectedStream
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.retry import RetryPolicy
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.catalog_pb2 import StreamSelection, TimeRange
 from pipesync.v1.message_pb2 import Log, StreamStatus
 from pipesync.v1.state_pb2 import DeadLetter, SourceState
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# As many attempts as for real, but no test waits for them.
+# As many attempts as in production, with short delays.
 QUICK = RetryPolicy(first_delay=0.001, longest_delay=0.01, timeout=5)
 
 
 @dataclass(kw_only=True)
 class Reading:
-    """What one read brought: counts by (stream, id), the last checkpoints, the turns of streams.
+    """The result of one read: counts by (stream, id), the last checkpoints, the streams' statuses.
 
     It stands for the engine and for a destination that commits everything at once.
     """
@@ -40,17 +42,17 @@ class Reading:
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
     def turns(self, stream: str) -> list[str]:
-        """The turns of a stream in order, ranges left out."""
+        """Return the statuses of the stream in order, without ranges."""
         names = [s.WhichOneof("status") for s in self.statuses if s.stream == stream]
         return [name for name in names if name and name != "range_completed"]
 
     def ids_of(self, stream: str) -> set[str]:
-        """The ids read of a stream."""
+        """Return the ids read of a stream."""
         return {object_id for name, object_id in self.ids if name == stream}
 
 
 def config_for(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
-    """The configuration that reads the simulator, which spares requests as with Stripe itself."""
+    """Return the configuration to read the simulator, paced like Stripe itself."""
     return StripeConfig.model_validate(
         {
             "api_key": simulator.api_key,
@@ -65,13 +67,25 @@ def config_for(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
 def selected(
     name: str, *, gte: int | None = None, lt: int | None = None, backfill_limit: int = 0
 ) -> SelectedStream:
-    """A stream, in a window perhaps."""
+    """Return a stream, possibly with a window."""
     selection = StreamSelection(name=name, backfill_limit=backfill_limit)
     if gte is not None:
         selection.time_range.gte.seconds = gte
     if lt is not None:
         selection.time_range.lt.seconds = lt
     return SelectedStream(stream=load_resources()[name].stream, selection=selection)
+
+
+# The sources of each test, by the event loop of the test.
+_SOURCES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[RetryPolicy, StripeSource]] = (
+    WeakKeyDictionary()
+)
+
+
+def source_of_test(policy: RetryPolicy = QUICK) -> StripeSource:
+    """Return the source of the running test, whose reads share clocks and rates as in an engine."""
+    sources = _SOURCES.setdefault(asyncio.get_running_loop(), {})
+    return sources.setdefault(policy, StripeSource(policy))
 
 
 async def read(
@@ -84,12 +98,12 @@ async def read(
     on_checkpoint: Callable[[Reading], None] | None = None,
     **request: Any,
 ) -> Reading:
-    """Reads to the end, or closes right after that many checkpoints; tells of each of them."""
+    """Read to the end, or close after ``stop_after`` checkpoints."""
     reading = Reading()
     if state is not None:
         reading.state.CopyFrom(state)
     read_request = ReadRequest(streams=streams, state=state or SourceState(), **request)
-    async with aclosing(StripeSource(policy).read(config, read_request)) as messages:
+    async with aclosing(source_of_test(policy).read(config, read_request)) as messages:
         async for message in messages:
             match message.WhichOneof("payload"):
                 case "record_batch":
@@ -102,7 +116,7 @@ async def read(
                     if checkpoint.stream:
                         reading.state.streams[checkpoint.stream] = checkpoint.data
                     else:
-                        setattr(reading.state, "global", checkpoint.data)
+                        reading.state.shared = checkpoint.data
                         reading.excluded = list(checkpoint.excluded_streams)
                     reading.checkpoints += 1
                     if on_checkpoint is not None:
@@ -110,7 +124,7 @@ async def read(
                     if reading.checkpoints == stop_after:
                         break
                 case "barrier":
-                    # Here everything is committed as it comes.
+                    # Messages are committed as they arrive.
                     read_request.barriers.passed(message.barrier)
                 case "dead_letter":
                     reading.dead_letters.append(message.dead_letter)
@@ -122,5 +136,5 @@ async def read(
 
 
 def time_range(gte: int, lt: int) -> TimeRange:
-    """A range of whole seconds."""
+    """Return a range of whole seconds."""
     return TimeRange(gte=Timestamp(seconds=gte), lt=Timestamp(seconds=lt))

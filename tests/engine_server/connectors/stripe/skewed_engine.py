@@ -1,4 +1,4 @@
-"""An engine whose clock is not Stripe's, on virtual time, and the rows that its syncs leave."""
+"""An engine whose clock differs from Stripe's, on virtual time, and the rows of its syncs."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -8,12 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from engine_server.connectors.stripe.clock import CLOCKS
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.flush_times import FlushTimes
-from engine_server.pipeline import ResolvedSource, resolve_streams
-from engine_server.planning import plan_sync
-from engine_server.run import run_sync
+from engine_server.sync.checks.resolution import ResolvedSource, resolve_streams
+from engine_server.sync.plan.plan_sync import plan_sync
+from engine_server.sync.run.run import run_sync
 from pipesync.v1.catalog_pb2 import StreamSelection
 from pipesync.v1.engine_service_pb2 import PipelineReadRequest, SyncOptions
 from pipesync.v1.message_pb2 import Message
@@ -24,9 +23,9 @@ from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# What Stripe's clock shows when the loop's shows nothing.
+# The time of Stripe's clock when the loop's shows 0.
 EPOCH = 1_790_000_000.0
-# A run of more requests than this does not end.
+# A run with more requests than this is endless.
 MOST_REQUESTS = 40
 
 Row = dict[str, Any]
@@ -37,9 +36,9 @@ class Skewed:
 
     Attributes:
         simulator: The account.
-        skew: How far the engine's clock is ahead; may change.
-        rows: What a destination would hold, by stream and id: a row gives way to what is as new.
-        state: What the next sync goes on from.
+        skew: The seconds that the engine's clock is ahead; may change.
+        rows: The rows of a destination, by stream and id; an equally new record replaces a row.
+        state: The state of the next sync.
         times_read: How often each object was emitted.
     """
 
@@ -50,10 +49,11 @@ class Skewed:
         self.rows: dict[tuple[str, str], Row] = {}
         self.state = SyncState()
         self.times_read: dict[tuple[str, str], int] = {}
+        self._source = StripeSource(QUICK)
 
     def restart(self, skew: float) -> None:
         """Begin a new engine process, whose clock may differ."""
-        CLOCKS.forget()
+        self._source = StripeSource(QUICK)
         self.skew = skew
 
     async def sync(
@@ -64,13 +64,13 @@ class Skewed:
         run_id: str = "",
         events_only: bool = False,
     ) -> Eof:
-        """Run requests until the run has no more, and answer the end of the last one."""
+        """Run requests until the run is complete, and return the last end."""
         selections = [
             StreamSelection(name=stream) if isinstance(stream, str) else stream
             for stream in streams
         ]
         config = config_for(self.simulator, poll_events=polls)
-        source = ResolvedSource(type="stripe", connector=StripeSource(QUICK), config=config)
+        source = ResolvedSource(type="stripe", connector=self._source, config=config)
         for _ in range(MOST_REQUESTS):
             options = SyncOptions(
                 state=self.state, state_limit=state_limit, run_id=run_id, events_only=events_only
@@ -97,17 +97,17 @@ class Skewed:
         raise AssertionError("the run does not end")
 
     def checkpoint(self, stream: str) -> dict[str, Any]:
-        """Answer a stream's checkpoint."""
+        """Return a stream's checkpoint."""
         found: dict[str, Any] = orjson.loads(self.state.source.streams[stream])
         return found
 
     def account(self, stream: str) -> dict[str, Row]:
-        """Answer the account's objects, by id."""
+        """Return the account's objects, by id."""
         documents = self.simulator.objects(stream).documents()
         return {document["id"]: dict(document) for document in documents}
 
     def held(self, stream: str) -> dict[str, Row]:
-        """Answer the rows that are not deleted, by id, as the account has the objects."""
+        """Return the rows that are not deleted, by id, in the form of the account's objects."""
         return {
             object_id: {name: value for name, value in row.items() if name[0] != "_"}
             for (of, object_id), row in self.rows.items()
@@ -130,7 +130,7 @@ def run(
     *,
     plan: SeedPlan | None = None,
 ) -> None:
-    """Run ``main`` on virtual time with a new process's engine ``skew`` seconds ahead."""
+    """Run ``main`` on virtual time with a new engine process ``skew`` seconds ahead."""
 
     async def in_loop() -> None:
         async with _skewed(patch, skew, plan) as skewed:
@@ -158,7 +158,7 @@ async def _skewed(
 
 
 def in_turn(*actions: Callable[[], object] | None) -> Callable[[], None]:
-    """Make one callable that does the next of the actions each time it is called."""
+    """Return a callable that runs the next action at each call."""
     left: Sequence[Callable[[], object] | None] = list(actions)
     remaining = iter(left)
 

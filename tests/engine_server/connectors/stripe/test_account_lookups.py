@@ -1,11 +1,11 @@
-"""One request to Stripe tells the engine and the source which account it is."""
+"""One lookup of the account serves the engine and the source."""
 
 import asyncio
 import gc
 
 import pytest
 
-from engine_server.connectors.protocols import AccountKeeper, ReadRequest
+from engine_server.connectors.protocols import AccountSource, ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, selected
@@ -20,11 +20,11 @@ def lookups(simulator: StripeSimulator) -> int:
     return sum(request.path == "/v1/account" for request in simulator.requests)
 
 
-async def test_the_source_keeps_accounts() -> None:
-    assert isinstance(StripeSource(), AccountKeeper)
+async def test_the_source_caches_accounts() -> None:
+    assert isinstance(StripeSource(), AccountSource)
 
 
-async def test_a_read_beside_the_lookup_and_one_after_it_ask_stripe_once() -> None:
+async def test_concurrent_and_later_reads_share_one_lookup() -> None:
     async with StripeSimulator(PLAN) as simulator:
         source, config = StripeSource(QUICK), config_for(simulator, account_id=None)
 
@@ -54,7 +54,7 @@ async def test_each_configuration_object_has_its_account_looked_up() -> None:
         assert lookups(simulator) == 2
 
 
-async def test_all_who_ask_are_told_of_a_failure_that_one_request_met() -> None:
+async def test_a_failed_lookup_fails_all_its_callers() -> None:
     async with StripeSimulator(PLAN) as simulator:
         source, config = StripeSource(QUICK), config_for(simulator, account_id=None)
         simulator.faults.add(faults.refuse(errors.unknown_key("sk_test_1")), times=None)
@@ -64,7 +64,7 @@ async def test_all_who_ask_are_told_of_a_failure_that_one_request_met() -> None:
         assert lookups(simulator) == 1
 
 
-async def test_whoever_waits_asks_when_the_first_to_ask_is_cancelled() -> None:
+async def test_a_waiting_caller_takes_over_a_cancelled_lookup() -> None:
     async with StripeSimulator(PLAN) as simulator:
         source, config = StripeSource(QUICK), config_for(simulator, account_id=None)
         asked = asyncio.Event()

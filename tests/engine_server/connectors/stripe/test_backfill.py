@@ -1,4 +1,4 @@
-"""A backfill reads everything once, in few requests, wherever it is stopped."""
+"""A backfill reads every object once, in few requests, wherever it is stopped."""
 
 import asyncio
 import time
@@ -22,11 +22,11 @@ from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
-async def test_a_read_brings_every_object_once_and_ends_every_stream(
+async def test_a_read_emits_every_object_once_and_ends_every_stream(
     simulator: StripeSimulator,
 ) -> None:
     streams = [selected(name) for name in [*STREAMS, "coupons", "payment_methods"]]
-    # Over when the first page is asked for, however long its answer takes.
+    # Over when the first page is requested, however long its response takes.
     until = Timestamp(seconds=int(time.time()) - 60)
     reading = await read(config_for(simulator), streams, until=until)
     assert reading.ids == Counter(everything(simulator))
@@ -35,7 +35,7 @@ async def test_a_read_brings_every_object_once_and_ends_every_stream(
         assert orjson.loads(reading.state.streams[stream.name])["remaining"] == []
 
 
-async def test_ranges_are_read_side_by_side_for_few_requests_more_than_pages(
+async def test_ranges_are_read_in_parallel_with_few_more_requests_than_pages(
     simulator: StripeSimulator,
 ) -> None:
     await read(config_for(simulator), [selected("customers")])
@@ -44,7 +44,7 @@ async def test_ranges_are_read_side_by_side_for_few_requests_more_than_pages(
     assert len(requests) <= 26 * 1.15
 
 
-async def test_small_streams_do_not_wait_for_a_big_one(simulator: StripeSimulator) -> None:
+async def test_small_streams_do_not_wait_for_a_large_one(simulator: StripeSimulator) -> None:
     reading = await read(config_for(simulator, max_concurrency=2), [selected(n) for n in STREAMS])
     completed = [s.stream for s in reading.statuses if s.HasField("completed")]
     assert completed[-1] == "customers"
@@ -76,8 +76,8 @@ async def test_a_read_closed_early_leaves_no_task(
 ) -> None:
     before = asyncio.all_tasks()
     await read(config_for(simulator), [selected(n) for n in STREAMS], stop_after=stop_after)
-    # The simulator's own: connections that it has yet to notice the end of.
-    left = [t for t in asyncio.all_tasks() - before if "Fetches" in repr(t.get_coro())]
+    # The simulator's own tasks, of connections whose end it has not noticed yet.
+    left = [t for t in asyncio.all_tasks() - before if "FetchScheduler" in repr(t.get_coro())]
     assert left == []
 
 
@@ -89,7 +89,7 @@ async def test_a_cancelled_read_ends_its_fetches(simulator: StripeSimulator) -> 
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert [t for t in asyncio.all_tasks() if "Fetches" in repr(t.get_coro())] == []
+    assert [t for t in asyncio.all_tasks() if "FetchScheduler" in repr(t.get_coro())] == []
 
 
 async def test_a_slow_reader_slows_the_fetches(simulator: StripeSimulator) -> None:
@@ -102,6 +102,6 @@ async def test_a_slow_reader_slows_the_fetches(simulator: StripeSimulator) -> No
             if message.HasField("source_state"):
                 break
         await simulator.requests.wait_for("/v1/customers", 5)
-        # Time enough for all 26 pages, were there room for them.
+        # Enough time for all 26 pages, if there were capacity for them.
         await asyncio.sleep(0.2)
         assert len(simulator.requests) <= 1 + 2 * 3

@@ -1,4 +1,4 @@
-"""More objects in a second than on a page: all of them come once, and no request loops on them."""
+"""More objects in a second than on a page: each is read once, and requests do not loop."""
 
 import time
 from collections import Counter

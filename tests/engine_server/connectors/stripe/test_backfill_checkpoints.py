@@ -1,4 +1,4 @@
-"""Each checkpoint of a backfill leaves exactly what was not emitted before it."""
+"""Each checkpoint of a backfill leaves exactly the objects that were not emitted before it."""
 
 import time
 
@@ -13,16 +13,16 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 @pytest.fixture(params=HISTORIES)
 def history(request: pytest.FixtureRequest) -> list[int]:
-    """The seconds in which the objects were created."""
+    """Return the seconds in which the objects were created."""
     return HISTORIES[request.param]
 
 
 @pytest.mark.parametrize("concurrency", [4, 16])
 @pytest.mark.parametrize("is_new", [True, False], ids=["up to now", "long ago"])
-async def test_what_was_emitted_and_what_is_left_make_up_what_there_is(
+async def test_emitted_and_remaining_objects_make_up_the_account(
     history: list[int], concurrency: int, is_new: bool
 ) -> None:
-    # Old enough to be over when a page is asked for, however long its answer takes.
+    # Over when a page is requested, however long its response takes.
     lt = int(time.time()) - 60 if is_new else END
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
         fill(simulator, "customers", [second - END + lt for second in history])
@@ -37,7 +37,9 @@ async def test_what_was_emitted_and_what_is_left_make_up_what_there_is(
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 10])
-async def test_they_make_it_up_over_many_requests_too(history: list[int], stop_after: int) -> None:
+async def test_emitted_and_remaining_objects_make_up_the_account_over_many_requests(
+    history: list[int], stop_after: int
+) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
         fill(simulator, "customers", history)
         simulator.faults.add(faults.jittered_latency(0, 0.002, seed=stop_after), times=None)

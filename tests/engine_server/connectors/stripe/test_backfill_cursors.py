@@ -1,4 +1,4 @@
-"""Cursors are used where they are good, and what becomes of those that are not loses nothing."""
+"""Cursors are used only where valid, and invalid ones lose no objects."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.lists.ranges import Range
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, HISTORIES, even, fill, held
 from tests.engine_server.connectors.stripe.reading import config_for, read, selected
@@ -20,7 +20,7 @@ outside_cursors = pytest.mark.parametrize("outside_cursor", ["empty_page", "reso
 
 
 def cursors_outside(simulator: StripeSimulator) -> list[str]:
-    """The cursors that were used in windows that their objects do not lie in."""
+    """Return the cursors used in windows that exclude their objects."""
     created = {d["id"]: d["created"] for d in simulator.objects("customers").documents()}
     return [
         cursor
@@ -70,9 +70,9 @@ async def test_a_checkpoint_with_a_cursor_that_is_not_of_its_range_loses_nothing
 
 
 class Deletions:
-    """Deletes the objects of cursors just before a list is asked to go on after them.
+    """Deletes the objects of cursors just before the list is requested after them.
 
-    The list then answers as it does to cursors outside the window.
+    The list then responds as to cursors outside the window.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Deletions:
         turns: AbstractSet[int],
         outside_cursor: OutsideCursor,
     ) -> None:
-        """``turns`` says with which of the requests that have a cursor."""
+        """Store the arguments; ``turns`` selects the requests among those with a cursor."""
         self._objects = simulator.objects(stream)
         self._turns = turns
         self._outside_cursor = outside_cursor
@@ -104,7 +104,7 @@ class Deletions:
 @pytest.mark.parametrize("concurrency", [1, 8])
 @pytest.mark.parametrize("turn", [1, 2, 5])
 @pytest.mark.parametrize("stream", ["customers", "payment_methods"])
-async def test_an_object_deleted_while_it_is_a_cursor_takes_nothing_with_it(
+async def test_deleting_the_object_of_a_cursor_loses_no_other(
     stream: str, turn: int, concurrency: int, outside_cursor: OutsideCursor
 ) -> None:
     async with StripeSimulator() as simulator:
@@ -114,7 +114,7 @@ async def test_an_object_deleted_while_it_is_a_cursor_takes_nothing_with_it(
         reading = await read(config, [selected(stream)])
         assert held(simulator, stream).keys() <= reading.ids.keys()
         assert reading.turns(stream) == ["started", "completed"]
-        # At worst, all before it is read again.
+        # At worst, everything before it is read again.
         assert len(simulator.requests) <= 2 * 15 + 5
 
 

@@ -1,4 +1,4 @@
-"""How the streams of a backfill end that do not simply complete."""
+"""Streams of a backfill that end with a failure, a refusal or a limit."""
 
 from collections import Counter
 from contextlib import aclosing
@@ -7,6 +7,7 @@ import pytest
 
 from engine_server.connectors.protocols import ReadRequest
 from engine_server.connectors.stripe.source import StripeSource
+from engine_server.errored_streams import ErroredStreams
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import STREAMS
@@ -21,7 +22,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 @pytest.mark.parametrize("source_of_limit", ["config", "selection"])
-async def test_a_backfill_limit_ends_a_stream_exactly_and_is_kept_over_a_resume(
+async def test_a_backfill_limit_is_exact_across_a_resume(
     simulator: StripeSimulator, source_of_limit: str
 ) -> None:
     in_config = source_of_limit == "config"
@@ -38,17 +39,17 @@ async def test_a_backfill_limit_ends_a_stream_exactly_and_is_kept_over_a_resume(
 
 
 async def test_a_refused_stream_is_read_no_further(simulator: StripeSimulator) -> None:
-    refused: set[str] = set()
-    request = ReadRequest(streams=[selected(n) for n in STREAMS], refused_streams=refused)
+    errored = ErroredStreams()
+    request = ReadRequest(streams=[selected(n) for n in STREAMS], errored_streams=errored)
     source = StripeSource(QUICK)
     later: set[str] = set()
     async with aclosing(source.read(config_for(simulator, max_concurrency=2), request)) as messages:
         async for message in messages:
-            if refused:
+            if errored.names:
                 payload = getattr(message, message.WhichOneof("payload") or "")
                 later.add(payload.stream)
             elif message.HasField("source_state") and message.source_state.stream == "customers":
-                refused.add("customers")
+                errored.add("customers")
     assert later == {"products", "prices"}
     assert len(simulator.requests.of("/v1/customers")) <= 5
 
@@ -57,16 +58,16 @@ async def test_a_refused_stream_is_read_no_further(simulator: StripeSimulator) -
 async def test_pages_of_a_refused_stream_do_not_use_up_the_limit(
     simulator: StripeSimulator, max_concurrency: int
 ) -> None:
-    refused: set[str] = set()
+    errored = ErroredStreams()
     request = ReadRequest(
-        streams=[selected(n) for n in STREAMS], refused_streams=refused, state_limit=5
+        streams=[selected(n) for n in STREAMS], errored_streams=errored, state_limit=5
     )
     config = config_for(simulator, max_concurrency=max_concurrency)
     checkpoints, completed = 0, set()
     async with aclosing(StripeSource(QUICK).read(config, request)) as messages:
         async for message in messages:
             if message.HasField("record_batch") and message.record_batch.stream == "customers":
-                refused.add("customers")
+                errored.add("customers")
             checkpoints += message.HasField("source_state")
             if message.stream_status.HasField("completed"):
                 completed.add(message.stream_status.stream)
@@ -91,7 +92,7 @@ async def test_one_failing_stream_does_not_stop_the_others(simulator: StripeSimu
         errors.invalid_request(400, "This endpoint is only available in testmode."),
     ],
 )
-async def test_what_the_account_may_not_read_is_skipped_in_the_words_of_stripe(
+async def test_an_unreadable_stream_is_skipped_with_stripes_message(
     simulator: StripeSimulator, refusal: errors.Refusal
 ) -> None:
     simulator.faults.add(faults.refuse(refusal), path="/v1/products", times=None)

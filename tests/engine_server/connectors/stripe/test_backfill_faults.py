@@ -1,4 +1,4 @@
-"""A backfill through faults of all kinds: everything comes once, after few calls besides pages."""
+"""A backfill through faults of all kinds reads every object once, with few extra calls."""
 
 import asyncio
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.accounts import END, HISTORIES, even, fill, held
@@ -19,7 +19,7 @@ SHARE = 0.3
 
 
 def faults_of_all_kinds() -> list[faults.Fault]:
-    """What an API behind proxies may do, but for what is final."""
+    """Return the transient faults of an API behind proxies."""
     return [
         faults.refuse(errors.rate_limited("global-rate")),
         faults.refuse(errors.rate_limited("endpoint-concurrency")),
@@ -69,7 +69,7 @@ def test_faults_on_three_calls_of_ten_lose_nothing(
 
 
 @pytest.mark.parametrize("turn", [1, 2, 7])
-async def test_a_stream_that_failed_goes_on_from_its_last_checkpoint(turn: int) -> None:
+async def test_a_failed_stream_continues_from_its_last_checkpoint(turn: int) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
         fill(simulator, "customers", even(2_500))
         broken: set[tuple[tuple[str, str], ...]] = set()
@@ -101,7 +101,7 @@ async def test_a_stream_that_failed_goes_on_from_its_last_checkpoint(turn: int) 
     ],
     ids=["400", "404", "403"],
 )
-async def test_a_refusal_is_not_asked_for_again(refusal: errors.Refusal) -> None:
+async def test_a_refused_request_is_not_sent_again(refusal: errors.Refusal) -> None:
     async with StripeSimulator() as simulator:
         simulator.faults.add(faults.refuse(refusal), path="/v1/products", times=None)
         reading = await read(config_for(simulator), [selected("products")])

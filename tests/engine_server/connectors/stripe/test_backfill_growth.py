@@ -1,4 +1,4 @@
-"""A list that grows while it is read: nothing is lost, nothing beyond the ceiling is read."""
+"""A list that grows while it is read: no object is lost, and none beyond the ceiling is read."""
 
 import time
 from collections import Counter
@@ -14,14 +14,14 @@ from tests.engine_server.connectors.stripe.reading import Reading, config_for, r
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# So many seconds before a former ceiling may be read again by the next run.
+# The seconds before an earlier ceiling that the next run may read again.
 SETTLING = 10
 
 
 class GrowingAccount:
-    """An account with a clock of its own: each request takes a second, and brings new customers.
+    """An account with its own clock: each request takes a second and creates customers.
 
-    Some of them were created a little before they enter the list.
+    Some of them were created a little before they appear in the list.
     """
 
     def __init__(self, simulator: StripeSimulator, *, now: int) -> None:
@@ -35,17 +35,17 @@ class GrowingAccount:
         simulator.faults.add(self._grow, path="/v1/customers", times=None)
 
     def created(self) -> dict[str, int]:
-        """When each customer was created, by id."""
+        """Return the creation time of each customer by id."""
         return {document["id"]: document["created"] for document in self._objects.documents()}
 
     def add(self, created: int) -> str:
-        """A customer enters the list."""
+        """Add a customer to the list."""
         object_id = f"obj_{len(self._objects)}"
         self._objects.put({"id": object_id, "created": created})
         return object_id
 
     async def read_up_to_now(self, *, cuts: Sequence[int] = ()) -> None:
-        """A run to the end, after requests that are cut short after so many checkpoints."""
+        """Complete a run, after requests that stop after these numbers of checkpoints."""
         self.ceilings.append(self.now + 1)
         for stop_after in cuts:
             await self.read(stop_after)
@@ -53,12 +53,12 @@ class GrowingAccount:
         assert reading.turns("customers") == ["started", "completed"]
 
     async def cut_short(self, stop_after: int) -> None:
-        """A run that is given up."""
+        """Start a run that is abandoned."""
         self.ceilings.append(self.now + 1)
         await self.read(stop_after)
 
     async def read(self, stop_after: int | None = None) -> Reading:
-        """A request of the last run."""
+        """Send a request of the last run."""
         reading = await read(
             self._config,
             [selected("customers", lt=self.ceilings[-1])],
@@ -73,7 +73,7 @@ class GrowingAccount:
         return reading
 
     def check(self) -> None:
-        """All that there is was read, and once but for what was settling at a former ceiling."""
+        """Check that every customer was read, once except while settling at an earlier ceiling."""
         created = self.created()
         assert created.keys() == self.ids.keys()
         twice = {created[object_id] for object_id, count in self.ids.items() if count > 1}
@@ -89,7 +89,7 @@ class GrowingAccount:
 
 @asynccontextmanager
 async def growing(seconds: Sequence[int], *, now: int = END) -> AsyncIterator[GrowingAccount]:
-    """An account that has that history, moved to end now."""
+    """Yield an account with this history, shifted to end now."""
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
         fill(simulator, "customers", [second - END + now for second in seconds])
         account = GrowingAccount(simulator, now=now)
@@ -99,12 +99,12 @@ async def growing(seconds: Sequence[int], *, now: int = END) -> AsyncIterator[Gr
 
 @pytest.fixture(params=["long ago", "up to now"])
 def now(request: pytest.FixtureRequest) -> int:
-    """Whether the account's clock is far behind, or so little that the newest page is asked for."""
+    """Return an account time far in the past, or recent enough for the newest page."""
     return END if request.param == "long ago" else int(time.time()) - 1_000
 
 
 @pytest.mark.parametrize("shape", HISTORIES)
-async def test_runs_one_after_the_other_bring_all_that_was_there_when_they_began(
+async def test_successive_runs_read_all_objects_that_existed_at_their_start(
     shape: str, now: int
 ) -> None:
     async with growing(HISTORIES[shape], now=now) as account:
@@ -115,7 +115,7 @@ async def test_runs_one_after_the_other_bring_all_that_was_there_when_they_began
         account.check()
 
 
-async def test_a_run_with_nothing_new_reads_again_what_was_settling_and_no_more(now: int) -> None:
+async def test_a_run_without_new_objects_reads_only_settling_ones_again(now: int) -> None:
     async with growing(even(500), now=now) as account:
         await account.read_up_to_now()
         account.grows = False
@@ -133,7 +133,7 @@ async def test_a_run_with_nothing_new_reads_again_what_was_settling_and_no_more(
 
 
 @pytest.mark.parametrize("cuts", [[1], [1, 1, 1], [2, 3], [5, 1, 8], [20]])
-async def test_a_run_in_many_requests_brings_all_that_was_there_when_it_began(
+async def test_a_run_in_many_requests_reads_all_objects_that_existed_at_its_start(
     cuts: list[int], now: int
 ) -> None:
     async with growing(HISTORIES["even"], now=now) as account:
@@ -146,7 +146,7 @@ async def test_a_run_in_many_requests_brings_all_that_was_there_when_it_began(
 
 @pytest.mark.parametrize("shape", HISTORIES)
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 8])
-async def test_a_run_that_was_given_up_takes_nothing_from_the_next(
+async def test_an_abandoned_run_loses_no_objects_of_the_next(
     shape: str, stop_after: int, now: int
 ) -> None:
     async with growing(HISTORIES[shape], now=now) as account:
@@ -159,7 +159,7 @@ async def test_a_run_that_was_given_up_takes_nothing_from_the_next(
 
 @pytest.mark.parametrize("distance", [1, 3, 600])
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
-async def test_what_enters_the_last_second_of_a_run_that_is_given_up_is_read_by_the_next(
+async def test_objects_in_the_last_second_of_an_abandoned_run_are_read_by_the_next(
     stop_after: int, distance: int, now: int
 ) -> None:
     async with growing(even(450, distance=distance), now=now) as account:

@@ -1,4 +1,4 @@
-"""Backfills of small histories in any circumstances, compared with what the account holds."""
+"""Model of backfills of small histories, compared with the account."""
 
 import time
 from collections import Counter
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.lists.ranges import Range
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.reading import Reading, config_for, read, selected
 from tests.stripe_simulator import faults
@@ -21,7 +21,7 @@ DAY = 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Objects that were created at even distances; ages in seconds, before the test's now."""
+    """Objects created at equal distances; ages in seconds before the test's now."""
 
     age: int
     distance: int
@@ -33,13 +33,13 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """How one request is cut short, and what happens before the next one.
+    """The end of one request, and the changes before the next one.
 
     Attributes:
-        checkpoints: How many it takes.
-        announced: Whether the source knows that beforehand, as it does of a state_limit.
-        added: How many objects enter the list afterwards, newer than any that was asked for.
-        deleted: How many of the objects leave it afterwards, the last cursors among them.
+        checkpoints: The number of checkpoints that it takes.
+        announced: Whether the source knows that number, as for a state_limit.
+        added: How many newer objects are added to the list afterwards.
+        deleted: How many objects are deleted afterwards, including the last cursors.
     """
 
     checkpoints: int
@@ -50,7 +50,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What the source meets, and cannot know."""
+    """Circumstances unknown to the source."""
 
     concurrency: int
     outside_cursor: OutsideCursor
@@ -58,7 +58,7 @@ class Circumstances:
     seed: int
 
 
-# Few moments, so that borders of windows, of clusters and of seconds meet.
+# Few distinct times, so that the bounds of windows, clusters and seconds coincide.
 ages = st.builds(
     int.__add__,
     st.sampled_from([0, 60, 3_600, DAY, 30 * DAY, 31 * DAY, 300 * DAY]),
@@ -94,18 +94,18 @@ circumstances = st.builds(
     longest_latency=st.sampled_from([0, 0.002]),
     seed=st.integers(0, 1_000),
 )
-# As ages: from when and until when, which may be a little later than now; None is no bound.
+# As ages: the start and the end, which may be slightly in the future; None for no bound.
 windows = st.tuples(
     st.none() | st.sampled_from([10, 400]).map(DAY.__mul__) | ages,
     st.none() | st.integers(-60, 0) | ages,
 )
 cuts_in_a_run = st.lists(stops, min_size=1, max_size=8)
-# A case costs a hundred times what one of the others' does.
+# A case costs a hundred times as much as one of the other models.
 settings_of_a_case = settings(max_examples=settings().max_examples // 2)
 
 
 class Account:
-    """A simulated account, what it held over time, and what was read of it."""
+    """A simulated account, its contents over time, and the objects read from it."""
 
     def __init__(self, stream: str, simulator: StripeSimulator, concurrency: int) -> None:
         self.now = int(time.time()) - 100
@@ -119,12 +119,12 @@ class Account:
         self._config = config_for(simulator, max_concurrency=concurrency)
 
     def window(self, asked: tuple[int | None, int | None]) -> Range:
-        """The window between two ages; one without an end ends just after now."""
+        """Return the window between two ages; one without an end ends just after now."""
         gte, lt = (None if age is None else self.now - age for age in asked)
         return Range(gte=gte, lt=self.now + 1 if lt is None else lt)
 
     def held(self, window: Range) -> set[str]:
-        """What there is and always was in a window."""
+        """Return the objects of a window that existed all the time."""
         return {
             object_id
             for object_id, created in self._created.items()
@@ -132,13 +132,13 @@ class Account:
         }
 
     def add(self, created: int) -> None:
-        """An object enters the list."""
+        """Add an object to the list."""
         object_id = f"obj_{len(self._created)}"
         self._created[object_id] = created
         self._objects.put({"id": object_id, "created": created})
 
     def change(self, stop: Stop) -> None:
-        """What happens between a request that was cut short and the next."""
+        """Apply the changes between an interrupted request and the next one."""
         for number in range(stop.added):
             self.add(self._newest_asked + number // 3)
         there = [object_id for object_id in self.ids if object_id not in self._deleted]
@@ -147,7 +147,7 @@ class Account:
             self._objects.delete(object_id)
 
     async def read(self, window: Range, stop: Stop | None = None) -> Reading:
-        """One request, from where the one before left off."""
+        """Send one request that continues after the previous one."""
         self._newest_asked = max(self._newest_asked, window.lt or 0)
         limit = stop.checkpoints if stop else None
         reading = await read(
@@ -164,7 +164,7 @@ class Account:
         return reading
 
     async def read_to_the_end(self, window: Range, stops: Sequence[Stop]) -> None:
-        """Requests until the stream is complete; the list changes in between."""
+        """Send requests until the stream is complete; the list changes in between."""
         for stop in stops:
             await self.read(window, stop)
             self.change(stop)
@@ -176,7 +176,7 @@ class Account:
 async def account_of(
     stream: str, history: Sequence[Cluster], around: Circumstances
 ) -> AsyncIterator[Account]:
-    """An account that holds the history."""
+    """Yield an account with this history."""
     async with StripeSimulator(outside_cursor=around.outside_cursor) as simulator:
         if around.longest_latency:
             latency = faults.jittered_latency(0, around.longest_latency, seed=around.seed)
@@ -195,7 +195,7 @@ async def account_of(
     cuts=cuts_in_a_run,
     around=circumstances,
 )
-async def test_a_window_is_read_once_however_the_reads_are_cut(
+async def test_a_window_is_read_once_however_the_reads_are_interrupted(
     history: list[Cluster],
     asked: tuple[int | None, int | None],
     cuts: list[Stop],
@@ -210,13 +210,13 @@ async def test_a_window_is_read_once_however_the_reads_are_cut(
 
 @settings_of_a_case
 @given(history=clusters, cuts=cuts_in_a_run, around=circumstances)
-async def test_a_list_without_a_filter_is_read_once_however_the_reads_are_cut(
+async def test_an_unfiltered_list_is_read_once_however_the_reads_are_interrupted(
     history: list[Cluster], cuts: list[Stop], around: Circumstances
 ) -> None:
     async with account_of("payment_methods", history, around) as account:
         expected = account.held(Range())
         await account.read_to_the_end(Range(), cuts)
-        # What came in meanwhile may be among it.
+        # It may include objects added meanwhile.
         assert expected <= account.ids.keys()
         assert set(account.ids.values()) <= {1}
 
@@ -228,7 +228,7 @@ async def test_a_list_without_a_filter_is_read_once_however_the_reads_are_cut(
     cuts=st.lists(stops_with_deletions, min_size=1, max_size=8),
     around=circumstances,
 )
-async def test_what_leaves_the_list_takes_nothing_else_with_it(
+async def test_deleted_objects_lose_no_others(
     history: list[Cluster],
     asked: tuple[int | None, int | None],
     cuts: list[Stop],

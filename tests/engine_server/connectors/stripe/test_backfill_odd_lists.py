@@ -1,4 +1,4 @@
-"""Servers whose lists are not what Stripe's are: nothing of them is lost or comes twice."""
+"""Servers whose lists differ from Stripe's: each object is read once."""
 
 import random
 import time
@@ -23,9 +23,9 @@ FILTERS = {"created[gte]", "created[lt]"}
 async def listing(
     documents: Sequence[Document], *, filters: str = "obeyed"
 ) -> AsyncIterator[StripeSimulator]:
-    """A server that lists customers in the order given.
+    """Yield a server that lists customers in the given order.
 
-    Its filters are obeyed, ignored or refused; what has no creation time passes any.
+    Its filters are obeyed, ignored or refused; objects without a creation time pass any filter.
     """
 
     async def fault(request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
@@ -52,7 +52,7 @@ def _passes(document: Document, query: Mapping[str, str]) -> bool:
 
 
 def customers(seconds: Sequence[int | None]) -> list[Document]:
-    """Documents in that order; None is no creation time."""
+    """Return documents in this order; None for no creation time."""
     return [
         {"id": f"cus_{number}", **({} if second is None else {"created": second})}
         for number, second in enumerate(seconds)
@@ -64,7 +64,7 @@ def once(documents: Sequence[Document]) -> Counter[tuple[str, str]]:
 
 
 def asked_windows(simulator: StripeSimulator) -> list[tuple[tuple[str, str], ...]]:
-    """The window of each request."""
+    """Return the window of each request."""
     return [
         tuple((param, second) for param, second in request.query.items() if param in FILTERS)
         for request in simulator.requests
@@ -156,7 +156,7 @@ async def test_objects_without_a_creation_time_at_the_old_end_are_read_once() ->
 
 @pytest.mark.parametrize("history", [even, skewed])
 @pytest.mark.parametrize("stop_after", [None, 1, 4])
-async def test_of_a_server_that_ignores_filters_a_window_is_read_once(
+async def test_a_window_is_read_once_from_a_server_that_ignores_filters(
     history: Callable[[int], list[int]], stop_after: int | None
 ) -> None:
     seconds = history(1_500)
@@ -167,11 +167,12 @@ async def test_of_a_server_that_ignores_filters_a_window_is_read_once(
         before = await read(config, streams, stop_after=stop_after)
         after = await read(config, streams, state=before.state)
         assert before.ids + after.ids == once([d for d in documents if gte <= d["created"] < lt])
-        # Each part of the window goes through all that is newer: no more than the concurrency.
+        # Each part of the window reads all newer objects, so there are no more parts than the
+        # concurrency.
         assert len(simulator.requests) <= 2 * 16 * 15
 
 
-async def test_what_a_page_holds_from_outside_of_the_window_is_left_out() -> None:
+async def test_objects_of_a_page_outside_the_window_are_dropped() -> None:
     seconds = even(450)
     for number in (20, 150, 151, 420):
         seconds[number] = END + 5

@@ -1,4 +1,4 @@
-"""A backfill that is cut and goes on: every object comes once, whatever changed in between."""
+"""A backfill that is interrupted and resumed reads every object once."""
 
 from collections import Counter
 
@@ -22,7 +22,7 @@ from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
-async def test_a_resume_after_every_checkpoint_in_turn_brings_every_object(
+async def test_resuming_after_every_checkpoint_in_turn_reads_every_object(
     simulator: StripeSimulator,
 ) -> None:
     config, streams = config_for(simulator), [selected(name, lt=2_000_000_000) for name in STREAMS]
@@ -69,7 +69,7 @@ async def test_a_limited_request_fetches_no_page_that_it_cannot_use(
 
 @pytest.mark.parametrize("state_limit", [1, 2, 3, 7, 10])
 @pytest.mark.parametrize("shape", HISTORIES)
-async def test_a_history_read_in_batches_costs_few_requests_more_than_pages(
+async def test_a_history_read_in_batches_costs_few_more_requests_than_pages(
     shape: str, state_limit: int
 ) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
@@ -86,7 +86,7 @@ async def test_a_history_read_in_batches_costs_few_requests_more_than_pages(
                 break
         assert ids == held(simulator, "customers")
         pages = -(-len(ids) // 100)
-        # Small histories pay most for each cut, and bursts are cut off from what is older.
+        # Interruptions cost small histories the most, and bursts are cut off from older objects.
         assert len(simulator.requests) <= 1.3 * pages + 3
 
 
@@ -109,7 +109,7 @@ async def test_the_concurrency_may_change_between_requests() -> None:
 
 
 @pytest.mark.parametrize("stop_after", [None, 1, 2])
-async def test_a_backfill_limit_that_is_raised_goes_on_where_it_was(
+async def test_raising_a_backfill_limit_continues_the_backfill(
     stop_after: int | None,
 ) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
@@ -124,7 +124,7 @@ async def test_a_backfill_limit_that_is_raised_goes_on_where_it_was(
                 ids += reading.ids
                 state = reading.state
             assert reading.turns("customers") == ["started", "completed"]
-            # The history's objects are numbered from the newest on.
+            # The objects of the history are numbered from the newest on.
             newest = range(min(limit, 1_500))
             assert ids == Counter(("customers", f"obj_{number}") for number in newest)
 
@@ -170,7 +170,7 @@ async def test_any_history_is_read_once_wherever_it_is_stopped(
 
 @pytest.mark.parametrize("stream", ["customers", "payment_methods"])
 @pytest.mark.parametrize("added", [0, 1, 99, 250])
-async def test_a_backfill_limit_does_not_keep_later_runs_from_what_is_new(
+async def test_a_backfill_limit_does_not_apply_to_new_objects_of_later_runs(
     stream: str, added: int
 ) -> None:
     first_end = END + 20

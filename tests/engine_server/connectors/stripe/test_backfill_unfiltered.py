@@ -1,4 +1,4 @@
-"""Lists that cannot be filtered by time, which grow at their newest end while they are read."""
+"""Lists without a time filter that grow at their newest end while they are read."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ STREAM = "payment_methods"
 
 
 def serve_as_they_stand(simulator: StripeSimulator, documents: list[dict[str, Any]]) -> None:
-    """Lists documents in the order in which they are given."""
+    """List documents in the given order."""
 
     async def fault(request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
         ids = [document["id"] for document in documents]
@@ -30,7 +30,7 @@ def serve_as_they_stand(simulator: StripeSimulator, documents: list[dict[str, An
 
 
 def put_on_top(simulator: StripeSimulator, count: int) -> None:
-    """Puts so many objects before all that are there."""
+    """Add objects before all others."""
     newest = END + len(simulator.objects(STREAM))
     fill(simulator, STREAM, [newest + number for number in range(count)])
 
@@ -61,12 +61,12 @@ async def test_a_list_that_grows_at_its_top_is_read_to_its_end_once(
             if reading.turns(STREAM)[-1] == "completed":
                 break
         assert ids == expected
-        # The page after a stop may have been under way.
+        # The page after a stop may have been in flight.
         assert len(simulator.requests) <= (11 if stop_after is None else 22)
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
-async def test_a_list_without_a_filter_is_never_asked_with_one(stop_after: int) -> None:
+async def test_an_unfiltered_list_is_requested_without_a_filter(stop_after: int) -> None:
     async with StripeSimulator() as simulator:
         fill(simulator, STREAM, even(700))
         config, streams = config_for(simulator), [selected(STREAM)]
@@ -77,18 +77,18 @@ async def test_a_list_without_a_filter_is_never_asked_with_one(stop_after: int) 
             assert request.query.keys() <= {"limit", "starting_after"}
 
 
-# The first of two runs ends here: long enough after the objects for all of them to have settled.
+# The end of the first run: late enough for all objects to have settled.
 FIRST_END = END + 20
 
 
 async def read_until(simulator: StripeSimulator, second: int, state: SourceState) -> Reading:
-    """A run that ends then."""
+    """Complete a run that ends at this second."""
     until = Timestamp(seconds=second)
     return await read(config_for(simulator), [selected(STREAM)], state=state, until=until)
 
 
 @pytest.mark.parametrize("added", [0, 1, 99, 150])
-async def test_a_later_run_reads_what_is_new_at_the_top(added: int) -> None:
+async def test_a_later_run_reads_new_objects_at_the_top(added: int) -> None:
     async with StripeSimulator() as simulator:
         fill(simulator, STREAM, even(1_000))
         old = held(simulator, STREAM)
@@ -102,7 +102,7 @@ async def test_a_later_run_reads_what_is_new_at_the_top(added: int) -> None:
         assert len(simulator.requests) <= 2
 
 
-async def test_what_is_made_after_the_end_of_a_run_comes_with_the_next() -> None:
+async def test_objects_created_after_a_run_are_read_by_the_next() -> None:
     async with StripeSimulator() as simulator:
         fill(simulator, STREAM, [*even(150), FIRST_END, FIRST_END + 500])
         first = await read_until(simulator, FIRST_END, SourceState())
@@ -114,7 +114,7 @@ async def test_what_is_made_after_the_end_of_a_run_comes_with_the_next() -> None
         assert first.ids + later.ids == held(simulator, STREAM)
 
 
-async def test_a_run_that_was_cut_goes_on_below_and_reads_what_is_new_above() -> None:
+async def test_an_interrupted_run_continues_below_and_reads_new_objects_above() -> None:
     async with StripeSimulator() as simulator:
         fill(simulator, STREAM, even(1_000))
         first = await read(
@@ -141,7 +141,7 @@ async def test_a_later_run_reads_a_list_in_another_order_to_its_end() -> None:
         assert list(later.ids) == [(STREAM, "pm_new")]
 
 
-async def test_what_does_not_tell_its_age_is_read_again_by_every_run() -> None:
+async def test_objects_without_a_creation_time_are_read_by_every_run() -> None:
     async with StripeSimulator() as simulator:
         serve_as_they_stand(simulator, [{"id": f"pm_{number}"} for number in range(250)])
         first = await read_until(simulator, FIRST_END, SourceState())

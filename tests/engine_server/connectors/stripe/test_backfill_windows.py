@@ -1,4 +1,4 @@
-"""What a backfill reads when the asked window, or the list, is not what it was."""
+"""Backfills whose window, or list, has changed since the last read."""
 
 import time
 from collections import Counter
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
-from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.lists.ranges import Range
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, even, fill
 from tests.engine_server.connectors.stripe.reading import (
@@ -23,7 +23,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 DAY = 86_400
 
 
-async def test_a_later_run_reads_what_is_new_and_no_more() -> None:
+async def test_a_later_run_reads_only_new_objects() -> None:
     async with StripeSimulator(SeedPlan(counts={"customers": 1_000})) as simulator:
         now = int(time.time())
         config = config_for(simulator)
@@ -33,7 +33,7 @@ async def test_a_later_run_reads_what_is_new_and_no_more() -> None:
         assert later.ids_of("customers") == {"cus_new"}
 
 
-async def test_a_later_run_of_one_full_second_reads_that_and_no_more() -> None:
+async def test_a_later_run_of_one_full_second_reads_only_that_second() -> None:
     async with StripeSimulator(SeedPlan(counts={"customers": 1_000})) as simulator:
         now = int(time.time())
         config = config_for(simulator)
@@ -46,7 +46,7 @@ async def test_a_later_run_of_one_full_second_reads_that_and_no_more() -> None:
         assert len(simulator.requests) <= 3
 
 
-async def test_nothing_is_read_again_where_a_cut_leaves_a_cursor_nothing() -> None:
+async def test_no_object_is_read_again_if_a_split_leaves_a_cursor_no_objects() -> None:
     async with StripeSimulator() as simulator:
         now = int(time.time())
         for number in range(100):
@@ -59,7 +59,7 @@ async def test_nothing_is_read_again_where_a_cut_leaves_a_cursor_nothing() -> No
         assert len(simulator.requests.of("/v1/customers")) > 2
 
 
-async def test_what_enters_the_list_in_a_second_just_read_is_read_by_the_next_run() -> None:
+async def test_objects_added_in_a_second_just_read_are_read_by_the_next_run() -> None:
     async with StripeSimulator() as simulator:
         now = int(time.time())
         config = config_for(simulator)
@@ -69,7 +69,7 @@ async def test_what_enters_the_list_in_a_second_just_read_is_read_by_the_next_ru
         assert later.ids_of("customers") == {"cus_late"}
 
 
-async def test_what_is_created_beyond_the_window_while_it_is_read_is_left_out() -> None:
+async def test_objects_created_beyond_the_window_while_it_is_read_are_left_out() -> None:
     async with StripeSimulator(SeedPlan(counts={"customers": 300})) as simulator:
         now = int(time.time())
         config, streams = config_for(simulator), [selected("customers", lt=now - 10)]
@@ -81,7 +81,7 @@ async def test_what_is_created_beyond_the_window_while_it_is_read_is_left_out() 
         assert before.ids + after.ids == Counter(("customers", i) for i in expected)
 
 
-async def test_window_borders_include_the_start_and_exclude_the_end() -> None:
+async def test_windows_include_their_start_and_exclude_their_end() -> None:
     async with StripeSimulator() as simulator:
         for second in range(1_000, 1_400):
             simulator.objects("customers").put({"id": f"cus_{second}", "created": second})
@@ -99,7 +99,7 @@ def covered(reading: Reading) -> set[int]:
     return set(seconds)
 
 
-async def test_ranges_completed_before_are_told_again_on_a_resume(
+async def test_completed_ranges_are_reported_again_on_a_resume(
     simulator: StripeSimulator,
 ) -> None:
     config = config_for(simulator)
@@ -121,7 +121,7 @@ async def test_ranges_completed_before_are_told_again_on_a_resume(
         ((1_000, 2_000), (4_000, 6_000)),
     ],
 )
-async def test_a_window_changed_between_runs_is_read_whole(
+async def test_a_window_changed_between_runs_is_read_completely(
     first: tuple[int, int], second: tuple[int, int]
 ) -> None:
     async with StripeSimulator() as simulator:
@@ -143,7 +143,7 @@ async def test_a_window_changed_between_runs_is_read_whole(
 
 
 def window_of(days: tuple[int | None, int]) -> tuple[int | None, int]:
-    """A window between two ages in days, at the end of the histories."""
+    """Return a window between two ages in days, at the end of the histories."""
     oldest, newest = days
     return None if oldest is None else END - oldest * DAY, END - newest * DAY
 
@@ -157,7 +157,7 @@ def window_of(days: tuple[int | None, int]) -> tuple[int | None, int]:
         pytest.param([(10, 9), (15, 5), (None, 0)], id="wider both ways"),
     ],
 )
-async def test_a_window_that_grew_is_read_once_but_for_what_was_settling(
+async def test_a_window_that_grew_is_read_once_except_settling_objects(
     windows: Sequence[tuple[int | None, int]], stop_after: int
 ) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
@@ -183,7 +183,7 @@ async def test_a_window_that_grew_is_read_once_but_for_what_was_settling(
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 5, 9])
-async def test_of_a_window_that_shrank_only_the_ranges_that_it_cuts_are_read_again(
+async def test_a_window_that_shrank_rereads_only_the_trimmed_ranges(
     stop_after: int,
 ) -> None:
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:

@@ -1,4 +1,4 @@
-"""The streams that the installed stripe package gives, and how each is listed."""
+"""Streams of the installed stripe package, and how each is listed."""
 
 import subprocess
 import sys
@@ -10,14 +10,8 @@ from google.protobuf.json_format import MessageToDict
 from stripe import ListObject
 from stripe.params.tax._location_list_params import LocationListParams
 
-from engine_server.connectors.stripe.catalog import (
-    Resource,
-    api_version,
-    load_resources,
-    stream_name,
-)
-from engine_server.connectors.stripe.catalog_endpoints import list_endpoints
-from engine_server.connectors.stripe.catalog_exceptions import (
+from engine_server.connectors.stripe.catalog.endpoints import list_endpoints
+from engine_server.connectors.stripe.catalog.exceptions import (
     CREATED_FIELDS,
     NESTED_LISTS,
     NOT_SHOWN,
@@ -26,14 +20,20 @@ from engine_server.connectors.stripe.catalog_exceptions import (
     SHOW_ALL,
     NestedList,
 )
-from engine_server.connectors.stripe.catalog_left_out import LEFT_OUT
+from engine_server.connectors.stripe.catalog.left_out import LEFT_OUT
+from engine_server.connectors.stripe.catalog.streams import (
+    Resource,
+    api_version,
+    load_resources,
+    stream_name,
+)
 
 ITEMS_NOTE = "the items of subscriptions; time ranges are about subscriptions"
 PINNED_STREAMS = Path(__file__).with_name("streams_of_stripe_16_1.txt")
 
 
 def field_types(resource: Resource) -> dict[str, str]:
-    """The JSON type of each field; every one may be null besides."""
+    """Return the JSON type of each field, without null."""
     types = {}
     for field, schema in MessageToDict(resource.stream.json_schema)["properties"].items():
         types[field], null = schema["type"]
@@ -64,7 +64,7 @@ def test_no_two_lists_share_a_name() -> None:
     assert sorted(names) == list(load_resources())
 
 
-def test_a_list_that_is_inside_other_objects_is_read_there() -> None:
+def test_a_list_inside_other_objects_is_read_there() -> None:
     resources = load_resources()
     items, parents = resources["subscription_items"], resources["subscriptions"]
     assert (items.nested_field, parents.nested_field) == ("items", "")
@@ -76,8 +76,8 @@ def test_a_list_that_is_inside_other_objects_is_read_there() -> None:
 
 
 @pytest.mark.parametrize("inside", NESTED_LISTS.values(), ids=lambda inside: inside.stream)
-def test_a_nested_list_is_always_there(inside: NestedList) -> None:
-    # One that only comes when it is asked for is optional.
+def test_a_nested_list_always_exists(inside: NestedList) -> None:
+    # A parameter that is sent only on request is optional.
     annotations = list_endpoints()[inside.parent].object_class().__annotations__
     origin: Any = get_origin(annotations[inside.field])
     assert origin is ListObject
@@ -88,7 +88,7 @@ def test_a_list_that_needs_a_parameter_is_no_stream(name: str) -> None:
     assert name not in load_resources()
 
 
-def test_a_parameter_with_but_one_value_is_sent() -> None:
+def test_a_required_parameter_with_one_value_is_sent() -> None:
     values = get_args(LocationListParams.__annotations__["type"])
     assert load_resources()["tax_locations"].list_params == {"type": values[0]}
     assert len(values) == 1
@@ -100,7 +100,7 @@ def test_every_exception_is_about_a_list_that_exists() -> None:
     assert exceptions <= {resource.path for resource in load_resources().values()}
 
 
-def test_lists_are_sent_only_what_they_take() -> None:
+def test_lists_are_sent_only_their_parameters() -> None:
     for resource in load_resources().values():
         endpoint = list_endpoints()[resource.path]
         sent = {name.partition("[")[0] for name in resource.list_params}
@@ -111,7 +111,7 @@ def test_lists_are_sent_only_what_they_take() -> None:
         assert endpoint.required_params <= sent
 
 
-def test_records_are_told_apart_by_id_and_account() -> None:
+def test_records_are_identified_by_id_and_account() -> None:
     for resource in load_resources().values():
         assert [list(path.segments) for path in resource.stream.primary_key] == [
             ["id"],
@@ -124,7 +124,7 @@ def test_records_have_a_text_id() -> None:
         assert field_types(resource)["id"] == "string"
 
 
-def test_every_stream_says_which_list_of_which_api_version_it_is() -> None:
+def test_every_stream_names_its_list_and_api_version() -> None:
     for resource in load_resources().values():
         metadata = MessageToDict(resource.stream.metadata)
         assert metadata["api_version"] == api_version()
@@ -144,7 +144,7 @@ def test_every_stream_says_which_list_of_which_api_version_it_is() -> None:
         ("subscription_items", f"{ITEMS_NOTE}; without subscriptions on a test clock"),
     ],
 )
-def test_a_stream_says_what_a_person_should_know_of_it(stream: str, note: str) -> None:
+def test_a_stream_has_a_note_for_users(stream: str, note: str) -> None:
     assert load_resources()[stream].stream.metadata["note"] == note
 
 
@@ -223,23 +223,23 @@ def test_other_lists_are_not_read_in_windows(stream: str) -> None:
     assert resource.created_param == ""
 
 
-def test_invoice_items_are_filtered_by_created_and_say_it_as_date() -> None:
+def test_invoice_items_are_filtered_by_created_and_hold_it_as_date() -> None:
     resource = load_resources()["invoiceitems"]
     assert (resource.created_param, resource.created_field) == ("created", "date")
 
 
-def test_lists_that_hide_objects_are_asked_for_all() -> None:
+def test_lists_that_hide_objects_are_requested_with_all() -> None:
     resources = load_resources()
     assert resources["subscriptions"].list_params == {"status": "all"}
     assert resources["customers"].list_params == {}
 
 
-def test_a_limit_is_sent_only_where_a_page_of_a_hundred_is_known_to_be_taken() -> None:
+def test_a_limit_is_sent_only_if_a_page_of_a_hundred_is_supported() -> None:
     without = [name for name, resource in load_resources().items() if not resource.takes_limit]
     assert without == ["exchange_rates", "reporting_report_types"]
 
 
-def test_v2_lists_are_told_apart() -> None:
+def test_v2_lists_keep_their_version_in_the_name() -> None:
     resources = load_resources()
     assert (resources["v2_core_accounts"].api, resources["v2_core_accounts"].path) == (
         "v2",
@@ -259,7 +259,7 @@ def test_loading_opens_no_connection() -> None:
         "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
         "        raise SystemExit(f'loading the catalog called {event}{args}')\n"
         "sys.addaudithook(refuse)\n"
-        "from engine_server.connectors.stripe.catalog import load_resources\n"
+        "from engine_server.connectors.stripe.catalog.streams import load_resources\n"
         "assert load_resources()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 (our own text)
@@ -268,7 +268,7 @@ def test_loading_opens_no_connection() -> None:
 def test_the_stripe_package_is_imported_only_when_the_catalog_is_loaded() -> None:
     script = (
         "import sys\n"
-        "import engine_server.connectors.stripe.catalog\n"
+        "import engine_server.connectors.stripe.catalog.streams\n"
         "assert 'stripe' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603 (our own text)

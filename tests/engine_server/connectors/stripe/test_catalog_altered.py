@@ -1,15 +1,15 @@
-"""A stripe package in a form unknown here: what is not understood is left out, the rest loads."""
+"""A stripe package in an unknown form: unsupported lists are left out, the others load."""
 
 from pathlib import Path
 
 import pytest
 
-from engine_server.connectors.stripe.catalog import load_resources
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from tests.catalogs.altered import Edit, altered_package, replacing
 from tests.catalogs.loading import LoadedCatalog, load_catalog
 
 RETURNS = "ListObject[{}]"
-# By the stream that is lost: the edits, and what the log says of it.
+# By the stream that is lost: the edits, and the reason in the log.
 LOST: dict[str, tuple[dict[str, Edit], str, str]] = {
     "coupons": (
         {
@@ -95,9 +95,9 @@ async def test_every_list_of_an_unknown_form_is_left_out_alone(tmp_path: Path) -
     for stream, (_, place, reason) in LOST.items():
         [told] = [why for where, why in catalog.left_out.items() if place in where]
         assert reason in told, stream
-        assert reason in catalog.left_out_streams[stream]
-    # A method with two paths may have been of either.
-    assert catalog.left_out_streams.keys() == {*LOST, "rates"}
+        assert reason in catalog.unavailable_streams[stream]
+    # A method with two paths may belong to either.
+    assert catalog.unavailable_streams.keys() == {*LOST, "rates"}
     assert len(catalog.left_out) == len(LOST)
 
 
@@ -124,7 +124,7 @@ async def test_every_list_of_an_unknown_form_is_left_out_alone(tmp_path: Path) -
         ),
     ],
 )
-async def test_a_form_costs_its_own_list_at_most(
+async def test_an_unknown_form_costs_at_most_its_own_list(
     tmp_path: Path, edits: dict[str, Edit], lost: str | None, left_out: dict[str, str]
 ) -> None:
     catalog = await loaded(tmp_path, edits)
@@ -145,10 +145,10 @@ async def test_files_that_cannot_be_read_cost_their_own_lists(tmp_path: Path) ->
     assert catalog.streams.keys() == load_resources().keys() - {"coupons"}
     assert {*catalog.object_types.values()} == catalog.streams.keys()
     assert catalog.left_out.keys() == {"stripe/_coupon_service.py", "stripe/_other_service.py"}
-    assert "UnicodeDecodeError" in catalog.left_out_streams["coupons"]
+    assert "UnicodeDecodeError" in catalog.unavailable_streams["coupons"]
 
 
-async def test_a_type_of_object_that_cannot_be_told_costs_its_events_alone(
+async def test_an_unknown_object_type_costs_only_its_events(
     tmp_path: Path,
 ) -> None:
     edits = {
@@ -171,7 +171,7 @@ async def test_a_type_of_object_that_cannot_be_told_costs_its_events_alone(
         pytest.param({"_api_version.py": lambda _: ""}, "_ApiVersion", id="no API version"),
     ],
 )
-async def test_a_package_that_tells_nothing_gives_no_streams(
+async def test_an_unreadable_package_gives_no_streams(
     tmp_path: Path, edits: dict[str, Edit], place: str
 ) -> None:
     catalog = await loaded(tmp_path, edits)
@@ -179,7 +179,7 @@ async def test_a_package_that_tells_nothing_gives_no_streams(
     assert any(place in reason for reason in catalog.left_out.values())
 
 
-async def test_an_endpoint_is_sent_all_events_where_the_package_names_none(
+async def test_an_endpoint_gets_all_events_if_the_package_names_none(
     tmp_path: Path,
 ) -> None:
     catalog = await loaded(

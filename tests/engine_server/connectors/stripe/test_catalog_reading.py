@@ -1,4 +1,4 @@
-"""Lists that are asked for in ways of their own give all that they have."""
+"""Lists with special parameters return all their objects."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
         "v2_money_management_financial_accounts",  # must be told every status
     ],
 )
-async def test_a_list_of_its_own_kind_is_read_whole(stream: str) -> None:
+async def test_a_list_with_special_parameters_is_read_completely(stream: str) -> None:
     ids = {f"{stream}_{number}" for number in range(130)}
     async with StripeSimulator() as simulator:
         for object_id in ids:

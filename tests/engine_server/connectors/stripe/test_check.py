@@ -1,4 +1,4 @@
-"""What a check tells of a key: which account it reads, and which of the selected streams."""
+"""Results of a check: the account of a key, and its access to the selected streams."""
 
 import asyncio
 import time
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.progress_pb2 import ConnectionStatus
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, selected
@@ -49,7 +49,7 @@ def unreadable(status: ConnectionStatus) -> dict[str, str]:
     return {stream.stream: stream.reason for stream in status.unreadable_streams}
 
 
-async def test_a_key_that_may_read_all_is_tried_once_for_each_stream(
+async def test_a_key_with_full_access_is_tried_once_for_each_stream(
     simulator: StripeSimulator,
 ) -> None:
     status = await check(simulator, ["customers", "subscriptions", "v2_core_accounts"])
@@ -66,7 +66,7 @@ async def test_a_key_that_may_read_all_is_tried_once_for_each_stream(
     }
 
 
-async def test_streams_that_cannot_be_read_are_named_with_the_words_of_stripe(
+async def test_unreadable_streams_are_named_with_stripes_message(
     simulator: StripeSimulator,
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/account", "/v1/customers", "/v1/issuing/*"])
@@ -83,7 +83,7 @@ async def test_streams_that_cannot_be_read_are_named_with_the_words_of_stripe(
     assert RESTRICTED not in str(status)
 
 
-async def test_what_lies_inside_another_streams_objects_is_tried_through_their_list(
+async def test_a_nested_list_is_tried_through_the_list_of_its_parents(
     simulator: StripeSimulator,
 ) -> None:
     both = ["subscription_items", "customers", "subscriptions"]
@@ -105,7 +105,7 @@ async def test_a_key_that_may_read_no_selected_stream_fails(simulator: StripeSim
     assert list(unreadable(status)) == ["customers", "invoices"]
 
 
-async def test_a_list_that_only_works_with_a_parameter_is_told_in_the_words_of_stripe(
+async def test_a_list_that_requires_a_parameter_is_reported_with_stripes_message(
     simulator: StripeSimulator,
 ) -> None:
     path = "/v1/billing/credit_balance_transactions"
@@ -125,7 +125,7 @@ async def test_a_list_that_only_works_with_a_parameter_is_told_in_the_words_of_s
         (errors.unknown_parameter("limit"), "answered 400 to GET /v1/customers: Received unknown"),
     ],
 )
-async def test_a_list_that_fails_otherwise_is_named_with_all_that_is_known(
+async def test_a_list_that_fails_otherwise_is_named_with_the_whole_error(
     simulator: StripeSimulator, refusal: errors.Refusal, told: str
 ) -> None:
     simulator.faults.add(faults.refuse(refusal), path="/v1/customers", times=None)
@@ -135,7 +135,7 @@ async def test_a_list_that_fails_otherwise_is_named_with_all_that_is_known(
     assert "request_id: req_" in unreadable(status)["customers"]
 
 
-async def test_a_fault_that_passes_is_not_told(simulator: StripeSimulator) -> None:
+async def test_a_transient_fault_is_not_reported(simulator: StripeSimulator) -> None:
     simulator.faults.add(faults.refuse(errors.server_error(503)), path="/v1/customers")
     simulator.faults.add(faults.refuse(errors.rate_limited("global-rate")), path="/v1/products")
     status = await check(simulator, ["customers", "products"])
@@ -150,8 +150,20 @@ async def test_a_failing_api_is_given_less_time_than_in_a_sync(simulator: Stripe
     assert len(simulator.requests) == 3 < QUICK.attempts
 
 
+async def test_a_check_waits_shorter_than_a_retry_after_of_an_hour(
+    simulator: StripeSimulator,
+) -> None:
+    refusal = errors.Refusal(503, {"message": "down for maintenance"}, {"Retry-After": "3600"})
+    simulator.faults.add(faults.refuse(refusal), times=None)
+    # A sync would wait for more than a minute.
+    async with asyncio.timeout(30):
+        status = await check(simulator, ["customers"], policy=RetryPolicy(attempts=2))
+    assert "answered 503 to GET /v1/account" in status.message
+    assert len(simulator.requests) == 2
+
+
 @pytest.mark.parametrize("account_id", [None, "acct_simulator"])
-async def test_a_bad_key_is_refused_once_whatever_is_selected(
+async def test_a_bad_key_is_refused_once_for_any_selection(
     simulator: StripeSimulator, account_id: str | None
 ) -> None:
     names = list(load_resources())
@@ -162,7 +174,7 @@ async def test_a_bad_key_is_refused_once_whatever_is_selected(
     assert len(simulator.requests) == 1
 
 
-async def test_a_key_that_expires_while_it_is_tried_fails_the_check_and_ends_it(
+async def test_a_key_that_expires_during_the_check_fails_it(
     simulator: StripeSimulator,
 ) -> None:
     simulator.faults.add(
@@ -176,7 +188,7 @@ async def test_a_key_that_expires_while_it_is_tried_fails_the_check_and_ends_it(
     assert not status.unreadable_streams
 
 
-async def test_an_api_out_of_reach_is_named(
+async def test_an_unreachable_api_is_named(
     simulator: StripeSimulator, unused_tcp_port: int
 ) -> None:
     base_url = f"http://127.0.0.1:{unused_tcp_port}"
@@ -196,12 +208,12 @@ async def test_every_stream_is_tried_as_fast_as_the_rate_allows(
     elapsed = time.monotonic() - started
     assert status.message.endswith(f"may read all selected streams ({len(names)})")
     assert len(simulator.requests) == 1 + len(lists)
-    # The rate is kept, and nothing else takes time.
+    # Only the rate limit takes time.
     assert 0.9 * len(lists) / rate < elapsed < 2 * len(lists) / rate + 1
 
 
 @pytest.mark.parametrize("account_id", [None, "acct_simulator"])
-async def test_a_restricted_key_that_may_not_see_its_account_is_good_as_stripe_names_it(
+async def test_a_restricted_key_succeeds_as_stripe_names_its_account(
     simulator: StripeSimulator, account_id: str | None
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
@@ -210,7 +222,7 @@ async def test_a_restricted_key_that_may_not_see_its_account_is_good_as_stripe_n
     assert status.message.startswith("reached account acct_simulator; ")
 
 
-async def test_a_key_whose_account_stripe_does_not_name_is_good_once_that_is_configured(
+async def test_a_key_with_an_unnamed_account_succeeds_once_it_is_configured(
     simulator: StripeSimulator,
 ) -> None:
     refusal = errors.permission_denied("You may not read this account.")
@@ -224,7 +236,7 @@ async def test_a_key_whose_account_stripe_does_not_name_is_good_once_that_is_con
 
 
 @pytest.mark.parametrize("may_see_its_account", [True, False])
-async def test_an_account_id_that_is_not_the_keys_is_found_out(
+async def test_the_account_id_of_another_key_fails_the_check(
     simulator: StripeSimulator, may_see_its_account: bool
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/*"] if may_see_its_account else [])
@@ -235,7 +247,7 @@ async def test_an_account_id_that_is_not_the_keys_is_found_out(
 
 
 @pytest.mark.parametrize("account_id", [None, "acct_simulator"])
-async def test_a_connected_account_is_confirmed_whatever_the_keys_own_is(
+async def test_a_connected_account_is_confirmed_regardless_of_the_keys_own(
     simulator: StripeSimulator, account_id: str | None
 ) -> None:
     simulator.connect("acct_connected", SeedPlan(counts={"customers": 1}))
@@ -259,7 +271,7 @@ async def test_an_account_that_is_not_connected_fails_the_check(
     assert ("Only Stripe Connect platforms" in status.message) != is_platform
 
 
-async def test_an_api_that_knows_of_no_connected_accounts_is_found_out(
+async def test_an_api_without_connected_accounts_fails_the_check(
     simulator: StripeSimulator,
 ) -> None:
     simulator.connect("acct_connected")
@@ -273,7 +285,7 @@ async def test_an_api_that_knows_of_no_connected_accounts_is_found_out(
     assert "stripe_account is acct_connected, but api_key reads" in status.message
 
 
-async def test_a_fake_without_an_account_to_show_contradicts_nothing(
+async def test_a_server_without_an_account_passes_the_check(
     simulator: StripeSimulator,
 ) -> None:
     not_found = errors.invalid_request(404, "no such page")
@@ -285,7 +297,7 @@ async def test_a_fake_without_an_account_to_show_contradicts_nothing(
 
 
 @pytest.mark.parametrize("may_read_events", [True, False])
-async def test_a_key_that_may_not_read_the_events_that_are_to_be_polled_fails(
+async def test_a_key_without_access_to_polled_events_fails(
     simulator: StripeSimulator, may_read_events: bool
 ) -> None:
     allowed = ["/v1/account", "/v1/customers", *(["/v1/events"] if may_read_events else [])]
@@ -294,13 +306,13 @@ async def test_a_key_that_may_not_read_the_events_that_are_to_be_polled_fails(
     assert (status.status == ConnectionStatus.STATUS_SUCCEEDED) == may_read_events
     assert ("(Events: Read); without it, turn poll_events off" in status.message) != may_read_events
     assert RESTRICTED not in status.message
-    # Whoever does not poll needs no such permission.
+    # Without polling, no such permission is needed.
     status = await check(simulator, ["customers"], api_key=RESTRICTED)
     assert status.status == ConnectionStatus.STATUS_SUCCEEDED
 
 
 @pytest.mark.parametrize("skew", [15.0, -3_600.0])
-async def test_a_clock_that_is_off_is_told_with_its_skew(
+async def test_a_wrong_clock_is_reported_with_its_skew(
     simulator: StripeSimulator, skew: float
 ) -> None:
     simulator.clock.skew = -skew
@@ -311,7 +323,7 @@ async def test_a_clock_that_is_off_is_told_with_its_skew(
     assert ("ahead of" if skew > 0 else "behind") in notice
 
 
-async def test_a_key_that_is_refused_tells_of_the_clock_too(simulator: StripeSimulator) -> None:
+async def test_a_refused_key_reports_the_clock_too(simulator: StripeSimulator) -> None:
     simulator.clock.skew = 60
     status = await check(simulator, ["customers"], api_key="sk_test_unknown")
     assert status.status == ConnectionStatus.STATUS_FAILED
@@ -331,7 +343,7 @@ async def test_a_key_that_is_refused_tells_of_the_clock_too(simulator: StripeSim
         ("2099-01-01.endive", {"poll_events": True}, "they need no look-ups"),
     ],
 )
-async def test_it_says_what_the_version_of_the_account_means_for_polling(
+async def test_the_check_explains_the_accounts_version_for_polling(
     simulator: StripeSimulator, version: str, config: dict[str, Any], said: str
 ) -> None:
     simulator.set_default_version(version)
@@ -345,7 +357,7 @@ async def test_it_says_what_the_version_of_the_account_means_for_polling(
     assert logs[-1] == notice
 
 
-async def test_a_key_that_may_not_see_its_account_learns_the_version_from_events(
+async def test_without_access_to_the_account_the_version_comes_from_events(
     simulator: StripeSimulator,
 ) -> None:
     simulator.set_default_version("2020-08-27")
@@ -353,7 +365,7 @@ async def test_a_key_that_may_not_see_its_account_learns_the_version_from_events
     config: dict[str, Any] = {"api_key": RESTRICTED, "account_id": simulator.account_id}
     status = await check(simulator, ["customers"], poll_events=True, **config)
     assert "default API version is 2020-08-27" in status.notices[0]
-    # Nothing else asks for events.
+    # No other request asks for events.
     assert not (await check(simulator, ["customers"], **config)).notices
     no_events = errors.permission_missing(RESTRICTED, simulator.account_id, "/v1/events", "read")
     simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
@@ -361,8 +373,19 @@ async def test_a_key_that_may_not_see_its_account_learns_the_version_from_events
     assert str(no_events) in status.message
 
 
-async def test_of_a_version_that_means_nothing_nothing_is_said(simulator: StripeSimulator) -> None:
+async def test_an_irrelevant_version_gives_no_notice(simulator: StripeSimulator) -> None:
     assert not (await check(simulator)).notices
     simulator.set_default_version("2020-08-27")
     assert not (await check(simulator, webhook_url="https://example.com/x")).notices
     assert not (await check(simulator, api_version="2020-08-27")).notices
+
+
+@pytest.mark.parametrize("account_id", [b"acct_\\ud800", b"acct_\\u0000"])
+async def test_an_account_with_an_unstorable_id_is_refused(
+    simulator: StripeSimulator, account_id: bytes
+) -> None:
+    body = b'{"id":"' + account_id + b'","object":"account"}'
+    simulator.faults.add(faults.other_body(body), path="/v1/account")
+    status = await check(simulator, ["customers"], account_id=None)
+    assert status.status == ConnectionStatus.STATUS_FAILED
+    assert "was not answered with an account" in status.message

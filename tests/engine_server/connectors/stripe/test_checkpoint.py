@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.checkpoint import CHECKPOINT_SCHEMA, Checkpoint, resume
-from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.backfill.checkpoint import (
+    CHECKPOINT_SCHEMA,
+    Checkpoint,
+    resume,
+)
+from engine_server.connectors.stripe.lists.ranges import Range
 from engine_server.errors import ConnectorError
 
 WINDOW = Range(gte=100, lt=200)
@@ -19,7 +23,7 @@ cursors = st.none() | st.text(max_size=8)
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """Any that the source can come to: disjoint ranges in a window, newest first."""
+    """Draw a checkpoint that the source can reach: disjoint ranges in a window, newest first."""
     lowers_and_uppers = draw(borders)
     pairs = list(zip(lowers_and_uppers[::2], lowers_and_uppers[1::2], strict=False))
     remaining = [Range(gte=gte, lt=lt, cursor=draw(cursors)) for gte, lt in reversed(pairs)]
@@ -29,7 +33,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         lt=draw(st.sampled_from([None, lowers_and_uppers[-1], lowers_and_uppers[-1] + 5])),
     )
     if (*begun, *remaining) == (window,):
-        # Of which nothing was read.
+        # An unread stream.
         return resume("customers", "", window)
     return Checkpoint(
         accounted=window,
@@ -39,7 +43,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     )
 
 
-# Mostly right, so that what is wrong is one thing at a time.
+# Mostly valid, so that only one thing at a time is invalid.
 leaves = st.none() | st.booleans() | moments | st.floats(0.1, 0.9) | st.text(max_size=3)
 values = st.recursive(leaves, lambda some: st.lists(some, max_size=2), max_leaves=3)
 range_fields = st.dictionaries(
@@ -57,7 +61,7 @@ checkpoint_fields = st.fixed_dictionaries(
 )
 
 
-def test_an_end_that_is_a_guess_takes_nothing_back() -> None:
+def test_a_guessed_end_takes_nothing_back() -> None:
     stored = Checkpoint(
         accounted=WINDOW, remaining=(Range(gte=120, lt=140, cursor="cus_1"),), record_count=7
     )
@@ -67,15 +71,15 @@ def test_an_end_that_is_a_guess_takes_nothing_back() -> None:
             "customers", stored.to_json(), guess, begins_run=begins_run, is_guessed=True
         )
         assert (resumed.accounted, resumed.record_count) == (WINDOW, 7)
-        # A new run asks for something, so that it learns the time.
+        # A new run sends a request, which makes the time known.
         again = (Range(gte=180, lt=200),) if begins_run else ()
         assert resumed.remaining == (*again, *stored.remaining)
-    # A later one is as good as any.
+    # A later one is equally valid.
     later = resume("customers", stored.to_json(), Range(gte=100, lt=250), is_guessed=True)
     assert later == resume("customers", stored.to_json(), Range(gte=100, lt=250))
 
 
-def test_what_a_guessed_end_left_ahead_is_left_to_the_next_run() -> None:
+def test_the_part_ahead_of_a_guessed_end_is_left_to_the_next_run() -> None:
     ahead = Range(gte=140, lt=200)
     stored = Checkpoint(accounted=Range(gte=100, lt=150), remaining=(ahead,)).to_json()
     guess = Range(gte=100, lt=130)
@@ -102,14 +106,14 @@ def test_a_window_without_time_leaves_nothing_to_read() -> None:
 
 
 @given(checkpoint=checkpoints())
-def test_a_checkpoint_comes_back_from_its_text(checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_round_trips_through_json(checkpoint: Checkpoint) -> None:
     text = checkpoint.to_json()
     jsonschema.validate(orjson.loads(text), CHECKPOINT_SCHEMA)
     assert resume("customers", text, checkpoint.accounted) == checkpoint
 
 
 @given(fields=checkpoint_fields | values)
-def test_what_the_schema_does_not_allow_is_refused_and_nothing_else(fields: Any) -> None:
+def test_exactly_the_checkpoints_outside_the_schema_are_refused(fields: Any) -> None:
     data = orjson.dumps(fields).decode()
     if is_allowed(fields):
         resume("customers", data, WINDOW)
@@ -170,7 +174,7 @@ def test_a_foreign_checkpoint_is_refused_naming_the_stream(data: str) -> None:
 
 
 def read_at(end: int, *, gte: int | None = 100, lt: int = 200) -> Checkpoint:
-    """The checkpoint of a window once its only page is read."""
+    """Return the checkpoint of a window whose only page was read."""
     window = Range(gte=gte, lt=lt)
     return resume("customers", "", window).after(window, (), 1, end)
 
@@ -184,7 +188,7 @@ def test_a_window_that_lies_ahead_is_accounted_for_up_to_the_read(end: int, begi
     jsonschema.validate(orjson.loads(checkpoint.to_json()), CHECKPOINT_SCHEMA)
 
 
-def test_what_lay_ahead_is_left_alone_until_the_next_run_or_a_later_end() -> None:
+def test_the_part_ahead_waits_for_the_next_run_or_a_later_end() -> None:
     stored = read_at(150).to_json()
     same = Range(gte=100, lt=200)
     assert resume("customers", stored, same).unread == ()
@@ -195,7 +199,7 @@ def test_what_lay_ahead_is_left_alone_until_the_next_run_or_a_later_end() -> Non
     assert resume("customers", stored, earlier).unread == (Range(gte=140, lt=160),)
 
 
-def test_a_cursor_outlives_what_lay_ahead() -> None:
+def test_a_cursor_survives_the_part_ahead() -> None:
     window = Range(gte=100, lt=200)
     rest = window.with_cursor("cus_1")
     checkpoint = resume("customers", "", window).after(window, (rest,), 100, 150)
@@ -205,6 +209,6 @@ def test_a_cursor_outlives_what_lay_ahead() -> None:
     assert again.after(rest, (), 100).accounted == Range(gte=100, lt=150)
 
 
-def test_a_window_that_was_over_when_it_was_read_is_accounted_for_whole() -> None:
+def test_a_window_in_the_past_is_accounted_for_completely() -> None:
     assert read_at(200) == read_at(300)
     assert read_at(200).remaining == ()

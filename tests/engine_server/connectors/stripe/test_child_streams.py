@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from tests.engine_server.connectors.stripe.nested import (
     ids,
     items_url,
@@ -29,7 +30,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client
 
 
@@ -55,7 +56,9 @@ async def test_a_parent_without_a_list_has_no_items(
 
 
 @pytest.mark.parametrize("items", ["si_1", {}, {"object": "list", "data": None}, [{"id": "si_1"}]])
-async def test_a_parent_whose_list_is_none_fails_by_name(client: StripeClient, items: Any) -> None:
+async def test_a_parent_with_an_invalid_list_fails_by_name(
+    client: StripeClient, items: Any
+) -> None:
     parent = {"id": "sub_1", "items": items}
     with pytest.raises(RequestFailed, match=r"GET /v1/subscriptions .* whose items are no list"):
         await records(client, [parent], ITEMS)
@@ -70,7 +73,7 @@ async def test_other_lists_of_the_parents_are_not_read(
     assert {request.path for request in simulator.requests} == {"/v1/subscription_items"}
 
 
-async def test_items_of_a_parent_that_is_gone_are_those_that_it_was_listed_with(
+async def test_items_of_a_deleted_parent_are_those_it_was_listed_with(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     listed = [subscription(simulator, 12), subscription(simulator, 12, "sub_2")]

@@ -6,9 +6,9 @@ import pytest
 import structlog
 from aiohttp import web
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator import errors, faults
@@ -33,7 +33,7 @@ def logs() -> Iterator[list[Any]]:
 async def get(
     simulator: StripeSimulator, policy: RetryPolicy = QUICK, **config: Any
 ) -> list[dict[str, Any]]:
-    async with StripeClient(config_for(simulator, **config), policy) as client:
+    async with StripeApi(policy).client(config_for(simulator, **config)) as client:
         answer = await client.get(PATH, {"limit": "2"})
     objects: list[dict[str, Any]] = answer.body["data"]
     return objects
@@ -56,7 +56,7 @@ async def empty_list(_request: web.Request, _serve: faults.Serve) -> web.StreamR
         faults.truncated_body(),
     ],
 )
-async def test_what_may_pass_is_tried_again(
+async def test_transient_failures_are_retried(
     simulator: StripeSimulator, fault: faults.Fault
 ) -> None:
     simulator.faults.add(fault, times=2)
@@ -64,7 +64,7 @@ async def test_what_may_pass_is_tried_again(
     assert len(simulator.requests) == 3
 
 
-async def test_a_stalled_answer_is_given_up_and_tried_again(simulator: StripeSimulator) -> None:
+async def test_a_stalled_response_times_out_and_is_retried(simulator: StripeSimulator) -> None:
     released = asyncio.Event()
     simulator.faults.add(faults.stall(released))
     policy = RetryPolicy(first_delay=0.001, timeout=0.2)
@@ -93,7 +93,7 @@ async def test_a_retry_is_one_log_line_with_the_reason_of_the_rate_limit(
     assert expected.items() <= line.items()
 
 
-async def test_attempts_are_bounded_and_the_last_error_tells_all(
+async def test_attempts_are_bounded_and_the_last_error_has_all_details(
     simulator: StripeSimulator,
 ) -> None:
     simulator.faults.add(faults.refuse(errors.rate_limited("resource-specific")), times=None)
@@ -141,7 +141,7 @@ async def test_an_api_that_echoes_the_key_does_not_get_it_into_errors_or_logs(
     assert "cannot serve ********" in caught.value.message
 
 
-async def test_an_api_out_of_reach_is_named_after_few_attempts(
+async def test_an_unreachable_api_is_named_after_few_attempts(
     unused_tcp_port: int, simulator: StripeSimulator, logs: list[Any]
 ) -> None:
     base_url = f"http://127.0.0.1:{unused_tcp_port}"

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.latency import Latency
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.latency import Latency
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
@@ -20,10 +21,10 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 
 def client_for(simulator: StripeSimulator, **config: Any) -> StripeClient:
-    return StripeClient(config_for(simulator, **config), QUICK)
+    return StripeApi(QUICK).client(config_for(simulator, **config))
 
 
-def test_latency_is_a_guess_then_the_first_answer_then_a_moving_average() -> None:
+def test_latency_is_a_guess_then_the_first_response_then_a_moving_average() -> None:
     latency = Latency()
     assert latency.of() == latency.of(PATH) == 0.3
     latency.measure(PATH, 1.0)
@@ -35,7 +36,7 @@ def test_latency_is_a_guess_then_the_first_answer_then_a_moving_average() -> Non
     assert latency.of(PATH) == pytest.approx(2.0, rel=0.01)
 
 
-def test_each_endpoint_has_a_latency_of_its_own_and_the_overall_one_until_then() -> None:
+def test_each_endpoint_has_its_own_latency_and_the_overall_one_before() -> None:
     latency = Latency()
     latency.measure(PATH, 0.1)
     latency.measure("/v1/invoices", 1.1)
@@ -44,7 +45,7 @@ def test_each_endpoint_has_a_latency_of_its_own_and_the_overall_one_until_then()
     assert latency.of("/v1/products") == latency.of() == pytest.approx(0.3)
 
 
-def test_endpoints_without_end_are_measured_as_a_whole() -> None:
+def test_further_endpoints_only_count_towards_the_overall_latency() -> None:
     latency = Latency()
     for number in range(10_000):
         latency.measure(f"/v1/invoices/in_{number}/lines", 0.1)
@@ -55,7 +56,7 @@ def test_endpoints_without_end_are_measured_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("rate_limit", "max_concurrency", "expected"),
     [
-        # 0.3 seconds are assumed, a quarter and one more are added.
+        # 0.3 seconds are assumed, with a margin of a quarter and one more request.
         (50.0, 32, 20),
         (80.0, 32, 31),
         (80.0, 8, 8),
@@ -64,7 +65,7 @@ def test_endpoints_without_end_are_measured_as_a_whole() -> None:
         (None, 32, 32),
     ],
 )
-async def test_before_the_first_answer_a_cautious_latency_is_assumed(
+async def test_before_the_first_response_a_cautious_latency_is_assumed(
     simulator: StripeSimulator, rate_limit: float | None, max_concurrency: int, expected: int
 ) -> None:
     config = {"rate_limit": rate_limit, "max_concurrency": max_concurrency}
@@ -72,18 +73,20 @@ async def test_before_the_first_answer_a_cautious_latency_is_assumed(
         assert client.useful_concurrency() == client.useful_concurrency(PATH) == expected
 
 
-async def test_an_endpoint_of_stripe_is_worth_less_than_the_key() -> None:
+async def test_an_endpoint_of_stripe_gets_fewer_requests_than_the_key() -> None:
     config = {"api_key": "sk_live_concurrency", "base_url": "https://api.stripe.com"}
     async with client_for(StripeSimulator(), rate_limit=None, **config) as client:
         assert client.useful_concurrency() == 31
         assert client.useful_concurrency(PATH) == 9
 
 
-async def test_it_follows_the_latency_of_whole_answers_alone(simulator: StripeSimulator) -> None:
+async def test_only_complete_responses_count_towards_the_latency(
+    simulator: StripeSimulator,
+) -> None:
     simulator.faults.add(faults.latency(0.05), path=PATH, times=None)
     async with client_for(simulator, rate_limit=100.0, max_concurrency=100) as client:
         await client.get(PATH, {})
-        # At least what 0.05 seconds come to; 39 is what was assumed.
+        # At least the result of 0.05 seconds; 39 is the assumed one.
         assert 8 <= client.useful_concurrency(PATH) < 39
         simulator.faults.clear()
         simulator.faults.add(faults.refuse(errors.server_error(500)), path=PATH, times=6)
@@ -93,15 +96,15 @@ async def test_it_follows_the_latency_of_whole_answers_alone(simulator: StripeSi
         assert client.useful_concurrency(PATH) >= 8
 
 
-async def test_waiting_for_a_token_is_not_taken_for_latency(simulator: StripeSimulator) -> None:
+async def test_waiting_for_a_token_does_not_count_as_latency(simulator: StripeSimulator) -> None:
     async with client_for(simulator, rate_limit=5.0) as client:
         for _ in range(3):
             await client.get(PATH, {})
-        # They took 0.2 seconds each, nearly all of it for the token.
+        # They took 0.2 seconds each, nearly all of it waiting for the token.
         assert client.useful_concurrency() == 2
 
 
-async def test_a_slowed_rate_is_worth_fewer_requests(simulator: StripeSimulator) -> None:
+async def test_a_slowed_rate_lowers_the_useful_concurrency(simulator: StripeSimulator) -> None:
     simulator.faults.add(faults.refuse(errors.rate_limited("global-rate", retry_after=0)))
     async with client_for(simulator, rate_limit=1000.0, max_concurrency=100) as client:
         assert client.useful_concurrency() == 100

@@ -1,4 +1,4 @@
-"""How a client keeps to the rate: over real sockets, but by a clock that need not be waited for."""
+"""Pacing of a client over real sockets, by a virtual clock."""
 
 import asyncio
 import random
@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.reading import config_for
 from tests.stripe_simulator import errors, faults
@@ -28,7 +29,7 @@ BOTH_REASONS = [
 
 
 class Arrivals:
-    """Notes when each request came in, and lets it through."""
+    """Records the arrival of each request, and lets it through."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -38,7 +39,7 @@ class Arrivals:
         return await serve(request)
 
     def between(self, begin: float, end: float) -> int:
-        """How many came in then, in seconds after the first."""
+        """Return the number of arrivals in an interval, in seconds after the first."""
         return sum(1 for at in self.times if begin <= at - self.times[0] < end)
 
 
@@ -55,7 +56,7 @@ async def account(
 
 
 async def read_pages(client: StripeClient, pages: int, *, path: str = PATH) -> None:
-    """Asks for so many pages, with as many requests under way as are useful."""
+    """Request pages, with as many concurrent requests as are useful."""
     left = pages
     under_way: set[asyncio.Task[Any]] = set()
     while left or under_way:
@@ -75,7 +76,7 @@ def test_the_useful_concurrency_uses_the_rate(
         jittered = faults.jittered_latency(latency * 0.5, latency * 1.5, seed=1)
         async with (
             account(jittered) as (simulator, _),
-            StripeClient(config_for(simulator, rate_limit=rate), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=rate)) as client,
         ):
             began = time.monotonic()
             await read_pages(client, 500)
@@ -86,7 +87,7 @@ def test_the_useful_concurrency_uses_the_rate(
     virtual_time.run(monkeypatch, main())
 
 
-def test_a_server_with_just_that_limit_is_never_asked_too_often(
+def test_a_server_with_exactly_that_limit_refuses_no_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
@@ -95,7 +96,7 @@ def test_a_server_with_just_that_limit_is_never_asked_too_often(
                 simulator,
                 seen,
             ),
-            StripeClient(config_for(simulator, rate_limit=50.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=50.0)) as client,
         ):
             for _ in range(5):
                 await read_pages(client, 100)
@@ -105,38 +106,38 @@ def test_a_server_with_just_that_limit_is_never_asked_too_often(
     virtual_time.run(monkeypatch, main())
 
 
-def test_a_storm_is_weathered_with_few_more_calls_and_at_a_lower_rate(
+def test_a_storm_of_refusals_costs_few_extra_calls_at_a_lower_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         storm = faults.at_random(BOTH_REASONS, share=0.3, seed=3)
         async with (
             account(storm, faults.latency(0.2)) as (simulator, seen),
-            StripeClient(config_for(simulator, rate_limit=80.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=80.0)) as client,
         ):
             await read_pages(client, 700)
-            # Of ten calls three are refused: 1,000 are needed, and nothing is asked for besides.
+            # Three of ten calls are refused: 1,000 are needed, and no others are sent.
             assert 900 < len(seen.times) < 1100
             assert seen.between(0, 1) > 10
-            # Half of 80, then half of that, and so on, while a twentieth comes back every second.
+            # Half of 80, then half of that, and so on, while a twentieth is regained every second.
             assert all(seen.between(at, at + 1) <= 20 for at in range(5, 30))
 
     virtual_time.run(monkeypatch, main())
 
 
-def test_a_server_that_refuses_everything_is_asked_less_and_less_and_then_as_before(
+def test_a_server_that_refuses_everything_is_asked_less_and_then_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         async with (
             account(faults.latency(0.2)) as (simulator, seen),
-            StripeClient(config_for(simulator, rate_limit=80.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=80.0)) as client,
         ):
             simulator.faults.add(BOTH_REASONS[0], times=None)
             asking = asyncio.create_task(read_pages(client, 1000))
             await asyncio.sleep(60)
             assert not asking.done()
-            # At most 32 ask, each of them less often every time.
+            # At most 32 send requests, each of them less often every time.
             assert seen.between(30, 60) < 32 * 30 / 10
             simulator.faults.clear()
             simulator.faults.add(seen, times=None)
@@ -147,13 +148,13 @@ def test_a_server_that_refuses_everything_is_asked_less_and_less_and_then_as_bef
     virtual_time.run(monkeypatch, main())
 
 
-def test_one_that_never_stops_refusing_is_given_up_in_minutes(
+def test_a_server_that_never_stops_refusing_fails_within_minutes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         async with (
             account(BOTH_REASONS[0]) as (simulator, seen),
-            StripeClient(config_for(simulator, rate_limit=80.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=80.0)) as client,
         ):
             with pytest.raises(RequestFailed, match="rate_limit_reason: global-rate"):
                 await client.get(PATH, {})
@@ -168,7 +169,7 @@ def test_a_lock_slows_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
         locked = errors.invalid_request(429, "locked", code="lock_timeout")
         async with (
             account() as (simulator, seen),
-            StripeClient(config_for(simulator, rate_limit=80.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=80.0)) as client,
         ):
             simulator.faults.add(faults.refuse(locked), times=3)
             await client.get(PATH, {})
@@ -180,13 +181,13 @@ def test_a_lock_slows_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
     virtual_time.run(monkeypatch, main())
 
 
-def test_retry_after_is_waited_for_even_when_tokens_are_there(
+def test_retry_after_is_waited_for_even_with_tokens_available(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         async with (
             account() as (simulator, seen),
-            StripeClient(config_for(simulator, rate_limit=80.0), RetryPolicy()) as client,
+            StripeApi(RetryPolicy()).client(config_for(simulator, rate_limit=80.0)) as client,
         ):
             refusal = errors.rate_limited("global-rate", retry_after=7)
             simulator.faults.add(faults.refuse(refusal))
@@ -208,10 +209,8 @@ def test_two_hundred_clients_share_one_rate_in_turns(monkeypatch: pytest.MonkeyP
 
         async with account() as (simulator, seen), AsyncExitStack() as stack:
             config = config_for(simulator, rate_limit=50.0)
-            clients = [
-                await stack.enter_async_context(StripeClient(config, RetryPolicy()))
-                for _ in range(200)
-            ]
+            api = StripeApi(RetryPolicy())
+            clients = [await stack.enter_async_context(api.client(config)) for _ in range(200)]
             await asyncio.gather(*(use(client, n) for n, client in enumerate(clients)))
             assert seen.times[-1] - seen.times[0] == pytest.approx(599 / 50, abs=0.2)
         for turn in range(3):

@@ -1,13 +1,13 @@
-"""What answers show of Stripe's clock, and what they do not."""
+"""Stripe's clock as estimated from responses."""
 
 import time
 from email.utils import formatdate
 
 import pytest
 
-from engine_server.connectors.stripe.clock import ServerClock
+from engine_server.connectors.stripe.api.clock import ServerClock
 
-# By Stripe's clock, when the monotonic one shows nothing.
+# The time of Stripe's clock when the monotonic one shows 0.
 ZERO = 1_790_000_000
 
 
@@ -16,7 +16,7 @@ class Machine:
 
     Attributes:
         now: The monotonic one.
-        ahead: How far the other one is ahead of Stripe's, in seconds.
+        ahead: The seconds that the other one is ahead of Stripe's.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,18 @@ def headers(date: float, **others: str) -> dict[str, str]:
 def answer(
     clock: ServerClock, machine: Machine, *, takes: float = 0.2, stray: float = 0.0, **others: str
 ) -> int:
-    """Ask, be answered halfway through, and say how many seconds ago the answer is known of."""
+    """Observe a response created halfway, and return the age of its ``time_of_read``."""
     sent = machine.now
     machine.now += takes
     shown = headers(ZERO + sent + takes / 2 + stray, **others)
-    clock.hear(shown, sent=sent, received=machine.now)
+    clock.observe(shown, sent=sent, received=machine.now)
     known_until = clock.time_of_read(shown, sent=sent, received=machine.now)
     return int(ZERO + sent) - known_until
 
 
 @pytest.mark.parametrize("ahead", [-3_600.0, -1.0, 0.0, 3.0, 3_600.0])
 @pytest.mark.parametrize(("takes", "ago"), [(0.2, 2), (1.0, 2), (1.5, 3), (9.5, 7)])
-def test_the_time_of_a_read_is_the_date_less_what_it_took_less_one(
+def test_the_time_of_a_read_is_the_date_minus_the_duration_minus_one(
     machine: Machine, ahead: float, takes: float, ago: int
 ) -> None:
     machine.ahead = ahead
@@ -61,7 +61,7 @@ def test_the_time_of_a_read_is_the_date_less_what_it_took_less_one(
 
 
 @pytest.mark.parametrize("stray", [-3_600.0, -5.0, 5.0, 3_600.0])
-def test_a_date_far_from_the_others_does_not_count(machine: Machine, stray: float) -> None:
+def test_an_outlying_date_is_ignored(machine: Machine, stray: float) -> None:
     clock, machine.ahead = ServerClock(), 7.0
     for _ in range(3):
         answer(clock, machine)
@@ -70,7 +70,7 @@ def test_a_date_far_from_the_others_does_not_count(machine: Machine, stray: floa
     assert answer(clock, machine) == 2
 
 
-def test_of_two_dates_that_contradict_each_other_the_earlier_one_counts(machine: Machine) -> None:
+def test_the_earlier_of_two_contradicting_dates_is_used(machine: Machine) -> None:
     clock = ServerClock()
     assert answer(clock, machine, stray=3_600) == 2 - 3_600
     assert answer(clock, machine) == 2
@@ -78,14 +78,14 @@ def test_of_two_dates_that_contradict_each_other_the_earlier_one_counts(machine:
     assert clock.latest() < ZERO + machine.now + 2
 
 
-def test_an_answer_from_a_cache_is_as_old_as_it_says(machine: Machine) -> None:
+def test_a_cached_response_is_as_old_as_its_age(machine: Machine) -> None:
     clock = ServerClock()
     for _ in range(3):
         answer(clock, machine)
     assert answer(clock, machine, stray=-30, Age="30") in (32, 33)
 
 
-def test_a_clock_that_agrees_with_the_answers_is_the_one_that_counts(machine: Machine) -> None:
+def test_a_clock_that_agrees_with_the_responses_is_used(machine: Machine) -> None:
     clock, machine.ahead = ServerClock(), 0.1
     answer(clock, machine)
     assert clock.earliest() == clock.latest() == machine.wall()
@@ -96,7 +96,7 @@ def test_a_clock_that_agrees_with_the_answers_is_the_one_that_counts(machine: Ma
     assert abs(skew - 60) < 1
 
 
-def test_what_was_heard_long_ago_is_forgotten(machine: Machine) -> None:
+def test_old_responses_are_forgotten(machine: Machine) -> None:
     clock, machine.ahead = ServerClock(), 60.0
     answer(clock, machine)
     known_before = clock.is_known
@@ -106,11 +106,11 @@ def test_what_was_heard_long_ago_is_forgotten(machine: Machine) -> None:
     assert clock.latest() == machine.wall()
 
 
-def test_a_machine_that_slept_goes_by_what_it_hears_then(machine: Machine) -> None:
+def test_after_a_suspension_only_new_responses_are_used(machine: Machine) -> None:
     clock = ServerClock()
     for _ in range(16):
         answer(clock, machine)
-    # Its monotonic clock stood still meanwhile.
+    # The monotonic clock stood still meanwhile.
     for _ in range(9):
         answer(clock, machine, stray=500)
     assert answer(clock, machine, stray=500) == 2 - 500

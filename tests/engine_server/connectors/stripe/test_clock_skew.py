@@ -1,4 +1,4 @@
-"""An engine whose clock is ahead of Stripe's or behind it: nothing is lost."""
+"""An engine whose clock is ahead of Stripe's or behind it loses no objects."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 
 CUSTOMERS = "/v1/customers"
 SKEWS = [-3_600.0, -15.0, -3.0, 0.0, 3.0, 15.0, 3_600.0]
-# By created, and a list that cannot be filtered.
+# One list with a filter by creation time, one without.
 STREAMS = ["customers", "payment_methods"]
 
 
@@ -43,7 +43,7 @@ def test_an_update_right_after_a_page_was_read_is_applied(stream: str, skew: flo
 @pytest.mark.parametrize("skew", SKEWS)
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("run_id", ["", "run"])
-def test_an_object_made_right_after_the_read_is_read_by_the_next_run(
+def test_an_object_created_right_after_the_read_is_read_by_the_next_run(
     stream: str, skew: float, run_id: str
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -64,7 +64,7 @@ def test_an_object_made_right_after_the_read_is_read_by_the_next_run(
 
 @pytest.mark.parametrize("skew", SKEWS)
 @pytest.mark.parametrize("stream", STREAMS)
-def test_whoever_makes_an_object_and_syncs_at_once_finds_it(stream: str, skew: float) -> None:
+def test_an_object_created_right_before_a_sync_is_read(stream: str, skew: float) -> None:
     async def main(engine: Skewed) -> None:
         for _ in range(3):
             engine.simulator.create(stream)
@@ -76,7 +76,7 @@ def test_whoever_makes_an_object_and_syncs_at_once_finds_it(stream: str, skew: f
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_a_record_is_stamped_with_a_second_that_was_over_when_its_page_was_asked_for(
+def test_a_records_time_was_over_when_its_page_was_requested(
     skew: float,
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -93,7 +93,7 @@ def test_a_record_is_stamped_with_a_second_that_was_over_when_its_page_was_asked
 
 @pytest.mark.parametrize("skew", SKEWS)
 @pytest.mark.parametrize("state_limit", [0, 1])
-def test_a_run_whose_end_lies_an_hour_ahead_ends_and_accounts_for_no_time_to_come(
+def test_a_run_with_an_end_in_the_future_accounts_only_for_the_past(
     skew: float, state_limit: int
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -119,7 +119,7 @@ def test_a_run_whose_end_lies_an_hour_ahead_ends_and_accounts_for_no_time_to_com
 
 @pytest.mark.parametrize("skew", SKEWS)
 @pytest.mark.parametrize("ahead", [1, 2, 30, 3_600])
-def test_an_end_that_the_user_asked_for_and_that_lies_ahead_is_accounted_for_when_it_is_past(
+def test_a_requested_end_in_the_future_is_accounted_for_once_it_has_passed(
     skew: float, ahead: int
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -145,12 +145,12 @@ def test_an_end_that_the_user_asked_for_and_that_lies_ahead_is_accounted_for_whe
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize("seconds", [0.0, 20.0])
 @pytest.mark.parametrize("state_limit", [0, 1])
-def test_an_engine_that_begins_behind_all_that_was_read_reads_what_came_since(
+def test_an_engine_that_starts_behind_all_reads_still_reads_new_objects(
     stream: str, skew: float, seconds: float, state_limit: int
 ) -> None:
     async def main(engine: Skewed) -> None:
         for number in range(3):
-            # Each time it has not heard from Stripe yet; the first one's clock is right.
+            # Each engine has had no response from Stripe yet; the first one's clock is right.
             engine.restart(skew if number else 0.0)
             engine.simulator.create(stream)
             await engine.sync(stream, state_limit=state_limit)
@@ -162,7 +162,7 @@ def test_an_engine_that_begins_behind_all_that_was_read_reads_what_came_since(
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_an_engine_that_begins_behind_the_start_of_a_time_range_reads_what_lies_in_it(
+def test_an_engine_that_starts_before_a_time_range_still_reads_it(
     skew: float,
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -182,7 +182,7 @@ def test_an_engine_that_begins_behind_the_start_of_a_time_range_reads_what_lies_
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_what_is_made_behind_an_end_ahead_counts_towards_no_backfill_limit(skew: float) -> None:
+def test_objects_after_an_end_in_the_future_count_towards_no_backfill_limit(skew: float) -> None:
     async def main(engine: Skewed) -> None:
         some = StreamSelection(name="customers", backfill_limit=100)
         engine.state.sync_run.time_ceiling.FromSeconds(int(engine.stripe_time()) + 3_600)
@@ -197,7 +197,7 @@ def test_what_is_made_behind_an_end_ahead_counts_towards_no_backfill_limit(skew:
 
 
 @pytest.mark.parametrize("skew", SKEWS)
-def test_an_engine_that_only_follows_events_applies_them_from_its_first_poll_on(
+def test_an_engine_that_only_polls_events_applies_them_from_its_first_poll(
     skew: float,
 ) -> None:
     async def main(engine: Skewed) -> None:
@@ -205,7 +205,7 @@ def test_an_engine_that_only_follows_events_applies_them_from_its_first_poll_on(
         await asyncio.sleep(100)
         made = engine.simulator.create("customers")
         await asyncio.sleep(2)
-        # It has not heard from Stripe yet.
+        # No response from Stripe yet.
         engine.restart(skew)
         await engine.sync("customers", polls=True, events_only=True)
         assert made["id"] in engine.held("customers")
@@ -214,7 +214,7 @@ def test_an_engine_that_only_follows_events_applies_them_from_its_first_poll_on(
 
 
 @pytest.mark.parametrize(("skew", "warnings"), [(0.0, 0), (1.0, 0), (3.0, 1), (-3_600.0, 1)])
-def test_a_skew_of_over_two_seconds_is_one_warning(skew: float, warnings: int) -> None:
+def test_a_skew_of_over_two_seconds_is_warned_of_once(skew: float, warnings: int) -> None:
     async def main(engine: Skewed) -> None:
         with capture_logs() as logs:
             for _ in range(3):
@@ -228,7 +228,7 @@ def test_a_skew_of_over_two_seconds_is_one_warning(skew: float, warnings: int) -
 
 
 def odd_answers() -> list[tuple[str, Callable[[Skewed], faults.Fault]]]:
-    """Answers whose Date tells nothing."""
+    """Return responses with a useless Date."""
     return [
         ("no Date", lambda _: faults.without_date()),
         ("Age", lambda _: faults.from_cache(3)),
@@ -242,13 +242,13 @@ def odd_answers() -> list[tuple[str, Callable[[Skewed], faults.Fault]]]:
 @pytest.mark.parametrize(
     "odd", [odd for _, odd in odd_answers()], ids=[n for n, _ in odd_answers()]
 )
-def test_an_answer_whose_date_tells_nothing_is_known_by_the_others(
+def test_a_response_with_a_useless_date_is_timed_by_the_others(
     odd: Callable[[Skewed], faults.Fault], skew: float
 ) -> None:
     async def main(engine: Skewed) -> None:
         made = engine.simulator.create("customers")
         await asyncio.sleep(100)
-        # Three answers that count: of one that does, nobody could say which is the stray one.
+        # Three valid responses: with one, the wrong one could not be identified.
         for _ in range(3):
             await engine.sync("customers")
             await asyncio.sleep(10)
@@ -263,7 +263,7 @@ def test_an_answer_whose_date_tells_nothing_is_known_by_the_others(
     run(skew, main)
 
 
-def test_without_any_date_the_engines_own_clock_counts_with_one_warning() -> None:
+def test_without_any_date_the_engines_own_clock_is_used_with_one_warning() -> None:
     async def main(engine: Skewed) -> None:
         made = engine.simulator.create("customers")
         await asyncio.sleep(100)

@@ -1,4 +1,4 @@
-"""Histories of any kind while the engine's clock is up to an hour off: rows equal the account."""
+"""Model of histories with the engine's clock up to an hour off: rows equal the account."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from tests.engine_server.connectors.stripe.skewed_engine import Skewed, run
 from tests.stripe_simulator import faults
 
-# A loaded machine, or a thorough run, takes longer than a test is given as a rule.
+# A loaded machine, or a thorough run, exceeds the usual limit of a test.
 pytestmark = pytest.mark.timeout(3_600)
 
 STREAMS = ("customers", "payment_methods")
-# A case costs a hundred times what one of others does.
+# A case costs a hundred times as much as one of the other models.
 settings_of_a_case = settings(max_examples=max(20, settings().max_examples // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Something that happens to the account.
+    """A change of the account.
 
     Attributes:
         verb: ``create``, ``update`` or ``delete``.
-        stream: Of which objects.
-        number: Which of them.
+        stream: The stream of the object.
+        number: The number of the object.
     """
 
     verb: str
@@ -35,12 +35,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A stretch of time, and the sync at its end.
+    """A span of time, and the sync at its end.
 
     Attributes:
-        before: What happens, each after so many seconds.
-        during: What happens while pages are read, each right after one was.
-        latency: Seconds from the reading of a page to its answer.
+        before: The changes before the sync, each after a number of seconds.
+        during: The changes while pages are read, each right after a page.
+        latency: Seconds from the reading of a page to its response.
         state_limit: The checkpoints that a request takes; 0 for all.
         restart_with: The skew of another engine that runs the sync; None for the same one.
         ceiling_ahead: How far ahead an unfinished run's end was frozen; None for a new run.
@@ -80,7 +80,7 @@ turns = st.lists(
 
 
 def apply(engine: Skewed, change: Change) -> None:
-    """Let a change happen, if there is an object that it can happen to."""
+    """Apply a change, if its object exists."""
     simulator = engine.simulator
     if change.verb == "create":
         simulator.create(change.stream)
@@ -97,7 +97,7 @@ def apply(engine: Skewed, change: Change) -> None:
 
 
 async def live(engine: Skewed, turns: list[Turn], *, polls: bool) -> None:
-    """Let the turns happen, one after the other."""
+    """Run the turns one after the other."""
     for turn in turns:
         for pause, change in turn.before:
             await asyncio.sleep(pause)

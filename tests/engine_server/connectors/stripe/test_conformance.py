@@ -1,4 +1,4 @@
-"""The Stripe source keeps the rules for every source."""
+"""Conformance of the Stripe source to the rules of every source."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ from tests.stripe_simulator import faults
 from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Lists in windows of time, in one second, by cursor, of a single page, and of nothing.
+# Lists in time windows, in one second, by cursor, of a single page, and empty.
 PLAN = SeedPlan(
     counts={"customers": 420, "products": 150, "coupons": 130, "prices": 5, "invoices": 0},
     same_second={"customers": 150},

@@ -1,4 +1,4 @@
-"""Pages of v1 lists that promise more and hold nothing: nothing behind them is lost."""
+"""Empty pages of v1 lists that promise more: no object after them is lost."""
 
 import itertools
 import time
@@ -57,7 +57,7 @@ def has_cursor(query: Query) -> bool:
 
 
 @pytest.mark.parametrize("nth", [1, 2, 7])
-async def test_an_empty_page_is_asked_for_again(simulator: StripeSimulator, nth: int) -> None:
+async def test_an_empty_page_is_requested_again(simulator: StripeSimulator, nth: int) -> None:
     fill(simulator, "customers", even(1_500))
     seen = itertools.count(1)
     simulator.faults.add(
@@ -71,7 +71,7 @@ async def test_an_empty_page_is_asked_for_again(simulator: StripeSimulator, nth:
     assert [line["path"] for line in empty] == [CUSTOMERS] * 2
 
 
-async def test_an_empty_page_of_a_list_without_a_filter_is_asked_for_again(
+async def test_an_empty_page_of_an_unfiltered_list_is_requested_again(
     simulator: StripeSimulator,
 ) -> None:
     fill(simulator, "entitlements_features", even(450))
@@ -82,7 +82,7 @@ async def test_an_empty_page_of_a_list_without_a_filter_is_asked_for_again(
     assert reading.turns("entitlements_features") == ["started", "completed"]
 
 
-async def test_where_the_newest_page_stays_empty_the_bounds_of_the_window_are_asked_for(
+async def test_if_the_newest_page_stays_empty_the_window_is_requested(
     simulator: StripeSimulator,
 ) -> None:
     fill(simulator, "customers", even(450))
@@ -93,10 +93,10 @@ async def test_where_the_newest_page_stays_empty_the_bounds_of_the_window_are_as
 
 
 @pytest.mark.parametrize("gte", [None, END - 10_000_000], ids=["no start", "a start"])
-async def test_an_engine_that_has_not_heard_from_stripe_asks_within_those_bounds_as_well(
+async def test_an_engine_without_a_known_clock_requests_the_window_as_well(
     simulator: StripeSimulator, gte: int | None
 ) -> None:
-    """It asks without an end first, as its own clock may be behind."""
+    """It first requests without an end, as its own clock may be behind."""
     fill(simulator, "customers", even(450))
     simulator.faults.add(
         empty_page(lambda query: "created[lt]" not in query), path=CUSTOMERS, times=None
@@ -106,7 +106,7 @@ async def test_an_engine_that_has_not_heard_from_stripe_asks_within_those_bounds
     assert reading.turns("customers") == ["started", "completed"]
 
 
-async def test_a_cursor_without_bounds_that_leads_nowhere_is_asked_for_within_the_bounds(
+async def test_a_cursor_without_following_objects_is_retried_within_bounds(
     simulator: StripeSimulator,
 ) -> None:
     fill(simulator, "customers", even(450))
@@ -129,7 +129,7 @@ SHAPES: Mapping[str, Sequence[int]] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("max_concurrency", [1, 8])
-async def test_cursors_that_lead_nowhere_are_passed_by_creation_time(
+async def test_cursors_without_following_objects_are_passed_by_creation_time(
     simulator: StripeSimulator, shape: str, max_concurrency: int
 ) -> None:
     fill(simulator, "customers", SHAPES[shape])
@@ -140,7 +140,9 @@ async def test_cursors_that_lead_nowhere_are_passed_by_creation_time(
     assert reading.ids.keys() == held(simulator, "customers").keys()
 
 
-async def test_a_resumed_read_passes_such_cursors_as_well(simulator: StripeSimulator) -> None:
+async def test_a_resumed_read_passes_cursors_without_following_objects(
+    simulator: StripeSimulator,
+) -> None:
     fill(simulator, "customers", even(1_500))
     before = await read_customers(simulator, stop_after=3)
     simulator.faults.add(empty_page(has_cursor), path=CUSTOMERS, times=None)
@@ -150,7 +152,7 @@ async def test_a_resumed_read_passes_such_cursors_as_well(simulator: StripeSimul
 
 
 @pytest.mark.parametrize("order", ["oldest first", "one second"])
-async def test_a_list_that_cannot_be_read_on_by_time_ends_in_an_error_and_not_as_complete(
+async def test_a_list_that_cannot_continue_by_time_ends_in_an_error(
     simulator: StripeSimulator, order: str
 ) -> None:
     fill(simulator, "customers", [END - 1] * 450 if order == "one second" else even(450))
@@ -168,7 +170,7 @@ async def test_a_list_that_cannot_be_read_on_by_time_ends_in_an_error_and_not_as
 
 
 def oldest_first(simulator: StripeSimulator) -> faults.Fault:
-    """Lists customers in the wrong order, within bounds."""
+    """List customers in the wrong order, within bounds."""
     documents = sorted(
         simulator.objects("customers").documents(), key=lambda document: document["created"]
     )
@@ -193,7 +195,7 @@ async def test_a_list_that_stays_empty_ends_in_an_error_that_names_the_request(
     simulator.faults.add(empty_page(), path=CUSTOMERS, times=None)
     failed = await read_customers(simulator, state=before.state)
     error = error_of(failed)
-    # Whichever of the ranges is the first to end.
+    # The first range to end varies.
     assert error.startswith("GET /v1/customers?limit=100&created[")
     assert "request_id: req_simulator" in error
     assert not failed.ids
@@ -202,7 +204,7 @@ async def test_a_list_that_stays_empty_ends_in_an_error_that_names_the_request(
     assert before.ids + after.ids == held(simulator, "customers")
 
 
-async def test_a_list_without_a_filter_that_stays_empty_keeps_what_was_read(
+async def test_an_unfiltered_list_that_stays_empty_keeps_its_records(
     simulator: StripeSimulator,
 ) -> None:
     fill(simulator, "entitlements_features", even(450))
@@ -211,7 +213,7 @@ async def test_a_list_without_a_filter_that_stays_empty_keeps_what_was_read(
         empty_page(lambda query: query.get("starting_after") == last), path=FEATURES, times=None
     )
     streams = [selected("entitlements_features")]
-    # One end for both: a later one would have the newest part of the list read again.
+    # One end for both: a later one would read the newest part of the list again.
     until = Timestamp(seconds=END)
     before = await read(config_for(simulator), streams, until=until)
     error = error_of(before, "entitlements_features")
@@ -223,15 +225,13 @@ async def test_a_list_without_a_filter_that_stays_empty_keeps_what_was_read(
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_check_passes_a_page_that_is_empty_for_a_while(
-    simulator: StripeSimulator, times: int
-) -> None:
+async def test_a_check_retries_an_empty_page(simulator: StripeSimulator, times: int) -> None:
     simulator.faults.add(empty_page(), path=CUSTOMERS, times=times)
     status = await check(simulator, ["customers"])
     assert status.message.endswith("may read all selected streams (1)")
 
 
-async def test_a_check_reads_a_list_that_only_answers_within_bounds(
+async def test_a_check_reads_a_list_that_needs_bounds(
     simulator: StripeSimulator,
 ) -> None:
     simulator.faults.add(empty_page(is_unfiltered), path=CUSTOMERS, times=None)
@@ -259,7 +259,7 @@ async def test_empty_pages_mark_no_row_as_deleted(
     reading = await read(
         config_for(simulator),
         [selected("customers", lt=END)],
-        inventory=rows,
+        stored_rows=rows,
         reconcile=True,
         policy=QUICK,
     )
@@ -270,7 +270,7 @@ async def test_empty_pages_mark_no_row_as_deleted(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_whatever_pages_are_empty_nothing_is_lost_in_the_end(
+async def test_no_object_is_lost_whichever_pages_are_empty(
     simulator: StripeSimulator, seed: int
 ) -> None:
     fill(simulator, "customers", even(1_500))

@@ -1,4 +1,4 @@
-"""Empty pages of v2 lists, which name the next page all the same: they are followed to the end."""
+"""Empty pages of v2 lists, which still name the next page, are followed to the end."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.events.fetch import Fetches
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.catalog.streams import load_resources
+from engine_server.connectors.stripe.events.object_fetcher import ObjectFetcher
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, even, fill, held
 from tests.engine_server.connectors.stripe.reading import (
@@ -49,7 +49,7 @@ async def read_accounts(simulator: StripeSimulator, **request: object) -> Readin
     ("fault", "pages"), [(empty_last_page, 4), (empty_middle_pages, 5)], ids=["last", "middle"]
 )
 @pytest.mark.parametrize("count", [50, 40])
-async def test_empty_pages_are_passed_and_no_token_is_taken_for_an_id(
+async def test_empty_pages_are_passed_and_tokens_are_not_used_as_ids(
     simulator: StripeSimulator, fault: Callable[[], faults.Fault], pages: int, count: int
 ) -> None:
     for number in range(count, 50):
@@ -71,7 +71,7 @@ async def test_an_empty_list_that_names_a_last_page_is_complete() -> None:
 
 
 @pytest.mark.parametrize("fault", [empty_last_page, empty_middle_pages])
-async def test_a_read_in_requests_of_one_page_passes_them_and_ends(
+async def test_a_read_of_one_page_a_request_passes_empty_pages(
     simulator: StripeSimulator, fault: Callable[[], faults.Fault]
 ) -> None:
     simulator.faults.add(fault(), path=PATH, times=None)
@@ -96,38 +96,38 @@ async def test_a_list_that_names_the_same_page_for_ever_ends_in_an_error_that_na
     [error] = [status.errored.error for status in before.statuses if status.HasField("errored")]
     assert f"GET {PATH}?page=the_end " in error
     assert before.ids == held(simulator, STREAM)
-    # Each request that follows is as short.
+    # Each further request is as short.
     seen = len(simulator.requests)
     after = await read_accounts(simulator, state=before.state)
     assert after.turns(STREAM) == ["started", "errored"]
     assert len(simulator.requests) == seen + 1
 
 
-async def test_an_object_that_is_sought_in_such_a_list_is_not_sought_for_ever(
+async def test_searching_an_object_in_an_endless_list_ends(
     simulator: StripeSimulator,
 ) -> None:
     """As for an event about an object that no call retrieves."""
     simulator.faults.add(pages_without_end(), path=PATH, times=None)
-    async with StripeClient(config_for(simulator), QUICK) as client:
-        with pytest.raises(RequestFailed, match="its pages come to no end"):
-            await Fetches(client).find(load_resources()[STREAM], "acct_unknown", None)
-        found = await Fetches(client).find(load_resources()[STREAM], "obj_0", None)
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
+        with pytest.raises(RequestFailed, match="its pages never end"):
+            await ObjectFetcher(client).find(load_resources()[STREAM], "acct_unknown", None)
+        found = await ObjectFetcher(client).find(load_resources()[STREAM], "obj_0", None)
     assert found is not None
 
 
 @pytest.mark.parametrize("fault", [empty_last_page, empty_middle_pages])
-async def test_an_object_that_is_sought_in_a_list_is_sought_behind_empty_pages(
+async def test_searching_an_object_in_a_list_passes_empty_pages(
     simulator: StripeSimulator, fault: Callable[[], faults.Fault]
 ) -> None:
     simulator.faults.add(fault(), path=PATH, times=None)
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         for object_id in ("obj_0", "obj_49"):
-            found = await Fetches(client).find(load_resources()[STREAM], object_id, None)
+            found = await ObjectFetcher(client).find(load_resources()[STREAM], object_id, None)
             assert found is not None
-        assert await Fetches(client).find(load_resources()[STREAM], "acct_no", None) is None
+        assert await ObjectFetcher(client).find(load_resources()[STREAM], "acct_no", None) is None
 
 
-async def test_a_token_that_is_taken_no_more_has_the_list_read_from_its_start(
+async def test_an_expired_token_restarts_the_list(
     simulator: StripeSimulator,
 ) -> None:
     simulator.faults.add(empty_middle_pages(), path=PATH, times=None)
@@ -147,7 +147,7 @@ async def test_empty_pages_mark_no_row_as_deleted(
     rows.hold(STREAM, simulator.objects(STREAM).documents())
     rows.hold(STREAM, [{"id": "acct_gone", "created": END}])
     simulator.faults.add(fault(), path=PATH, times=None)
-    reading = await read_accounts(simulator, inventory=rows, reconcile=True)
+    reading = await read_accounts(simulator, stored_rows=rows, reconcile=True)
     assert reading.turns(STREAM) == ["started", "completed"]
     gone = {one for (_, one), record in reading.records.items() if record.get("deleted")}
     assert gone == {"acct_gone"}

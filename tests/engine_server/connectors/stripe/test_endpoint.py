@@ -1,4 +1,4 @@
-"""The webhook endpoint that setup keeps at Stripe, and teardown removes."""
+"""Webhook endpoint that setup registers at Stripe, and teardown removes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 
-from engine_server.connectors.stripe.catalog import api_version
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.catalog.streams import api_version
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.endpoint_events import event_types_for
 from engine_server.connectors.stripe.source import StripeSource
+from engine_server.connectors.stripe.webhook_endpoint.event_types import event_types_for
 from engine_server.errors import ConnectionFailed, ConnectorError
+from pipesync.v1.message_pb2 import Message, PlannedRemoval
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for, selected
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.odd_pages import empty_page
@@ -28,7 +31,7 @@ RESTRICTED = "rk_test_restricted"
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a setup came to: the configuration from then on, whether it is a new one, and logs."""
+    """Result of a setup: the new configuration, whether it is to be stored, and the logs."""
 
     config: StripeConfig
     is_stored: bool
@@ -69,7 +72,7 @@ def config(simulator: StripeSimulator) -> StripeConfig:
     return config_for(simulator, account_id=None, webhook_url=URL)
 
 
-async def test_setup_registers_an_endpoint_and_hands_on_its_secret_with_all_the_rest(
+async def test_setup_registers_an_endpoint_and_asks_to_store_its_secret(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     done = await set_up(config)
@@ -86,7 +89,7 @@ async def test_setup_registers_an_endpoint_and_hands_on_its_secret_with_all_the_
     assert done.logs == [f"registered webhook endpoint {made['id']} for {URL}"]
 
 
-async def test_what_stripe_sends_there_is_signed_with_the_secret_that_was_handed_on(
+async def test_deliveries_are_signed_with_the_stored_secret(
     simulator: StripeSimulator,
 ) -> None:
     async with WebhookReceiver() as receiver:
@@ -98,7 +101,7 @@ async def test_what_stripe_sends_there_is_signed_with_the_secret_that_was_handed
         assert [event["data"]["object"]["id"] for event in receiver.events] == [customer["id"]]
 
 
-async def test_setup_again_changes_nothing(
+async def test_repeating_setup_changes_nothing(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -107,7 +110,7 @@ async def test_setup_again_changes_nothing(
     assert (again.is_stored, again.logs, writes(simulator)) == (False, [], before)
 
 
-async def test_another_selection_changes_what_is_sent(
+async def test_another_selection_changes_the_event_types(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -115,7 +118,7 @@ async def test_another_selection_changes_what_is_sent(
     [endpoint] = endpoints(simulator)
     assert endpoint["enabled_events"] == ["price.created", "price.deleted", "price.updated"]
     assert endpoint["id"] == first.config.webhook_endpoint_id
-    assert again.logs == [f"changed what webhook endpoint {endpoint['id']} is sent"]
+    assert again.logs == [f"changed the event types of webhook endpoint {endpoint['id']}"]
     assert not again.is_stored
 
 
@@ -130,7 +133,7 @@ async def test_a_disabled_endpoint_is_enabled_again(
     assert again.logs == [f"enabled webhook endpoint {endpoint['id']} again"]
 
 
-async def test_it_is_found_on_whatever_page_it_is(
+async def test_the_endpoint_is_found_on_any_page(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -144,22 +147,22 @@ async def test_it_is_found_on_whatever_page_it_is(
     assert len(pages) == 2 + 3
 
 
-async def test_another_api_version_takes_another_endpoint_the_old_one_goes_last(
+async def test_another_api_version_replaces_the_endpoint_and_removes_the_old_one_last(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
     changed = first.config.model_copy(update={"api_version": "2025-03-31.basil"})
     messages = StripeSource(QUICK).setup(changed, [selected(name) for name in STREAMS])
     control = (await anext(messages)).control
-    # Until it is handed on, both are there.
+    # Until the secret is passed on, both exist.
     old, new = endpoints(simulator)
     logs = [message.log.message async for message in messages]
     assert endpoints(simulator) == [new]
-    # Which types that version has is not known.
+    # The event types of that version are unknown.
     assert (new["api_version"], new["enabled_events"]) == ("2025-03-31.basil", ["*"])
     stored = StripeConfig.model_validate(MessageToDict(control.source_config))
     assert stored.webhook_endpoint_id == new["id"] != old["id"]
-    # What is under way to the old one can still be verified.
+    # Deliveries in flight to the old endpoint can still be verified.
     assert len(set(stored.webhook_secrets)) == 2
     assert stored.webhook_secrets[1:] == first.config.webhook_secrets
     assert logs == [
@@ -173,7 +176,7 @@ async def test_another_api_version_takes_another_endpoint_the_old_one_goes_last(
 async def test_an_endpoint_whose_secret_was_never_stored_is_replaced(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
-    # The setup broke off before anybody stored what it said.
+    # The setup failed before its result was stored.
     lost = (await set_up(config)).config.webhook_endpoint_id
     again = await set_up(config)
     [endpoint] = endpoints(simulator)
@@ -182,7 +185,7 @@ async def test_an_endpoint_whose_secret_was_never_stored_is_replaced(
     assert not (await set_up(again.config)).is_stored
 
 
-async def test_setups_at_the_same_time_come_to_one_endpoint_at_last(
+async def test_concurrent_setups_end_with_one_endpoint(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first, last = await asyncio.gather(set_up(config), set_up(config))
@@ -192,7 +195,7 @@ async def test_setups_at_the_same_time_come_to_one_endpoint_at_last(
     assert again.config.webhook_endpoint_id == endpoint["id"]
 
 
-async def test_an_answer_that_is_lost_on_its_way_makes_no_second_endpoint(
+async def test_a_lost_response_creates_no_second_endpoint(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     simulator.faults.add(faults.truncated_body(), path=PATH, method="POST")
@@ -234,7 +237,7 @@ async def test_another_url_moves_the_endpoint_there(
     )
 
 
-async def test_without_its_secret_a_named_endpoint_is_not_taken_for_our_own(
+async def test_without_its_secret_a_named_endpoint_is_not_ours(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     # As in the configuration of another pipeline that began as a copy.
@@ -246,7 +249,7 @@ async def test_without_its_secret_a_named_endpoint_is_not_taken_for_our_own(
     assert await tear_down(first.config.model_copy(update=copied | {"webhook_url": None})) == []
 
 
-async def test_without_a_url_the_endpoint_goes(
+async def test_without_a_url_the_endpoint_is_removed(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -254,7 +257,7 @@ async def test_without_a_url_the_endpoint_goes(
     assert (endpoints(simulator), without.config.webhook_endpoint_id) == ([], None)
     before = len(simulator.requests)
     assert not (await set_up(without.config)).is_stored
-    # Only the account is looked at.
+    # Only the account is requested.
     assert len(simulator.requests) == before + 1
 
 
@@ -269,7 +272,7 @@ async def test_streams_without_events_need_no_endpoint(
     )
 
 
-async def test_events_of_a_connected_account_come_through_its_platform(
+async def test_events_of_a_connected_account_arrive_through_its_platform(
     simulator: StripeSimulator,
 ) -> None:
     simulator.connect("acct_connected")
@@ -293,20 +296,20 @@ def fill(simulator: StripeSimulator, count: int) -> None:
         simulator.register_webhook(f"https://example.com/{number}")
 
 
-async def test_an_account_with_all_it_may_have_is_told_what_to_do(
+async def test_a_full_account_gets_an_error_with_the_remedy(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     other = await set_up(config_for(simulator, webhook_url="https://example.com/webhooks/other"))
     fill(simulator, 15)
     with pytest.raises(ConnectorError) as caught:
         await set_up(config)
-    assert "as many webhook endpoints as Stripe lets it have (16)" in caught.value.message
-    assert "Remove one that nobody needs" in caught.value.message
+    assert "the most webhook endpoints that Stripe allows (16)" in caught.value.message
+    assert "Remove an unused one" in caught.value.message
     assert f"{other.config.webhook_endpoint_id} for https://example.com" in caught.value.message
     assert len(endpoints(simulator)) == 16
 
 
-async def test_an_endpoint_of_no_use_makes_room_in_a_full_account(
+async def test_a_useless_endpoint_is_replaced_in_a_full_account(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     await set_up(config)
@@ -316,7 +319,7 @@ async def test_an_endpoint_of_no_use_makes_room_in_a_full_account(
     assert len(endpoints(simulator)) == 16
 
 
-async def test_in_a_full_account_a_working_endpoint_is_not_given_up(
+async def test_a_working_endpoint_is_kept_in_a_full_account(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -327,7 +330,7 @@ async def test_in_a_full_account_a_working_endpoint_is_not_given_up(
 
 
 @pytest.mark.parametrize("may_read", [("*",), ("/v1/account",)])
-async def test_a_key_that_may_not_write_endpoints_is_told_which_permission_it_lacks(
+async def test_a_key_that_may_not_write_endpoints_gets_the_missing_permission(
     simulator: StripeSimulator, may_read: Sequence[str]
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=may_read)
@@ -355,7 +358,7 @@ def _left_by_another_key(simulator: StripeSimulator) -> dict[str, Any]:
     }
 
 
-async def test_a_url_that_stripe_does_not_take_is_named(
+async def test_a_url_that_stripe_refuses_is_named(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     refusal = errors.invalid_request(400, "Invalid URL: not public.", param="url")
@@ -364,7 +367,7 @@ async def test_a_url_that_stripe_does_not_take_is_named(
         await set_up(config)
 
 
-async def test_teardown_is_safe_to_repeat_and_setup_begins_anew(
+async def test_teardown_is_safe_to_repeat_and_setup_starts_over(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -375,7 +378,28 @@ async def test_teardown_is_safe_to_repeat_and_setup_begins_anew(
     assert again.config.webhook_endpoint_id == endpoint["id"]
 
 
-async def test_an_endpoint_that_somebody_else_removes_meanwhile_is_removed(
+async def test_a_plan_names_the_endpoint_that_teardown_removes_and_leaves_it(
+    simulator: StripeSimulator, config: StripeConfig
+) -> None:
+    async def planned(of: StripeConfig) -> list[Message]:
+        return [message async for message in StripeSource(QUICK).plan_teardown(of, [])]
+
+    first = await set_up(config)
+    before = writes(simulator)
+    [message] = await planned(first.config)
+    removal = message.planned_removal
+    assert removal.kind == PlannedRemoval.KIND_WEBHOOK_ENDPOINT
+    assert (removal.name, removal.note) == (
+        first.config.webhook_endpoint_id,
+        f"for {config.webhook_url}",
+    )
+    assert writes(simulator) == before
+    await tear_down(first.config)
+    assert await planned(first.config) == []
+    assert await planned(config.model_copy(update={"webhook_url": None})) == []
+
+
+async def test_an_endpoint_removed_concurrently_counts_as_removed(
     simulator: StripeSimulator, config: StripeConfig
 ) -> None:
     first = await set_up(config)
@@ -384,9 +408,7 @@ async def test_an_endpoint_that_somebody_else_removes_meanwhile_is_removed(
     assert len(await tear_down(first.config)) == 1
 
 
-async def test_no_secret_is_said_to_anybody(
-    simulator: StripeSimulator, config: StripeConfig
-) -> None:
+async def test_no_secret_is_logged(simulator: StripeSimulator, config: StripeConfig) -> None:
     simulator.faults.add(faults.truncated_body(), path=PATH, method="POST")
     with structlog.testing.capture_logs() as captured:
         done = await set_up(config)
@@ -406,3 +428,24 @@ async def test_an_empty_page_of_endpoints_hides_none_of_ours() -> None:
         simulator.faults.add(empty_page(), path=PATH, method="GET", times=None)
         with pytest.raises(ConnectorError, match=rf"GET {PATH}\?limit=100 .*request_id: req_"):
             await set_up(done.config)
+
+
+@pytest.mark.parametrize("field", ["id", "secret"])
+async def test_an_endpoint_with_unstorable_fields_is_refused(
+    simulator: StripeSimulator, config: StripeConfig, field: str
+) -> None:
+    async def odd(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
+        return web.json_response({"id": "we_1", "secret": "whsec_planted", field: "\ud800"})
+
+    simulator.faults.add(odd, path=PATH, method="POST")
+    with pytest.raises(ConnectorError, match="was not answered with an endpoint and its secret"):
+        await set_up(config)
+
+
+async def test_an_endpoint_of_ours_with_an_unstorable_name_is_refused(
+    simulator: StripeSimulator, config: StripeConfig
+) -> None:
+    await set_up(config)
+    simulator.faults.add(faults.with_text(b'"we_', b'"we_\\ud800'), path=PATH, method="GET")
+    with pytest.raises(RequestFailed, match="was not answered with a list of webhook endpoints"):
+        await set_up(config)

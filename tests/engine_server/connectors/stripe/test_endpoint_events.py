@@ -1,4 +1,4 @@
-"""Which events an endpoint is sent: all that can change a row of the selected streams."""
+"""Event types of an endpoint: all that can change a row of the selected streams."""
 
 from collections.abc import Mapping
 from typing import get_args
@@ -6,14 +6,14 @@ from typing import get_args
 import pytest
 import stripe
 
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.endpoint_events import event_types_for, streams_of
-from tests.engine_server.connectors.stripe.events.lives import LIVES, Life
+from engine_server.connectors.stripe.catalog.streams import load_resources
+from engine_server.connectors.stripe.webhook_endpoint.event_types import event_types_for, streams_of
+from tests.engine_server.connectors.stripe.events.object_histories import HISTORIES, ObjectHistory
 from tests.stripe_simulator.simulator import StripeSimulator
 
 NO_STREAM = "no stream holds its objects"
 
-# By all of the type but its last part.
+# By the event type without its last part.
 NOT_SENT: Mapping[str, str] = {
     "balance": NO_STREAM,
     "balance_settings": NO_STREAM,
@@ -35,7 +35,7 @@ NOT_SENT: Mapping[str, str] = {
     "treasury.received_debit": NO_STREAM,
 }
 
-# Of no use to any stream, though others of their resource are.
+# Useless for any stream, unlike others of their resource.
 NEVER_SENT = {"invoice.upcoming", "issuing_authorization.request"}
 
 
@@ -43,17 +43,17 @@ def _types() -> set[str]:
     return set(get_args(stripe.Event.__annotations__["type"]))
 
 
-def test_what_is_not_sent_whatever_is_selected_is_known() -> None:
+def test_the_event_types_that_are_never_sent_are_known() -> None:
     left_out = _types() - set(event_types_for(load_resources()))
     assert left_out >= NEVER_SENT
     assert {name.rpartition(".")[0] for name in left_out - NEVER_SENT} == {*NOT_SENT}
 
 
-@pytest.mark.parametrize("life", LIVES, ids=lambda life: f"{life.stream} {life.born['id']}")
-def test_every_event_of_an_object_is_sent_for_its_stream(life: Life) -> None:
-    told = {event_type for event_type, _ in life.turns + life.parts}
-    assert told <= set(event_types_for([life.stream]))
-    for stream in {stream for stream, _ in life.also}:
+@pytest.mark.parametrize("history", HISTORIES, ids=lambda one: f"{one.stream} {one.initial['id']}")
+def test_every_event_of_an_object_is_sent_for_its_stream(history: ObjectHistory) -> None:
+    told = {event_type for event_type, _ in history.changes + history.parts}
+    assert told <= set(event_types_for([history.stream]))
+    for stream in {stream for stream, _ in history.also}:
         assert told & set(event_types_for([stream]))
 
 
@@ -81,22 +81,22 @@ def test_every_event_of_an_object_is_sent_for_its_stream(life: Life) -> None:
         ("sigma_scheduled_query_runs", {"sigma.scheduled_query_run.created"}),
     ],
 )
-def test_events_that_are_called_otherwise_than_their_objects_are_sent(
+def test_events_with_other_names_than_their_objects_are_sent(
     stream: str, event_types: set[str]
 ) -> None:
     assert event_types <= set(event_types_for([stream]))
 
 
-def test_a_request_that_an_answer_decides_about_is_never_asked_for() -> None:
+def test_real_time_authorization_requests_are_never_subscribed_to() -> None:
     assert streams_of("issuing_authorization.request") == set()
     assert "issuing_authorization.created" in event_types_for(["issuing_authorizations"])
 
 
-def test_streams_that_no_snapshot_event_is_about_ask_for_nothing() -> None:
+def test_streams_without_snapshot_events_subscribe_to_none() -> None:
     assert event_types_for(["exchange_rates", "v2_core_accounts"]) == []
 
 
-async def test_stripe_takes_all_of_them_at_once() -> None:
+async def test_stripe_accepts_all_event_types_at_once() -> None:
     async with StripeSimulator() as simulator:
         wanted = event_types_for(load_resources())
         made = simulator.register_webhook("https://example.com/x", wanted)

@@ -1,11 +1,11 @@
-"""What a refused request is about: the key, a type of objects, one object, or Stripe itself."""
+"""Scope of a refused request: the key, a type of objects, one object, or Stripe itself."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.api.errors import FailureScope, RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from engine_server.errors import ConnectionFailed, ConnectorError
 from tests.engine_server.connectors.stripe.events.failing import OF_AN_OBJECT, OF_STRIPE
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
@@ -16,17 +16,17 @@ from tests.stripe_simulator.errors import Refusal
 from tests.stripe_simulator.faults import Fault
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Whose code says that an account is refused, which may be another one than that which is read.
+# The code says that an account is refused, which may not be the one being read.
 OF_KEY_ALONE = [each for each in KEY_REFUSED if ("code", "account_invalid") not in each.fields]
 
 
 async def scope_of(
     simulator: StripeSimulator, fault: Fault, path: str, endpoint: str, **config: object
 ) -> FailureScope:
-    """What a request that meets a fault is taken for."""
+    """Return the scope of a request that meets a fault."""
     simulator.faults.add(fault, path=path, times=None)
-    async with StripeClient(config_for(simulator, **config), QUICK) as client:
-        # So that the API is known to be there.
+    async with StripeApi(QUICK).client(config_for(simulator, **config)) as client:
+        # Shows that the API is reachable.
         await client.get("/v1/products", {})
         with pytest.raises(ConnectorError) as caught:
             await client.get(path, {}, endpoint=endpoint)
@@ -49,7 +49,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 
 @pytest.mark.parametrize("refusal", OF_AN_OBJECT.values(), ids=OF_AN_OBJECT)
-async def test_a_refusal_of_one_object_is_about_it(
+async def test_a_refusal_of_one_object_has_the_scope_of_the_object(
     simulator: StripeSimulator, refusal: Refusal
 ) -> None:
     assert await of_object(simulator, refusal) is FailureScope.OBJECT
@@ -61,13 +61,13 @@ def named(wording: Wording) -> str:
 
 @pytest.mark.parametrize("wording", UNAVAILABLE, ids=named)
 @pytest.mark.parametrize("is_list", [True, False])
-async def test_what_the_key_or_the_account_may_not_read_is_about_the_stream(
+async def test_a_missing_permission_has_the_scope_of_the_stream(
     simulator: StripeSimulator, wording: Wording, is_list: bool
 ) -> None:
     path = "/v1/customers" if is_list else "/v1/customers/cus_1"
     endpoint = "/v1/customers" if is_list else "/v1/customers/:id"
     fault = faults.refuse(wording.refusal)
-    # What one object lacks is no matter of its type.
+    # A problem of one object does not concern its type.
     fields = dict(wording.fields)
     is_of_list = RequestFailed(
         "",
@@ -82,7 +82,7 @@ async def test_what_the_key_or_the_account_may_not_read_is_about_the_stream(
 
 @pytest.mark.parametrize("wording", OF_KEY_ALONE, ids=named)
 @pytest.mark.parametrize("is_list", [True, False])
-async def test_what_no_request_gets_past_is_about_the_key(
+async def test_a_refusal_of_every_request_has_the_scope_of_the_key(
     simulator: StripeSimulator, wording: Wording, is_list: bool
 ) -> None:
     path = "/v1/customers" if is_list else "/v1/customers/cus_1"
@@ -92,9 +92,22 @@ async def test_what_no_request_gets_past_is_about_the_key(
 
 
 @pytest.mark.parametrize("fault", OF_STRIPE.values(), ids=OF_STRIPE)
-async def test_what_may_pass_is_about_stripe(simulator: StripeSimulator, fault: Fault) -> None:
+async def test_a_transient_failure_has_the_scope_of_stripe(
+    simulator: StripeSimulator, fault: Fault
+) -> None:
     scope = await scope_of(simulator, fault, "/v1/customers/cus_1", "/v1/customers/:id")
     assert scope is FailureScope.STRIPE
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 413, 414, 431])
+async def test_a_path_that_a_proxy_rejects_has_the_scope_of_the_object(
+    simulator: StripeSimulator, status: int
+) -> None:
+    for fault in (faults.html(status), faults.json_error(status, {"message": "no", "code": 4})):
+        scope = await scope_of(simulator, fault, "/v1/customers/cus_1", "/v1/customers/:id")
+        assert scope is FailureScope.OBJECT
+        # For a list, the network to Stripe may be at fault.
+        assert await scope_of(simulator, fault, "/v1/prices", "/v1/prices") is FailureScope.STRIPE
 
 
 @pytest.mark.parametrize(
@@ -163,8 +176,8 @@ async def test_only_a_refusal_of_the_account_itself_shows_that_it_was_disconnect
         "Listing requires one of: customer, account",
     ],
 )
-def test_a_parameter_that_is_missing_is_told_in_other_words_as_well(message: str) -> None:
-    """Made up, in the forms in which APIs say it."""
+def test_a_missing_parameter_is_recognized_in_other_wordings(message: str) -> None:
+    """Made up, in the usual wordings of APIs."""
     sent = ["limit", "created[gte]"]
     error = RequestFailed("", status=400, stripe_message=message, sent=sent)
     assert error.scope is FailureScope.STREAM
@@ -183,7 +196,7 @@ def test_a_parameter_that_is_missing_is_told_in_other_words_as_well(message: str
         "x" * 1000 + " customer is required.",
     ],
 )
-def test_words_about_the_whole_request_or_what_was_sent_skip_no_stream(message: str) -> None:
+def test_messages_about_the_request_or_sent_parameters_skip_no_stream(message: str) -> None:
     sent = ["limit", "created[gte]"]
     error = RequestFailed("", status=400, stripe_message=message, sent=sent)
     assert error.scope is FailureScope.OBJECT

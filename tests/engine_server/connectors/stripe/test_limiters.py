@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from engine_server.connectors.stripe.limiters import Limiters
-from engine_server.connectors.stripe.rate_limit import RateLimiter, Rates
+from engine_server.connectors.stripe.api.limiters import Limiters
+from engine_server.connectors.stripe.api.rate_limit import RateLimiter, Rates
 
 HERE, THERE = "http://127.0.0.1:1", "http://127.0.0.1:2"
 
@@ -28,7 +28,7 @@ def test_users_of_a_key_at_an_address_share_one_limiter_and_the_last_rates() -> 
         assert use_once(limiters, "sk_test_1") is first
 
 
-def test_ten_thousand_keys_leave_no_trace_once_nobody_uses_them() -> None:
+def test_ten_thousand_unused_keys_leave_no_limiters() -> None:
     limiters = Limiters()
     with limiters.use(base_url=HERE, api_key="sk_test_used", rates=rates()) as used:
         for number in range(10_000):

@@ -1,4 +1,4 @@
-"""Lists inside objects are emitted whole."""
+"""Lists inside objects are emitted in full."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.pages import fetch_page
-from engine_server.connectors.stripe.ranges import Range
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.catalog.streams import load_resources
+from engine_server.connectors.stripe.lists.pages import fetch_page
+from engine_server.connectors.stripe.lists.ranges import Range
 from tests.engine_server.connectors.stripe.nested import (
     Document,
     ids,
@@ -33,7 +34,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client
 
 
@@ -50,7 +51,7 @@ async def test_all_items_arrive_in_order_with_no_more_requests_than_pages(
     assert len(simulator.requests) == requests
 
 
-async def test_what_the_object_carries_stays_as_stripe_sent_it(
+async def test_items_in_the_object_stay_as_stripe_sent_them(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     listed = invoice(simulator, 25)
@@ -74,10 +75,10 @@ async def test_a_url_with_a_query_keeps_it_on_every_page(
     assert others["items"]["has_more"] is True
 
 
-async def test_ids_in_a_url_are_asked_for_as_they_are(
+async def test_ids_in_a_url_are_requested_unchanged(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
-    # Some ids are chosen by people.
+    # Users choose some ids.
     url = "/v1/subscription_items?subscription=a%26b%20%C3%BC"
     nested = simulator.nest(url, numbered("si_", 12))
     [emitted] = await records(client, [{"id": "sub", "items": nested}], "subscriptions")
@@ -97,7 +98,7 @@ async def test_lists_deep_inside_an_object_are_completed(
 async def test_lists_inside_the_items_of_a_list_are_completed(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
-    """Both inside items that the object carries, and inside those that had to be fetched."""
+    """Both inside items that the object carries, and inside fetched ones."""
     inside = [subscription(simulator, 11 + n, f"sub_{n}") for n in range(12)]
     listed = {
         "id": "cus_1",
@@ -137,7 +138,7 @@ async def test_several_lists_of_one_object_are_all_completed(
         {"has_more": "true", "object": "list"},
     ],
 )
-async def test_what_is_whole_or_no_list_costs_no_request_and_stays_as_it_is(
+async def test_complete_lists_and_other_values_cost_no_request(
     simulator: StripeSimulator, client: StripeClient, value: Any
 ) -> None:
     listed = {"id": "in_1", "metadata": {"has_more": "true"}, "lines": value}
@@ -150,10 +151,10 @@ async def test_what_is_whole_or_no_list_costs_no_request_and_stays_as_it_is(
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("has_more", [False, True])
 @pytest.mark.parametrize("lines", [10, 11])
-async def test_a_page_knows_whether_lists_inside_it_go_on(
+async def test_a_page_shows_whether_lists_inside_it_are_incomplete(
     simulator: StripeSimulator, client: StripeClient, indent: int | None, has_more: bool, lines: int
 ) -> None:
-    """Whether it goes on itself, how it is spaced and what people write does not count."""
+    """Regardless of the list itself, of white space, and of users' texts."""
     listed = invoice(simulator, lines) | {"description": '"has_more":true, "has_more": true'}
     page = {"object": "list", "data": [listed], "has_more": has_more}
 
@@ -165,7 +166,7 @@ async def test_a_page_knows_whether_lists_inside_it_go_on(
     assert fetched.has_open_lists == (lines > 10)
 
 
-async def test_a_list_of_which_the_object_carries_nothing_is_read_from_its_start(
+async def test_a_list_without_items_in_the_object_is_read_from_its_start(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     listed = invoice(simulator, 12)
@@ -192,12 +193,12 @@ async def test_a_list_that_grows_while_it_is_read_has_each_item_once(
     [emitted] = await records(client, [listed])
     expected = ids(numbered("il_in_1_", 250))
     if not newest_first:
-        # What comes to stand behind the items that are still to be read is read as well.
+        # Items added after those still to be read are read as well.
         expected += [f"il_new_{n}" for n in (250, 251, 252)]
     assert ids(emitted["lines"]["data"]) == expected
 
 
-async def test_items_that_come_again_on_a_later_page_are_kept_once(
+async def test_items_repeated_on_a_later_page_are_kept_once(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     listed = invoice(simulator, 11)

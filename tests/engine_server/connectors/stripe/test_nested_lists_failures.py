@@ -1,4 +1,4 @@
-"""What becomes of lists inside objects that cannot simply be read on."""
+"""Lists inside objects whose rest cannot be read."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,9 @@ import pytest
 import structlog
 from aiohttp import web
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.nested import (
     ids,
@@ -35,12 +36,12 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client
 
 
 def answer(body: Any) -> faults.Fault:
-    """Answers with that JSON."""
+    """Respond with this JSON."""
 
     async def fault(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:
         return web.json_response(body)
@@ -49,7 +50,7 @@ def answer(body: Any) -> faults.Fault:
 
 
 def after_first(fault: faults.Fault) -> faults.Fault:
-    """Lets one request through, and then meets all."""
+    """Let one request through, then apply the fault to all."""
     count = 0
 
     async def later(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
@@ -70,7 +71,7 @@ def after_first(fault: faults.Fault) -> faults.Fault:
         faults.connection_reset(),
     ],
 )
-async def test_what_may_pass_is_tried_again_in_the_middle_of_a_list(
+async def test_transient_failures_are_retried_in_the_middle_of_a_list(
     simulator: StripeSimulator, client: StripeClient, fault: faults.Fault
 ) -> None:
     simulator.faults.add(after_first(fault), path=LINES, times=3)
@@ -79,7 +80,7 @@ async def test_what_may_pass_is_tried_again_in_the_middle_of_a_list(
     assert len(simulator.requests) == 5
 
 
-async def test_a_fault_that_does_not_pass_fails_in_the_words_of_stripe(
+async def test_a_permanent_failure_raises_stripes_message(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.faults.add(faults.refuse(errors.server_error(500)), path=LINES, times=None)
@@ -109,7 +110,7 @@ async def test_a_refused_key_fails_the_connection(
         None,
     ],
 )
-async def test_a_list_that_goes_on_elsewhere_is_refused_and_not_asked_for(
+async def test_a_list_with_a_foreign_url_is_refused_and_not_requested(
     simulator: StripeSimulator, client: StripeClient, url: str | None
 ) -> None:
     listed = invoice(simulator, 11)
@@ -131,7 +132,7 @@ async def test_a_list_that_goes_on_elsewhere_is_refused_and_not_asked_for(
         None,
     ],
 )
-async def test_an_answer_that_is_no_list_fails_by_name(
+async def test_a_response_that_is_no_list_fails_by_name(
     simulator: StripeSimulator, client: StripeClient, body: Any
 ) -> None:
     simulator.faults.add(answer(body), path=LINES)
@@ -148,17 +149,19 @@ async def test_a_list_without_data_fails_by_name(
         await records(client, [listed])
 
 
-async def test_a_list_that_goes_on_after_an_item_without_id_fails_by_name(
+async def test_a_list_that_continues_after_an_item_without_id_fails_by_name(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     listed = invoice(simulator, 11)
     del listed["lines"]["data"][-1]["id"]
-    with pytest.raises(RequestFailed, match=f"list of {LINES} goes on after an item without an id"):
+    with pytest.raises(
+        RequestFailed, match=f"list of {LINES} continues after an item without an id"
+    ):
         await records(client, [listed])
     assert len(simulator.requests) == 0
 
 
-async def test_a_server_that_answers_with_the_same_page_for_ever_fails_by_name(
+async def test_a_server_that_repeats_a_page_for_ever_fails_by_name(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     page = {"object": "list", "data": numbered("il_in_1_", 20), "has_more": True}
@@ -168,10 +171,10 @@ async def test_a_server_that_answers_with_the_same_page_for_ever_fails_by_name(
     assert len(simulator.requests) == 2
 
 
-async def test_an_object_that_is_gone_is_emitted_with_what_was_known_of_it(
+async def test_a_deleted_object_is_emitted_with_its_known_items(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
-    """Its deletion follows as an event; nothing that was known is lost, nothing is made up."""
+    """Its deletion follows as an event; known items stay."""
     gone = errors.resource_missing(404, "invoice", "in_1", "invoice")
     listed = [invoice(simulator, 250), invoice(simulator, 25, "in_2")]
     simulator.faults.add(after_first(faults.refuse(gone)), path=LINES, times=None)
@@ -185,7 +188,7 @@ async def test_an_object_that_is_gone_is_emitted_with_what_was_known_of_it(
     assert "No such invoice: 'in_1'" in line["error"]
 
 
-async def test_an_object_that_a_query_names_is_gone_as_well_when_stripe_misses_it(
+async def test_an_object_named_in_the_query_may_be_deleted_as_well(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     gone = errors.resource_missing(400, "subscription", "sub_1", "subscription")
@@ -197,7 +200,7 @@ async def test_an_object_that_a_query_names_is_gone_as_well_when_stripe_misses_i
 
 
 @pytest.mark.parametrize("deleted", [1, 4, 10])
-async def test_items_deleted_while_a_list_is_read_cost_no_other_item(
+async def test_items_deleted_while_a_list_is_read_lose_no_other_item(
     simulator: StripeSimulator, client: StripeClient, deleted: int
 ) -> None:
     items = numbered("si_sub_1_", 25)
@@ -243,6 +246,6 @@ async def test_a_read_that_is_cancelled_leaves_no_task_behind(
 
 
 def our_tasks(*, since: set[asyncio.Task[Any]]) -> list[str]:
-    """What was begun since then to complete lists; the simulator has tasks of its own."""
+    """Return the tasks started since then to complete lists, without the simulator's."""
     coroutines = [repr(task.get_coro()) for task in asyncio.all_tasks() - since]
     return [name for name in coroutines if "_complete_all" in name or "records" in name]

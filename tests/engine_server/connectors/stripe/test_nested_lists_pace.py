@@ -1,4 +1,4 @@
-"""How hard Stripe is asked for the rest of the lists inside objects."""
+"""Pacing of requests for the rest of lists inside objects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -8,8 +8,11 @@ import pytest
 from aiohttp import web
 
 from engine_server import exact_json
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.transport import Answer
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.clock import ServerClock
+from engine_server.connectors.stripe.api.exchange import ApiResponse
+from engine_server.connectors.stripe.api.limiters import Limiters
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from tests.engine_server.connectors.stripe.nested import invoice, records, subscription
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator import faults
@@ -18,7 +21,7 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 class EndpointsOf(StripeClient):
-    """A client that notes what its requests are paced as."""
+    """A client that records the endpoints that its requests are paced as."""
 
     endpoints: set[str | None]
 
@@ -29,7 +32,7 @@ class EndpointsOf(StripeClient):
         *,
         endpoint: str | None = None,
         decode: Callable[[bytes], Any] = exact_json.decode,
-    ) -> Answer[Any]:
+    ) -> ApiResponse[Any]:
         self.endpoints.add(endpoint)
         return await super().get(path, params, endpoint=endpoint, decode=decode)
 
@@ -42,15 +45,17 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[EndpointsOf]:
-    async with EndpointsOf(config_for(simulator), QUICK) as client:
+    async with EndpointsOf(
+        config_for(simulator), QUICK, limiters=Limiters(), clock=ServerClock()
+    ) as client:
         client.endpoints = set()
         yield client
 
 
-async def test_ids_do_not_make_endpoints_of_their_own(
+async def test_ids_do_not_make_separate_endpoints(
     simulator: StripeSimulator, client: EndpointsOf
 ) -> None:
-    """Otherwise each would have a rate of its own, and the limiter would grow without end."""
+    """Otherwise each would have its own rate, and the limiter would grow without bounds."""
     listed = [invoice(simulator, 11, f"in_{n}") for n in range(3)]
     await records(client, listed)
     assert client.endpoints == {"/v1/invoices/:id/lines"}
@@ -60,10 +65,10 @@ async def test_ids_do_not_make_endpoints_of_their_own(
 
 
 class UnderWay:
-    """The most lists, and pages of the stream, that were asked for at one time.
+    """Records the most lists, and pages of the stream, requested at one time.
 
-    The first requests are answered once there are as many as expected: then it is no matter of luck
-    that they were under way together.
+    The first requests are answered once the expected number has arrived, which makes their
+    concurrency deterministic.
     """
 
     def __init__(self, *, expected_lists: int) -> None:
@@ -87,7 +92,7 @@ class UnderWay:
 
 
 def page_of(path: str) -> str:
-    """The page of an invoice ``in_<page>_<number>``, by the path of its lines."""
+    """Return the page of an invoice ``in_<page>_<number>``, by the path of its lines."""
     return path.split("_")[1]
 
 
@@ -103,12 +108,12 @@ async def test_only_some_lists_of_a_page_are_read_at_once(
     assert under_way.most_lists == at_once
 
 
-async def test_no_more_lists_are_read_at_once_than_requests_are_worth_having(
+async def test_concurrent_lists_are_bounded_by_the_useful_concurrency(
     simulator: StripeSimulator,
 ) -> None:
     under_way = UnderWay(expected_lists=3)
     simulator.faults.add(under_way, times=None)
-    async with StripeClient(config_for(simulator, max_concurrency=3), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator, max_concurrency=3)) as client:
         await records(client, [invoice(simulator, 120, f"in_page_{n}") for n in range(8)])
     assert under_way.most_lists == 3
 
@@ -126,12 +131,12 @@ async def test_only_a_few_pages_of_a_stream_are_completed_at_once(
     assert (under_way.most_pages, under_way.most_lists) == (2, 16)
 
 
-async def test_the_rate_limit_of_the_key_holds_for_nested_lists_too(
+async def test_the_rate_limit_of_the_key_applies_to_nested_lists_too(
     simulator: StripeSimulator,
 ) -> None:
     """Stripe refuses none of 40 requests at the full rate, beyond its burst."""
     simulator.limit_rate(RateLimits(per_second=20))
     listed = [invoice(simulator, 11, f"in_{n}") for n in range(40)]
-    async with StripeClient(config_for(simulator, rate_limit=20), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator, rate_limit=20)) as client:
         await records(client, listed)
     assert [request.status for request in simulator.requests] == [200] * 40

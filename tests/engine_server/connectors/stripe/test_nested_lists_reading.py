@@ -1,4 +1,4 @@
-"""Backfills of objects with lists inside: each object once, each list whole, however often cut."""
+"""Interrupted backfills of objects with lists inside: each object once, each list complete."""
 
 import asyncio
 from collections import Counter
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine_server.connectors.stripe.catalog import stream_name
-from engine_server.connectors.stripe.catalog_exceptions import NESTED_LISTS
+from engine_server.connectors.stripe.catalog.exceptions import NESTED_LISTS
+from engine_server.connectors.stripe.catalog.streams import stream_name
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END
 from tests.engine_server.connectors.stripe.nested import (
@@ -22,9 +22,9 @@ from tests.engine_server.connectors.stripe.reading import Reading, config_for, r
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Parents that lie ten minutes apart, several pages of them.
+# Parents ten minutes apart, several pages of them.
 PARENTS = 230
-# How many items each has inside, in turn: none, what fits, just more, and more than one page.
+# The number of items of each parent in turn: none, those that fit, one more, and several pages.
 ITEM_COUNTS = (0, 3, 25, 10, 11, 130)
 
 
@@ -45,7 +45,7 @@ def put_invoices(simulator: StripeSimulator) -> None:
 
 
 def put_subscriptions(simulator: StripeSimulator) -> Counter[tuple[str, str]]:
-    """Every fourth is one that lists hide; answers what the items' stream is to bring."""
+    """Create subscriptions, of which lists hide every fourth; return the items to read."""
     expected: Counter[tuple[str, str]] = Counter()
     for number in range(PARENTS):
         count = ITEM_COUNTS[number % len(ITEM_COUNTS)]
@@ -60,7 +60,7 @@ def put_subscriptions(simulator: StripeSimulator) -> Counter[tuple[str, str]]:
 
 
 def assert_whole(reading: Reading) -> None:
-    """Every invoice that was read has all its lines, and says so."""
+    """Check that every invoice read has all its lines."""
     for (stream, invoice_id), record in reading.records.items():
         if stream == "invoices":
             assert ids(record["lines"]["data"]) == ids(numbered(f"il_{invoice_id}_", 25))
@@ -87,7 +87,7 @@ async def test_the_items_of_all_subscriptions_arrive_canceled_ones_included(
     assert {r.query["status"] for r in simulator.requests.of("/v1/subscriptions")} == {"all"}
 
 
-async def test_parents_and_their_items_can_be_read_side_by_side(
+async def test_parents_and_their_items_can_be_read_concurrently(
     simulator: StripeSimulator,
 ) -> None:
     expected = put_subscriptions(simulator)
@@ -101,7 +101,7 @@ async def test_parents_and_their_items_can_be_read_side_by_side(
 
 
 @pytest.mark.parametrize("stream", ["invoices", "subscription_items"])
-async def test_a_read_that_is_cut_at_each_checkpoint_and_resumed_brings_everything_once(
+async def test_a_read_resumed_at_each_checkpoint_emits_everything_once(
     simulator: StripeSimulator, stream: str
 ) -> None:
     put_invoices(simulator)
@@ -122,7 +122,7 @@ async def test_a_read_that_is_cut_at_each_checkpoint_and_resumed_brings_everythi
 
 
 @pytest.mark.parametrize("stream", ["invoices", "subscription_items"])
-async def test_a_read_resumed_from_any_checkpoint_brings_the_rest(
+async def test_a_read_resumed_from_any_checkpoint_emits_the_rest(
     simulator: StripeSimulator, stream: str
 ) -> None:
     put_invoices(simulator)
@@ -138,7 +138,7 @@ async def test_a_read_resumed_from_any_checkpoint_brings_the_rest(
         assert before.ids + after.ids == expected
 
 
-async def test_a_window_of_items_is_one_of_their_parents_creation(
+async def test_a_window_of_items_filters_by_the_parents_creation(
     simulator: StripeSimulator,
 ) -> None:
     expected = put_subscriptions(simulator)
@@ -152,7 +152,7 @@ async def test_a_window_of_items_is_one_of_their_parents_creation(
     )
 
 
-async def test_lists_that_are_whole_cost_no_request(simulator: StripeSimulator) -> None:
+async def test_complete_lists_cost_no_request(simulator: StripeSimulator) -> None:
     for number in range(PARENTS):
         simulator.objects("invoices").put(invoice(simulator, 10, f"in_{number}", created(number)))
     await read(config_for(simulator), [selected("invoices")])
@@ -178,7 +178,7 @@ async def test_a_list_that_cannot_be_read_fails_its_stream_and_no_other(
     assert_whole(reading)
 
 
-async def test_a_failed_stream_is_whole_once_its_lists_can_be_read_again(
+async def test_a_failed_stream_completes_once_its_lists_can_be_read_again(
     simulator: StripeSimulator,
 ) -> None:
     put_invoices(simulator)
@@ -211,7 +211,7 @@ async def test_each_stream_of_nested_items_is_read_through_its_parents(
     assert reading.turns(inside.stream) == ["started", "completed"]
 
 
-async def test_a_read_that_is_cancelled_amid_a_nested_list_leaves_nothing_running(
+async def test_a_read_cancelled_in_a_nested_list_leaves_no_task(
     simulator: StripeSimulator,
 ) -> None:
     put_invoices(simulator)
@@ -227,7 +227,7 @@ async def test_a_read_that_is_cancelled_amid_a_nested_list_leaves_nothing_runnin
 
 
 def our_tasks(*, since: set[asyncio.Task[Any]]) -> list[str]:
-    """What the source began since then; the simulator has tasks of its own."""
+    """Return the tasks that the source started since then, without the simulator's."""
     coroutines = [repr(task.get_coro()) for task in asyncio.all_tasks() - since]
     return [name for name in coroutines if "_complete_all" in name or "_fetch" in name]
 
@@ -239,11 +239,11 @@ async def test_a_page_of_long_lists_is_read_in_parts_each_with_its_checkpoint(
     invoices = selected("invoices", gte=created(PARENTS), lt=END)
     reading = await read(config_for(simulator), [invoices])
     assert reading.checkpoints >= PARENTS / 10
-    # The list itself is asked for once, whatever it is handed on in.
+    # The list itself is requested once, regardless of the parts.
     assert len(simulator.requests.of("/v1/invoices")) == 3
 
 
-async def test_requests_that_take_one_part_of_a_page_each_come_to_the_end(
+async def test_requests_for_one_part_of_a_page_each_reach_the_end(
     simulator: StripeSimulator,
 ) -> None:
     put_invoices(simulator)

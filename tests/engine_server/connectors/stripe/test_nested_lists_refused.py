@@ -8,8 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from engine_server.connectors.stripe.catalog import api_version
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.catalog.streams import api_version
 from engine_server.errors import ConnectionFailed
 from pipesync.v1.message_pb2 import SourceInput
 from tests.engine_server.connectors.stripe.accounts import END
@@ -53,7 +54,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client
 
 
@@ -78,7 +79,7 @@ def put_subscriptions(simulator: StripeSimulator, count: int) -> None:
 
 
 @refusals
-async def test_an_object_keeps_the_items_that_are_known_and_says_that_there_are_more(
+async def test_an_object_keeps_its_known_items_and_has_more(
     simulator: StripeSimulator, client: StripeClient, refusal: Refusal
 ) -> None:
     simulator.faults.add(after_first(faults.refuse(refusal)), path=LINES, times=None)
@@ -94,7 +95,7 @@ async def test_an_object_keeps_the_items_that_are_known_and_says_that_there_are_
     assert len(simulator.requests.of(LINES)) == 2
 
 
-async def test_a_rest_that_is_promised_and_never_there_is_refused_as_well(
+async def test_a_promised_rest_that_stays_empty_counts_as_refused(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.faults.add(empty_page(), path=LINES, times=None)
@@ -106,7 +107,7 @@ async def test_a_rest_that_is_promised_and_never_there_is_refused_as_well(
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_an_empty_page_that_promises_more_is_asked_for_again(
+async def test_an_empty_page_that_promises_more_is_requested_again(
     simulator: StripeSimulator, client: StripeClient, times: int
 ) -> None:
     simulator.faults.add(empty_page(), path=LINES, times=times)
@@ -116,7 +117,7 @@ async def test_an_empty_page_that_promises_more_is_asked_for_again(
 
 
 @refusals
-async def test_the_stream_goes_on_with_one_warning_however_many_lists_are_refused(
+async def test_the_stream_continues_with_one_warning_for_all_refused_lists(
     simulator: StripeSimulator, refusal: Refusal
 ) -> None:
     put_invoices(simulator, 230)
@@ -136,7 +137,7 @@ async def test_the_stream_goes_on_with_one_warning_however_many_lists_are_refuse
     assert len(warnings(logs)) == 1
 
 
-async def test_of_a_stream_of_items_those_that_are_known_are_written(
+async def test_the_known_items_of_a_stream_of_items_are_written(
     simulator: StripeSimulator,
 ) -> None:
     put_subscriptions(simulator, 3)
@@ -149,7 +150,7 @@ async def test_of_a_stream_of_items_those_that_are_known_are_written(
 
 
 def refuse_items(simulator: StripeSimulator, *subscriptions: str) -> None:
-    """Refuses the lists of the items of these subscriptions, and the items themselves as well."""
+    """Refuse the item lists of these subscriptions, and the items themselves."""
     refusal = errors.resource_missing(404, "subscription", "sub", "id")
 
     async def fault(request: Any, serve: faults.Serve) -> Any:
@@ -172,7 +173,7 @@ async def test_a_reconcile_keeps_the_items_that_it_could_not_list(
         items = [*numbered(f"si_sub_{number}_", 12), {"id": f"si_gone_{number}"}]
         rows.hold(ITEMS, [{**item, "subscription": f"sub_{number}"} for item in items])
     refuse_items(simulator, "sub_1")
-    reading = await read(config_for(simulator), [selected(ITEMS)], inventory=rows, reconcile=True)
+    reading = await read(config_for(simulator), [selected(ITEMS)], stored_rows=rows, reconcile=True)
     gone = {one for (_, one), record in reading.records.items() if record.get("deleted")}
     assert gone == {"si_gone_0", "si_gone_2"}
 
@@ -195,7 +196,7 @@ async def test_a_refused_key_still_fails_the_connection(simulator: StripeSimulat
     ],
     ids=["proxy 403", "proxy 404", "503", "429"],
 )
-async def test_what_may_pass_still_fails_the_stream_and_writes_no_cut_row(
+async def test_transient_failures_fail_the_stream_without_incomplete_rows(
     simulator: StripeSimulator, fault: faults.Fault
 ) -> None:
     put_invoices(simulator, 2)
@@ -206,7 +207,7 @@ async def test_what_may_pass_still_fails_the_stream_and_writes_no_cut_row(
 
 
 @refusals
-async def test_an_event_writes_the_row_and_the_items_that_are_known(
+async def test_an_event_writes_the_row_and_the_known_items(
     simulator: StripeSimulator, refusal: Refusal
 ) -> None:
     document = subscription(simulator, 25)
@@ -238,7 +239,7 @@ async def test_an_event_completes_a_list_with_an_empty_page_in_between(
 async def read_event(
     simulator: StripeSimulator, document: dict[str, Any], *streams: str
 ) -> Reading:
-    """Has an update of a subscription applied as an input."""
+    """Apply an update of a subscription as an input."""
     simulator.objects("subscriptions").put(document)
     event = {
         "id": "evt_1",

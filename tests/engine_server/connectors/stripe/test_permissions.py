@@ -1,11 +1,11 @@
-"""What becomes of a stream that the key or the account may not read."""
+"""Streams that the key or the account may not read."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.catalog import stream_name
+from engine_server.connectors.stripe.catalog.streams import stream_name
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.accounts import END
 from tests.engine_server.connectors.stripe.reading import (
@@ -41,14 +41,14 @@ def named(wording: Wording) -> str:
 
 
 async def read_amid(simulator: StripeSimulator, wording: Wording, **config: str) -> Reading:
-    """Reads the stream whose list is answered so, and the products."""
+    """Read the stream whose list responds like this, and the products."""
     simulator.faults.add(faults.refuse(wording.refusal), path=wording.path, times=None)
     streams = [selected(stream_name(wording.path)), selected("products")]
     return await read(config_for(simulator, **config), streams)
 
 
 @pytest.mark.parametrize("wording", UNAVAILABLE, ids=named)
-async def test_what_may_not_be_read_is_skipped_in_the_words_of_stripe_and_the_others_go_on(
+async def test_unreadable_streams_are_skipped_with_stripes_message(
     simulator: StripeSimulator, wording: Wording
 ) -> None:
     reading = await read_amid(simulator, wording)
@@ -61,7 +61,7 @@ async def test_what_may_not_be_read_is_skipped_in_the_words_of_stripe_and_the_ot
 
 
 @pytest.mark.parametrize("wording", MISTAKES, ids=named)
-async def test_what_was_asked_wrongly_is_an_error_and_never_skipped(
+async def test_a_wrong_request_is_an_error_and_never_skipped(
     simulator: StripeSimulator, wording: Wording
 ) -> None:
     reading = await read_amid(simulator, wording)
@@ -90,7 +90,7 @@ async def test_a_connected_account_that_is_refused_fails_the_connection(
 
 
 async def test_a_missing_parameter_is_one_that_was_not_sent(simulator: StripeSimulator) -> None:
-    """Of a parameter that pipesync sends, and of a stream that is half read, it is an error."""
+    """A parameter that pipesync sends, or a stream that is half read, makes it an error."""
     missing = errors.missing_parameter("created[lt]")
     simulator.faults.add(faults.refuse(missing), path="/v1/products", times=None)
     half_read = await read(config_for(simulator), [selected("customers", lt=END)], stop_after=1)
@@ -101,7 +101,7 @@ async def test_a_missing_parameter_is_one_that_was_not_sent(simulator: StripeSim
     assert reading.turns("customers") == ["started", "errored"]
 
 
-async def test_of_a_v2_error_the_code_is_enough(simulator: StripeSimulator) -> None:
+async def test_the_code_of_a_v2_error_is_sufficient(simulator: StripeSimulator) -> None:
     words = "Words that were never seen."
     error = {"code": "accounts_v2_access_blocked", "message": words, "user_message": words}
     refusal = Refusal(400, error)
@@ -120,7 +120,7 @@ async def test_the_403_of_a_proxy_says_nothing_about_the_account(
 
 
 @pytest.mark.parametrize("base_path", ["/v1", "/v2", "/stripe"])
-async def test_a_base_url_with_something_after_the_host_is_not_mistaken_for_a_missing_feature(
+async def test_a_base_url_with_a_path_is_not_mistaken_for_a_missing_feature(
     simulator: StripeSimulator, base_path: str
 ) -> None:
     base_url = simulator.base_url + base_path
@@ -128,7 +128,7 @@ async def test_a_base_url_with_something_after_the_host_is_not_mistaken_for_a_mi
     assert reading.turns("customers") == ["started", "errored"]
 
 
-async def test_a_restricted_key_reads_what_it_may(simulator: StripeSimulator) -> None:
+async def test_a_restricted_key_reads_its_permitted_streams(simulator: StripeSimulator) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/products"])
     streams = [selected(name) for name in ("customers", "products", "issuing_cards")]
     reading = await read(config_for(simulator, api_key=RESTRICTED), streams)
@@ -151,7 +151,7 @@ async def test_a_stream_that_was_skipped_is_read_once_the_key_may(
 
 
 @pytest.mark.parametrize("is_whole", [False, True], ids=["half read", "read in an earlier run"])
-async def test_a_permission_that_was_taken_away_is_an_error_and_what_was_read_stays(
+async def test_a_revoked_permission_is_an_error_and_keeps_the_records(
     simulator: StripeSimulator, is_whole: bool
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/customers"])
@@ -172,7 +172,7 @@ async def test_a_permission_that_was_taken_away_is_an_error_and_what_was_read_st
     )
 
 
-async def test_a_permission_that_is_taken_away_amid_a_read_is_an_error(
+async def test_a_permission_revoked_during_a_read_is_an_error(
     simulator: StripeSimulator,
 ) -> None:
     simulator.restrict_key(RESTRICTED, may_read=["/v1/*"])

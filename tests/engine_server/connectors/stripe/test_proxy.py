@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.proxy import proxy_for
+from engine_server.connectors.stripe.api.proxy import proxy_for
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from engine_server.errors import ConnectionFailed
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.loopback_proxy import LoopbackProxy
@@ -54,7 +54,7 @@ def logs() -> Iterator[list[Any]]:
 
 
 async def get(simulator: StripeSimulator, **config: Any) -> int:
-    async with StripeClient(config_for(simulator, **config), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator, **config)) as client:
         answer = await client.get(PATH, {})
     return len(answer.body["data"])
 
@@ -72,7 +72,7 @@ def test_the_environment_names_the_proxy(
     assert proxy.headers == {}
 
 
-def test_credentials_are_taken_out_of_the_address_and_shown_nowhere(
+def test_credentials_are_removed_from_the_address_and_never_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:s%C3%A9cret%40@proxy.example:3128/")
@@ -99,7 +99,7 @@ def test_credentials_are_taken_out_of_the_address_and_shown_nowhere(
         ("127.0.0.1:8444", "https://127.0.0.1:8443", True),
     ],
 )
-def test_no_proxy_names_what_is_asked_directly(
+def test_no_proxy_names_the_hosts_for_direct_requests(
     monkeypatch: pytest.MonkeyPatch, no_proxy: str, base_url: str, is_used: bool
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
@@ -126,11 +126,11 @@ async def test_a_proxy_that_cannot_be_used_is_refused_by_the_name_of_its_variabl
     assert "secret" not in str(caught.value)
 
 
-async def test_requests_go_through_the_proxy_over_connections_that_are_kept(
+async def test_requests_use_kept_connections_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, simulator: StripeSimulator, proxy: LoopbackProxy
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         for _ in range(3):
             await client.get(PATH, {})
     assert len(simulator.requests) == 3
@@ -138,7 +138,7 @@ async def test_requests_go_through_the_proxy_over_connections_that_are_kept(
     assert head.startswith(f"GET {simulator.base_url}{PATH} HTTP/1.1")
 
 
-async def test_no_proxy_is_asked_past_it(
+async def test_requests_to_no_proxy_hosts_bypass_the_proxy(
     monkeypatch: pytest.MonkeyPatch, simulator: StripeSimulator, proxy: LoopbackProxy
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -147,7 +147,7 @@ async def test_no_proxy_is_asked_past_it(
     assert proxy.heads == []
 
 
-async def test_the_proxy_is_told_its_password(
+async def test_the_proxy_gets_its_password(
     monkeypatch: pytest.MonkeyPatch, simulator: StripeSimulator
 ) -> None:
     async with LoopbackProxy(credentials="me:secret") as proxy:
@@ -167,7 +167,7 @@ async def test_a_password_in_netrc_is_not_sent_in_the_place_of_the_key(
     assert request.headers["authorization"] == f"Bearer {simulator.api_key}"
 
 
-async def test_the_page_of_a_proxy_that_cannot_go_on_is_retried(
+async def test_a_proxys_error_page_is_retried(
     monkeypatch: pytest.MonkeyPatch,
     simulator: StripeSimulator,
     proxy: LoopbackProxy,
@@ -214,7 +214,7 @@ async def test_a_proxy_that_asks_for_another_password_fails_the_connection_at_on
     assert len(proxy.heads) == 1
 
 
-async def test_a_tunnel_that_does_not_come_about_is_tried_again_and_never_gets_the_key(
+async def test_a_failed_tunnel_is_retried_and_never_gets_the_key(
     monkeypatch: pytest.MonkeyPatch, simulator: StripeSimulator, proxy: LoopbackProxy
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -230,13 +230,13 @@ async def test_a_tunnel_that_does_not_come_about_is_tried_again_and_never_gets_t
 
 _READ_ONCE = """
 import asyncio, sys, uvloop
-from engine_server.connectors.stripe.client import StripeClient
 from engine_server.connectors.stripe.config import StripeConfig
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 
 async def main():
     config = StripeConfig(api_key="sk_test_tunnel", base_url=sys.argv[1])
-    async with StripeClient(config, RetryPolicy(connect_attempts=1)) as client:
+    async with StripeApi(RetryPolicy(connect_attempts=1)).client(config) as client:
         print((await client.get("/v1/customers", {})).body["data"])
 
 sys.modules[sys.argv[2]].run(main())
@@ -262,7 +262,7 @@ async def test_tls_goes_through_the_proxy_from_end_to_end(
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_own_tls(certificate)).start()
     try:
         port = runner.addresses[0][1]
-        # The certificates to trust are read as the process starts.
+        # The trusted certificates are read when the process starts.
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _READ_ONCE, f"https://127.0.0.1:{port}", loop),
             env={
@@ -286,7 +286,7 @@ async def test_tls_goes_through_the_proxy_from_end_to_end(
 
 
 def _own_tls(certificate: Path) -> ssl.SSLContext:
-    """What a server needs to be trusted by whoever trusts ``certificate``, which is written."""
+    """Return the TLS context of a server whose certificate, written here, is trusted."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,32 +1,37 @@
-"""The algebra of ranges, compared with the plain set of the seconds they hold."""
+"""Algebra of ranges, compared with plain sets of their seconds."""
 
 from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.ranges import Range, difference, intersection, reconcile
+from engine_server.connectors.stripe.lists.ranges import (
+    Range,
+    difference,
+    intersection,
+    remaining_ranges,
+)
 
 LAST = 60
 SETTLING = 10
 bounds = st.none() | st.integers(0, LAST)
 
 
-# Any bounds at all: ranges may overlap, touch, lie in each other, and hold no time.
+# Any bounds: ranges may overlap, touch, contain each other, and be empty.
 ranges = st.builds(Range, gte=bounds, lt=bounds)
 begun_ranges = st.builds(Range, gte=bounds, lt=bounds, cursor=st.none() | st.just("after"))
 
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> tuple[Range, list[Range]]:
-    """A window, and what the source may have left of it: disjoint ranges, some of them begun."""
+    """Draw a window and its possible rest: disjoint ranges, some of them with a cursor."""
     accounted = draw(ranges)
     low = -1 if accounted.gte is None else accounted.gte
     high = LAST + 1 if accounted.lt is None else accounted.lt
     borders = sorted(draw(st.sets(st.integers(low, max(low, high)), max_size=6)))
     remaining = [
         Range(
-            # What reaches the end of the window is as open there as the window is.
+            # A range that reaches the end of the window is as unbounded there as the window.
             gte=accounted.gte if gte == low else gte,
             lt=accounted.lt if lt == high else lt,
             cursor=draw(st.none() | st.just(f"after_{gte}")),
@@ -37,13 +42,13 @@ def checkpoints(draw: st.DrawFn) -> tuple[Range, list[Range]]:
 
 
 def seconds(parts: Iterable[Range]) -> list[int]:
-    """Every second in the ranges, as often as it is in one; far seconds stand for no bound."""
+    """Return every second of the ranges, with repetitions; far seconds stand for no bound."""
     far = range(-SETTLING - 2, LAST + SETTLING + 2)
     return sorted(second for second in far for part in parts if part.contains(second))
 
 
 def unsettled(accounted: Range, window: Range) -> set[int]:
-    """The seconds of the former window that may have got more since, now that time went on."""
+    """Return the seconds of the previous window in which more objects may have appeared."""
     if accounted.lt is None or (window.lt is not None and window.lt <= accounted.lt):
         return set()
     return set(range(accounted.lt - SETTLING, accounted.lt))
@@ -77,24 +82,24 @@ def test_a_cursor_stays_only_where_the_bounds_do(part: Range, window: Range) -> 
 
 
 @given(checkpoint=checkpoints(), window=ranges)
-def test_what_is_left_of_a_new_window_is_all_that_was_not_settled_once(
+def test_the_rest_of_a_new_window_is_each_unsettled_second_once(
     checkpoint: tuple[Range, list[Range]], window: Range
 ) -> None:
     accounted, remaining = checkpoint
     remaining = [part for part in remaining if part.is_bounded]
     settled = set(seconds([accounted])) - set(seconds(remaining)) - unsettled(accounted, window)
-    left = seconds(reconcile(accounted, remaining, window))
+    left = seconds(remaining_ranges(accounted, remaining, window))
     assert set(left) == set(seconds([window])) - settled
-    # A part that was begun keeps its cursor, so what may still settle is added beside it.
+    # A part with a cursor keeps it, so the seconds that may still settle are added separately.
     twice = {second for second in left if left.count(second) > 1}
     assert twice <= unsettled(accounted, window)
 
 
 @given(accounted=ranges, remaining=st.lists(begun_ranges, max_size=5), window=ranges)
-def test_whatever_the_checkpoint_says_all_that_is_not_settled_is_left(
+def test_every_unsettled_second_is_left_for_any_checkpoint(
     accounted: Range, remaining: list[Range], window: Range
 ) -> None:
-    left = reconcile(accounted, remaining, window)
+    left = remaining_ranges(accounted, remaining, window)
     unbounded = [part for part in remaining if not part.is_bounded]
     assert [part for part in left if not part.is_bounded][: len(unbounded)] == unbounded
     bounded = [part for part in remaining if part.is_bounded]
@@ -106,37 +111,39 @@ def test_whatever_the_checkpoint_says_all_that_is_not_settled_is_left(
 
 
 @given(checkpoint=checkpoints())
-def test_an_unchanged_window_leaves_what_was_left(checkpoint: tuple[Range, list[Range]]) -> None:
+def test_an_unchanged_window_keeps_the_rest(checkpoint: tuple[Range, list[Range]]) -> None:
     accounted, remaining = checkpoint
-    assert set(reconcile(accounted, remaining, accounted)) == set(remaining)
+    assert set(remaining_ranges(accounted, remaining, accounted)) == set(remaining)
 
 
 @given(checkpoint=checkpoints(), window=ranges)
-def test_left_twice_is_left_once(checkpoint: tuple[Range, list[Range]], window: Range) -> None:
-    left = reconcile(*checkpoint, window)
-    assert reconcile(window, left, window) == left
+def test_computing_the_rest_twice_changes_nothing(
+    checkpoint: tuple[Range, list[Range]], window: Range
+) -> None:
+    left = remaining_ranges(*checkpoint, window)
+    assert remaining_ranges(window, left, window) == left
 
 
-def test_what_is_left_is_read_newest_first() -> None:
+def test_the_rest_is_ordered_newest_first() -> None:
     remaining = [Range(gte=10, lt=20, cursor="a"), Range(gte=40, lt=50)]
-    assert reconcile(Range(gte=10, lt=50), remaining, Range(gte=10, lt=60)) == (
+    assert remaining_ranges(Range(gte=10, lt=50), remaining, Range(gte=10, lt=60)) == (
         Range(gte=50, lt=60),
         Range(gte=40, lt=50),
         Range(gte=10, lt=20, cursor="a"),
     )
 
 
-def test_a_list_read_without_a_filter_goes_on_and_what_is_newer_is_added() -> None:
+def test_an_unfiltered_list_continues_and_newer_ranges_are_added() -> None:
     begun = Range(cursor="after")
-    assert reconcile(Range(lt=100), [begun], Range(lt=200)) == (begun, Range(gte=90, lt=200))
+    assert remaining_ranges(Range(lt=100), [begun], Range(lt=200)) == (begun, Range(gte=90, lt=200))
 
 
-def test_the_last_seconds_of_a_former_window_are_read_again_though_a_cursor_is_past_them() -> None:
+def test_the_last_seconds_of_a_previous_window_are_reread_despite_a_cursor() -> None:
     begun = Range(gte=0, lt=100, cursor="after")
-    left = reconcile(Range(gte=0, lt=100), [begun], Range(gte=0, lt=200))
+    left = remaining_ranges(Range(gte=0, lt=100), [begun], Range(gte=0, lt=200))
     assert left == (Range(gte=90, lt=200), begun)
 
 
 def test_a_window_without_time_leaves_nothing() -> None:
-    assert reconcile(Range(lt=100), [Range(gte=20, lt=90)], Range(gte=50, lt=50)) == ()
-    assert reconcile(Range(gte=80, lt=20), [], Range(gte=80, lt=20)) == ()
+    assert remaining_ranges(Range(lt=100), [Range(gte=20, lt=90)], Range(gte=50, lt=50)) == ()
+    assert remaining_ranges(Range(gte=80, lt=20), [], Range(gte=80, lt=20)) == ()

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from engine_server.connectors.stripe.rate_limit import RateLimiter, Rates, rates_for
+from engine_server.connectors.stripe.api.rate_limit import RateLimiter, Rates, rates_for
 from tests.engine_server.connectors.stripe import virtual_time
 
 
@@ -35,14 +35,14 @@ def test_rates_follow_the_address_the_mode_and_the_configuration(
 
 
 @pytest.mark.parametrize(("mode", "allowed"), [("sk_live", 100), ("sk_test", 25)])
-def test_the_defaults_and_a_burst_come_to_what_stripe_allows(mode: str, allowed: float) -> None:
+def test_the_defaults_and_a_burst_add_up_to_stripes_limits(mode: str, allowed: float) -> None:
     rates = rates_for(base_url="https://api.stripe.com", api_key=f"{mode}_1", rate_limit=None)
     assert rates.key * (1 + rates.burst_seconds) == allowed
     assert rates.endpoint * (1 + rates.burst_seconds) == 25
     assert rates.exceptions["/v1/files"] * (1 + rates.burst_seconds) == 20
 
 
-def test_a_rate_that_was_asked_for_is_kept_with_hardly_a_burst() -> None:
+def test_a_configured_rate_has_hardly_any_burst() -> None:
     rates = rates_for(base_url="https://api.stripe.com", api_key="sk_live_1", rate_limit=50.0)
     assert rates.key * (1 + rates.burst_seconds) == pytest.approx(55)
 
@@ -58,7 +58,7 @@ def test_a_rate_that_was_asked_for_is_kept_with_hardly_a_burst() -> None:
         ("", 40, 20),
     ],
 )
-def test_the_reason_says_which_bucket_slows_down(
+def test_the_reason_selects_the_bucket_to_slow_down(
     reason: str, key_rate: float, endpoint_rate: float
 ) -> None:
     limiter = limiter_for(80, 20)
@@ -89,7 +89,7 @@ def test_two_hundred_users_of_a_key_get_equal_shares(monkeypatch: pytest.MonkeyP
     assert 4795 <= served.total() <= 4820
 
 
-def test_an_idle_stream_leaves_its_share_and_gets_it_back_at_once(
+def test_an_idle_stream_yields_its_share_and_regains_it_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served = 0
@@ -104,7 +104,7 @@ def test_an_idle_stream_leaves_its_share_and_gets_it_back_at_once(
         limiter = limiter_for(20)
         users = [asyncio.create_task(busy(limiter)) for _ in range(50)]
         await asyncio.sleep(10)
-        # Alone it had everything.
+        # Alone it used the whole rate.
         assert 199 <= served <= 206
         began = time.monotonic()
         # Fifty wait at the other endpoint, but only one of them for the key.
@@ -149,7 +149,7 @@ async def test_a_cancelled_wait_takes_from_neither_bucket() -> None:
         await limiter.acquire("/v1/list")
 
 
-def test_endpoints_without_end_take_no_memory_without_end(
+def test_the_number_of_endpoints_does_not_grow_without_bounds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:

@@ -3,7 +3,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from engine_server.connectors.stripe.retry import RetryPolicy, is_retriable, retry_after
+from engine_server.connectors.stripe.api.retry import RetryPolicy, is_retriable, retry_after
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
@@ -29,11 +29,12 @@ def test_delays_are_jittered_under_a_doubling_and_capped_bound() -> None:
         assert bound * 0.8 < max(delays) <= bound
 
 
-def test_the_delay_that_the_server_asks_for_comes_first_within_reason() -> None:
+def test_the_servers_delay_takes_precedence_within_bounds() -> None:
     for asked, expected in [(7.0, 7.0), (0.0, 0.0), (86_400.0, 60.0)]:
         delays = [RetryPolicy().delay(1, asked) for _ in range(300)]
         assert min(delays) >= expected
         assert expected * 1.2 <= max(delays) <= expected * 1.25
+    assert RetryPolicy(longest_retry_after=2).delay(1, 60.0) <= 2.5
 
 
 @pytest.mark.parametrize(
@@ -52,12 +53,12 @@ def test_the_delay_that_the_server_asks_for_comes_first_within_reason() -> None:
         ("Wed, 99 Oct 2015 07:00:00 GMT", None),
     ],
 )
-def test_retry_after_is_read_as_seconds_or_as_a_moment(value: str, seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date(value: str, seconds: float | None) -> None:
     headers = {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}
     assert retry_after(headers) == seconds
 
 
-def test_a_moment_is_compared_with_our_own_clock_if_the_server_shows_none() -> None:
+def test_a_date_is_compared_with_the_own_clock_if_the_server_shows_none() -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     seconds = retry_after({"Retry-After": soon})
     assert seconds is not None

@@ -16,14 +16,14 @@ from tests.stripe_simulator.seeds.plan import SeedPlan
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
-async def test_discover_answers_the_catalog_without_the_network() -> None:
+async def test_discover_returns_the_catalog_without_network() -> None:
     async with StripeSimulator() as simulator:
         [message] = [m async for m in StripeSource().discover(config_for(simulator))]
         assert {"customers", "products"} <= {stream.name for stream in message.catalog.streams}
         assert len(simulator.requests) == 0
 
 
-async def test_an_engine_that_is_up_has_the_catalog_loaded(
+async def test_a_started_engine_has_loaded_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded_by: list[int] = []
@@ -31,9 +31,9 @@ async def test_an_engine_that_is_up_has_the_catalog_loaded(
         "engine_server.connectors.stripe.source.load_resources",
         lambda: loaded_by.append(threading.get_ident()),
     )
-    async with StripeSource().kept_open():
+    async with StripeSource().lifespan():
         [thread] = loaded_by
-    # It takes long enough to stop whatever else an event loop has to do.
+    # Blocks the event loop long enough to delay other tasks.
     assert thread != threading.get_ident()
 
 
@@ -64,7 +64,7 @@ async def test_setup_asks_to_store_the_account_with_the_rest_of_the_configuratio
     }
 
 
-async def test_setup_of_a_known_account_only_looks_and_teardown_does_nothing() -> None:
+async def test_setup_of_a_known_account_stores_nothing_and_teardown_does_nothing() -> None:
     async with StripeSimulator() as simulator:
         config = config_for(simulator, account_created=simulator.account_created)
         assert [m async for m in StripeSource(QUICK).setup(config, [])] == []
@@ -119,7 +119,7 @@ REFUSED = "The provided key 'rk_***' does not have the required permissions for 
         "Permission denied. Account acct_1Named does not permit this key to read it.",
     ],
 )
-async def test_the_account_that_a_refusal_names_is_the_one_of_a_restricted_key(
+async def test_the_account_of_a_restricted_key_is_the_one_a_refusal_names(
     words: str,
 ) -> None:
     async with StripeSimulator(SeedPlan(counts={"products": 1})) as simulator:
@@ -152,7 +152,7 @@ async def test_a_refusal_that_names_no_account_or_two_asks_for_account_id(words:
             await read(config_for(simulator, account_id=None), [selected("products")])
 
 
-async def test_a_connected_account_that_is_configured_is_the_one_whatever_is_named() -> None:
+async def test_a_configured_connected_account_takes_precedence() -> None:
     async with StripeSimulator() as simulator:
         simulator.connect("acct_connected", SeedPlan(counts={"products": 1}))
         refusal = errors.permission_denied(f"{REFUSED}account 'acct_simulator'.")
@@ -163,7 +163,7 @@ async def test_a_connected_account_that_is_configured_is_the_one_whatever_is_nam
     assert record["_account_id"] == "acct_connected"
 
 
-async def test_an_account_that_the_key_may_not_see_fails_the_connection_with_a_way_out() -> None:
+async def test_an_unreadable_account_fails_the_connection_with_the_remedy() -> None:
     async with StripeSimulator() as simulator:
         simulator.faults.add(faults.refuse(errors.permission_denied("no account for you")))
         with pytest.raises(ConnectionFailed, match="account_id can be configured instead"):

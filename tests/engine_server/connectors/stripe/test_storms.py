@@ -1,10 +1,10 @@
-"""Reading while Stripe refuses three calls of ten: everything arrives, and nobody hammers."""
+"""Reading while Stripe refuses three of ten calls: every object arrives, with few extra calls."""
 
 from collections import Counter
 
 import pytest
 
-from engine_server.connectors.stripe.retry import RetryPolicy
+from engine_server.connectors.stripe.api.retry import RetryPolicy
 from tests.engine_server.connectors.stripe import virtual_time
 from tests.engine_server.connectors.stripe.reading import config_for, read, selected
 from tests.stripe_simulator import errors, faults
@@ -36,7 +36,7 @@ def test_a_storm_on_every_list_loses_nothing_and_costs_few_calls(
             assert reading.ids == Counter(expected)
             assert {reading.turns(name)[-1] for name in STREAMS} == {"completed"}
             answered = sum(1 for request in simulator.requests if request.status == 200)
-            # Besides the calls that brought a page, three for every seven of them, or a few more.
+            # Besides the calls that returned a page, three for every seven of them, or a few more.
             assert len(simulator.requests) <= answered / 0.7 * 1.15
 
     virtual_time.run(monkeypatch, main())

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from engine_server.connectors.stripe.token_bucket import TokenBucket
+from engine_server.connectors.stripe.api.token_bucket import TokenBucket
 from tests.engine_server.connectors.stripe import virtual_time
 
 
 async def acquire(bucket: TokenBucket, count: int = 1) -> list[float]:
-    """Takes that many tokens, one after the other, and answers when."""
+    """Take tokens one after the other, and return the times."""
     taken = []
     for _ in range(count):
         async with bucket.turn():
@@ -83,7 +83,7 @@ def test_a_loop_that_wakes_up_late_costs_no_rate(
     assert 999 / rate <= passed < 999 / rate + 0.2
 
 
-def test_being_asked_for_its_rate_costs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_rate_takes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask(bucket: TokenBucket) -> None:
         while True:
             assert bucket.rate == 5
@@ -106,7 +106,7 @@ async def test_tokens_come_at_the_rate_by_the_real_clock() -> None:
     assert 0.2 <= time.monotonic() - began < 0.4
 
 
-async def test_whoever_came_first_goes_first() -> None:
+async def test_callers_are_served_first_come_first_served() -> None:
     bucket = TokenBucket(5000, burst_seconds=0.1)
     served: list[int] = []
 
@@ -118,7 +118,7 @@ async def test_whoever_came_first_goes_first() -> None:
     assert served == list(range(100))
 
 
-async def test_a_cancelled_wait_takes_no_token_and_holds_nobody_up() -> None:
+async def test_a_cancelled_wait_takes_no_token_and_delays_no_caller() -> None:
     bucket = TokenBucket(100, burst_seconds=0.1)
     await acquire(bucket)
     waiting = [asyncio.create_task(acquire(bucket)) for _ in range(50)]
@@ -133,7 +133,7 @@ async def test_a_cancelled_wait_takes_no_token_and_holds_nobody_up() -> None:
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that moves only when told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -145,7 +145,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_a_slowed_rate_is_halved_and_comes_back_by_equal_steps(clock: Clock) -> None:
+def test_a_slowed_rate_is_halved_and_recovers_in_equal_steps(clock: Clock) -> None:
     bucket = TokenBucket(100, burst_seconds=0.25)
     bucket.slow_down(clock.now)
     rates = []
@@ -155,7 +155,7 @@ def test_a_slowed_rate_is_halved_and_comes_back_by_equal_steps(clock: Clock) -> 
     assert rates == pytest.approx([50, 55, 60, 65, 70, 75, 80, 85, 90, 95, 100, 100])
 
 
-def test_requests_that_were_under_way_together_slow_it_down_once(clock: Clock) -> None:
+def test_requests_in_flight_together_slow_it_down_once(clock: Clock) -> None:
     bucket = TokenBucket(100, burst_seconds=0.25)
     sent_before = clock.now
     bucket.slow_down(sent_before)
@@ -194,12 +194,12 @@ def test_a_new_full_rate_does_not_undo_a_slow_down(clock: Clock) -> None:
     assert bucket.rate == 20
 
 
-def test_it_is_rested_when_it_has_nothing_to_remember(clock: Clock) -> None:
+def test_it_is_replenished_when_it_has_no_state_to_keep(clock: Clock) -> None:
     bucket = TokenBucket(10, burst_seconds=0.25)
 
     def is_rested_after(seconds: float) -> bool:
         clock.now += seconds
-        return bucket.is_rested
+        return bucket.is_replenished
 
     assert is_rested_after(0)
     bucket.take()
@@ -216,4 +216,4 @@ async def test_an_unlimited_bucket_never_waits() -> None:
     async with asyncio.timeout(5):
         await acquire(bucket, 1000)
     assert bucket.rate == math.inf
-    assert bucket.is_rested
+    assert bucket.is_replenished

@@ -1,4 +1,4 @@
-"""An event loop whose clock stands still while anything can run, and then jumps: nothing waits."""
+"""An event loop with virtual time, which jumps ahead when no task can run."""
 
 import asyncio
 import selectors
@@ -8,21 +8,17 @@ from typing import Any
 
 import pytest
 
-from engine_server.connectors.stripe import client
-from engine_server.connectors.stripe.clock import CLOCKS
-from engine_server.connectors.stripe.limiters import Limiters
-
-# Real seconds that what was sent may take to arrive, and the most that are waited for it where a
-# jump would be so long that a request could time out.
+# Real seconds for sent data to arrive, and the most to wait for them before a jump that could make
+# a request time out.
 _ON_THE_WAY = 0.0001
 _LONG_ON_THE_WAY = 0.02
 
 
 class _Selector(selectors.DefaultSelector):
-    """Passes the time instead of waiting, once nothing is left on the way.
+    """Advances the time instead of waiting, once no data are in flight.
 
-    Sockets within this process are real, and on the loopback interface what one end sends is there
-    for the other at once, or almost.
+    Sockets within this process are real, and data sent over the loopback interface arrive almost at
+    once.
     """
 
     def __init__(self) -> None:
@@ -51,7 +47,7 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.selector = _Selector()
         super().__init__(self.selector)
-        # Else a timer may come due a little before its time.
+        # Otherwise a timer may be due slightly too early.
         self._clock_resolution = 1e-9
 
     def time(self) -> float:
@@ -64,12 +60,12 @@ def run(
     *,
     lateness: Callable[[], float] | None = None,
 ) -> float:
-    """Runs ``main`` and answers how many virtual seconds it took.
+    """Run ``main`` and return its virtual seconds.
 
     Args:
-        monkeypatch: Puts the virtual time in the place of ``time.monotonic``.
-        main: What to run.
-        lateness: How many seconds late the loop wakes up, each time.
+        monkeypatch: Replaces ``time.monotonic`` with the virtual time.
+        main: The coroutine to run.
+        lateness: The seconds that the loop wakes up late, each time.
     """
     with asyncio.Runner(loop_factory=_Loop) as runner:
         loop = runner.get_loop()
@@ -77,13 +73,6 @@ def run(
         if lateness is not None:
             loop.selector.lateness = lateness
         monkeypatch.setattr(time, "monotonic", loop.time)
-        # What was paced by the one clock would wait for ever by the other.
-        monkeypatch.setattr(client, "LIMITERS", Limiters())
-        CLOCKS.forget()
         began = loop.time()
-        try:
-            runner.run(main)
-            return loop.time() - began
-        finally:
-            # Nor would it tell the time.
-            CLOCKS.forget()
+        runner.run(main)
+        return loop.time() - began

@@ -1,6 +1,6 @@
-"""How Stripe says that an account or a key may not read a list, each with where that was seen.
+"""Stripe's messages when an account or a key may not read a list, each with its source.
 
-The paths are those that the words were seen of, or that they fit.
+The paths are those that the messages were seen for, or that they fit.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ _SKIPPABLE = f"{SYNC_ENGINE}/blob/main/packages/source-stripe/src/src-list-api.t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """One answer.
+    """One error response.
 
     Attributes:
-        path: The list that is answered so.
+        path: The list that responds with it.
         status: The HTTP status.
-        message: Stripe's words; ids and keys are made up.
-        source: The URL of where they were seen.
-        fields: More of the error body.
+        message: Stripe's message; ids and keys are made up.
+        source: The URL of its source.
+        fields: Further fields of the error body.
     """
 
     path: str
@@ -32,13 +32,13 @@ class Wording:
 
     @property
     def refusal(self) -> Refusal:
-        """As the simulator answers it."""
+        """Return the response of the simulator."""
         error: dict[str, Any] = {"type": "invalid_request_error", "message": self.message}
         return Refusal(self.status, {**error, **dict(self.fields)})
 
 
-# The account does not have it, the key may not read it, or the list answers only when it is told
-# whose objects to list: no reason to fail a run.
+# The account lacks the list, the key may not read it, or the list requires the owner of its
+# objects: no reason to fail a run.
 UNAVAILABLE = (
     Wording(
         path="/v1/issuing/cards",
@@ -139,7 +139,7 @@ UNAVAILABLE = (
     Wording(
         path="/v1/charges",
         status=400,
-        # Seen of the creation of a charge.
+        # Seen for the creation of a charge.
         message="Must provide source or customer.",
         source="https://github.com/stripe/stripe-php/issues/180",
     ),
@@ -153,7 +153,7 @@ UNAVAILABLE = (
     Wording(
         path="/v1/refunds",
         status=400,
-        # Seen of the creation of a refund.
+        # Seen for the creation of a refund.
         message="One of the following params should be provided for this request: payment_intent "
         "or charge.",
         source="Tests of several clients; https://docs.stripe.com/api/refunds/create",

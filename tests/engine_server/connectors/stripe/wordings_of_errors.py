@@ -1,8 +1,8 @@
-"""How Stripe says that a request, or the key, is wrong, each with where that was seen."""
+"""Stripe's messages when a request or the key is wrong, each with its source."""
 
 from tests.engine_server.connectors.stripe.wordings import Wording
 
-# What was asked is wrong: a mistake in the configuration or in the source, for somebody to see.
+# The request is wrong: a mistake in the configuration or in the source, which must be reported.
 MISTAKES = (
     Wording(
         path="/v1/reporting/report_types",
@@ -85,7 +85,7 @@ MISTAKES = (
     ),
 )
 
-# No list can be read with this key, from here.
+# No list can be read with this key from this address.
 KEY_REFUSED = (
     Wording(
         path="/v1/customers",
@@ -117,7 +117,7 @@ KEY_REFUSED = (
     ),
     Wording(
         path="/v1/customers",
-        # Seen with 401 only; other restrictions of a key are told with this status.
+        # Seen with 401 only; other restrictions of a key have this status.
         status=403,
         message="The API key provided does not allow requests from your IP address.",
         source="https://github.com/PostHog/posthog/pull/64017",

@@ -1,4 +1,4 @@
-"""Events in the shapes of https://docs.stripe.com/api/events/object, and what is made of them."""
+"""Events in the shapes of https://docs.stripe.com/api/events/object, and their processing."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-from engine_server.connectors.stripe.catalog import api_version, load_resources
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.catalog.streams import api_version, load_resources
+from engine_server.connectors.stripe.events.event_batches import process_events
 from engine_server.connectors.stripe.events.failed_events import FailedEvents
 from engine_server.connectors.stripe.events.failure import EventFailed
-from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope, Revalidated
 from pipesync.v1.message_pb2 import Message
 
@@ -38,7 +38,7 @@ def event(
     previous: Document | None = None,
     **fields: Any,
 ) -> Document:
-    """A snapshot event; ``fields`` replace what stands in it."""
+    """Return a snapshot event; ``fields`` replace its own."""
     data: Document = {"object": about}
     if previous is not None:
         data["previous_attributes"] = previous
@@ -65,7 +65,7 @@ def thin(
     created: str = "2025-10-09T08:53:20.482Z",
     **fields: Any,
 ) -> Document:
-    """A thin event: it names its object."""
+    """Return a thin event, which names its object."""
     return {
         "id": f"evt_test_{next(_numbers)}",
         "object": "v2.core.event",
@@ -80,7 +80,7 @@ def thin(
 
 
 def whole_list(url: str, items: Sequence[Document]) -> Document:
-    """A list inside an object that holds all its items."""
+    """Return a list inside an object with all its items."""
     return {
         "object": "list",
         "data": list(items),
@@ -91,7 +91,7 @@ def whole_list(url: str, items: Sequence[Document]) -> Document:
 
 
 def item(item_id: str, subscription_id: str = "sub_1", **fields: Any) -> Document:
-    """A subscription item."""
+    """Return a subscription item."""
     return {
         "id": item_id,
         "object": "subscription_item",
@@ -105,7 +105,7 @@ def item(item_id: str, subscription_id: str = "sub_1", **fields: Any) -> Documen
 
 
 def subscription(*items: Document, subscription_id: str = "sub_1", **fields: Any) -> Document:
-    """A subscription with its items."""
+    """Return a subscription with its items."""
     return {
         "id": subscription_id,
         "object": "subscription",
@@ -119,7 +119,7 @@ def subscription(*items: Document, subscription_id: str = "sub_1", **fields: Any
 
 
 def scope(*streams: str, revalidated: Revalidated = frozenset(), **fields: Any) -> EventScope:
-    """The events of these streams are wanted, of a platform that is read in test mode."""
+    """Return the scope of these streams, of a platform read in test mode."""
     resources = load_resources()
     wanted: Document = {
         "account_id": ACCOUNT,
@@ -135,7 +135,7 @@ def scope(*streams: str, revalidated: Revalidated = frozenset(), **fields: Any) 
 async def messages(
     client: StripeClient, wanted: EventScope, events: Iterable[Mapping[str, Any] | bytes]
 ) -> list[Message]:
-    """All messages that come of the events; raises what the first one that fails fails for."""
+    """Return all messages of the events; raise the failure of the first one that fails."""
     failed: FailedEvents[int] = FailedEvents()
     async with aclosing(process_events(client, wanted, list(events), failed=failed)) as yielded:
         found = [message async for message in yielded]
@@ -147,7 +147,7 @@ async def messages(
 async def records(
     client: StripeClient, wanted: EventScope, *events: Mapping[str, Any] | bytes
 ) -> list[tuple[str, Document]]:
-    """The records that come of the events, each with its stream."""
+    """Return the records of the events, each with its stream."""
     return [
         (message.record_batch.stream, orjson.loads(record))
         for message in await messages(client, wanted, events)
@@ -155,6 +155,6 @@ async def records(
     ]
 
 
-def stamped(document: Document, at: int = NOW, **fields: Any) -> Document:
-    """The record of an object."""
+def with_metadata(document: Document, at: int = NOW, **fields: Any) -> Document:
+    """Return the record of an object."""
     return {**document, **fields, "_account_id": ACCOUNT, "_updated_at": at}

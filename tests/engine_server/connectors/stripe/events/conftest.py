@@ -1,23 +1,24 @@
-"""An empty account, and the way to it."""
+"""An empty account, and a client of it."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator.simulator import StripeSimulator
 
 
 @pytest.fixture
 async def simulator() -> AsyncIterator[StripeSimulator]:
-    """It holds nothing yet."""
+    """Yield an empty account."""
     async with StripeSimulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    """Asks the simulator."""
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    """Yield a client of the simulator."""
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Events whose look-up Stripe refuses, and polls that meet them."""
+"""Events whose lookup Stripe refuses, and polls with them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.errors import Refusal
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# Refusals that are about one object, by the words in a test's name.
+# Refusals that concern one object, by the words in a test's name.
 OF_AN_OBJECT: dict[str, Refusal] = {
     "400": errors.invalid_request(400, "This customer cannot be retrieved.", code="no_such_way"),
     "404": errors.invalid_request(404, "There is nothing here.", code="not_here"),
@@ -32,7 +32,7 @@ OF_AN_OBJECT: dict[str, Refusal] = {
     ),
     "410": errors.invalid_request(410, "It was here once."),
 }
-# What Stripe, or something before it, fails at.
+# Failures of Stripe or of a proxy.
 OF_STRIPE = {
     "500": faults.refuse(errors.server_error(500)),
     "503": faults.refuse(errors.server_error(503)),
@@ -40,20 +40,20 @@ OF_STRIPE = {
     "409": faults.refuse(errors.invalid_request(409, "Another request holds a lock.")),
     "429": faults.refuse(errors.rate_limited("endpoint-rate")),
     "a proxy's page": faults.html(403),
-    "a gateway's error": faults.json_error(404, {"message": "no healthy upstream", "code": 404}),
+    "a gateway's error": faults.json_error(403, {"message": "no healthy upstream", "code": 403}),
     "a cut answer": faults.truncated_body(),
     "a reset connection": faults.connection_reset(),
 }
 
 
 def refuse_lookups(simulator: StripeSimulator, *customers: str, refusal: Refusal) -> None:
-    """Has Stripe refuse to show these customers from now on."""
+    """Make Stripe refuse to show these customers from now on."""
     for customer in customers:
         simulator.faults.add(faults.refuse(refusal), path=f"/v1/customers/{customer}", times=None)
 
 
 def looking_up(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
-    """A configuration that has every object of an event looked up."""
+    """Return a configuration that looks up every object of an event."""
     return following(simulator, revalidate_objects="all", **fields)
 
 
@@ -63,7 +63,7 @@ async def poll(
     state: SourceState,
     **request: Any,
 ) -> Reading:
-    """One poll that looks objects up."""
+    """Poll once, looking objects up."""
     return await read(
         looking_up(simulator),
         [],
@@ -77,7 +77,7 @@ async def poll(
 async def poll_until_quiet(
     simulator: StripeSimulator, *names: str, state: SourceState, most: int = 500, **request: Any
 ) -> list[Reading]:
-    """Polls from state to state until one has nothing to tell."""
+    """Poll from state to state until one yields no message."""
     readings: list[Reading] = []
     while not readings or readings[-1].checkpoints:
         assert len(readings) < most, "there is no end of it"
@@ -87,5 +87,5 @@ async def poll_until_quiet(
 
 
 def given_up(readings: Sequence[Reading]) -> list[str]:
-    """The ids of the events that were given up, in order."""
+    """Return the ids of the dead-lettered events, in order."""
     return [letter.event_id for reading in readings for letter in reading.dead_letters]

@@ -1,4 +1,4 @@
-"""Reads with poll_events on, and what came of them."""
+"""Reads with poll_events on, and their results."""
 
 import json
 from typing import Any
@@ -13,38 +13,38 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 def following(simulator: StripeSimulator, **fields: Any) -> StripeConfig:
-    """The configuration that reads the simulator and follows its events."""
+    """Return the configuration that reads the simulator and follows its events."""
     return config_for(simulator, poll_events=True, **fields)
 
 
 def streams(*names: str) -> list[SelectedStream]:
-    """Whole streams."""
+    """Return selected streams without time ranges."""
     return [selected(name) for name in names]
 
 
 def cursor(state: SourceState) -> dict[str, Any]:
-    """The events cursor of a state."""
-    found: dict[str, Any] = json.loads(getattr(state, "global"))["events"]
+    """Return the events cursor of a state."""
+    found: dict[str, Any] = json.loads(state.shared)["events"]
     return found
 
 
 def with_cursor(state: SourceState, **fields: Any) -> SourceState:
-    """The state with some fields of its cursor replaced."""
+    """Return the state with some fields of its cursor replaced."""
     changed = SourceState()
     changed.CopyFrom(state)
-    setattr(changed, "global", json.dumps({"events": {**cursor(state), **fields}}))
+    changed.shared = json.dumps({"events": {**cursor(state), **fields}})
     return changed
 
 
 def without_cursor(state: SourceState) -> SourceState:
-    """The state as it would be if events had not been followed."""
+    """Return the state without an events cursor."""
     return SourceState(streams=state.streams)
 
 
 async def follow(
     simulator: StripeSimulator, *names: str, state: SourceState, **request: Any
 ) -> Reading:
-    """Reads events alone."""
+    """Read only events."""
     return await read(
         following(simulator), [], selected=streams(*names), state=state, events_only=True, **request
     )
@@ -56,10 +56,10 @@ async def sync(
     state: SourceState | None = None,
     **request: Any,
 ) -> Reading:
-    """Reads the history and the events."""
+    """Read the history and the events."""
     return await read(following(simulator), streams(*names), state=state, **request)
 
 
 def until(second: int) -> Timestamp:
-    """A run that ends there."""
+    """Return the end of a run at this second."""
     return Timestamp(seconds=second)

@@ -1,4 +1,4 @@
-"""Which renderings of an object are written to the rows of a catalog."""
+"""API versions whose payloads are written to the rows of a catalog."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from engine_server.connectors.stripe.events.api_version import is_safe
         ("basil", "2025-03-31.basil", False),
         ("2025-06-30.Basil", "2025-03-31.basil", False),
         ("2025-06-30.basil; some_beta=v1", "2025-03-31.basil", False),
-        # Previews may take away what an earlier one had.
+        # Previews may remove features of an earlier one.
         ("2025-06-30.preview", "2025-06-30.preview", True),
         ("2025-07-30.preview", "2025-06-30.preview", False),
         ("2025-06-30.basil\n", "2025-03-31.basil", False),

@@ -1,4 +1,4 @@
-"""What left a list of which an event shows only a part, compared with what is stored."""
+"""Items deleted from a list that an event shows only in part, compared with the stored ones."""
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
@@ -10,10 +10,10 @@ import pytest
 import structlog
 
 from engine_server.barriers import Barriers
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.catalog.streams import load_resources
+from engine_server.connectors.stripe.events.event_batches import process_events
 from engine_server.connectors.stripe.events.failed_events import FailedEvents
-from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.scope import EventScope
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.stripe.events.builders import (
@@ -33,7 +33,7 @@ ITEMS = "subscription_items"
 
 
 class Stored:
-    """An inventory of items by their owners, which remembers what it was asked."""
+    """Stored items by their owners; records the queries."""
 
     def __init__(self, held: Mapping[str, Sequence[str]]) -> None:
         self.held = {owner: list(items) for owner, items in held.items()}
@@ -42,7 +42,7 @@ class Stored:
     async def created_in(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("items do not say when they were made")
 
-    async def stamped(self, *_: Any, **__: Any) -> Mapping[str, int]:
+    async def update_times(self, *_: Any, **__: Any) -> Mapping[str, int]:
         return {}
 
     async def belonging_to(
@@ -53,7 +53,7 @@ class Stored:
 
 
 def knowing(stored: Stored, *streams: str, **fields: Any) -> EventScope:
-    return scope(*(streams or (ITEMS,)), inventory=stored, **fields)
+    return scope(*(streams or (ITEMS,)), stored_rows=stored, **fields)
 
 
 def gone_in(found: Sequence[tuple[str, Document]]) -> list[str]:
@@ -61,12 +61,12 @@ def gone_in(found: Sequence[tuple[str, Document]]) -> list[str]:
 
 
 def ids(first: int, last: int) -> list[str]:
-    """si_25, si_24, ...: as lists have them."""
+    """Return si_25, si_24, ... in the order of lists."""
     return [f"si_{number}" for number in range(first, last - 1, -1)]
 
 
 def nested(simulator: StripeSimulator, owner: str, item_ids: Sequence[str]) -> Document:
-    """The list that a subscription then carries of these."""
+    """Return a subscription's list with these items."""
     url = f"/v1/subscription_items?subscription={owner}"
     return simulator.nest(url, [item(one, owner) for one in item_ids])
 
@@ -76,7 +76,7 @@ def updated(owner: str, now: Document, previous: Document | None, **fields: Any)
     return event("customer.subscription.updated", about, previous=previous, **fields)
 
 
-# As an event shows the list as it was before.
+# The list before the change, as in an event.
 CUT: Mapping[str, Any] = {
     "it says so": {"has_more": True},
     "it says nothing": {},
@@ -85,7 +85,7 @@ CUT: Mapping[str, Any] = {
 
 
 @pytest.mark.parametrize("said", CUT.values(), ids=CUT.keys())
-async def test_what_was_cut_before_is_compared(
+async def test_items_of_a_list_that_was_truncated_before_are_compared(
     simulator: StripeSimulator, client: StripeClient, said: Document
 ) -> None:
     now = nested(simulator, "sub_1", ids(9, 1))
@@ -105,7 +105,7 @@ async def test_what_was_cut_before_is_compared(
 
 
 @pytest.mark.parametrize("said", CUT.values(), ids=CUT.keys())
-async def test_what_was_cut_before_is_compared_in_events_of_other_versions_too(
+async def test_truncated_lists_in_events_of_other_versions_are_compared_too(
     simulator: StripeSimulator, client: StripeClient, said: Document
 ) -> None:
     now = nested(simulator, "sub_1", ids(3, 1))
@@ -117,7 +117,7 @@ async def test_what_was_cut_before_is_compared_in_events_of_other_versions_too(
 
 
 @pytest.mark.parametrize("told", [{}, {"items": [{"id": "si_1"}]}], ids=["no list", "an array"])
-async def test_an_event_of_a_version_without_the_list_tells_nothing_of_before(
+async def test_an_event_of_a_version_without_the_list_shows_no_former_items(
     simulator: StripeSimulator, client: StripeClient, told: Document
 ) -> None:
     now = nested(simulator, "sub_1", ids(3, 1))
@@ -128,7 +128,7 @@ async def test_an_event_of_a_version_without_the_list_tells_nothing_of_before(
     assert sorted(gone_in(await records(client, knowing(stored), sent))) == ["si_4", "si_5"]
 
 
-async def test_what_is_cut_now_is_compared_whatever_the_event_says_of_before(
+async def test_items_of_a_list_that_is_truncated_now_are_always_compared(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     now = nested(simulator, "sub_1", ids(25, 3))
@@ -137,7 +137,7 @@ async def test_what_is_cut_now_is_compared_whatever_the_event_says_of_before(
     assert sorted(gone_in(found)) == ["si_1", "si_2"]
 
 
-async def test_whole_lists_need_no_question(client: StripeClient) -> None:
+async def test_complete_lists_need_no_query(client: StripeClient) -> None:
     stored = Stored({"sub_1": ids(9, 1)})
     before = subscription(*(item(one) for one in ids(9, 1)))["items"]
     now = subscription(*(item(one) for one in ids(9, 3)))
@@ -146,7 +146,7 @@ async def test_whole_lists_need_no_question(client: StripeClient) -> None:
     assert stored.asked == []
 
 
-async def test_without_an_inventory_the_event_tells_what_it_can(
+async def test_without_stored_rows_only_the_event_shows_deletions(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     now = nested(simulator, "sub_1", ids(23, 1))
@@ -155,7 +155,7 @@ async def test_without_an_inventory_the_event_tells_what_it_can(
     assert gone_in(found) == ["si_25", "si_24"]
 
 
-async def test_all_events_of_a_batch_ask_once(
+async def test_all_events_of_a_batch_share_one_query(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     owners = [f"sub_{number}" for number in range(30)]
@@ -171,7 +171,7 @@ async def test_all_events_of_a_batch_ask_once(
     assert sorted(gone_in(found)) == sorted(f"{owner}_gone" for owner in owners * 2)
 
 
-async def test_an_item_that_was_added_since_the_event_is_not_gone(
+async def test_an_item_added_since_the_event_is_not_deleted(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     then = nested(simulator, "sub_1", ids(14, 1))
@@ -181,7 +181,7 @@ async def test_an_item_that_was_added_since_the_event_is_not_gone(
     assert gone_in(found) == ["si_gone"]
 
 
-async def test_a_thin_event_tells_nothing_of_before(
+async def test_a_thin_event_shows_no_former_items(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     now = nested(simulator, "sub_1", ids(4, 1))
@@ -193,7 +193,7 @@ async def test_a_thin_event_tells_nothing_of_before(
     assert sorted(gone_in(await records(client, knowing(stored), sent))) == sorted(ids(25, 5))
 
 
-# Of each stream of items: the type of its parent, an event of it, and where its list is.
+# For each stream of items: the type of the parent, an event of it, and the path of its list.
 STREAMS = {
     "subscription_items": (
         "subscription",
@@ -215,7 +215,7 @@ STREAMS = {
 
 
 def parent_of(simulator: StripeSimulator, stream: str, items: int) -> Document:
-    """An object with such a list of so many items, i_0 and so on."""
+    """Return an object with such a list of items i_0, i_1, ..."""
     resource, (kind, _, url) = load_resources()[stream], STREAMS[stream]
     documents = [
         {"id": f"i_{number}", "object": "item", "created": NOW, resource.parent_field: "p_1"}
@@ -238,7 +238,7 @@ async def test_every_stream_of_items_is_compared(
 
 
 @pytest.mark.parametrize("is_bare", [True, False])
-async def test_items_of_a_deleted_object_are_deleted_whatever_is_left_of_it(
+async def test_items_of_a_deleted_object_are_deleted_regardless_of_its_fields(
     simulator: StripeSimulator, client: StripeClient, is_bare: bool
 ) -> None:
     stream = "radar_value_list_items"
@@ -254,7 +254,7 @@ async def test_items_of_a_deleted_object_are_deleted_whatever_is_left_of_it(
 
 
 @pytest.mark.parametrize("answer", ["forbidden", "gone"])
-async def test_nothing_is_deleted_where_the_list_cannot_be_read(
+async def test_no_item_is_deleted_if_the_list_cannot_be_read(
     simulator: StripeSimulator, client: StripeClient, answer: str
 ) -> None:
     now = nested(simulator, "sub_1", ids(25, 1))
@@ -272,10 +272,10 @@ async def test_nothing_is_deleted_where_the_list_cannot_be_read(
     assert {line["event"] for line in logs} & {"event_lists_incomplete", "nested_list_gone"}
 
 
-async def test_what_was_yielded_before_is_committed_when_the_question_is_asked(
+async def test_messages_yielded_before_a_query_are_committed_when_it_runs(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
-    """And is asked for anew by a later batch."""
+    """A later batch queries again."""
     stored, barriers = Stored({}), Barriers()
     wanted = knowing(stored, "customers", ITEMS, barriers=barriers)
     now = nested(simulator, "sub_1", ids(12, 1))

@@ -1,4 +1,4 @@
-"""Of all events that sound like an end, each is one, or is known not to be."""
+"""All event types that sound like a deletion, classified."""
 
 import ast
 import re
@@ -9,16 +9,16 @@ from typing import get_args
 import pytest
 import stripe
 
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.catalog.object_types import object_types
 from engine_server.connectors.stripe.events.deletions import ends_object
-from engine_server.connectors.stripe.events.object_types import object_types
 from tests.engine_server.connectors.stripe.events.builders import (
     event,
     item,
     records,
     scope,
-    stamped,
     subscription,
+    with_metadata,
 )
 from tests.stripe_simulator.simulator import StripeSimulator
 
@@ -27,7 +27,7 @@ _SOUNDS_LIKE_AN_END = re.compile(
     r"revers|reject|void)\w*$"
 )
 
-# The stream whose object each of them ends.
+# The stream whose object each of them deletes.
 ENDS = {
     "apps.install.deleted": "apps_installs",
     "coupon.deleted": "coupons",
@@ -116,7 +116,7 @@ def _snapshot_types() -> set[str]:
 
 
 def _thin_types() -> set[str]:
-    """What the classes of thin events say that they are, called as snapshot events are."""
+    """Return the types of thin events, named like those of snapshot events."""
     return {
         node.value.value.removeprefix("v1.")
         for module in Path(stripe.__file__).parent.joinpath("events").glob("_*_event.py")
@@ -129,14 +129,14 @@ def _thin_types() -> set[str]:
     }
 
 
-def test_every_event_type_that_sounds_like_an_end_is_known() -> None:
+def test_every_event_type_that_sounds_like_a_deletion_is_classified() -> None:
     types = _snapshot_types() | _thin_types()
     assert len(types) > 380
     sounding = {name for name in types if _SOUNDS_LIKE_AN_END.search(name.rpartition(".")[2])}
     assert sounding == {*ENDS, *NO_ENDS}
 
 
-def test_of_all_event_types_those_that_end_an_object_of_a_stream_are_these() -> None:
+def test_exactly_these_event_types_delete_an_object_of_a_stream() -> None:
     ended = {
         event_type: kind.stream
         for event_type in _snapshot_types() | _thin_types()
@@ -147,17 +147,17 @@ def test_of_all_event_types_those_that_end_an_object_of_a_stream_are_these() -> 
 
 
 @pytest.mark.parametrize(("event_type", "stream"), ENDS.items())
-async def test_each_of_them_makes_a_record_that_is_deleted(
+async def test_each_deletion_event_makes_a_deleted_record(
     client: StripeClient, event_type: str, stream: str
 ) -> None:
     [kind] = [kind for kind in object_types().values() if kind.stream == stream]
     whole = {"id": "x_1", "object": kind.name, "livemode": False}
     assert await records(client, scope(stream), event(event_type, whole)) == [
-        (stream, stamped(whole, deleted=True))
+        (stream, with_metadata(whole, deleted=True))
     ]
 
 
-async def test_the_items_of_an_object_that_is_found_gone_are_gone_with_it(
+async def test_the_items_of_an_object_found_deleted_are_deleted_with_it(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     sent = event("customer.subscription.updated", subscription(item("si_1")))

@@ -1,12 +1,13 @@
-"""Pages of the list of events that promise more and hold nothing: no event behind them is lost."""
+"""Empty pages of the list of events that promise more: no event after them is lost."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.events.event_windows import EventWindows
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.events.polling.event_windows import EventWindows
 from pipesync.v1.message_pb2 import RecentEvents, SourceInput
 from tests.engine_server.connectors.stripe.events.polling_reads import cursor, follow, sync
 from tests.engine_server.connectors.stripe.events.test_event_windows import (
@@ -30,7 +31,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 async def client(simulator: StripeSimulator) -> AsyncIterator[StripeClient]:
-    async with StripeClient(config_for(simulator), QUICK) as client:
+    async with StripeApi(QUICK).client(config_for(simulator)) as client:
         yield client
 
 
@@ -47,7 +48,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("times", [1, 3])
-async def test_an_empty_page_is_asked_for_again(
+async def test_an_empty_page_is_requested_again(
     simulator: StripeSimulator, client: StripeClient, shape: str, times: int
 ) -> None:
     ids = publish(simulator, SHAPES[shape])
@@ -57,7 +58,7 @@ async def test_an_empty_page_is_asked_for_again(
 
 
 @pytest.mark.parametrize("shape", ["even", "seconds of several"])
-async def test_cursors_that_lead_nowhere_are_passed_by_creation_time(
+async def test_cursors_without_following_objects_are_passed_by_creation_time(
     simulator: StripeSimulator, client: StripeClient, shape: str
 ) -> None:
     ids = publish(simulator, SHAPES[shape])
@@ -66,11 +67,11 @@ async def test_cursors_that_lead_nowhere_are_passed_by_creation_time(
     assert ids_of(await everything(windows)) == ids
 
 
-async def test_a_promise_that_the_bounds_do_not_bear_out_ends_the_window(
+async def test_a_promise_of_more_that_the_bounds_disprove_ends_the_window(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     ids = publish(simulator, [START + number for number in range(101)])
-    # Nothing follows the oldest event but one; the newer ones are read before.
+    # The list is empty after the oldest event but one; the newer ones are read before.
     simulator.objects("events").delete("evt_0")
     simulator.faults.add(empty_page(has_cursor), path=EVENTS, times=None)
     windows = EventWindows(client, gte=START, lt=START + 400)
@@ -99,7 +100,7 @@ async def test_polling_passes_an_empty_page(simulator: StripeSimulator) -> None:
     assert after.ids_of("customers") == set(made)
 
 
-async def test_polling_that_meets_a_list_without_end_keeps_its_place(
+async def test_polling_an_endless_list_keeps_its_position(
     simulator: StripeSimulator,
 ) -> None:
     before = await sync(simulator, "customers")

@@ -1,4 +1,4 @@
-"""Events of many types, in the shapes that Stripe's documentation shows, end in tables."""
+"""Events of many types, in the shapes of Stripe's documentation, end up in tables."""
 
 import json
 from collections.abc import Iterable
@@ -9,21 +9,22 @@ import asyncpg
 import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
 from tests.engine_server.connectors.postgres.builders import write
 from tests.engine_server.connectors.stripe.events.builders import Document, messages, scope
-from tests.engine_server.connectors.stripe.events.lives import LIVES
+from tests.engine_server.connectors.stripe.events.object_histories import HISTORIES
 from tests.engine_server.connectors.stripe.reading import selected
 from tests.stripe_simulator.simulator import StripeSimulator
 
 STREAMS = sorted(
-    {life.stream for life in LIVES} | {name for life in LIVES for name, _ in life.also}
+    {history.stream for history in HISTORIES}
+    | {name for history in HISTORIES for name, _ in history.also}
 )
 
 
 def _told(api_version: str | None = "") -> list[Document]:
-    """All events of all objects, second by second."""
-    seconds = zip_longest(*(life.events(api_version) for life in LIVES))
+    """Return all events of all objects, second by second."""
+    seconds = zip_longest(*(history.events(api_version) for history in HISTORIES))
     return [event for second in seconds for event in second if event is not None]
 
 
@@ -33,12 +34,14 @@ def _shuffled(events: list[Document]) -> list[Document]:
 
 
 def _expected() -> dict[tuple[str, str], Document]:
-    rows = [(life.stream, life.end()) for life in LIVES]
-    return {(stream, row["id"]): row for stream, row in chain(rows, *(life.also for life in LIVES))}
+    rows = [(history.stream, history.end()) for history in HISTORIES]
+    return {
+        (stream, row["id"]): row for stream, row in chain(rows, *(one.also for one in HISTORIES))
+    }
 
 
 def _without_payloads(rows: dict[tuple[str, str], Document]) -> dict[tuple[str, str], Document]:
-    """What is left of the rows when no payload is written: of deleted objects, that they are."""
+    """Return the rows without payloads: deleted objects keep only that mark."""
     names = ("id", "object", "deleted")
     return {
         key: {name: row[name] for name in names} if row.get("deleted") else row
@@ -47,10 +50,10 @@ def _without_payloads(rows: dict[tuple[str, str], Document]) -> dict[tuple[str, 
 
 
 def _serve_ends(simulator: StripeSimulator) -> None:
-    """Lets every object that is still there be retrieved as it is at last."""
-    for life in LIVES:
-        if not life.is_ended:
-            simulator.objects(life.stream).put(life.end())
+    """Let every existing object be retrieved in its final state."""
+    for history in HISTORIES:
+        if not history.is_deleted:
+            simulator.objects(history.stream).put(history.end())
 
 
 async def _stored(
@@ -80,7 +83,7 @@ def test_the_events_are_of_many_types_and_resources() -> None:
         pytest.param(_shuffled, id="in no order"),
     ],
 )
-async def test_tables_hold_what_the_objects_are_at_last(
+async def test_tables_hold_the_final_state_of_the_objects(
     simulator: StripeSimulator,
     client: StripeClient,
     database_url: str,

@@ -1,4 +1,4 @@
-"""The list of events, newest first, read oldest first: whole, in order, and never all at once."""
+"""The list of events, newest first, read oldest first: complete, in order, in bounded memory."""
 
 import weakref
 from collections.abc import Sequence
@@ -9,17 +9,18 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.errors import RequestFailed
-from engine_server.connectors.stripe.events import event_windows
-from engine_server.connectors.stripe.events.event_pages import EventPage, fetch_events
-from engine_server.connectors.stripe.events.event_windows import (
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.api.errors import RequestFailed
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.events.polling import event_windows
+from engine_server.connectors.stripe.events.polling.event_pages import EventPage, fetch_events
+from engine_server.connectors.stripe.events.polling.event_windows import (
     AHEAD,
     MOST_EVENTS,
     EventGroup,
     EventWindows,
 )
-from engine_server.connectors.stripe.listed import ListedObject
+from engine_server.connectors.stripe.lists.list_page import ListedObject
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -28,7 +29,7 @@ START = 1_760_000_000
 
 
 def publish(simulator: StripeSimulator, seconds: Sequence[int]) -> list[str]:
-    """Makes an event in each of these seconds, and answers their ids, oldest first."""
+    """Create an event in each of these seconds, and return their ids, oldest first."""
     simulator.clock.set(max(seconds, default=START))
     ids = [f"evt_{number}" for number in range(len(seconds))]
     for event_id, second in zip(ids, sorted(seconds), strict=True):
@@ -49,7 +50,7 @@ def ids_of(groups: Sequence[EventGroup]) -> list[Any]:
 
 
 def assert_accounted(groups: Sequence[EventGroup], seconds: Sequence[int], end: int) -> None:
-    """What each group says is handed out, is."""
+    """Check that each group's ``before`` holds."""
     handed_out = 0
     for group in groups:
         handed_out += len(group.events)
@@ -74,17 +75,17 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_every_event_is_handed_out_once_and_oldest_first(shape: str) -> None:
+async def test_every_event_is_returned_once_and_oldest_first(shape: str) -> None:
     seconds = sorted(SHAPES[shape])
     async with StripeSimulator() as simulator:
         ids = publish(simulator, seconds)
         simulator.faults.add(faults.jittered_latency(0, 0.004, seed=1), times=None)
-        async with StripeClient(config_for(simulator), QUICK) as client:
+        async with StripeApi(QUICK).client(config_for(simulator)) as client:
             end = max(seconds, default=START) + 1
             groups = await everything(EventWindows(client, gte=START, lt=end))
     assert ids_of(groups) == ids
     assert_accounted(groups, seconds, end)
-    # Where a second is full it is gone through twice; else few pages are read in vain.
+    # A full second is read twice; otherwise few pages are read in vain.
     pages = len(ids) / 100
     most = 3 * pages if "second" in shape or "burst" in shape else 1.6 * pages
     assert len(simulator.requests) <= most + 16
@@ -99,14 +100,14 @@ async def test_every_event_is_handed_out_once_and_oldest_first(shape: str) -> No
     bounds=st.tuples(st.integers(0, 3_000), st.integers(1, 5_000)),
     ahead=st.integers(1, AHEAD),
 )
-async def test_any_events_are_handed_out_once_within_any_bounds(
+async def test_any_events_are_returned_once_within_any_bounds(
     parts: list[tuple[int, int]], bounds: tuple[int, int], ahead: int
 ) -> None:
     seconds = sorted(START + second for second, count in parts for _ in range(count))
     gte, lt = START + bounds[0], START + bounds[0] + bounds[1]
     async with StripeSimulator(outside_cursor="resource_missing") as simulator:
         ids = publish(simulator, [*seconds, START + 10_000])
-        async with StripeClient(config_for(simulator), QUICK) as client:
+        async with StripeApi(QUICK).client(config_for(simulator)) as client:
             groups = await everything(EventWindows(client, gte=gte, lt=lt), ahead)
     inside = [second for second in seconds if gte <= second < lt]
     first = sum(second < gte for second in seconds)
@@ -115,7 +116,7 @@ async def test_any_events_are_handed_out_once_within_any_bounds(
 
 
 class Tracked(ListedObject, frozen=True, weakref=True, gc=True, eq=False):
-    """An event that tells whether anybody still holds it."""
+    """An event that shows whether it is still referenced."""
 
 
 @pytest.mark.parametrize("length", [1, 5, 20_000])
@@ -134,7 +135,7 @@ async def test_of_twenty_thousand_events_few_are_held_at_once(
     async with StripeSimulator() as simulator:
         seconds = [START + number * length // 20_000 for number in range(20_000)]
         ids = publish(simulator, seconds)
-        async with StripeClient(config_for(simulator), QUICK) as client:
+        async with StripeApi(QUICK).client(config_for(simulator)) as client:
             windows = EventWindows(client, gte=START - 100, lt=START + length)
             handed_out, most = [], 0
             while (group := await windows.next()) is not None:
@@ -145,7 +146,7 @@ async def test_of_twenty_thousand_events_few_are_held_at_once(
     assert most <= 2 * AHEAD * MOST_EVENTS
 
 
-async def test_little_is_read_that_will_not_be_handed_out(
+async def test_few_events_are_read_that_will_not_be_returned(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     publish(simulator, [START + number for number in range(50_000)])
@@ -155,11 +156,11 @@ async def test_little_is_read_that_will_not_be_handed_out(
         group = await windows.next(ahead=1)
         assert group is not None
         handed_out += len(group.events)
-        # A few to learn how dense they are.
+        # A few windows to learn the density.
         assert len(simulator.requests) <= handed_out / 100 + 15
 
 
-async def test_windows_are_read_side_by_side_so_that_latency_does_not_add_up(
+async def test_windows_are_read_concurrently_to_hide_latency(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     under_way = most = 0
@@ -177,15 +178,15 @@ async def test_windows_are_read_side_by_side_so_that_latency_does_not_add_up(
     simulator.faults.add(counted, times=None)
     simulator.faults.add(faults.latency(0.01), times=None)
     await everything(EventWindows(client, gte=START, lt=START + 12_000))
-    # One that is answered may not have been counted off when the next one comes.
+    # A finished request may still be counted when the next one arrives.
     assert AHEAD <= most <= AHEAD + 1
 
 
 @pytest.mark.parametrize("outside_cursor", ["empty_page", "resource_missing"])
-async def test_a_window_in_which_stripe_loses_the_place_is_begun_anew(outside_cursor: Any) -> None:
+async def test_a_window_with_a_lost_cursor_is_restarted(outside_cursor: Any) -> None:
     async with StripeSimulator(outside_cursor=outside_cursor) as simulator:
         ids = publish(simulator, [START + number for number in range(250)])
-        async with StripeClient(config_for(simulator), QUICK) as client:
+        async with StripeApi(QUICK).client(config_for(simulator)) as client:
             lost: list[str] = []
 
             async def lose_once(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
@@ -205,7 +206,7 @@ async def test_a_window_in_which_stripe_loses_the_place_is_begun_anew(outside_cu
     assert len(lost) == 1
 
 
-async def test_a_list_that_always_loses_the_place_is_an_error(
+async def test_a_list_that_always_loses_the_cursor_is_an_error(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     publish(simulator, [START + number for number in range(250)])
@@ -232,7 +233,7 @@ async def test_a_list_that_always_loses_the_place_is_an_error(
         {"object": "list", "data": [{"created": 5}], "has_more": False},
     ],
 )
-async def test_what_is_no_list_of_events_is_an_error(
+async def test_a_response_without_a_list_of_events_is_an_error(
     simulator: StripeSimulator, client: StripeClient, answer: dict[str, Any]
 ) -> None:
     async def serve_it(_request: web.Request, _serve: faults.Serve) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Polled events that fail by themselves: tried again, given up whole, and in nobody's way."""
+"""Polled events that fail for reasons of their own are retried, then dead-lettered."""
 
 import json
 import time
@@ -10,8 +10,8 @@ import pytest
 
 from engine_server import dead_letters, exact_json
 from engine_server.connectors.protocols import ReadRequest
-from engine_server.connectors.stripe.events.cursor import EventCursor
-from engine_server.connectors.stripe.events.poll_round import MOST_ATTEMPTS
+from engine_server.connectors.stripe.events.polling.cursor import EventCursor
+from engine_server.connectors.stripe.events.polling.poll_round import MOST_ATTEMPTS
 from engine_server.connectors.stripe.source import StripeSource
 from engine_server.errors import ConnectionFailed, ConnectorError
 from pipesync.v1.message_pb2 import Log
@@ -36,7 +36,7 @@ REFUSAL = OF_AN_OBJECT["400"]
 
 
 @pytest.mark.parametrize("refusal", OF_AN_OBJECT.values(), ids=OF_AN_OBJECT)
-async def test_an_event_that_fails_by_itself_is_given_up_and_the_others_are_applied(
+async def test_a_failing_event_is_dead_lettered_and_the_others_are_applied(
     simulator: StripeSimulator, refusal: Refusal
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -45,7 +45,7 @@ async def test_an_event_that_fails_by_itself_is_given_up_and_the_others_are_appl
     first = await poll(simulator, "customers", state=state)
     assert set(first.ids) == {("customers", good)}
     assert first.dead_letters == []
-    [failing] = json.loads(getattr(first.state, "global"))["failing"].values()
+    [failing] = json.loads(first.state.shared)["failing"].values()
     assert failing["attempts"] == 1
     assert str(refusal.error["message"])[:40] in failing["reason"]
     readings = await poll_until_quiet(simulator, "customers", state=first.state)
@@ -59,7 +59,7 @@ async def test_an_event_that_fails_by_itself_is_given_up_and_the_others_are_appl
     sent = orjson.loads(letter.event_json)
     assert (sent["id"], sent["data"]["object"]["id"]) == (letter.event_id, bad)
     assert letter.create_time.seconds == sent["created"]
-    assert "failing" not in json.loads(getattr(readings[-1].state, "global"))
+    assert "failing" not in json.loads(readings[-1].state.shared)
 
 
 async def test_a_dead_letter_is_the_event_byte_for_byte(simulator: StripeSimulator) -> None:
@@ -81,7 +81,7 @@ async def test_a_dead_letter_is_the_event_byte_for_byte(simulator: StripeSimulat
     assert letter.event_json.count(b" ") == listed.count(b" ")
 
 
-async def test_an_event_with_a_lone_surrogate_fails_as_any_other(
+async def test_an_event_with_a_lone_surrogate_fails_like_any_other(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -98,7 +98,7 @@ async def test_an_event_with_a_lone_surrogate_fails_as_any_other(
     assert (about["id"], about["name"]) == (bad, name)
 
 
-async def test_an_event_that_is_applied_after_all_is_not_given_up(
+async def test_an_event_that_succeeds_on_a_retry_is_not_dead_lettered(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -110,11 +110,11 @@ async def test_an_event_that_is_applied_after_all_is_not_given_up(
     readings = await poll_until_quiet(simulator, "customers", state=state)
     assert set(readings[0].ids) == {("customers", bad)}
     assert given_up(readings) == []
-    assert "failing" not in json.loads(getattr(readings[-1].state, "global"))
+    assert "failing" not in json.loads(readings[-1].state.shared)
 
 
 @pytest.mark.parametrize("fault", OF_STRIPE.values(), ids=OF_STRIPE)
-async def test_what_stripe_fails_at_is_no_attempt_and_nothing_is_passed(
+async def test_a_failure_of_stripe_is_no_attempt_and_skips_no_event(
     simulator: StripeSimulator, fault: Fault
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -148,7 +148,7 @@ async def test_an_outage_in_between_costs_a_failing_event_no_attempt(
     assert reading.dead_letters == []
 
 
-async def test_events_of_a_type_that_may_not_be_read_are_skipped_with_one_warning(
+async def test_events_of_an_unreadable_type_are_skipped_with_one_warning(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers", "products")).state
@@ -183,7 +183,7 @@ async def test_a_key_that_is_refused_ends_the_poll(simulator: StripeSimulator) -
         await poll(simulator, "customers", state=state)
 
 
-async def test_a_newer_event_of_the_same_object_goes_on_and_is_not_undone(
+async def test_a_newer_event_of_the_same_object_is_applied_and_not_undone(
     simulator: StripeSimulator,
 ) -> None:
     start = int(time.time())
@@ -200,7 +200,7 @@ async def test_a_newer_event_of_the_same_object_goes_on_and_is_not_undone(
     simulator.update("customers", customer, {"name": "C"})
     reading = await poll(simulator, "customers", state=state)
     assert reading.records["customers", customer]["name"] == "C"
-    # A destination keeps the record of the later time.
+    # A destination keeps the record with the later time.
     assert reading.records["customers", customer]["_updated_at"] == newest
 
 
@@ -239,14 +239,14 @@ async def test_a_disconnected_account_that_is_read_fails_the_connection(
 
 @pytest.mark.parametrize("state_limit", [None, 1, 2])
 @pytest.mark.parametrize("is_one_second", [False, True])
-async def test_more_failing_events_than_one_request_lists_are_all_given_up_and_nothing_is_lost(
+async def test_more_failing_events_than_one_request_lists_are_all_dead_lettered(
     simulator: StripeSimulator,
     monkeypatch: pytest.MonkeyPatch,
     state_limit: int | None,
     is_one_second: bool,
 ) -> None:
     monkeypatch.setattr(dead_letters, "MOST_LETTERS", 3)
-    monkeypatch.setattr("engine_server.connectors.stripe.events.poll_round.MOST_FAILING", 4)
+    monkeypatch.setattr("engine_server.connectors.stripe.events.polling.poll_round.MOST_FAILING", 4)
     state = (await sync(simulator, "customers")).state
     start = int(time.time()) - 40
     bad: list[str] = []
@@ -262,7 +262,7 @@ async def test_more_failing_events_than_one_request_lists_are_all_given_up_and_n
         readings.append(reading)
         state = reading.state
         assert len(reading.dead_letters) <= 3
-        assert len(json.loads(getattr(state, "global")).get("failing", {})) <= 4
+        assert len(json.loads(state.shared).get("failing", {})) <= 4
     told = [orjson.loads(each.event_json) for one in readings for each in one.dead_letters]
     assert sorted(each["data"]["object"]["id"] for each in told) == sorted(bad)
     assert {object_id for one in readings for object_id in one.ids_of("customers")} == set(good)
@@ -271,7 +271,7 @@ async def test_more_failing_events_than_one_request_lists_are_all_given_up_and_n
 async def poll_to_the_bound(
     simulator: StripeSimulator, state: SourceState, state_limit: int | None
 ) -> Reading:
-    """One request as the engine makes it: it ends behind the third dead letter."""
+    """Send one request like the engine: it ends after the third dead letter."""
 
     class Full(Exception):
         pass
@@ -296,14 +296,14 @@ async def poll_to_the_bound(
         return found
 
 
-async def test_an_event_that_stripe_shows_no_more_is_given_up_with_what_is_known(
+async def test_an_event_that_stripe_no_longer_shows_is_dead_lettered_with_its_known_fields(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
     bad = simulator.create("customers")["id"]
     refuse_lookups(simulator, bad, refusal=REFUSAL)
     state = (await poll(simulator, "customers", state=state)).state
-    [event_id] = json.loads(getattr(state, "global"))["failing"]
+    [event_id] = json.loads(state.shared)["failing"]
     simulator.faults.clear()
     gone = errors.resource_missing(404, "event", event_id, "id")
     simulator.faults.add(faults.refuse(gone), path=f"/v1/events/{event_id}", times=None)
@@ -318,15 +318,15 @@ async def test_an_older_engine_reads_the_cursor_and_a_newer_one_that_of_an_older
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
-    before = json.loads(getattr(state, "global"))
+    before = json.loads(state.shared)
     assert set(before) == {"events"}
     refuse_lookups(simulator, simulator.create("customers")["id"], refusal=REFUSAL)
     state = (await poll(simulator, "customers", state=state)).state
-    after = json.loads(getattr(state, "global"))
-    # An older engine reads these fields and no others, and looks at nothing beside the events.
+    after = json.loads(state.shared)
+    # An older engine reads these fields only, and ignores others beside the events.
     assert set(after["events"]) == {"since", "applied", "followed", "behind"}
     assert set(cursor(state)) == set(before["events"])
-    parsed = EventCursor.parse(getattr(state, "global"))
+    parsed = EventCursor.parse(state.shared)
     assert parsed is not None
     assert EventCursor.parse(parsed.to_json()) == parsed
     broken: dict[str, Any]
@@ -346,7 +346,7 @@ async def test_an_object_that_is_not_looked_up_needs_no_answer(
     assert set(reading.ids) == {("customers", bad)}
 
 
-async def test_closed_behind_any_message_it_loses_nothing(simulator: StripeSimulator) -> None:
+async def test_closing_after_any_message_loses_no_event(simulator: StripeSimulator) -> None:
     before = (await sync(simulator, "customers")).state
     start = int(time.time()) - 30
     customers = []
@@ -373,7 +373,7 @@ async def test_closed_behind_any_message_it_loses_nothing(simulator: StripeSimul
             async for message in messages:
                 count += 1
                 if message.HasField("source_state"):
-                    setattr(cut.state, "global", message.source_state.data)
+                    cut.state.shared = message.source_state.data
                 elif message.HasField("dead_letter"):
                     cut.dead_letters.append(message.dead_letter)
                 elif message.HasField("record_batch"):

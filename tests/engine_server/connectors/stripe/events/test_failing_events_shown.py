@@ -1,4 +1,4 @@
-"""Failing events as Stripe shows them when they are tried again: odd answers, odd texts."""
+"""Unusual responses and contents when failing events are fetched again."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from tests.stripe_simulator.faults import Fault
 from tests.stripe_simulator.simulator import StripeSimulator
 
 REFUSAL = OF_AN_OBJECT["400"]
-# What stands in the place of an event that is retrieved.
+# Responses in place of a retrieved event.
 INSTEAD = {
     "403": faults.refuse(errors.permission_denied("You may not see this event.")),
     "400": faults.refuse(errors.invalid_request(400, "This event cannot be retrieved.")),
@@ -47,7 +47,7 @@ async def test_an_event_that_is_not_retrieved_is_read_from_the_list(
 
 
 @pytest.mark.parametrize("text", [r'"\ud83d"', r'"a\u0000b"', "1E400", "-0", "9" * 5000, "1.10"])
-async def test_an_odd_text_is_tried_again_and_given_up_as_it_came(
+async def test_an_unusual_text_is_retried_and_dead_lettered_unchanged(
     simulator: StripeSimulator, text: str
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -61,7 +61,7 @@ async def test_an_odd_text_is_tried_again_and_given_up_as_it_came(
     assert f'"note":{text}'.encode() in letter.event_json
 
 
-async def test_a_type_with_half_a_surrogate_pair_is_kept_in_the_cursor(
+async def test_a_type_with_a_lone_surrogate_is_kept_in_the_cursor(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -72,13 +72,13 @@ async def test_a_type_with_half_a_surrogate_pair_is_kept_in_the_cursor(
     assert len(given_up(readings)) == 1
 
 
-async def test_a_list_without_an_end_fails_the_event_that_is_looked_for_in_it(
+async def test_an_endless_list_fails_the_event_whose_object_is_searched_in_it(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "coupons")).state
     page = b'{"object":"list","has_more":true,"data":[{"id":"c1","object":"coupon","created":1}]}'
     simulator.faults.add(faults.other_body(page), path="/v1/coupons", times=None)
-    # No path ends in this id, so the coupon is read from the list.
+    # No path can hold this id, so the coupon is read from the list.
     about = {"id": ".", "object": "coupon"}
     old = event("coupon.updated", about, created=int(time.time()), api_version="2020-08-27")
     simulator.publish(old)
@@ -86,5 +86,5 @@ async def test_a_list_without_an_end_fails_the_event_that_is_looked_for_in_it(
     async with asyncio.timeout(30):
         reading = await read(config, [], selected=streams("coupons"), state=state, events_only=True)
     assert reading.records == {}
-    assert old["id"] in getattr(reading.state, "global")
-    assert "its pages come to no end" in getattr(reading.state, "global")
+    assert old["id"] in reading.state.shared
+    assert "its pages never end" in reading.state.shared

@@ -1,4 +1,4 @@
-"""A backfill amid changes, and the events of all that changed: tables equal to the account."""
+"""A backfill amid changes, and the events of all changes: tables equal the account."""
 
 import json
 from random import Random
@@ -8,7 +8,7 @@ import pytest
 
 from engine_server.connectors.postgres.config import PostgresConfig
 from engine_server.connectors.protocols import ReadRequest
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
 from engine_server.connectors.stripe.source import StripeSource
 from pipesync.v1.message_pb2 import Message
 from tests.engine_server.connectors.postgres.builders import write
@@ -20,7 +20,7 @@ STREAMS = ("customers", "products", "prices", "subscriptions", "subscription_ite
 
 
 class _Business:
-    """What goes on in an account, at random."""
+    """Random changes of an account."""
 
     def __init__(self, simulator: StripeSimulator) -> None:
         self._simulator = simulator
@@ -28,7 +28,7 @@ class _Business:
         self.deleted: dict[str, set[str]] = {stream: set() for stream in STREAMS}
 
     def go_on(self, changes: int) -> None:
-        """So many changes."""
+        """Apply a number of changes."""
         for _ in range(changes):
             self._random.choice(
                 [self._make, self._change, self._change, self._subscribe, self._end]
@@ -76,7 +76,7 @@ class _Business:
 
 
 @pytest.mark.parametrize("first", ["backfill", "events"])
-async def test_tables_equal_the_account_whichever_of_pages_and_events_is_written_first(
+async def test_tables_equal_the_account_in_any_order_of_pages_and_events(
     simulator: StripeSimulator, client: StripeClient, database_url: str, first: str
 ) -> None:
     events: list[bytes] = []

@@ -1,4 +1,4 @@
-"""What a read yields while it listens: the history, polls, and between them what comes in."""
+"""Messages of a read while it listens: the history, polls, and events in between."""
 
 import asyncio
 import time
@@ -11,9 +11,9 @@ import structlog
 
 from engine_server.connectors.protocols import Messages, ReadRequest
 from engine_server.connectors.stripe.account import Account
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.events.listen import listen
-from engine_server.connectors.stripe.events.pace import ListeningPace
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.events.ingress.listen import listen
+from engine_server.connectors.stripe.events.intervals import ListeningIntervals
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Message, RecordBatch, StateCheckpoint
 from tests.end_to_end.listening import SECRET, free_port, post, released, until_logged
@@ -62,13 +62,13 @@ def listens(
             Account(id=ACCOUNT, created=None),
             history=before(),
             poll=poll,
-            pace=ListeningPace(poll_interval=POLL_INTERVAL),
+            intervals=ListeningIntervals(poll_interval=POLL_INTERVAL),
         )
 
     return start
 
 
-async def test_it_polls_again_and_again_up_to_now(listens: Listen) -> None:
+async def test_it_polls_repeatedly_up_to_now(listens: Listen) -> None:
     moments = []
 
     async def poll(until: int) -> AsyncGenerator[Message, None]:
@@ -84,7 +84,7 @@ async def test_it_polls_again_and_again_up_to_now(listens: Listen) -> None:
     assert all(int(began) <= moment <= time.time() for moment in moments)
 
 
-async def test_what_comes_in_is_applied_between_the_messages_of_a_long_poll(
+async def test_arriving_events_are_applied_between_the_messages_of_a_long_poll(
     listens: Listen, request_: ReadRequest, port: int
 ) -> None:
     async def endless(_: int) -> AsyncGenerator[Message, None]:
@@ -103,11 +103,11 @@ async def test_what_comes_in_is_applied_between_the_messages_of_a_long_poll(
                 request_.barriers.passed(message.barrier)
                 break
         assert kinds[-2:] == ["record_batch", "barrier"]
-        # Nobody takes anything more from the read: the barrier alone is the answer.
+        # No further message is taken from the read: the barrier alone acknowledges.
         assert await posted == (200, "committed")
 
 
-async def test_an_event_is_answered_by_its_barrier_and_by_nothing_before_it(
+async def test_an_event_is_acknowledged_by_its_barrier_and_not_before(
     listens: Listen, request_: ReadRequest, port: int
 ) -> None:
     async with aclosing(listens()) as messages:
@@ -126,7 +126,7 @@ async def test_an_event_is_answered_by_its_barrier_and_by_nothing_before_it(
         await asyncio.gather(following, return_exceptions=True)
 
 
-async def test_an_event_that_makes_nothing_is_acknowledged_behind_what_came_before(
+async def test_an_event_without_records_is_acknowledged_after_the_earlier_ones(
     listens: Listen, request_: ReadRequest, port: int
 ) -> None:
     async with aclosing(listens()) as messages:
@@ -139,7 +139,7 @@ async def test_an_event_that_makes_nothing_is_acknowledged_behind_what_came_befo
 
 
 @pytest.mark.parametrize("steps", range(4))
-async def test_closed_at_any_point_it_acknowledges_nothing_and_listens_no_more(
+async def test_closing_at_any_point_acknowledges_no_event_and_stops_listening(
     listens: Listen, port: int, steps: int
 ) -> None:
     messages = listens()
@@ -154,7 +154,7 @@ async def test_closed_at_any_point_it_acknowledges_nothing_and_listens_no_more(
     await released(port)
 
 
-async def test_a_history_that_fails_ends_it_and_the_ways_in(listens: Listen, port: int) -> None:
+async def test_a_failing_history_closes_the_ingresses(listens: Listen, port: int) -> None:
     async def failing() -> AsyncGenerator[Message, None]:
         yield polled("first")
         raise ConnectorError("no more")
@@ -170,7 +170,7 @@ async def test_a_history_that_fails_ends_it_and_the_ways_in(listens: Listen, por
     await released(port)
 
 
-async def test_an_event_that_fails_by_itself_is_handed_on_whole_when_it_is_given_up(
+async def test_an_event_that_keeps_failing_is_dead_lettered_in_full(
     listens: Listen, simulator: StripeSimulator, port: int
 ) -> None:
     refuse_lookups(simulator, "cus_1", refusal=OF_AN_OBJECT["400"])
@@ -187,7 +187,7 @@ async def test_an_event_that_fails_by_itself_is_handed_on_whole_when_it_is_given
     assert "This customer cannot be retrieved." in letter.reason
 
 
-async def test_what_stripe_fails_at_is_no_try_of_an_event(
+async def test_a_failure_of_stripe_is_no_attempt_of_an_event(
     listens: Listen, simulator: StripeSimulator, request_: ReadRequest, port: int
 ) -> None:
     simulator.objects("customers").put({"id": "cus_1", "object": "customer"})
@@ -207,7 +207,7 @@ async def test_what_stripe_fails_at_is_no_try_of_an_event(
         assert await posted == (200, "committed")
 
 
-async def test_events_of_a_type_that_may_not_be_read_are_acknowledged_with_one_warning(
+async def test_events_of_an_unreadable_type_are_acknowledged_with_one_warning(
     listens: Listen, simulator: StripeSimulator, request_: ReadRequest, port: int
 ) -> None:
     denied = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/customers", "read")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import stripe
 
-from engine_server.connectors.stripe.catalog import load_resources
-from engine_server.connectors.stripe.events.object_types import object_types
+from engine_server.connectors.stripe.catalog.object_types import object_types
+from engine_server.connectors.stripe.catalog.streams import load_resources
 from engine_server.connectors.stripe.events.revalidation import retrieve_path
 
 
@@ -30,11 +30,11 @@ def test_the_objects_of_every_stream_have_a_type_of_their_own() -> None:
         ("financial_connections.account", "financial_connections_accounts"),
     ],
 )
-def test_types_of_like_names_are_told_apart(name: str, stream: str) -> None:
+def test_types_with_similar_names_are_distinguished(name: str, stream: str) -> None:
     assert object_types()[name].stream == stream
 
 
-def test_streams_of_items_come_with_what_holds_them() -> None:
+def test_streams_of_items_belong_to_the_type_that_holds_them() -> None:
     assert {kind.name: dict(kind.items) for kind in object_types().values() if kind.items} == {
         "application_fee": {"application_fee_refunds": "refunds"},
         "radar.value_list": {"radar_value_list_items": "list_items"},
@@ -43,7 +43,7 @@ def test_streams_of_items_come_with_what_holds_them() -> None:
     }
 
 
-def test_every_object_is_retrieved_where_the_stripe_package_does_it() -> None:
+def test_every_object_is_retrieved_like_in_the_stripe_package() -> None:
     known = _retrieve_paths()
     for kind in object_types().values():
         named = {"id": "OBJECT", "fee": "PARENT", "transfer": {"id": "PARENT"}}
@@ -52,12 +52,12 @@ def test_every_object_is_retrieved_where_the_stripe_package_does_it() -> None:
         assert re.sub("OBJECT|PARENT", "{}", path) in known, kind.name
 
 
-def test_an_object_that_does_not_name_what_it_belongs_to_is_not_retrieved() -> None:
+def test_an_object_that_does_not_name_its_parent_is_not_retrieved() -> None:
     assert retrieve_path(object_types()["fee_refund"], {"id": "fr_1"}) is None
 
 
 def _retrieve_paths() -> set[str]:
-    """The paths of all ``retrieve`` calls, with ``{}`` for each id."""
+    """Return the paths of all ``retrieve`` calls, with ``{}`` for each id."""
     return {
         re.sub(r"\{[^}]*\}", "{}", node.value)
         for module in Path(stripe.__file__).parent.rglob("*_service.py")

@@ -1,4 +1,4 @@
-"""Events about a part of an object: the whole is fetched."""
+"""Events about a part of an object have the whole fetched."""
 
 from typing import Any, get_args
 
@@ -7,11 +7,11 @@ import pytest
 import stripe
 import structlog
 
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
+from engine_server.connectors.stripe.catalog.object_types import object_types
+from engine_server.connectors.stripe.events.event_batches import process_events
 from engine_server.connectors.stripe.events.failed_events import FailedEvents
-from engine_server.connectors.stripe.events.object_types import object_types
 from engine_server.connectors.stripe.events.parts import PARTS, Whole, whole_at, whole_of
-from engine_server.connectors.stripe.events.process_event import process_events
 from engine_server.connectors.stripe.events.same_second import SameSecond
 from tests.engine_server.connectors.stripe.events.builders import (
     CUSTOMER,
@@ -20,8 +20,8 @@ from tests.engine_server.connectors.stripe.events.builders import (
     event,
     records,
     scope,
-    stamped,
     thin,
+    with_metadata,
 )
 from tests.stripe_simulator import errors, faults
 from tests.stripe_simulator.simulator import StripeSimulator
@@ -31,9 +31,9 @@ DISPUTE = {"id": "du_1", "object": "dispute", "charge": "ch_1"}
 CHARGE = {"id": "ch_1", "object": "charge", "disputed": True}
 
 
-def test_every_rule_is_about_events_and_wholes_that_there_are() -> None:
+def test_every_rule_is_about_existing_events_and_wholes() -> None:
     resources = {name.rpartition(".")[0] for name in get_args(stripe.Event.__annotations__["type"])}
-    # What an old API version has instead of customer.source.
+    # The equivalent of customer.source in an old API version.
     assert resources | {"customer.card"} >= PARTS.keys()
     wholes = {reference.whole for references in PARTS.values() for reference in references}
     assert wholes <= object_types().keys()
@@ -62,7 +62,7 @@ def test_every_rule_is_about_events_and_wholes_that_there_are() -> None:
     ],
 )
 @pytest.mark.parametrize("fields", [{}, {"api_version": "2020-08-27"}], ids=["safe", "other"])
-async def test_a_part_that_is_no_record_itself_has_the_whole_fetched(
+async def test_the_whole_of_a_part_that_is_no_record_is_fetched(
     simulator: StripeSimulator,
     client: StripeClient,
     event_type: str,
@@ -73,23 +73,23 @@ async def test_a_part_that_is_no_record_itself_has_the_whole_fetched(
     stream = object_types()[whole["object"]].stream
     simulator.objects(stream).put(whole)
     sent = [event(event_type, {"id": "part_1", **part}, **fields) for _ in range(2)]
-    assert await records(client, scope(stream), *sent) == [(stream, stamped(whole))] * 2
+    assert await records(client, scope(stream), *sent) == [(stream, with_metadata(whole))] * 2
     assert len(simulator.requests) == 1
     assert await records(client, scope("prices"), *sent) == []
     assert len(simulator.requests) == 1
 
 
-async def test_the_account_of_the_event_is_the_whole_where_the_part_does_not_name_it(
+async def test_the_events_account_is_the_whole_if_the_part_names_none(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.objects("accounts").put(ACCOUNT)
     bank = {"id": "ba_1", "object": "bank_account"}
     sent = event("account.external_account.created", bank, account="acct_2")
-    assert await records(client, scope("accounts"), sent) == [("accounts", stamped(ACCOUNT))]
-    # Of the own account there is no row.
+    assert await records(client, scope("accounts"), sent) == [("accounts", with_metadata(ACCOUNT))]
+    # The own account has no row.
     own = event("account.external_account.created", {**bank, "account": "acct_simulator"})
     assert await records(client, scope("accounts"), own) == []
-    # Nor is a customer of another account one of ours.
+    # A customer of another account is not ours, either.
     theirs = event("customer.source.created", {"customer": "cus_1"}, account="acct_2")
     assert await records(client, scope("accounts", "customers"), theirs) == []
 
@@ -104,13 +104,13 @@ async def test_an_account_that_is_connected_again_is_fetched(
         for at, verb in enumerate(("deauthorized", "authorized"))
     ]
     assert await records(client, scope("accounts"), *sent) == [
-        ("accounts", stamped({"id": "acct_2", "object": "account", "deleted": True})),
-        ("accounts", stamped(ACCOUNT, NOW + 1)),
+        ("accounts", with_metadata({"id": "acct_2", "object": "account", "deleted": True})),
+        ("accounts", with_metadata(ACCOUNT, NOW + 1)),
     ]
     assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
 
 
-async def test_a_thin_event_of_a_connected_account_names_the_account_alone(
+async def test_a_thin_event_of_a_connected_account_names_only_the_account(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.objects("accounts").put(ACCOUNT)
@@ -125,7 +125,7 @@ async def test_a_thin_event_of_a_connected_account_names_the_account_alone(
     assert (stream, record["id"], record["charges_enabled"]) == ("accounts", "acct_2", True)
 
 
-async def test_an_account_is_retrieved_where_another_event_of_the_second_tells_otherwise(
+async def test_an_account_is_retrieved_if_events_of_one_second_contradict(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.objects("accounts").put(ACCOUNT)
@@ -137,40 +137,40 @@ async def test_an_account_is_retrieved_where_another_event_of_the_second_tells_o
     async with SameSecond(wanted) as same_second:
         processed = process_events(client, wanted, sent, same_second, failed=FailedEvents())
         found = [orjson.loads(m.record_batch.records[-1]) async for m in processed]
-    assert found == [stamped(ACCOUNT)]
+    assert found == [with_metadata(ACCOUNT)]
     # Its list may be long.
     assert [request.path for request in simulator.requests] == ["/v1/accounts/acct_2"]
 
 
 @pytest.mark.parametrize("verb", ["created", "updated", "failed"])
-async def test_a_refund_refreshes_the_charge_that_says_how_much_is_refunded(
+async def test_a_refund_refreshes_its_charge(
     simulator: StripeSimulator, client: StripeClient, verb: str
 ) -> None:
     simulator.objects("charges").put(CHARGE)
     refund = {"id": "re_1", "object": "refund", "charge": "ch_1"}
     sent = event(f"refund.{verb}", refund)
     assert await records(client, scope("charges", "refunds"), sent) == [
-        ("refunds", stamped(refund)),
-        ("charges", stamped(CHARGE)),
+        ("refunds", with_metadata(refund)),
+        ("charges", with_metadata(CHARGE)),
     ]
 
 
-async def test_a_part_that_is_a_record_comes_with_the_whole(
+async def test_a_part_that_is_a_record_is_written_with_its_whole(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     simulator.objects("charges").put(CHARGE)
     sent = event("charge.dispute.created", DISPUTE)
     assert await records(client, scope("charges", "disputes"), sent) == [
-        ("disputes", stamped(DISPUTE)),
-        ("charges", stamped(CHARGE)),
+        ("disputes", with_metadata(DISPUTE)),
+        ("charges", with_metadata(CHARGE)),
     ]
-    assert await records(client, scope("charges"), sent) == [("charges", stamped(CHARGE))]
+    assert await records(client, scope("charges"), sent) == [("charges", with_metadata(CHARGE))]
     assert len(simulator.requests) == 2
-    assert await records(client, scope("disputes"), sent) == [("disputes", stamped(DISPUTE))]
+    assert await records(client, scope("disputes"), sent) == [("disputes", with_metadata(DISPUTE))]
     assert len(simulator.requests) == 2
 
 
-async def test_a_part_is_written_where_the_whole_may_not_be_read(
+async def test_a_part_is_written_if_its_whole_is_unreadable(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     refused = errors.permission_missing("rk_test_1", "acct_simulator", "/v1/charges", "read")
@@ -179,7 +179,7 @@ async def test_a_part_is_written_where_the_whole_may_not_be_read(
         found = await records(
             client, scope("charges", "disputes"), event("charge.dispute.created", DISPUTE)
         )
-    assert found == [("disputes", stamped(DISPUTE))]
+    assert found == [("disputes", with_metadata(DISPUTE))]
     assert "event_applied_in_part" in {line["event"] for line in logs}
 
 
@@ -203,17 +203,17 @@ async def test_a_part_is_written_where_the_whole_may_not_be_read(
             thin("v1.customer.source.created", "card", "card_1", "/v1/customers/cus_1/sources/c"),
             CUSTOMER,
         ),
-        # Which charge it is stands in the dispute alone.
+        # Only the dispute names the charge.
         (thin("v1.charge.dispute.closed", "dispute", "du_1", "/v1/disputes/du_1"), CHARGE),
     ],
 )
-async def test_thin_events_about_a_part_have_the_whole_fetched(
+async def test_the_whole_of_a_part_in_a_thin_event_is_fetched(
     simulator: StripeSimulator, client: StripeClient, sent: Document, whole: Document
 ) -> None:
     stream = object_types()[whole["object"]].stream
     simulator.objects(stream).put(whole)
     simulator.objects("disputes").put(DISPUTE)
-    assert await records(client, scope(stream), sent) == [(stream, stamped(whole))]
+    assert await records(client, scope(stream), sent) == [(stream, with_metadata(whole))]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ async def test_thin_events_about_a_part_have_the_whole_fetched(
         ),
     ],
 )
-async def test_a_part_whose_whole_cannot_be_told_is_ignored(
+async def test_a_part_with_an_unknown_whole_is_ignored(
     simulator: StripeSimulator, client: StripeClient, sent: Document
 ) -> None:
     assert await records(client, scope("customers", "accounts", "v2_core_accounts"), sent) == []

@@ -1,4 +1,4 @@
-"""Whatever is late, refused or cut short, the tables end as the events say, and nothing is lost."""
+"""Model of polls with late events, refusals and interruptions: the tables match the events."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.events.cursor import OVERLAP, EventCursor
-from engine_server.connectors.stripe.events.poll_round import PollRound
+from engine_server.connectors.stripe.events.polling.cursor import OVERLAP, EventCursor
+from engine_server.connectors.stripe.events.polling.poll_round import PollRound
+from engine_server.errored_streams import ErroredStreams
 
 STREAMS = ("items", "plans", "subscriptions")
 # An object is a record of one stream, or of two.
@@ -21,8 +22,8 @@ LONGEST_LAG = OVERLAP - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """An event: the number is what the object is from then on."""
+class ModelEvent:
+    """An event: the number is the object's state from then on."""
 
     number: int
     second: int
@@ -32,10 +33,10 @@ class Told:
 
 @dataclass(kw_only=True)
 class World:
-    """An account, its tables, and the last cursor that somebody stored."""
+    """An account, its tables, and the last stored cursor."""
 
     now: int = BEGINNING
-    events: list[Told] = field(default_factory=list)
+    events: list[ModelEvent] = field(default_factory=list)
     rows: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     stored: str = field(
         default=EventCursor(since=BEGINNING - OVERLAP, followed=frozenset(STREAMS)).to_json()
@@ -43,60 +44,64 @@ class World:
 
     def happen(self, about: str, lag: int) -> None:
         number = len(self.events) + 1
-        told = Told(number=number, second=self.now, shown_at=self.now + lag, about=about)
-        self.events.append(told)
+        event = ModelEvent(number=number, second=self.now, shown_at=self.now + lag, about=about)
+        self.events.append(event)
 
-    def write(self, stream: str, told: Told) -> None:
-        """As a destination does: older ones are skipped, of equally old ones the last wins."""
-        key = (stream, told.about)
-        if self.rows.get(key, (0, 0))[0] <= told.second:
-            self.rows[key] = (told.second, told.number)
+    def write(self, stream: str, event: ModelEvent) -> None:
+        """Write a row like a destination: of equally old events the last wins."""
+        key = (stream, event.about)
+        if self.rows.get(key, (0, 0))[0] <= event.second:
+            self.rows[key] = (event.second, event.number)
 
     def poll(self, poll: "Poll") -> None:
-        """One request: it may end early, and streams may be refused on the way."""
+        """Run one request, which may end early; streams may be refused meanwhile."""
         cursor = EventCursor.parse(self.stored)
         assert cursor is not None
-        known: set[str] = {stream for stream, at in poll.refused.items() if at < 0}
-        refused: set[str] = set(known)
-        told_round = PollRound(cursor, committed=cursor, refused=known)
-        if told_round.start is None:
+        known = ErroredStreams(stream for stream, at in poll.refused.items() if at < 0)
+        refused: set[str] = set(known.names)
+        poll_round = PollRound(cursor, committed=cursor, errored=known)
+        if poll_round.start is None:
             return
         end = self.now + 1
         listed = sorted(
             (
-                told
-                for told in self.events
-                if told_round.start <= told.second < end and told.shown_at <= self.now
+                event
+                for event in self.events
+                if poll_round.start <= event.second < end and event.shown_at <= self.now
             ),
-            key=lambda told: (told.second, told.number),
+            key=lambda event: (event.second, event.number),
         )
-        bounds = sorted({bound % (end - told_round.start) for bound in poll.bounds})
-        befores = [*(told_round.start + bound for bound in bounds if bound), end]
-        gte = told_round.start
+        bounds = sorted({bound % (end - poll_round.start) for bound in poll.bounds})
+        befores = [*(poll_round.start + bound for bound in bounds if bound), end]
+        gte = poll_round.start
         for number, before in enumerate(befores):
             if number == poll.windows:
                 return
             refused |= {stream for stream, at in poll.refused.items() if at == number}
             # The source learns of it later.
-            known |= {stream for stream, at in poll.refused.items() if at + poll.delay <= number}
-            for told in (told for told in listed if gte <= told.second < before):
-                streams = OBJECTS[told.about]
-                for stream in told_round.apply(told.second, str(told.number), told.about, streams):
+            for stream, at in poll.refused.items():
+                if at + poll.delay <= number:
+                    known.add(stream)
+            for event in (event for event in listed if gte <= event.second < before):
+                streams = OBJECTS[event.about]
+                for stream in poll_round.apply(
+                    event.second, str(event.number), event.about, streams
+                ):
                     if stream not in refused:
-                        self.write(stream, told)
+                        self.write(stream, event)
             gte = before
-            after = told_round.account(before, self.now - 1)
+            after = poll_round.account(before, self.now - 1)
             assert all(second >= after.since for second in after.applied)
             assert EventCursor.parse(after.to_json()) == after
-            # The engine drops what accounts for a refused stream.
-            if refused <= known | after.behind.keys():
+            # The engine drops checkpoints that account for a refused stream.
+            if refused <= known.names | after.behind.keys():
                 self.stored = after.to_json()
 
     def newest(self) -> dict[tuple[str, str], int]:
         return {
-            (stream, told.about): told.number
-            for told in self.events
-            for stream in OBJECTS[told.about]
+            (stream, event.about): event.number
+            for event in self.events
+            for stream in OBJECTS[event.about]
         }
 
     def held(self) -> dict[tuple[str, str], int]:
@@ -105,14 +110,14 @@ class World:
 
 @dataclass(frozen=True, kw_only=True)
 class Poll:
-    """How one request goes.
+    """The course of one request.
 
     Attributes:
-        bounds: Where its windows end.
-        windows: How many of them it comes to.
+        bounds: The ends of its windows.
+        windows: The number of windows that it completes.
         refused: The streams that the destination refuses, and from which window on; -1 if they were
             refused before.
-        delay: How many windows later the source learns of it.
+        delay: The number of windows until the source learns of it.
     """
 
     bounds: Sequence[int]
@@ -121,7 +126,7 @@ class Poll:
     delay: int = 0
 
 
-# What happens in one second, how long it takes to show up, and how long it is quiet then.
+# The events of one second, their delay before they appear, and the quiet time after them.
 Happenings = tuple[list[tuple[str, int]], int]
 HAPPENINGS = st.tuples(
     st.lists(
@@ -146,7 +151,7 @@ TIMES = st.lists(st.tuples(HAPPENINGS, POLLS), max_size=12)
 
 @settings(max_examples=300)
 @given(times=TIMES, bounds=BOUNDS)
-def test_the_tables_end_as_the_events_say(
+def test_the_tables_match_the_events(
     times: list[tuple[Happenings, Poll]], bounds: list[int]
 ) -> None:
     world = World()
@@ -167,7 +172,7 @@ def test_the_tables_end_as_the_events_say(
 
 
 @given(times=TIMES)
-def test_an_event_that_is_not_late_is_applied_once_unless_a_stream_is_refused(
+def test_a_timely_event_is_applied_once_unless_a_stream_is_refused(
     times: list[tuple[Happenings, Poll]],
 ) -> None:
     cursor = EventCursor(since=BEGINNING - OVERLAP, followed=frozenset(STREAMS))
@@ -177,7 +182,7 @@ def test_an_event_that_is_not_late_is_applied_once_unless_a_stream_is_refused(
         for about, _ in happenings:
             events.append((now, str(len(events)), about))
         now += quiet
-        poll_round = PollRound(cursor, committed=cursor, refused=frozenset())
+        poll_round = PollRound(cursor, committed=cursor, errored=ErroredStreams())
         for second, event_id, about in events:
             if second >= cursor.since and poll_round.apply(second, event_id, about, OBJECTS[about]):
                 applied.append(event_id)
@@ -194,38 +199,38 @@ def behind_at_50() -> EventCursor:
     )
 
 
-def test_a_stream_that_is_refused_meanwhile_stays_where_it_surely_was_committed() -> None:
+def test_a_stream_refused_meanwhile_stays_at_its_committed_position() -> None:
     cursor = EventCursor(since=100, followed=frozenset({"items", "plans"}))
-    refused: set[str] = set()
-    poll_round = PollRound(cursor, committed=cursor, refused=refused)
+    errored = ErroredStreams()
+    poll_round = PollRound(cursor, committed=cursor, errored=errored)
     assert poll_round.apply(110, "evt_1", "plan", ["plans"]) == {"plans"}
     assert dict(poll_round.account(120, 1_000).behind) == {}
-    refused.add("plans")
+    errored.add("plans")
     assert poll_round.apply(130, "evt_2", "plan", ["plans"]) == frozenset()
     after = poll_round.account(140, 1_000)
     assert (after.since, dict(after.behind)) == (140, {"plans": 100})
 
 
-def test_a_stream_that_is_behind_is_level_once_it_has_what_the_others_had_before() -> None:
+def test_a_stream_that_is_behind_catches_up_with_the_others() -> None:
     cursor = behind_at_50()
-    poll_round = PollRound(cursor, committed=cursor, refused=frozenset())
+    poll_round = PollRound(cursor, committed=cursor, errored=ErroredStreams())
     assert poll_round.start == 50
     assert poll_round.apply(60, "evt_0", "both", ["items", "plans"]) == {"plans"}
     assert dict(poll_round.account(120, 1_000).behind) == {"plans": 120}
-    # The others have it.
+    # The other streams have it.
     assert poll_round.apply(130, "evt_1", "both", ["items", "plans"]) == {"plans"}
     assert dict(poll_round.account(131, 1_000).behind) == {}
 
 
-def test_late_events_are_waited_for_of_a_stream_that_is_behind_too() -> None:
+def test_a_stream_that_is_behind_waits_for_late_events_too() -> None:
     cursor = behind_at_50()
-    poll_round = PollRound(cursor, committed=cursor, refused=frozenset())
+    poll_round = PollRound(cursor, committed=cursor, errored=ErroredStreams())
     after = poll_round.account(120, 90 + OVERLAP)
     assert (after.since, dict(after.behind)) == (100, {"plans": 90})
 
 
-def test_a_stream_that_is_refused_again_stays_where_it_was() -> None:
+def test_a_stream_refused_again_keeps_its_position() -> None:
     cursor = behind_at_50()
-    poll_round = PollRound(cursor, committed=cursor, refused={"plans"})
+    poll_round = PollRound(cursor, committed=cursor, errored=ErroredStreams({"plans"}))
     assert poll_round.start == 100
     assert dict(poll_round.account(200, 1_000).behind) == {"plans": 50}

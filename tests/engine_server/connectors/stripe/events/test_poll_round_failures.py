@@ -1,4 +1,4 @@
-"""Whatever fails, is refused or cut short: each event is applied or given up, and none is lost."""
+"""Model of polls with failures: each event is applied or dead-lettered."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_server.connectors.stripe.events.cursor import OVERLAP, EventCursor, FailingEvent
-from engine_server.connectors.stripe.events.poll_round import MOST_ATTEMPTS, PollRound
+from engine_server.connectors.stripe.events.polling.cursor import OVERLAP, EventCursor, FailingEvent
+from engine_server.connectors.stripe.events.polling.poll_round import MOST_ATTEMPTS, PollRound
+from engine_server.errored_streams import ErroredStreams
 from tests.engine_server.connectors.stripe.events.test_poll_round import (
     BOUNDS,
     HAPPENINGS,
@@ -15,46 +16,46 @@ from tests.engine_server.connectors.stripe.events.test_poll_round import (
     OBJECTS,
     POLLS,
     Happenings,
+    ModelEvent,
     Poll,
-    Told,
     World,
 )
 
 
 @dataclass(kw_only=True)
 class FailingWorld(World):
-    """A world in which some events fail by themselves, each a number of times.
+    """A world in which some events fail a number of times.
 
     Attributes:
         failures: How many times each event still fails, by its number.
-        given_up: The numbers of the events that were given up.
+        given_up: The numbers of the dead-lettered events.
     """
 
     failures: dict[int, int] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
 
     def poll(self, poll: Poll) -> None:
-        """One request: failing events are tried first, then windows of new ones."""
+        """Run one request: failing events are tried first, then windows of new ones."""
         cursor = EventCursor.parse(self.stored)
         assert cursor is not None
-        known: set[str] = {stream for stream, at in poll.refused.items() if at < 0}
-        refused: set[str] = set(known)
-        told_round = PollRound(cursor, committed=cursor, refused=known)
-        start, end = told_round.start, self.now + 1
+        known = ErroredStreams(stream for stream, at in poll.refused.items() if at < 0)
+        refused: set[str] = set(known.names)
+        poll_round = PollRound(cursor, committed=cursor, errored=known)
+        start, end = poll_round.start, self.now + 1
         if start is None or start >= end:
             return
         listed = sorted(
             (
-                told
-                for told in self.events
-                if start <= told.second < end and told.shown_at <= self.now
+                event
+                for event in self.events
+                if start <= event.second < end and event.shown_at <= self.now
             ),
-            key=lambda told: (told.second, told.number),
+            key=lambda event: (event.second, event.number),
         )
         for event_id in list(cursor.failing):
-            told = self.events[int(event_id) - 1]
-            streams = told_round.retry(event_id, told.about, OBJECTS[told.about])
-            self.attempt(told_round, told, streams, refused, is_looked_up=True)
+            event = self.events[int(event_id) - 1]
+            streams = poll_round.retry(event_id, event.about, OBJECTS[event.about])
+            self.attempt(poll_round, event, streams, refused, is_looked_up=True)
         bounds = sorted({bound % (end - start) for bound in poll.bounds})
         gte = start
         for number, before in enumerate([*(start + bound for bound in bounds if bound), end]):
@@ -62,50 +63,60 @@ class FailingWorld(World):
                 return
             refused |= {stream for stream, at in poll.refused.items() if at == number}
             # The source learns of it later.
-            known |= {stream for stream, at in poll.refused.items() if at + poll.delay <= number}
-            group = [told for told in listed if gte <= told.second < before]
-            for told in group:
-                name, kinds = str(told.number), OBJECTS[told.about]
-                streams = told_round.apply(told.second, name, told.about, kinds)
-                self.attempt(told_round, told, streams, refused)
-                if poll.bounds and told.number % 3 == 0:
-                    # As where the bound of dead letters is reached.
-                    self.store(told_round.account(group[0].second, self.now - 1), refused, known)
+            for stream, at in poll.refused.items():
+                if at + poll.delay <= number:
+                    known.add(stream)
+            group = [event for event in listed if gte <= event.second < before]
+            for event in group:
+                name, kinds = str(event.number), OBJECTS[event.about]
+                streams = poll_round.apply(event.second, name, event.about, kinds)
+                self.attempt(poll_round, event, streams, refused)
+                if poll.bounds and event.number % 3 == 0:
+                    # As when the bound of dead letters is reached.
+                    self.store(
+                        poll_round.account(group[0].second, self.now - 1), refused, known.names
+                    )
             gte = before
-            self.store(told_round.account(before, self.now - 1), refused, known)
+            self.store(poll_round.account(before, self.now - 1), refused, known.names)
 
     def attempt(
         self,
-        told_round: PollRound,
-        told: Told,
+        poll_round: PollRound,
+        event: ModelEvent,
         streams: Collection[str],
         refused: Collection[str],
         *,
         is_looked_up: bool = False,
     ) -> None:
-        """Applies an event, unless it fails; one that failed before shows the object as it is."""
+        """Apply an event, unless it fails.
+
+        An event that failed before shows the current state of its object, and so does one that
+        finds a row of its own second: the source looks both up.
+        """
         if not streams:
             return
-        if self.failures.get(told.number, 0):
-            self.failures[told.number] -= 1
-            told_round.withdraw(told.second, str(told.number))
-            failing = FailingEvent(type="t", created=told.second, attempts=0, reason="no")
-            attempts = told_round.fail(str(told.number), failing)
+        if self.failures.get(event.number, 0):
+            self.failures[event.number] -= 1
+            poll_round.withdraw(event.second, str(event.number))
+            failing = FailingEvent(type="t", created=event.second, attempts=0, reason="no")
+            attempts = poll_round.fail(str(event.number), failing)
             if attempts is not None:
                 assert attempts == MOST_ATTEMPTS
-                self.given_up.add(told.number)
+                self.given_up.add(event.number)
             return
-        about = [other for other in self.events if other.about == told.about]
-        shown = about[-1].number if is_looked_up else told.number
+        about = [other for other in self.events if other.about == event.about]
+        rows = [self.rows.get((stream, event.about), (0, 0)) for stream in streams]
+        is_unsure = any(second == event.second for second, _ in rows)
+        shown = about[-1].number if is_looked_up or is_unsure else event.number
         for stream in streams:
             if stream not in refused:
                 self.write(
                     stream,
-                    Told(number=shown, second=told.second, shown_at=0, about=told.about),
+                    ModelEvent(number=shown, second=event.second, shown_at=0, about=event.about),
                 )
 
-    def store(self, after: EventCursor, refused: set[str], known: set[str]) -> None:
-        """Keeps a checkpoint, unless the engine drops what accounts for a refused stream."""
+    def store(self, after: EventCursor, refused: set[str], known: frozenset[str]) -> None:
+        """Keep a checkpoint, unless the engine drops it for a refused stream."""
         assert EventCursor.parse(after.to_json()) == after
         if refused <= known | after.behind.keys():
             self.stored = after.to_json()
@@ -116,7 +127,7 @@ TIMES = st.lists(st.tuples(HAPPENINGS, POLLS, st.lists(st.integers(0, 9), max_si
 
 @settings(max_examples=300)
 @given(times=TIMES, bounds=BOUNDS)
-def test_each_event_is_applied_or_given_up_and_no_row_ends_older_than_what_was_not_given_up(
+def test_each_event_is_applied_or_dead_lettered(
     times: list[tuple[Happenings, Poll, list[int]]], bounds: list[int]
 ) -> None:
     world = FailingWorld()
@@ -124,8 +135,8 @@ def test_each_event_is_applied_or_given_up_and_no_row_ends_older_than_what_was_n
         before = len(world.events)
         for about, lag in happenings:
             world.happen(about, lag)
-        for told, count in zip(world.events[before:], failures, strict=False):
-            world.failures[told.number] = count
+        for event, count in zip(world.events[before:], failures, strict=False):
+            world.failures[event.number] = count
         world.now += quiet
         world.poll(poll)
     world.now += LONGEST_LAG
@@ -135,13 +146,13 @@ def test_each_event_is_applied_or_given_up_and_no_row_ends_older_than_what_was_n
     newest, held = world.newest(), world.held()
     for key, number in newest.items():
         applied = [
-            told.number
-            for told in world.events
-            if told.about == key[1] and told.number not in world.given_up
+            event.number
+            for event in world.events
+            if event.about == key[1] and event.number not in world.given_up
         ]
         assert held.get(key, 0) >= max(applied, default=0), key
         assert held.get(key, 0) <= number
-    # Nothing is tried again for ever.
+    # No event is retried for ever.
     world.now += 10 * OVERLAP
     world.poll(Poll(bounds=[]))
     end = EventCursor.parse(world.stored)

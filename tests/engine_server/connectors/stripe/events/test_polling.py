@@ -1,10 +1,11 @@
-"""Following events by asking for them: what comes before the history, and behind it."""
+"""Polling of events: the messages before the history, and after it."""
 
 import time
 from typing import Any
 
 import pytest
 
+from engine_server.errored_streams import ErroredStreams
 from engine_server.errors import ConnectorError
 from pipesync.v1.message_pb2 import Log
 from pipesync.v1.state_pb2 import SourceState
@@ -34,7 +35,7 @@ def name_of(reading: Reading, object_id: str) -> Any:
     return reading.records["customers", object_id]["name"]
 
 
-async def test_a_fresh_read_says_that_it_follows_before_the_first_page(
+async def test_a_fresh_read_emits_its_cursor_before_the_first_page(
     simulator: StripeSimulator,
 ) -> None:
     simulator.create("customers")
@@ -46,7 +47,7 @@ async def test_a_fresh_read_says_that_it_follows_before_the_first_page(
     assert dict(first.state.streams) == {}
 
 
-async def test_an_update_made_while_the_history_is_read_comes_although_its_page_was_read_before(
+async def test_an_update_after_its_page_was_read_is_applied(
     simulator: StripeSimulator,
 ) -> None:
     customer = simulator.create("customers", {"name": "as read"})["id"]
@@ -77,7 +78,7 @@ async def test_a_run_that_ends_before_the_update_leaves_it_to_the_next_poll(
     assert name_of(later, customer) == "changed later"
 
 
-async def test_creates_updates_and_deletes_are_followed_and_each_event_comes_once(
+async def test_creates_updates_and_deletes_are_each_applied_once(
     simulator: StripeSimulator,
 ) -> None:
     kept = simulator.create("customers")["id"]
@@ -96,7 +97,7 @@ async def test_creates_updates_and_deletes_are_followed_and_each_event_comes_onc
     assert (dict(quiet.ids), quiet.checkpoints) == ({}, 0)
 
 
-async def test_events_of_one_second_end_as_the_last_of_them_says(
+async def test_the_last_event_of_a_second_decides(
     simulator: StripeSimulator,
 ) -> None:
     customer = simulator.create("customers")["id"]
@@ -105,11 +106,11 @@ async def test_events_of_one_second_end_as_the_last_of_them_says(
     for name in "ABCDE":
         simulator.update("customers", customer, {"name": name})
         state = (reading := await follow(simulator, "customers", state=state)).state
-        # Also those that came in the middle of it.
+        # Including those created in the middle of it.
         assert (name_of(reading, customer), sum(reading.ids.values())) == (name, 1)
 
 
-async def test_a_late_event_comes_and_is_followed_by_what_came_after_it_again(
+async def test_after_a_late_event_the_later_events_are_applied_again(
     simulator: StripeSimulator,
 ) -> None:
     ids = [simulator.create("customers")["id"] for _ in range(30)]
@@ -134,7 +135,7 @@ async def test_a_late_event_comes_and_is_followed_by_what_came_after_it_again(
     assert table == dict.fromkeys(ids, "last")
 
 
-async def test_a_stream_that_is_selected_later_is_read_and_followed_from_then_on(
+async def test_a_stream_selected_later_is_read_and_followed(
     simulator: StripeSimulator,
 ) -> None:
     customer, product = simulator.create("customers")["id"], simulator.create("products")["id"]
@@ -148,14 +149,14 @@ async def test_a_stream_that_is_selected_later_is_read_and_followed_from_then_on
     assert set(third.ids) == {("customers", customer), ("products", product)}
 
 
-async def test_poll_events_turned_on_later_has_the_streams_read_again(
+async def test_turning_poll_events_on_later_reads_the_streams_again(
     simulator: StripeSimulator,
 ) -> None:
     simulator.clock.set(now() - 7_200)
     customer = simulator.create("customers", {"name": "A"})["id"]
     before = await read(config_for(simulator), streams("customers"))
     simulator.clock.set(now() - 3_600)
-    # Nobody followed, so nobody saw this.
+    # This update happened while events were not followed.
     simulator.update("customers", customer, {"name": "B"})
     again = await sync(simulator, "customers", state=before.state)
     assert name_of(again, customer) == "B"
@@ -179,7 +180,7 @@ async def test_a_stream_that_was_not_selected_for_a_while_is_read_again(
     assert cursor(again.state)["followed"] == ["customers", "products"]
 
 
-async def test_a_cursor_that_is_too_old_is_told_and_has_the_streams_read_again(
+async def test_a_cursor_that_is_too_old_is_reported_and_the_streams_are_read_again(
     simulator: StripeSimulator,
 ) -> None:
     simulator.clock.set(now() - 7_200)
@@ -198,7 +199,7 @@ async def test_a_cursor_that_is_too_old_is_told_and_has_the_streams_read_again(
 
 
 @pytest.mark.parametrize("is_too_old", [False, True])
-async def test_what_is_read_again_is_read_to_the_end_also_one_checkpoint_a_request(
+async def test_streams_are_read_again_to_the_end_with_one_checkpoint_a_request(
     simulator: StripeSimulator, is_too_old: bool
 ) -> None:
     names = ("customers", "products", "coupons")
@@ -233,17 +234,17 @@ async def test_what_is_read_again_is_read_to_the_end_also_one_checkpoint_a_reque
         if not reading.checkpoints:
             break
         checkpoints += 1
-    # Three are reset, the cursor is told, and three are read.
+    # Three are reset, the cursor is emitted, and three are read.
     assert checkpoints == 7
     assert {record["metadata"]["changed"] for record in table.values()} == {"yes"}
     assert len(table) == 3
 
 
-async def test_events_alone_need_a_cursor_that_is_young_enough(
+async def test_reading_only_events_needs_a_recent_cursor(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
-    with pytest.raises(ConnectorError, match="only followed after a sync that reads the history"):
+    with pytest.raises(ConnectorError, match="only be polled after a sync that reads the history"):
         await follow(simulator, "customers", state=without_cursor(state))
     old = with_cursor(state, since=now() - 35 * DAY)
     with pytest.raises(ConnectorError, match=r"35 days ago, .* 30 days; a sync of the history"):
@@ -254,7 +255,7 @@ async def test_events_alone_need_a_cursor_that_is_young_enough(
         )
 
 
-async def test_a_run_whose_streams_are_complete_goes_on_with_or_without_a_cursor(
+async def test_a_run_with_complete_streams_continues_with_or_without_a_cursor(
     simulator: StripeSimulator,
 ) -> None:
     customer = simulator.create("customers")["id"]
@@ -269,7 +270,7 @@ async def test_a_run_whose_streams_are_complete_goes_on_with_or_without_a_cursor
     assert (dict(off.ids), off.checkpoints) == ({}, 0)
 
 
-async def test_a_key_that_may_not_read_events_is_told_before_the_history_is_read(
+async def test_a_key_without_access_to_events_fails_before_the_history(
     simulator: StripeSimulator,
 ) -> None:
     state = (await sync(simulator, "customers")).state
@@ -299,16 +300,14 @@ async def test_a_key_that_may_not_read_events_is_told_before_the_history_is_read
         '{"events": {"since": 1, "applied": {}, "followed": [], "behind": {}, "more": 1}}',
     ],
 )
-async def test_a_checkpoint_of_somebody_else_is_refused(
-    simulator: StripeSimulator, data: str
-) -> None:
+async def test_a_foreign_checkpoint_is_refused(simulator: StripeSimulator, data: str) -> None:
     state = SourceState()
-    setattr(state, "global", data)
+    state.shared = data
     with pytest.raises(ConnectorError, match="is not an events cursor of the Stripe source"):
         await sync(simulator, "customers", state=state)
 
 
-async def test_a_stream_that_was_refused_for_too_long_is_read_again_and_the_others_are_not(
+async def test_only_a_stream_that_was_refused_for_too_long_is_read_again(
     simulator: StripeSimulator,
 ) -> None:
     simulator.clock.set(now() - 7_200)
@@ -332,7 +331,7 @@ async def test_a_stream_that_was_refused_for_too_long_is_read_again_and_the_othe
     assert "stream customers was refused so long ago" in told.message
 
 
-async def test_a_stream_that_is_refused_from_the_start_stays_behind_and_is_left_out(
+async def test_a_stream_refused_from_the_start_stays_behind_and_is_excluded(
     simulator: StripeSimulator,
 ) -> None:
     customer = simulator.create("customers")["id"]
@@ -347,7 +346,7 @@ async def test_a_stream_that_is_refused_from_the_start_stays_behind_and_is_left_
         "customers",
         "products",
         state=first.state,
-        refused_streams={"customers"},
+        errored_streams=ErroredStreams({"customers"}),
         on_checkpoint=lambda reading: excluded.append(reading.excluded),
     )
     assert set(refused.ids) == {("products", product)}
@@ -362,7 +361,7 @@ async def test_a_stream_that_is_refused_from_the_start_stays_behind_and_is_left_
 async def test_events_whose_objects_are_looked_up_are_accounted_for_a_hundred_at_a_time(
     simulator: StripeSimulator,
 ) -> None:
-    """Else a request that is too short for all of them would begin with the same ones for ever."""
+    """Otherwise a request too short for all of them would start with the same ones for ever."""
     made = [simulator.create("customers")["id"] for _ in range(250)]
     state = (await sync(simulator, "customers")).state
     simulator.set_default_version("2020-08-27")

@@ -1,4 +1,4 @@
-"""What is made of one event, and of which ones nothing."""
+"""Records made from one event, and events that make none."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import orjson
 import pytest
 import structlog
 
-from engine_server.connectors.stripe.client import StripeClient
+from engine_server.connectors.stripe.api.client import StripeClient
 from tests.engine_server.connectors.stripe.events.builders import (
     CUSTOMER,
     NOW,
@@ -16,21 +16,23 @@ from tests.engine_server.connectors.stripe.events.builders import (
     messages,
     records,
     scope,
-    stamped,
     subscription,
     thin,
     whole_list,
+    with_metadata,
 )
 from tests.stripe_simulator.simulator import StripeSimulator
 
 CUSTOMERS = scope("customers")
 
 
-async def test_the_object_becomes_a_record_of_the_second_of_the_event(
+async def test_the_object_becomes_a_record_with_the_events_second(
     client: StripeClient,
 ) -> None:
     sent = event("customer.updated", CUSTOMER, created=NOW + 5)
-    assert await records(client, CUSTOMERS, sent) == [("customers", stamped(CUSTOMER, NOW + 5))]
+    assert await records(client, CUSTOMERS, sent) == [
+        ("customers", with_metadata(CUSTOMER, NOW + 5))
+    ]
 
 
 async def test_json_is_read_to_the_last_digit(client: StripeClient) -> None:
@@ -49,17 +51,17 @@ async def test_events_of_any_api_version_are_read(
     old: Document = {"id": "cus_1", "object": "customer", "account_balance": 0, "unheard_of": [1]}
     sent = event("customer.updated", old, request=request_field, api_version="2014-08-20")
     del sent["livemode"]
-    assert await records(client, CUSTOMERS, sent) == [("customers", stamped(CUSTOMER))]
+    assert await records(client, CUSTOMERS, sent) == [("customers", with_metadata(CUSTOMER))]
 
 
-async def test_what_an_object_tells_of_its_own_last_update_is_no_stamp(
+async def test_an_objects_own_update_time_is_not_used(
     client: StripeClient,
 ) -> None:
     product = {"id": "prod_1", "object": "product", "updated": NOW - 3}
     sent = [event("product.updated", product), event("product.deleted", product)]
     assert await records(client, scope("products"), *sent) == [
-        ("products", stamped(product, NOW)),
-        ("products", stamped(product, NOW, deleted=True)),
+        ("products", with_metadata(product, NOW)),
+        ("products", with_metadata(product, NOW, deleted=True)),
     ]
 
 
@@ -78,23 +80,23 @@ async def test_consecutive_records_of_a_stream_share_a_batch_in_the_order_of_arr
     assert in_order == list(range(150))
 
 
-async def test_an_event_that_ends_an_object_deletes_it_with_all_that_is_known(
+async def test_a_deletion_event_marks_the_object_deleted_with_all_fields(
     client: StripeClient,
 ) -> None:
     sent = event("customer.deleted", CUSTOMER)
     assert await records(client, CUSTOMERS, sent) == [
-        ("customers", stamped(CUSTOMER, deleted=True))
+        ("customers", with_metadata(CUSTOMER, deleted=True))
     ]
 
 
-async def test_a_subscription_that_ends_is_still_there(client: StripeClient) -> None:
+async def test_an_ended_subscription_is_not_deleted(client: StripeClient) -> None:
     canceled = subscription(item("si_1"), status="canceled")
     sent = event("customer.subscription.deleted", canceled)
     [(_, record), (_, of_item)] = await records(
         client, scope("subscriptions", "subscription_items"), sent
     )
-    assert record == stamped(canceled)
-    assert of_item == stamped(item("si_1"))
+    assert record == with_metadata(canceled)
+    assert of_item == with_metadata(item("si_1"))
 
 
 @pytest.mark.parametrize(
@@ -102,11 +104,11 @@ async def test_a_subscription_that_ends_is_still_there(client: StripeClient) -> 
     [
         ("payment_method.detached", {"id": "pm_1", "object": "payment_method", "customer": None}),
         ("subscription_schedule.released", {"id": "s_1", "object": "subscription_schedule"}),
-        # What it is named after is not what it holds.
+        # It is named after another object than the one that it holds.
         ("customer.source.deleted", CUSTOMER),
     ],
 )
-async def test_what_can_still_be_retrieved_is_updated(
+async def test_an_object_that_can_still_be_retrieved_is_updated(
     client: StripeClient, event_type: str, about: Document
 ) -> None:
     streams = ("payment_methods", "subscription_schedules", "customers")
@@ -114,19 +116,19 @@ async def test_what_can_still_be_retrieved_is_updated(
     assert "deleted" not in record
 
 
-async def test_items_that_a_subscription_has_no_more_are_deleted(client: StripeClient) -> None:
+async def test_former_items_of_a_subscription_are_deleted(client: StripeClient) -> None:
     before = {"items": {"data": [item("si_1"), item("si_2"), item("si_3", quantity=1)]}}
     now = subscription(item("si_3", quantity=4), item("si_4"))
     sent = event("customer.subscription.updated", now, previous=before)
     assert await records(client, scope("subscription_items"), sent) == [
-        ("subscription_items", stamped(item("si_3", quantity=4))),
-        ("subscription_items", stamped(item("si_4"))),
-        ("subscription_items", stamped(item("si_1"), deleted=True)),
-        ("subscription_items", stamped(item("si_2"), deleted=True)),
+        ("subscription_items", with_metadata(item("si_3", quantity=4))),
+        ("subscription_items", with_metadata(item("si_4"))),
+        ("subscription_items", with_metadata(item("si_1"), deleted=True)),
+        ("subscription_items", with_metadata(item("si_2"), deleted=True)),
     ]
 
 
-async def test_lists_that_an_event_cuts_are_completed(
+async def test_truncated_lists_in_events_are_completed(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     items = [{**item(f"si_{n}"), "created": NOW - n} for n in range(25)]
@@ -141,7 +143,9 @@ async def test_lists_that_an_event_cuts_are_completed(
     assert len(simulator.requests) == 1
 
 
-async def test_an_event_whose_list_cannot_be_completed_is_not_lost(client: StripeClient) -> None:
+async def test_an_event_whose_list_cannot_be_completed_is_still_applied(
+    client: StripeClient,
+) -> None:
     cut = {**whole_list("https://elsewhere.example/v1/x", [item("si_1")]), "has_more": True}
     sent = event("customer.subscription.updated", {**subscription(), "items": cut})
     with structlog.testing.capture_logs() as logs:
@@ -152,7 +156,7 @@ async def test_an_event_whose_list_cannot_be_completed_is_not_lost(client: Strip
     }
 
 
-async def test_reversals_and_refunds_of_fees_come_with_what_they_belong_to(
+async def test_reversals_and_fee_refunds_are_read_from_their_parents(
     client: StripeClient,
 ) -> None:
     reversal = {"id": "trr_1", "object": "transfer_reversal", "transfer": "tr_1", "amount": 5}
@@ -211,7 +215,7 @@ ACCOUNT_OF_ANOTHER = {"id": "acct_2", "object": "account", "charges_enabled": Tr
         ),
     ],
 )
-async def test_events_that_do_not_concern_the_pipeline_are_ignored_with_one_line(
+async def test_events_outside_the_scope_are_ignored_with_one_log_line(
     simulator: StripeSimulator, client: StripeClient, sent: Document, reason: str
 ) -> None:
     with structlog.testing.capture_logs() as logs:
@@ -228,7 +232,7 @@ async def test_events_that_do_not_concern_the_pipeline_are_ignored_with_one_line
     assert len(simulator.requests) == 0
 
 
-async def test_objects_of_streams_that_are_not_selected_are_left_out_quietly(
+async def test_objects_of_unselected_streams_are_dropped_silently(
     simulator: StripeSimulator, client: StripeClient
 ) -> None:
     sent = [
@@ -242,7 +246,7 @@ async def test_objects_of_streams_that_are_not_selected_are_left_out_quietly(
 
 
 @pytest.mark.parametrize("sent", [b"{", b"[]", b'{"id":"evt_1"}', {"id": 1, "type": "a"}])
-async def test_what_is_no_event_stops_no_other(client: StripeClient, sent: Any) -> None:
+async def test_data_that_are_no_event_stop_no_other(client: StripeClient, sent: Any) -> None:
     with structlog.testing.capture_logs() as logs:
         found = await records(client, CUSTOMERS, sent, event("customer.created", CUSTOMER))
     assert [stream for stream, _ in found] == ["customers"]
@@ -259,7 +263,7 @@ async def test_connected_accounts_are_objects_of_their_platform(client: StripeCl
         ),
     ]
     assert await records(client, scope("accounts"), *sent) == [
-        ("accounts", stamped(ACCOUNT_OF_ANOTHER)),
-        ("accounts", stamped({"id": "acct_2", "object": "account", "deleted": True})),
+        ("accounts", with_metadata(ACCOUNT_OF_ANOTHER)),
+        ("accounts", with_metadata({"id": "acct_2", "object": "account", "deleted": True})),
     ]
     assert await records(client, scope("accounts", is_platform=False), *sent) == []

@@ -1,4 +1,4 @@
-"""Recent events as an input: fetched by the source, and no checkpoint."""
+"""Recent events as an input: fetched by the source, without a checkpoint."""
 
 import time
 
@@ -28,7 +28,7 @@ def recent(created_after: int | None = None, limit: int = 0) -> SourceInput:
 
 
 def populate(simulator: StripeSimulator) -> list[str]:
-    """A customer a day for 20 days, and 150 within the last second; oldest first."""
+    """Create a customer a day for 20 days, and 150 within the last second; oldest first."""
     now = int(time.time())
     ids = []
     for day in range(20, 0, -1):
@@ -38,7 +38,7 @@ def populate(simulator: StripeSimulator) -> list[str]:
     return ids + [simulator.create("customers")["id"] for _ in range(150)]
 
 
-async def test_all_that_stripe_has_is_applied_oldest_first_without_a_checkpoint(
+async def test_all_recent_events_are_applied_oldest_first_without_a_checkpoint(
     simulator: StripeSimulator,
 ) -> None:
     ids = populate(simulator)
@@ -58,7 +58,9 @@ async def test_a_limit_takes_the_newest(simulator: StripeSimulator, limit: int) 
     assert list(reading.records) == [("customers", name) for name in ids[-limit:]]
 
 
-async def test_events_from_a_time_on_beside_pushed_ones(simulator: StripeSimulator) -> None:
+async def test_events_since_a_time_are_applied_beside_given_ones(
+    simulator: StripeSimulator,
+) -> None:
     ids = populate(simulator)
     pushed = SourceInput(
         event=struct(event("customer.created", {"id": "cus_pushed", "object": "customer"}))
@@ -69,7 +71,7 @@ async def test_events_from_a_time_on_beside_pushed_ones(simulator: StripeSimulat
     assert reading.ids["customers", "cus_pushed"] == 2
 
 
-async def test_what_cannot_be_fetched_is_told(simulator: StripeSimulator) -> None:
+async def test_unavailable_events_are_reported(simulator: StripeSimulator) -> None:
     with pytest.raises(ConnectorError, match=r"created_after is 40 days ago, .* for 30 days"):
         await push(simulator, recent(int(time.time()) - 40 * DAY))
     with pytest.raises(ConnectorError, match=r"recent_events\.limit must be 0"):

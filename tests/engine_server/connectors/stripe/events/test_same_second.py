@@ -1,4 +1,4 @@
-"""Events of one object and one second, that come in the wrong order."""
+"""Events about one object in the same second, in the wrong order."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ Document = dict[str, Any]
 
 
 def _two_updates(simulator: StripeSimulator) -> tuple[Document, list[Document]]:
-    """A customer as it is in the end, and the events of its two updates in one second."""
+    """Return the final customer, and the events of its two updates in one second."""
     customer = simulator.create("customers", {"name": "first"})
     simulator.clock.advance(5)
     events: list[Document] = []
@@ -36,7 +36,7 @@ def _two_updates(simulator: StripeSimulator) -> tuple[Document, list[Document]]:
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "out of order"])
 @pytest.mark.parametrize("together", [True, False], ids=["in one request", "in two"])
-async def test_the_row_is_the_object_whichever_of_two_comes_first(
+async def test_the_row_equals_the_object_in_any_order_of_two_events(
     database_url: str, order: tuple[int, int], together: bool
 ) -> None:
     async with StripeSimulator() as simulator, served_engine() as client:
@@ -61,7 +61,7 @@ async def _push(client: EngineClient, pipeline: StripePipeline, event: Document)
     assert not (await client.pipeline_sync_batch(request)).eof.failure_message
 
 
-async def test_an_event_that_changes_nothing_in_the_row_still_outdates_those_before_it(
+async def test_an_event_without_a_change_still_outdates_earlier_ones(
     database_url: str,
 ) -> None:
     async with StripeSimulator() as simulator, served_engine() as client:
@@ -81,7 +81,7 @@ async def test_an_event_that_changes_nothing_in_the_row_still_outdates_those_bef
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-async def test_what_an_object_was_like_at_its_end_is_known_whatever_comes_first(
+async def test_the_last_state_of_a_deleted_object_is_kept_in_any_order(
     database_url: str, order: tuple[int, ...]
 ) -> None:
     async with StripeSimulator() as simulator, served_engine() as client:
@@ -98,12 +98,12 @@ async def test_what_an_object_was_like_at_its_end_is_known_whatever_comes_first(
 
 
 class _Held:
-    """An inventory that holds one customer, and notes what it was asked."""
+    """One stored customer; records the queries."""
 
     def __init__(self) -> None:
         self.asked: list[set[str]] = []
 
-    async def stamped(
+    async def update_times(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
     ) -> Mapping[str, int]:
         assert (stream, account_id) == ("customers", "acct_simulator")
@@ -116,27 +116,27 @@ async def _is_unsure(same_second: SameSecond, object_id: str, second: int) -> bo
         return is_unsure
 
 
-async def test_what_the_destination_holds_of_that_second_is_unsure_and_asked_for_together() -> None:
+async def test_rows_of_the_same_second_are_queried_together() -> None:
     held = _Held()
-    async with SameSecond(replace(scope("customers"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked one thing
+    async with SameSecond(replace(scope("customers"), stored_rows=held)) as same_second:  # type: ignore[arg-type]  # asked one thing
         asked = [("cus_held", 100), ("cus_held", 101), ("cus_new", 100), ("cus_new", 100)]
         unsure = await asyncio.gather(*[_is_unsure(same_second, *one) for one in asked])
         assert unsure == [True, False, False, True]
         assert held.asked[0] == {"cus_held", "cus_new"}
-        # A later second is the one that counts from then on.
+        # A later second takes precedence from then on.
         assert await _is_unsure(same_second, "cus_new", 102) is False
         assert await _is_unsure(same_second, "cus_new", 100) is False
 
 
-async def test_of_a_stream_that_is_not_selected_nothing_is_asked() -> None:
+async def test_an_unselected_stream_is_not_queried() -> None:
     held = _Held()
-    async with SameSecond(replace(scope("prices"), inventory=held)) as same_second:  # type: ignore[arg-type]  # asked nothing
+    async with SameSecond(replace(scope("prices"), stored_rows=held)) as same_second:  # type: ignore[arg-type]  # asked nothing
         assert await _is_unsure(same_second, "cus_held", 100) is False
         assert await _is_unsure(same_second, "cus_held", 100) is True
     assert held.asked == []
 
 
-async def test_an_event_that_fails_was_not_told() -> None:
+async def test_a_failed_event_is_not_recorded() -> None:
     async with SameSecond(scope("customers")) as same_second:
         for _ in range(2):
             turn = same_second.turn("customers", "cus_1", 100)
@@ -145,9 +145,7 @@ async def test_an_event_that_fails_was_not_told() -> None:
             assert not await turn.__aexit__(ZeroDivisionError, error, None)
 
 
-async def test_the_events_of_one_object_have_their_turns_in_order_and_others_go_beside_them() -> (
-    None
-):
+async def test_events_of_one_object_take_turns_and_others_run_concurrently() -> None:
     async with SameSecond(scope("customers")) as same_second, asyncio.TaskGroup() as tasks:
         answered, others = asyncio.Event(), asyncio.Event()
         began: list[str] = []
@@ -167,7 +165,7 @@ async def test_the_events_of_one_object_have_their_turns_in_order_and_others_go_
     assert began == ["first", "other", "second"]
 
 
-async def test_a_row_that_an_item_makes_is_of_that_second_too() -> None:
+async def test_an_items_row_counts_for_the_second_too() -> None:
     async with SameSecond(scope("subscription_items")) as same_second:
         items = [("subscription_items", "si_1"), ("subscription_items", "si_2")]
         async with same_second.turn("subscriptions", "sub_1", 100, items=items) as is_unsure:
@@ -177,13 +175,13 @@ async def test_a_row_that_an_item_makes_is_of_that_second_too() -> None:
         turn = same_second.turn("subscriptions", "sub_2", 100)
         async with turn as is_unsure:
             assert not is_unsure
-            # It was not told that there is this one, too.
+            # This row was not recorded.
             turn.made([("subscription_items", "si_3")])
         async with same_second.turn("subscription_items", "si_3", 100) as is_unsure:
             assert is_unsure
 
 
-async def test_a_turn_that_is_given_up_lets_nothing_pass_those_before_it() -> None:
+async def test_an_abandoned_turn_lets_no_event_overtake() -> None:
     async with SameSecond(scope("customers")) as same_second:
         began: list[str] = []
 
@@ -202,10 +200,10 @@ async def test_a_turn_that_is_given_up_lets_nothing_pass_those_before_it() -> No
         assert began == ["last"]
 
 
-async def test_turns_of_several_rows_come_in_their_order_for_each_row() -> None:
+async def test_turns_with_several_rows_keep_the_order_of_each_row() -> None:
     async with SameSecond(scope("customers", "tax_ids")) as same_second:
         began: list[str] = []
-        # A part and its whole, then each of them by itself: all numbers are taken at once.
+        # A part and its whole, then each of them alone: all numbers are taken at once.
         part = same_second.turn("tax_ids", "txi_1", 100)
         whole = same_second.turn("customers", "cus_1", 100)
         later = same_second.turn("customers", "cus_1", 100)

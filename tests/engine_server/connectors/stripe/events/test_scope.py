@@ -1,4 +1,4 @@
-"""What a configuration says of the events that are wanted."""
+"""Scope of a configuration's events."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def _scope(key: str = "sk_test_1", **fields: object) -> EventScope:
 @pytest.mark.parametrize(
     ("key", "livemode"), [("sk_live_1", True), ("rk_test_1", False), ("sk_1", None)]
 )
-def test_the_key_tells_the_mode(key: str, livemode: bool | None) -> None:
+def test_the_mode_follows_from_the_key(key: str, livemode: bool | None) -> None:
     assert _scope(key).livemode is livemode
 
 
@@ -35,5 +35,5 @@ def test_only_the_account_of_the_key_is_a_platform() -> None:
 @pytest.mark.parametrize(
     ("wanted", "expected"), [([], False), (["invoice"], False), (["customer"], True), ("all", True)]
 )
-def test_what_is_fetched_again_is_configured(wanted: object, expected: bool) -> None:
+def test_the_types_fetched_again_are_configured(wanted: object, expected: bool) -> None:
     assert _scope(revalidate_objects=wanted).revalidates("customer") is expected

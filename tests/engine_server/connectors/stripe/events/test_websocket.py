@@ -1,4 +1,4 @@
-"""How the Stripe CLI's WebSocket is connected to; what comes of it is tested end to end."""
+"""Connections to the Stripe CLI's WebSocket; their events are tested end to end."""
 
 import asyncio
 import time
@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from engine_server.connectors.stripe.client import StripeClient
-from engine_server.connectors.stripe.events.inbox import Inbox
-from engine_server.connectors.stripe.events.websocket import CliWebSocket
-from tests.end_to_end.listening import QUICK_PACE
+from engine_server.connectors.stripe.api.stripe_api import StripeApi
+from engine_server.connectors.stripe.events.ingress.event_queue import EventQueue
+from engine_server.connectors.stripe.events.ingress.websocket import CliWebSocket
+from tests.end_to_end.listening import QUICK_INTERVALS
 from tests.engine_server.connectors.stripe.reading import QUICK, config_for
 from tests.loopback_proxy import LoopbackProxy
 from tests.stripe_simulator import faults
@@ -22,34 +22,34 @@ from tests.stripe_simulator.simulator import StripeSimulator
 
 
 @asynccontextmanager
-async def connected(simulator: StripeSimulator) -> AsyncIterator[Inbox]:
-    """Where the events of a connection come in."""
-    config, inbox = config_for(simulator, websocket=True), Inbox(QUICK_PACE)
+async def connected(simulator: StripeSimulator) -> AsyncIterator[EventQueue]:
+    """Yield the queue that receives the events of a connection."""
+    config, queue = config_for(simulator, websocket=True), EventQueue(QUICK_INTERVALS)
     async with (
-        StripeClient(config, QUICK) as client,
-        CliWebSocket(client, config, inbox, QUICK_PACE),
+        StripeApi(QUICK).client(config) as client,
+        CliWebSocket(client, config, queue, QUICK_INTERVALS),
     ):
-        yield inbox
+        yield queue
     await simulator.cli_sockets.connected(0)
 
 
-async def acknowledged(simulator: StripeSimulator, inbox: Inbox) -> None:
-    """One event comes in and is acknowledged."""
+async def acknowledged(simulator: StripeSimulator, queue: EventQueue) -> None:
+    """Send one event, and acknowledge it."""
     simulator.create("customers")
-    [waiting] = await inbox.take(1, at_most=None)
-    inbox.answer(waiting, committed=True)
+    [queued] = await queue.take(1, at_most=None)
+    queue.resolve(queued, committed=True)
     await simulator.cli_sessions.settled()
 
 
-async def test_it_says_who_it_is_and_goes_through_the_proxy_of_the_environment(
+async def test_it_identifies_itself_and_uses_the_environments_proxy(
     simulator: StripeSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     async with LoopbackProxy(credentials="me:secret") as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{proxy.port}")
-        async with connected(simulator) as inbox:
-            await acknowledged(simulator, inbox)
+        async with connected(simulator) as queue:
+            await acknowledged(simulator, queue)
     assert [head.split(" ", 2)[:2] for head in proxy.heads] == [
         ["POST", f"{simulator.base_url}{SESSIONS_PATH}"],
         ["GET", f"{simulator.base_url}{SOCKET_PATH}?websocket_feature=webhook-payloads"],
@@ -60,7 +60,7 @@ async def test_it_says_who_it_is_and_goes_through_the_proxy_of_the_environment(
         assert request.headers["x-stripe-client-user-agent"] == '{"name":"pipesync"}'
 
 
-async def test_an_api_without_tls_has_a_socket_without_it(simulator: StripeSimulator) -> None:
+async def test_an_api_without_tls_gets_a_websocket_without_tls(simulator: StripeSimulator) -> None:
     async def with_tls(request: web.Request, serve: faults.Serve) -> web.StreamResponse:
         response = await serve(request)
         assert isinstance(response, web.Response)
@@ -69,11 +69,11 @@ async def test_an_api_without_tls_has_a_socket_without_it(simulator: StripeSimul
         return web.Response(body=body, content_type="application/json")
 
     simulator.faults.add(with_tls, path=SESSIONS_PATH)
-    async with connected(simulator) as inbox:
-        await acknowledged(simulator, inbox)
+    async with connected(simulator) as queue:
+        await acknowledged(simulator, queue)
 
 
-async def test_a_connection_that_is_lost_at_once_is_not_made_anew_at_once(
+async def test_a_connection_lost_at_once_is_not_renewed_at_once(
     simulator: StripeSimulator,
 ) -> None:
     async def closed(request: web.Request, _: faults.Serve) -> web.StreamResponse:
@@ -84,9 +84,9 @@ async def test_a_connection_that_is_lost_at_once_is_not_made_anew_at_once(
 
     simulator.faults.add(closed, path=SOCKET_PATH, times=4)
     began = time.monotonic()
-    async with connected(simulator) as inbox:
-        await acknowledged(simulator, inbox)
-    assert time.monotonic() - began >= 4 * QUICK_PACE.connect_interval
+    async with connected(simulator) as queue:
+        await acknowledged(simulator, queue)
+    assert time.monotonic() - began >= 4 * QUICK_INTERVALS.connect_interval
 
 
 async def test_a_ping_is_answered(simulator: StripeSimulator) -> None:
@@ -95,7 +95,7 @@ async def test_a_ping_is_answered(simulator: StripeSimulator) -> None:
     async def pings(request: web.Request, _: faults.Serve) -> web.StreamResponse:
         socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), heartbeat=0.1)
         await socket.prepare(request)
-        # It closes itself when a ping is not answered.
+        # It closes itself if a ping is not answered.
         async with asyncio.timeout(0.5):
             async for _message in socket:
                 raise AssertionError("nothing is to be said")
@@ -109,7 +109,10 @@ async def test_a_ping_is_answered(simulator: StripeSimulator) -> None:
             raise
 
     simulator.faults.add(noted, path=SOCKET_PATH)
-    pace = replace(QUICK_PACE, ping_interval=10)
-    config, inbox = config_for(simulator, websocket=True), Inbox(pace)
-    async with StripeClient(config, QUICK) as client, CliWebSocket(client, config, inbox, pace):
+    intervals = replace(QUICK_INTERVALS, ping_interval=10)
+    config, queue = config_for(simulator, websocket=True), EventQueue(intervals)
+    async with (
+        StripeApi(QUICK).client(config) as client,
+        CliWebSocket(client, config, queue, intervals),
+    ):
         await answered.wait()

@@ -1,4 +1,4 @@
-"""What a destination holds, in memory: a stand-in for tables, to be compared with an account."""
+"""Stored rows in memory that stand in for a destination's tables."""
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Held:
-    """An inventory of documents.
+    """Stored documents.
 
     Attributes:
-        documents: What is held, by stream and id.
-        asked: What was asked so far: the stream and the bounds.
-        accounts: The accounts that it was asked for.
-        portion: How many ids it yields together.
+        documents: The documents by stream and id.
+        asked: The queries so far: the stream and the bounds.
+        accounts: The accounts of the queries.
+        portion: The number of ids that it yields together.
     """
 
     documents: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -22,11 +22,11 @@ class Held:
     portion: int = 5_000
 
     def hold(self, stream: str, documents: Iterable[Mapping[str, Any]]) -> None:
-        """Holds these, too."""
+        """Add documents."""
         self.documents.setdefault(stream, {}).update((one["id"], one) for one in documents)
 
     def take(self, stream: str, record: Mapping[str, Any]) -> None:
-        """Takes a record as a destination would."""
+        """Apply a record like a destination."""
         if record.get("deleted") is True:
             self.documents[stream].pop(record["id"], None)
         else:
@@ -35,7 +35,7 @@ class Held:
     async def created_in(
         self, stream: str, gte: int | None, lt: int | None, *, account_id: str = ""
     ) -> AsyncGenerator[Mapping[str, int | None], None]:
-        """In small portions, as a large table would be read."""
+        """Yield small portions, like reading a large table."""
         self.asked.append((stream, gte, lt))
         self.accounts.add(account_id)
         found: list[tuple[int | None, str]] = [
@@ -59,7 +59,7 @@ class Held:
             if document[field] in owners
         ]
 
-    async def stamped(
+    async def update_times(
         self, stream: str, ids: Collection[str], *, account_id: str = ""
     ) -> Mapping[str, int]:
         held = self.documents.get(stream, {})

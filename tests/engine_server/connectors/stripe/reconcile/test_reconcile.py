@@ -1,4 +1,4 @@
-"""What becomes of records that a destination holds and no list shows."""
+"""Records that a destination holds and no list shows."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from engine_server.connectors.conformance.leftovers import nothing_left_behind
+from engine_server.errored_streams import ErroredStreams
 from engine_server.errors import ConnectionFailed
 from pipesync.v1.state_pb2 import SourceState
 from tests.engine_server.connectors.stripe.accounts import END, even, fill
@@ -34,7 +35,7 @@ async def simulator() -> AsyncIterator[StripeSimulator]:
 
 @pytest.fixture
 def held(simulator: StripeSimulator) -> Held:
-    """250 customers, all of which the account has, too."""
+    """Return 250 customers, all of which the account has, too."""
     fill(simulator, "customers", even(250))
     held = Held()
     held.hold("customers", simulator.objects("customers").documents())
@@ -48,7 +49,7 @@ async def reconcile(
     return await read(
         config,
         [selected(name) for name in streams or ("customers",)],
-        inventory=held,
+        stored_rows=held,
         reconcile=True,
         **options,
     )
@@ -62,34 +63,34 @@ def deleted(reading: Reading, stream: str = "customers") -> set[str]:
     }
 
 
-async def test_where_nothing_is_missing_nothing_is_retrieved(
+async def test_no_object_is_retrieved_if_none_is_missing(
     simulator: StripeSimulator, held: Held
 ) -> None:
     reading = await reconcile(simulator, held)
     assert len(reading.ids) == 250
-    # That it is the right account is asked once.
+    # The account is verified once.
     assert len(simulator.requests.of("/v1/account")) == 1
     assert len(simulator.requests) == len(simulator.requests.of("/v1/customers")) + 1
     assert held.accounts == {simulator.account_id}
 
 
-async def test_without_reconciling_nothing_is_asked_of_the_inventory(
+async def test_stored_rows_are_only_queried_while_reconciling(
     simulator: StripeSimulator, held: Held
 ) -> None:
     simulator.objects("customers").delete("obj_7")
-    await read(config_for(simulator), [selected("customers")], inventory=held)
+    await read(config_for(simulator), [selected("customers")], stored_rows=held)
     assert held.asked == []
     assert not simulator.requests.of("/v1/customers/*")
 
 
-async def test_only_what_stripe_says_is_gone_is_deleted(
+async def test_only_objects_that_stripe_reports_as_missing_are_deleted(
     simulator: StripeSimulator, held: Held
 ) -> None:
     objects = simulator.objects("customers")
     objects.delete("obj_3")
-    # The answer of Stripe's to one that was deleted by its API.
+    # Stripe's response for an object deleted through its API.
     objects.put({"id": "obj_50", "created": END - 1 - 600 * 50, "deleted": True}, listed=False)
-    # On a test clock, say.
+    # For example on a test clock.
     hidden = {"id": "obj_249", "created": END - 1 - 600 * 249, "name": "hidden"}
     objects.put(hidden, listed=False)
     reading = await reconcile(simulator, held)
@@ -103,7 +104,7 @@ async def test_only_what_stripe_says_is_gone_is_deleted(
     assert len(simulator.requests.of("/v1/customers/*")) == 3
 
 
-async def test_an_empty_list_deletes_nothing_that_is_there(
+async def test_an_empty_list_deletes_no_existing_object(
     simulator: StripeSimulator, held: Held
 ) -> None:
     objects = simulator.objects("customers")
@@ -114,7 +115,7 @@ async def test_an_empty_list_deletes_nothing_that_is_there(
     assert len(reading.ids) == 250
 
 
-async def test_an_empty_list_of_what_is_gone_deletes_all_of_it(
+async def test_an_empty_list_deletes_all_missing_objects(
     simulator: StripeSimulator, held: Held
 ) -> None:
     objects = simulator.objects("customers")
@@ -140,7 +141,7 @@ async def test_an_empty_list_of_what_is_gone_deletes_all_of_it(
     ],
     ids=["permission", "url", "other mode", "500"],
 )
-async def test_a_retrieval_that_fails_deletes_nothing_and_the_stream_goes_on(
+async def test_a_failed_retrieval_deletes_nothing_and_the_stream_continues(
     simulator: StripeSimulator, held: Held, refusal: errors.Refusal
 ) -> None:
     simulator.objects("customers").delete("obj_3")
@@ -163,9 +164,7 @@ async def test_a_proxy_that_answers_404_deletes_nothing(
     assert deleted(await reconcile(simulator, held)) == set()
 
 
-async def test_where_all_retrievals_fail_not_all_are_tried(
-    simulator: StripeSimulator, held: Held
-) -> None:
+async def test_retrievals_stop_after_many_failures(simulator: StripeSimulator, held: Held) -> None:
     objects = simulator.objects("customers")
     for object_id in objects.ids():
         objects.delete(object_id)
@@ -198,7 +197,7 @@ async def test_a_key_that_is_refused_meanwhile_ends_the_read(
         await reconcile(simulator, held)
 
 
-async def test_what_a_limit_leaves_unread_is_left_alone(
+async def test_objects_beyond_a_limit_are_left_alone(
     simulator: StripeSimulator, held: Held
 ) -> None:
     objects = simulator.objects("customers")
@@ -224,7 +223,7 @@ async def test_deletions_come_before_the_checkpoint_that_accounts_for_them(
 
 
 @pytest.mark.parametrize("portion", [7, 5_000])
-async def test_however_much_a_list_hides_each_call_gets_on(
+async def test_each_call_makes_progress_however_many_objects_a_list_hides(
     simulator: StripeSimulator, portion: int
 ) -> None:
     objects, held = simulator.objects("customers"), Held(portion=portion)
@@ -240,13 +239,13 @@ async def test_however_much_a_list_hides_each_call_gets_on(
         state, turns = reading.state, reading.turns("customers")
         assert deleted(reading) == set()
         assert calls < 20
-    # What is retrieved again is at most what a call had begun with.
+    # At most the objects of one call are retrieved again.
     assert calls > 3
     retrieved = len(simulator.requests.of("/v1/customers/*"))
     assert retrieved < 700 + 100 * calls
 
 
-async def test_a_list_without_times_is_compared_once_it_was_seen_whole(
+async def test_a_list_without_times_is_compared_once_it_was_read_in_full(
     simulator: StripeSimulator,
 ) -> None:
     features = simulator.objects("entitlements_features")
@@ -261,7 +260,7 @@ async def test_a_list_without_times_is_compared_once_it_was_seen_whole(
     assert held.asked == [("entitlements_features", None, None)]
 
 
-async def test_a_list_without_times_that_is_resumed_is_not_compared_and_that_is_told(
+async def test_a_resumed_list_without_times_is_not_compared_with_a_warning(
     simulator: StripeSimulator,
 ) -> None:
     features = simulator.objects("entitlements_features")
@@ -270,7 +269,7 @@ async def test_a_list_without_times_that_is_resumed_is_not_compared_and_that_is_
     held = Held()
     held.hold("entitlements_features", features.documents())
     features.delete("feat_1")
-    # One run: with a later end it would be read anew, and compared.
+    # One run: with a later end it would be read again, and compared.
     until = Timestamp(seconds=END)
     begun = await reconcile(simulator, held, "entitlements_features", until=until, stop_after=1)
     with capture_logs() as logs:
@@ -293,7 +292,7 @@ async def test_items_of_lists_are_compared_with_those_of_their_parent(
     gone = {"si_gone_1", "si_gone_2"}
     held.hold(ITEMS, [{"id": f"si_sub_5_{one}", "subscription": "sub_5"} for one in range(12)])
     held.hold(ITEMS, [{"id": one, "subscription": "sub_5"} for one in gone])
-    # Of a subscription that no list shows nothing is known.
+    # The items of a subscription that no list shows are unknown.
     held.hold(ITEMS, [{"id": "si_other", "subscription": "sub_unknown"}])
     reading = await reconcile(simulator, held, ITEMS)
     assert deleted(reading, ITEMS) == gone
@@ -318,7 +317,7 @@ async def test_an_item_is_retrieved_beneath_its_parent(simulator: StripeSimulato
     assert deleted(reading, "transfer_reversals") == {"trr_1"}
 
 
-async def test_an_account_that_is_connected_no_more_is_deleted(simulator: StripeSimulator) -> None:
+async def test_a_disconnected_account_is_deleted(simulator: StripeSimulator) -> None:
     held = Held()
     held.hold("accounts", [{"id": "acct_left", "created": END}])
     refusal = errors.account_invalid("sk_test_simulator", "acct_left")
@@ -327,7 +326,7 @@ async def test_an_account_that_is_connected_no_more_is_deleted(simulator: Stripe
     assert deleted(reading, "accounts") == {"acct_left"}
 
 
-async def test_ids_that_people_chose_lead_nowhere_else(simulator: StripeSimulator) -> None:
+async def test_chosen_ids_lead_to_no_other_url(simulator: StripeSimulator) -> None:
     held = Held()
     odd = ["..", ".", "50%", "ümlaut ?x=1"]
     held.hold("coupons", [{"id": one, "created": END} for one in odd])
@@ -336,18 +335,17 @@ async def test_ids_that_people_chose_lead_nowhere_else(simulator: StripeSimulato
     assert not simulator.requests.of("/v1")
 
 
-async def test_a_refused_stream_is_compared_no_further(
+async def test_a_refused_stream_is_no_longer_compared(
     simulator: StripeSimulator, held: Held
 ) -> None:
     objects = simulator.objects("customers")
     for object_id in objects.ids():
         objects.delete(object_id)
-    refused: set[str] = {"customers"}
-    await reconcile(simulator, held, refused_streams=refused)
+    await reconcile(simulator, held, errored_streams=ErroredStreams({"customers"}))
     assert held.asked == []
 
 
-async def test_being_closed_while_an_object_is_retrieved_leaves_nothing_behind(
+async def test_closing_during_a_retrieval_leaves_no_task(
     simulator: StripeSimulator, held: Held
 ) -> None:
     simulator.objects("customers").delete("obj_3")

@@ -1,4 +1,4 @@
-"""Reconciling small histories in any circumstances, stopped anywhere, against what is held."""
+"""Model of reconciling small histories, interrupted anywhere, compared with the held records."""
 
 import time
 from collections import Counter
@@ -20,15 +20,15 @@ from tests.engine_server.connectors.stripe.test_backfill_model import (
 from tests.stripe_simulator import faults
 from tests.stripe_simulator.simulator import StripeSimulator
 
-# What became of an object since it was read: most are still there.
+# The fate of an object since it was read: most still exist.
 FATES = ("there", "there", "gone", "hidden")
-# A case costs a hundred times what one of others does.
+# A case costs a hundred times as much as one of the other models.
 settings_of_a_case = settings(max_examples=settings().max_examples // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fates:
-    """What became of the objects, in turns."""
+    """The fates of the objects, in turns."""
 
     turns: Sequence[str]
 
@@ -37,16 +37,16 @@ class Fates:
 
 
 fates = st.builds(Fates, turns=st.lists(st.sampled_from(FATES), min_size=1, max_size=13))
-# Pages that begin and end in the same second, and pages between which seconds are gone whole.
+# Pages that begin and end in the same second, and pages between which whole seconds are missing.
 ONE_SECOND = [Cluster(age=3_600, distance=0, count=250)]
 SECONDS_APART = [Cluster(age=3_600, distance=3, count=250)]
-# The first page ends with a second: a cut there leaves nothing behind the cursor.
+# The first page ends with a second: a cut there leaves no object after the cursor.
 PAGE_AND_MORE = [Cluster(age=age, distance=0, count=n) for age, n in ((0, 99), (1, 1), (60, 1))]
 ALL_THERE = Fates(turns=["there"])
 EVERY_OTHER = Fates(turns=["there", "gone"])
 AFTER_A_PAGE = Fates(turns=[*["there"] * 100, "gone"])
 ONE_BY_ONE = Circumstances(concurrency=1, outside_cursor="empty_page", longest_latency=0.0, seed=0)
-# Where each request is cut short; after the last of them one goes on to the end.
+# The end of each request; after the last of them one runs to the end.
 stops = st.lists(st.integers(1, 4), max_size=6)
 
 
@@ -68,7 +68,7 @@ async def _reconcile(
             state=state,
             state_limit=stop,
             stop_after=stop,
-            inventory=held,
+            stored_rows=held,
             reconcile=True,
         )
         for (name, _), record in reading.records.items():
@@ -118,7 +118,8 @@ async def _check(
                 for request in simulator.requests.of(f"/v1/{stream}/obj_*")
             )
             listed = asked.keys() - gone - hidden
-            # Where nothing follows a cursor, its own object is looked up, too: it may be gone.
+            # If the list is empty after a cursor, its own object is looked up, too: it may be
+            # deleted.
             cursors = {
                 r.query.get("starting_after") for r in simulator.requests.of(f"/v1/{stream}")
             }
@@ -132,7 +133,7 @@ async def _check(
 @example(SECONDS_APART, AFTER_A_PAGE, ONE_BY_ONE, [1, 1, 1])
 @example(PAGE_AND_MORE, ALL_THERE, ONE_BY_ONE, [])
 @given(clusters, fates, circumstances, stops)
-async def test_what_is_gone_is_deleted_and_nothing_else(
+async def test_exactly_the_missing_objects_are_deleted(
     clusters: list[Cluster], fates: Fates, around: Circumstances, stops: list[int]
 ) -> None:
     await _check("customers", clusters, fates, around, stops)
@@ -140,7 +141,7 @@ async def test_what_is_gone_is_deleted_and_nothing_else(
 
 @settings_of_a_case
 @given(clusters, fates, circumstances, stops)
-async def test_the_same_of_a_list_without_a_filter(
+async def test_exactly_the_missing_objects_of_an_unfiltered_list_are_deleted(
     clusters: list[Cluster], fates: Fates, around: Circumstances, stops: list[int]
 ) -> None:
     await _check("payment_methods", clusters, fates, around, stops)
@@ -148,7 +149,7 @@ async def test_the_same_of_a_list_without_a_filter(
 
 @settings_of_a_case
 @given(clusters, fates, circumstances, stops, st.sampled_from([0, 30, 86_400, 30 * 86_400]))
-async def test_what_lies_outside_the_window_is_left_alone(
+async def test_objects_outside_the_window_are_left_alone(
     clusters: list[Cluster], fates: Fates, around: Circumstances, stops: list[int], window: int
 ) -> None:
     await _check("customers", clusters, fates, around, stops, window)

@@ -1,1 +1,0 @@
-"""What surrounds every call: identities, the error boundary, one log event, tokens."""

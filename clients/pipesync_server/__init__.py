@@ -1,0 +1,1 @@
+"""Runtime of both servers: access, budgets, interceptors, settings and logging."""

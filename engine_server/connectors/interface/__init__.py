@@ -1,0 +1,1 @@
+"""Connector interface by idea; import it from ``engine_server.connectors.protocols``."""

@@ -1,0 +1,1 @@
+"""Connections to a destination's database: pool, transactions, errors and retries."""

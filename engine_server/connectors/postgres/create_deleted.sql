@@ -1,8 +1,0 @@
-CREATE TABLE {deleted} (
-    "table_name" text,
-    "key" text[],
-    "_account_id" text,
-    "_updated_at" timestamptz NOT NULL,
-    "_noted_at" timestamptz NOT NULL,
-    PRIMARY KEY ("table_name", "key")
-)

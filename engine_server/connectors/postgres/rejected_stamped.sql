@@ -1,8 +1,0 @@
--- How new the rejected records of a stream are, in Unix seconds. $1: the stream. $2: which part of the key is the id.
--- $3: the ids. $4: the account; empty where it is not known.
-SELECT key[$2] AS id, extract(epoch FROM _updated_at)::bigint AS stamp
-FROM {rejected}
-WHERE stream = $1
-    AND key[$2] = ANY($3::text[])
-    AND _updated_at IS NOT NULL
-    AND ($4 = '' OR coalesce(_account_id, $4) = $4)

@@ -1,0 +1,1 @@
+"""Records that Postgres rejects: found in their batch and kept in a table."""

@@ -1,0 +1,1 @@
+"""Rows of records: keys, metadata, batches and the statements that upsert them."""

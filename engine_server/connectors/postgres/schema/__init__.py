@@ -1,0 +1,1 @@
+"""Tables of a destination's schema: definitions, lookups and privileges."""

@@ -1,0 +1,1 @@
+"""Creation and migration of a destination's tables."""

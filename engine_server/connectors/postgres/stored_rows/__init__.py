@@ -1,0 +1,1 @@
+"""Rows that a destination holds, listed by the key of their account for a reconcile."""

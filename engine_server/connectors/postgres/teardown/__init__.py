@@ -1,0 +1,1 @@
+"""Removal of a destination's tables, and its plan."""

@@ -1,0 +1,1 @@
+"""Writes of a sync: batches in order, each committed with its checkpoints."""

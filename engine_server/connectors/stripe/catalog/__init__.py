@@ -1,0 +1,1 @@
+"""Catalog of the streams in the installed stripe package, with facts about each list."""

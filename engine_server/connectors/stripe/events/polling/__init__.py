@@ -1,0 +1,1 @@
+"""Polling of the events that the API lists, from a cursor."""

@@ -1,0 +1,1 @@
+"""Reading of lists: pages, time ranges, and the lists inside objects."""

@@ -1,0 +1,1 @@
+"""State of a sync: its checkpoints, and the schemas of their streams."""

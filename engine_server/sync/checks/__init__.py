@@ -1,0 +1,1 @@
+"""First step of a sync: checks of the request, before any work."""

@@ -1,0 +1,1 @@
+"""Background loops that survive every exception, and their heartbeats."""

@@ -1,0 +1,1 @@
+"""Configurations of pipelines: their validation, secrets and schemas."""

@@ -1,0 +1,1 @@
+"""Postgres that the service starts for itself."""

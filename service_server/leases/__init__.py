@@ -1,0 +1,1 @@
+"""Leases on pipelines, and calls in flight."""

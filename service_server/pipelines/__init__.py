@@ -1,0 +1,1 @@
+"""Operations on pipelines other than syncs."""

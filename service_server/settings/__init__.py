@@ -1,0 +1,1 @@
+"""Settings of the service and of its commands, from flags and environment variables."""
