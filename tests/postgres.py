@@ -1,11 +1,8 @@
 """Real Postgres for tests: one embedded cluster for each of pytest's processes."""
 
 import asyncio
-import os
 import shutil
-import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -102,10 +99,15 @@ class PostgresCluster:
             return False
         return True
 
-    def shut_down_when_deserted(self) -> None:
-        """Refuse new connections, and stop the server when the last session has ended."""
+    def shut_down_when_deserted(self) -> psutil.Process:
+        """Refuse new connections, and stop the server when the last session has ended.
+
+        Returns the server's process, to wait for before ``start_again``.
+        """
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Smart Shutdown"
-        os.kill(self._server.get_postmaster_info().pid, signal.SIGTERM)
+        postmaster = psutil.Process(self._server.get_postmaster_info().pid)
+        postmaster.terminate()
+        return postmaster
 
     def crash(self) -> None:
         """Abort the server at once, in the middle of its work."""
@@ -120,14 +122,14 @@ class PostgresCluster:
         _kill(self._server.get_postmaster_info().pid)
 
     def start_again(self) -> None:
-        """Start a server that was killed or that crashed, on the data that it left."""
+        """Start a server that has stopped, was killed or crashed, on the data that it left."""
         sockets = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
         arguments = ("--wait", "--options", sockets, "--log", str(self._server.log))
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), *arguments, "start")
         self._server.ensure_postgres_running()
 
     def shut_down(self) -> None:
-        """Stop the server, cutting every connection; ``restart`` starts it with all its data."""
+        """Stop the server, cutting every connection; ``start_again`` starts it with its data."""
         # https://www.postgresql.org/docs/current/server-shutdown.html, "Fast Shutdown"
         self.run("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode", "fast", "stop")
 
@@ -152,11 +154,8 @@ class PostgresCluster:
 
     def restart(self) -> None:
         """Stop the server, cutting every connection, and start it on the same data."""
-        program = (sys.executable, "-m", "tests.postgres_restart")
-        subprocess.run(  # noqa: S603 - program and arguments are the tests' own
-            [*program, str(self._server.pgdata), str(self._version)], check=True
-        )
-        self._server.ensure_postgres_running()
+        self.shut_down()
+        self.start_again()
 
     def stop(self) -> None:
         """Stop the server for good; its data are left to the owner of the directory."""

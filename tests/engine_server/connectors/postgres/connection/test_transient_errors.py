@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+import psutil
 import pytest
 import structlog
 from structlog.typing import EventDict
@@ -144,11 +145,12 @@ async def test_a_server_restart_is_retried(
     tables_made: asyncio.Event,
 ) -> None:
     last = await asyncpg.connect(database_url)
+    stopping: list[psutil.Process] = []
 
     async def source() -> AsyncGenerator[Message, None]:
         await tables_made.wait()
         # No new session is accepted while this one lasts.
-        postgres_cluster.shut_down_when_deserted()
+        stopping.append(postgres_cluster.shut_down_when_deserted())
         async with asyncio.timeout(10):
             while await _lets_in(database_url):  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(0.01)
@@ -158,7 +160,8 @@ async def test_a_server_restart_is_retried(
 
     async with _retried(config, "57P03", source()):
         last.terminate()
-        await asyncio.to_thread(postgres_cluster.restart)
+        await asyncio.to_thread(stopping[0].wait, 60)
+        await asyncio.to_thread(postgres_cluster.start_again)
 
 
 async def _lets_in(url: str) -> bool:
